@@ -1,0 +1,140 @@
+package netlinkdiag
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const sizeofMsg = 72 // struct inet_diag_msg
+
+// A frame is one netlink message of a datagram; data points into it.
+type frame struct {
+	typ   uint16
+	flags netlink.HeaderFlags
+	seq   uint32
+	data  []byte
+}
+
+// nextFrame splits the first message off a datagram.
+func nextFrame(b []byte) (f frame, rest []byte, err error) {
+	if len(b) < unix.SizeofNlMsghdr {
+		return frame{}, nil, &MessageError{Reason: "header cut short", Len: len(b), Want: unix.SizeofNlMsghdr}
+	}
+	size := binary.NativeEndian.Uint32(b)
+	if size < unix.SizeofNlMsghdr {
+		return frame{}, nil, &MessageError{Reason: "length below that of a header", Len: int(size), Want: unix.SizeofNlMsghdr}
+	}
+	if uint64(size) > uint64(len(b)) {
+		return frame{}, nil, &MessageError{Reason: "message cut short", Len: len(b), Want: int(size)}
+	}
+	f = frame{
+		typ:   binary.NativeEndian.Uint16(b[4:]),
+		flags: netlink.HeaderFlags(binary.NativeEndian.Uint16(b[6:])),
+		seq:   binary.NativeEndian.Uint32(b[8:]),
+		data:  b[unix.SizeofNlMsghdr:size],
+	}
+	return f, b[min(align4(int(size)), len(b)):], nil
+}
+
+// errno reads the code that NLMSG_ERROR and NLMSG_DONE begin with: 0 or a negative errno.
+func (f frame) errno() (unix.Errno, error) {
+	if len(f.data) < 4 {
+		return 0, &MessageError{Reason: "error code cut short", Len: len(f.data), Want: 4}
+	}
+	code := int32(binary.NativeEndian.Uint32(f.data))
+	if code > 0 || code < -4095 {
+		return 0, &MessageError{Reason: "error code out of range"}
+	}
+	return unix.Errno(-code), nil
+}
+
+// decode fills s from a struct inet_diag_msg and its attributes. It keeps nothing of b.
+func (s *Socket) decode(b []byte) error {
+	if len(b) < sizeofMsg {
+		return &MessageError{Reason: "inet_diag_msg cut short", Len: len(b), Want: sizeofMsg}
+	}
+	*s = Socket{
+		Family:      Family(b[0]),
+		State:       State(b[1]),
+		Timer:       Timer(b[2]),
+		Retransmits: b[3],
+		Ifindex:     binary.NativeEndian.Uint32(b[40:]),
+		Cookie:      uint64(binary.NativeEndian.Uint32(b[44:])) | uint64(binary.NativeEndian.Uint32(b[48:]))<<32,
+		Expires:     time.Duration(binary.NativeEndian.Uint32(b[52:])) * time.Millisecond,
+		RQueue:      binary.NativeEndian.Uint32(b[56:]),
+		WQueue:      binary.NativeEndian.Uint32(b[60:]),
+		UID:         binary.NativeEndian.Uint32(b[64:]),
+		Inode:       binary.NativeEndian.Uint32(b[68:]),
+	}
+	if s.State == 0 || s.State >= NumStates {
+		return &MessageError{Reason: "unknown " + s.State.String()}
+	}
+	sport, dport := binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
+	switch s.Family {
+	case FamilyIPv4:
+		s.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[8:])), sport)
+		s.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[24:])), dport)
+	case FamilyIPv6:
+		s.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:])), sport)
+		s.Remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:])), dport)
+	default:
+		return &MessageError{Reason: "unknown " + s.Family.String()}
+	}
+	return s.decodeAttributes(b[sizeofMsg:])
+}
+
+// decodeAttributes reads the attributes it knows and passes over the others.
+func (s *Socket) decodeAttributes(b []byte) error {
+	for len(b) >= unix.SizeofNlAttr {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofNlAttr || size > len(b) {
+			return &MessageError{Reason: "attribute cut short", Len: len(b), Want: max(size, unix.SizeofNlAttr)}
+		}
+		value := b[unix.SizeofNlAttr:size]
+		switch binary.NativeEndian.Uint16(b[2:]) & nlaTypeMask {
+		case inetDiagSKMemInfo:
+			if err := s.Mem.decode(value); err != nil {
+				return err
+			}
+			s.HasMem = true
+		case inetDiagSKV6Only:
+			if len(value) < 1 {
+				return &MessageError{Reason: "INET_DIAG_SKV6ONLY cut short", Len: 0, Want: 1}
+			}
+			s.V6Only = value[0] != 0
+		}
+		b = b[min(align4(size), len(b)):]
+	}
+	if len(b) > 0 {
+		return &MessageError{Reason: "attribute header cut short", Len: len(b), Want: unix.SizeofNlAttr}
+	}
+	return nil
+}
+
+// decode reads an array of SK_MEMINFO_VARS; kernels append to it.
+func (m *MemInfo) decode(b []byte) error {
+	const size = 9 * 4
+	if len(b) < size {
+		return &MessageError{Reason: "INET_DIAG_SKMEMINFO cut short", Len: len(b), Want: size}
+	}
+	*m = MemInfo{
+		RmemAlloc:  binary.NativeEndian.Uint32(b[0:]),
+		Rcvbuf:     binary.NativeEndian.Uint32(b[4:]),
+		WmemAlloc:  binary.NativeEndian.Uint32(b[8:]),
+		Sndbuf:     binary.NativeEndian.Uint32(b[12:]),
+		FwdAlloc:   binary.NativeEndian.Uint32(b[16:]),
+		WmemQueued: binary.NativeEndian.Uint32(b[20:]),
+		Optmem:     binary.NativeEndian.Uint32(b[24:]),
+		Backlog:    binary.NativeEndian.Uint32(b[28:]),
+		Drops:      binary.NativeEndian.Uint32(b[32:]),
+	}
+	return nil
+}
+
+const nlaTypeMask = 0x3fff // less NLA_F_NESTED and NLA_F_NET_BYTEORDER
+
+func align4(n int) int { return (n + 3) &^ 3 }
