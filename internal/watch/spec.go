@@ -1,0 +1,138 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxName bounds a port's name in bytes: it becomes a label value.
+const maxName = 64
+
+// A Range is the ports First to Last, both included, 1 to 65535.
+type Range struct {
+	First, Last uint16
+}
+
+// A Spec is ports somebody asked for and the name they gave them, if any.
+type Spec struct {
+	Range
+	Name string
+}
+
+// ParseRange reads a port ("22") or a range of ports ("30000-32767").
+// An error quotes what is wrong in s and says what would be right.
+func ParseRange(s string) (Range, error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		p, err := parsePort(s)
+		return Range{First: p, Last: p}, err
+	}
+
+	var (
+		r   Range
+		err error
+	)
+	if r.First, err = parsePort(first); err != nil {
+		return Range{}, fmt.Errorf("range %q: %w", s, err)
+	}
+	if r.Last, err = parsePort(last); err != nil {
+		return Range{}, fmt.Errorf("range %q: %w", s, err)
+	}
+	if err := r.check(); err != nil {
+		return Range{}, err
+	}
+	return r, nil
+}
+
+// ParseSpec reads what ParseRange does, with an optional name after a colon:
+// "4840", "8000-8010", "4840:opcua", "8000-8010:web". The name is 1 to 64
+// bytes of printable UTF-8 without a space at either end; it may hold colons.
+// An error quotes what is wrong in s and says what would be right.
+func ParseSpec(s string) (Spec, error) {
+	ports, name, named := strings.Cut(s, ":")
+	r, err := ParseRange(ports)
+	if err != nil {
+		return Spec{}, err
+	}
+	if !named {
+		return Spec{Range: r}, nil
+	}
+	if name == "" {
+		return Spec{}, fmt.Errorf("%q has an empty name, want 1 to %d bytes after the colon, or no colon", s, maxName)
+	}
+	if err := checkName(name); err != nil {
+		return Spec{}, err
+	}
+	return Spec{Range: r, Name: name}, nil
+}
+
+// String gives the form that ParseRange reads.
+func (r Range) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// String gives the form that ParseSpec reads.
+func (s Spec) String() string {
+	if s.Name == "" {
+		return s.Range.String()
+	}
+	return s.Range.String() + ":" + s.Name
+}
+
+func parsePort(s string) (uint16, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	switch {
+	case errors.Is(err, strconv.ErrRange), err == nil && n == 0:
+		return 0, fmt.Errorf("port %q is out of range, want 1 to 65535", s)
+	case err != nil:
+		return 0, fmt.Errorf("port %q is not a number, want 1 to 65535", s)
+	}
+	return uint16(n), nil
+}
+
+func (r Range) check() error {
+	if r.First == 0 || r.Last == 0 {
+		return fmt.Errorf("range %q holds port 0, want 1 to 65535", r)
+	}
+	if r.First > r.Last {
+		return fmt.Errorf("range %q is reversed, want %q", r, Range{First: r.Last, Last: r.First})
+	}
+	return nil
+}
+
+// check is for specs that did not come from ParseSpec.
+func (s Spec) check() error {
+	if err := s.Range.check(); err != nil {
+		return err
+	}
+	if s.Name == "" {
+		return nil
+	}
+	return checkName(s.Name)
+}
+
+// checkName keeps what a label value and a terminal show as it was given.
+func checkName(name string) error {
+	if len(name) > maxName {
+		return fmt.Errorf("name %.16q... has %d bytes, want 1 to %d", name, len(name), maxName)
+	}
+	if !utf8.ValidString(name) {
+		return fmt.Errorf("name %q is not valid UTF-8, want printable UTF-8", name)
+	}
+	if strings.TrimSpace(name) != name {
+		return fmt.Errorf("name %q begins or ends with a space, want %q", name, strings.TrimSpace(name))
+	}
+	for _, r := range name {
+		if !unicode.IsPrint(r) {
+			return fmt.Errorf("name %q holds %q, want printable UTF-8", name, r)
+		}
+	}
+	return nil
+}
