@@ -1,0 +1,99 @@
+package snapshot
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A listener is what is kept of one listening socket.
+type listener struct {
+	key    GroupKey
+	cookie uint64
+	queue  uint32
+	limit  uint32
+	v6only bool
+	drops  uint32
+	hasMem bool
+}
+
+func newListener(s *netlinkdiag.Socket) listener {
+	return listener{
+		key: GroupKey{
+			Port:    s.Local.Port(),
+			Family:  s.Family,
+			Address: s.Local.Addr(),
+			Ifindex: s.Ifindex,
+		},
+		cookie: s.Cookie,
+		queue:  s.RQueue,
+		limit:  s.WQueue,
+		v6only: s.V6Only,
+		drops:  s.Mem.Drops,
+		hasMem: s.HasMem,
+	}
+}
+
+func (k GroupKey) compare(o GroupKey) int {
+	return cmp.Or(
+		cmp.Compare(k.Port, o.Port),
+		cmp.Compare(k.Family, o.Family),
+		k.Address.Compare(o.Address),
+		cmp.Compare(k.Ifindex, o.Ifindex),
+	)
+}
+
+// groups folds listeners into groups. It sorts its argument.
+func groups(listeners []listener) []Group {
+	slices.SortFunc(listeners, func(a, b listener) int { return a.key.compare(b.key) })
+	var out []Group
+	for _, l := range listeners {
+		if len(out) == 0 || out[len(out)-1].GroupKey != l.key {
+			out = append(out, Group{GroupKey: l.key, V6Only: true, DropsKnown: true})
+		}
+		g := &out[len(out)-1]
+		g.Sockets++
+		g.Queue += uint64(l.queue)
+		g.QueueLimit += uint64(l.limit)
+		g.QueueRatio = max(g.QueueRatio, float64(l.queue)/float64(max(l.limit, 1)))
+		g.V6Only = g.V6Only && l.v6only
+		g.DropsKnown = g.DropsKnown && l.hasMem
+	}
+	return out
+}
+
+// A dropCounter makes counters of groups out of the counters of sockets, which die with
+// their socket (sk_drops): a socket that goes takes nothing away, one that comes adds what
+// it has dropped itself.
+type dropCounter struct {
+	keep   time.Duration // how long a group is remembered after its last socket
+	last   map[uint64]uint32
+	groups map[GroupKey]dropTotal
+}
+
+type dropTotal struct {
+	total uint64
+	seen  time.Time
+}
+
+func newDropCounter(keep time.Duration) *dropCounter {
+	return &dropCounter{keep: keep, groups: make(map[GroupKey]dropTotal)}
+}
+
+// update takes all sockets that listen now.
+func (c *dropCounter) update(now time.Time, listeners []listener) {
+	last := make(map[uint64]uint32, len(listeners))
+	for _, l := range listeners {
+		// In 32 bits, as the kernel's counter wraps.
+		added := l.drops - c.last[l.cookie]
+		c.groups[l.key] = dropTotal{total: c.groups[l.key].total + uint64(added), seen: now}
+		last[l.cookie] = l.drops
+	}
+	c.last = last
+	maps.DeleteFunc(c.groups, func(_ GroupKey, d dropTotal) bool { return now.Sub(d.seen) > c.keep })
+}
+
+func (c *dropCounter) total(k GroupKey) uint64 { return c.groups[k].total }

@@ -1,0 +1,106 @@
+package snapshot
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// ErrOff is the error of a part whose source is switched off.
+var ErrOff = errors.New("switched off")
+
+// A Snapshot is the state of one network namespace. Nobody changes it once it is
+// returned, so it may be kept and read from any goroutine.
+type Snapshot struct {
+	// Watch is the set of watched ports. It is there even when it could not be
+	// brought up to date; then its error says why.
+	Watch Part[watch.Set]
+
+	// Listeners are the listening sockets on watched ports, in groups, sorted by
+	// port, family, address and device.
+	Listeners Part[[]Group]
+
+	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
+	TCP Part[[]PortSockets]
+
+	// Stack has the namespace's counters and limits. What of it could be had is
+	// there also where Err is not nil.
+	Stack Part[stack.Stats]
+}
+
+// A Part is what one source had to say.
+type Part[T any] struct {
+	Data     T
+	Err      error         // nil where Data is whole
+	Duration time.Duration // that the source took
+}
+
+// Off says that the source was not asked because it is switched off.
+func (p Part[T]) Off() bool { return errors.Is(p.Err, ErrOff) }
+
+// PortSockets are the TCP sockets whose local port is a watched one.
+type PortSockets struct {
+	Number uint16
+	IPv4   FamilySockets // sockets of AF_INET
+	IPv6   FamilySockets // sockets of AF_INET6, IPv4-mapped ones included
+}
+
+// FamilySockets are the sockets of one port and family.
+type FamilySockets struct {
+	// States counts the sockets by netlinkdiag.State. Bound sockets that neither
+	// listen nor connect are in StateClose.
+	States [netlinkdiag.NumStates]uint64
+
+	// TimeWaitRemaining is the time until the last socket in StateTimeWait expires.
+	TimeWaitRemaining time.Duration
+}
+
+// Of is the family's half.
+func (p *PortSockets) Of(f netlinkdiag.Family) *FamilySockets {
+	if f == netlinkdiag.FamilyIPv6 {
+		return &p.IPv6
+	}
+	return &p.IPv4
+}
+
+// lingers: something other than a listener is on the port.
+func (p *PortSockets) lingers() bool {
+	for s := range p.IPv4.States {
+		if netlinkdiag.State(s) != netlinkdiag.StateListen && p.IPv4.States[s]+p.IPv6.States[s] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// GroupKey identifies a listener group: with SO_REUSEPORT several sockets share one.
+type GroupKey struct {
+	Port    uint16
+	Family  netlinkdiag.Family
+	Address netip.Addr
+	Ifindex uint32 // device that the sockets are bound to, 0 for none
+}
+
+// A Group is the listening sockets of one address, port and device.
+type Group struct {
+	GroupKey
+	Interface string // name of the device; empty for none
+
+	// V6Only is IPV6_V6ONLY of every socket of the group: IPv4 is not served here.
+	V6Only bool
+
+	Sockets    uint64  // in the group
+	Queue      uint64  // connections that wait for accept(), of all sockets together
+	QueueLimit uint64  // how many may wait, of all sockets together
+	QueueRatio float64 // Queue over QueueLimit of the fullest socket; a limit of 0 taken as 1
+
+	// Drops is how many connections were dropped here, by all the sockets that the
+	// group ever had while it was watched: it never falls. DropsKnown is false where the
+	// kernel did not say.
+	Drops      uint64
+	DropsKnown bool
+}

@@ -1,0 +1,171 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// Config says what a Taker takes, and from where.
+type Config struct {
+	// Dial connects to the network namespace's sock_diag. It is called once, or until it
+	// succeeds: a kernel without costs the parts that need it, no more.
+	Dial func() (*netlinkdiag.Conn, error)
+
+	// Watcher decides which ports are watched. The Taker alone uses it from now on.
+	Watcher *watch.Watcher
+
+	// Retention is how long the drop counter of a listener group outlives its last socket.
+	Retention time.Duration
+
+	// TCP and Listeners switch the parts of that name on.
+	TCP, Listeners bool
+
+	// Stack reads the namespace's counters and limits; nil switches the part off.
+	Stack func() (stack.Stats, error)
+
+	// NetNS is the descriptor of the namespace, to look up device names in; 0 for the
+	// process's own.
+	NetNS int
+}
+
+// A Taker takes snapshots, one at a time. Its methods may be called from any goroutine.
+type Taker struct {
+	work *worker
+	busy chan struct{} // holds a token while a flight runs
+
+	mu     sync.Mutex
+	flight *flight // the one that callers may join, if any
+	ready  bool
+}
+
+// New returns a Taker.
+func New(cfg Config) *Taker {
+	return &Taker{work: newWorker(cfg), busy: make(chan struct{}, 1)}
+}
+
+// Close closes the connection, after the snapshot that is being taken.
+func (t *Taker) Close() error {
+	t.busy <- struct{}{}
+	defer func() { <-t.busy }()
+	return t.work.close()
+}
+
+// Ready says whether a snapshot was ever completed: every part was had, or is off, or needs
+// what this kernel does not have.
+func (t *Taker) Ready() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.ready
+}
+
+// Take takes a snapshot, or joins the one that is being taken. When ctx ends first, the
+// parts that are not there yet carry its error.
+func (t *Taker) Take(ctx context.Context) Snapshot {
+	f := t.join()
+	defer t.leave(f)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	return f.view(context.Cause(ctx))
+}
+
+// A flight is one snapshot on its way, and those who wait for it.
+type flight struct {
+	cancel  context.CancelFunc
+	done    chan struct{}
+	waiters int // guarded by Taker.mu
+
+	mu   sync.Mutex
+	snap Snapshot // parts that are not there yet have errPending
+}
+
+var errPending = errors.New("not taken yet")
+
+func (t *Taker) join() *flight {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flight == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		t.flight = &flight{cancel: cancel, done: make(chan struct{}), snap: Snapshot{
+			Watch:     Part[watch.Set]{Err: errPending},
+			Listeners: Part[[]Group]{Err: errPending},
+			TCP:       Part[[]PortSockets]{Err: errPending},
+			Stack:     Part[stack.Stats]{Err: errPending},
+		}}
+		go t.fly(ctx, t.flight)
+	}
+	t.flight.waiters++
+	return t.flight
+}
+
+// leave cancels the flight with its last waiter; whoever comes next begins another.
+func (t *Taker) leave(f *flight) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f.waiters--; f.waiters > 0 {
+		return
+	}
+	f.cancel()
+	if t.flight == f {
+		t.flight = nil
+	}
+}
+
+func (t *Taker) fly(ctx context.Context, f *flight) {
+	defer close(f.done)
+	// A flight whose waiters have all left may still be on its way out.
+	select {
+	case t.busy <- struct{}{}:
+		defer func() { <-t.busy }()
+	case <-ctx.Done():
+		return
+	}
+	t.work.run(ctx, f.publish)
+
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flight == f {
+		t.flight = nil
+	}
+	snap := f.view(nil)
+	t.ready = t.ready || snap.complete()
+}
+
+func (f *flight) publish(set func(*Snapshot)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set(&f.snap)
+}
+
+// view is a copy of what is there; for what is not, cause is the reason.
+func (f *flight) view(cause error) Snapshot {
+	f.mu.Lock()
+	s := f.snap
+	f.mu.Unlock()
+	if cause == nil {
+		cause = errPending
+	}
+	for _, err := range []*error{&s.Watch.Err, &s.Listeners.Err, &s.TCP.Err, &s.Stack.Err} {
+		if errors.Is(*err, errPending) {
+			*err = cause
+		}
+	}
+	return s
+}
+
+func (s *Snapshot) complete() bool {
+	for _, err := range []error{s.Watch.Err, s.Listeners.Err, s.TCP.Err, s.Stack.Err} {
+		var lacking *netlinkdiag.ModuleError
+		if err != nil && !errors.Is(err, ErrOff) && !errors.As(err, &lacking) {
+			return false
+		}
+	}
+	return true
+}

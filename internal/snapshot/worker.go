@@ -1,0 +1,192 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A worker asks the sources. It is used by one flight at a time, and keeps what has to
+// outlive a snapshot.
+type worker struct {
+	cfg   Config
+	conn  *netlinkdiag.Conn // nil until dialled
+	drops *dropCounter
+	set   watch.Set // the latest
+	share share
+}
+
+func newWorker(cfg Config) *worker {
+	return &worker{
+		cfg:   cfg,
+		drops: newDropCounter(cfg.Retention),
+		set:   cfg.Watcher.Update(time.Time{}, nil),
+	}
+}
+
+func (w *worker) close() error {
+	if w.conn == nil {
+		return nil
+	}
+	return w.conn.Close()
+}
+
+// run takes the parts and publishes each as soon as it is there.
+func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		part := take(func() (stack.Stats, error) {
+			if w.cfg.Stack == nil {
+				return stack.Stats{}, ErrOff
+			}
+			return w.cfg.Stack()
+		})
+		publish(func(s *Snapshot) { s.Stack = part })
+	})
+
+	listening := take(func() ([]listener, error) { return w.listening(ctx) })
+	watched := w.watched(listening)
+	publish(func(s *Snapshot) { s.Watch = watched })
+	listeners := w.listeners(listening)
+	publish(func(s *Snapshot) { s.Listeners = listeners })
+	tcp := w.tcp(ctx, listening)
+	publish(func(s *Snapshot) { s.TCP = tcp })
+}
+
+// take calls a source and notes how long it took.
+func take[T any](source func() (T, error)) Part[T] {
+	start := time.Now()
+	data, err := source()
+	return Part[T]{Data: data, Err: err, Duration: time.Since(start)}
+}
+
+// listening dumps every listening socket. They are few, in tables of their own, and all
+// three parts need them.
+func (w *worker) listening(ctx context.Context) ([]listener, error) {
+	if w.conn == nil {
+		conn, err := w.cfg.Dial()
+		if err != nil {
+			return nil, err
+		}
+		w.conn = conn
+	}
+	var found []listener
+	req := netlinkdiag.Request{
+		States:     netlinkdiag.States(netlinkdiag.StateListen),
+		Extensions: netlinkdiag.ExtensionSKMemInfo,
+	}
+	for s, err := range w.conn.Dump(ctx, req) {
+		switch {
+		case errors.Is(err, netlinkdiag.ErrRestarted):
+			found = found[:0]
+		case err != nil:
+			return nil, fmt.Errorf("dump listening sockets: %w", err)
+		default:
+			found = append(found, newListener(&s))
+		}
+	}
+	return found, nil
+}
+
+// watched brings the set of watched ports up to date. Without knowing who listens it stays
+// what it was: no port may go because we could not look.
+func (w *worker) watched(listening Part[[]listener]) Part[watch.Set] {
+	if listening.Err == nil {
+		ports := make([]uint16, len(listening.Data))
+		for i, l := range listening.Data {
+			ports[i] = l.key.Port
+		}
+		w.set = w.cfg.Watcher.Update(time.Now(), ports)
+	}
+	return Part[watch.Set]{Data: w.set, Err: listening.Err, Duration: listening.Duration}
+}
+
+func (w *worker) listeners(listening Part[[]listener]) Part[[]Group] {
+	out := Part[[]Group]{Err: listening.Err, Duration: listening.Duration}
+	switch {
+	case !w.cfg.Listeners:
+		return Part[[]Group]{Err: ErrOff}
+	case listening.Err != nil:
+		return out
+	}
+	var watched []listener
+	for _, l := range listening.Data {
+		if _, ok := w.set.Find(l.key.Port); ok {
+			watched = append(watched, l)
+		}
+	}
+	w.drops.update(time.Now(), watched)
+	out.Data = groups(watched)
+	// Nothing is opened while no socket is bound to a device. A name that cannot be had
+	// is replaced by the index, which still tells the groups apart.
+	names := netns.NewInterfaces(w.cfg.NetNS)
+	defer names.Close()
+	for i := range out.Data {
+		g := &out.Data[i]
+		g.Drops = w.drops.total(g.GroupKey)
+		g.Interface = names.Name(g.Ifindex)
+	}
+	return out
+}
+
+// tcp counts the sockets on the watched ports.
+func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[[]PortSockets] {
+	if !w.cfg.TCP {
+		return Part[[]PortSockets]{Err: ErrOff}
+	}
+	if listening.Err != nil {
+		return Part[[]PortSockets]{Err: listening.Err, Duration: listening.Duration}
+	}
+	part := take(func() ([]PortSockets, error) { return w.countTCP(ctx, listening.Data) })
+	part.Duration += listening.Duration
+	if part.Err == nil {
+		w.cfg.Watcher.Lingering(lingering(part.Data))
+	}
+	return part
+}
+
+func (w *worker) countTCP(ctx context.Context, listening []listener) ([]PortSockets, error) {
+	f := newFold(w.set)
+	if len(w.set.Ports) == 0 {
+		return f.ports, nil
+	}
+	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen)}
+	if w.share.filterPays() {
+		req.Ports.Local = ranges(w.set.Ports)
+	}
+	err := w.dumpTCP(ctx, req, f)
+	if errors.Is(err, netlinkdiag.ErrFilterTooLarge) {
+		req.Ports = netlinkdiag.PortFilter{}
+		err = w.dumpTCP(ctx, req, f)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dump tcp sockets: %w", err)
+	}
+	w.share.update(req.Ports.Local != nil, f.seen, f.matched)
+	for _, l := range listening {
+		f.count(l.key.Port, l.key.Family, netlinkdiag.StateListen)
+	}
+	return f.ports, nil
+}
+
+func (w *worker) dumpTCP(ctx context.Context, req netlinkdiag.Request, f *fold) error {
+	for s, err := range w.conn.Dump(ctx, req) {
+		switch {
+		case errors.Is(err, netlinkdiag.ErrRestarted):
+			f.reset()
+		case err != nil:
+			return err
+		default:
+			f.add(&s)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package stack
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A portRange is the ports first to last, both included.
+type portRange struct {
+	first, last int
+}
+
+func (r *Reader) readEphemeralPorts(s *Stats) error {
+	const rangeSysctl, reservedSysctl = "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"
+
+	v, err := r.proc.SysctlInts(rangeSysctl)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", rangeSysctl, err)
+	}
+	if len(v) != 2 || v[0] < 0 || v[0] > v[1] || v[1] > 65535 {
+		return fmt.Errorf("read %s: got %v, want two ports, the lower first", rangeSysctl, v)
+	}
+
+	// Not with procfs.FS.SysctlStrings: that reads 128 bytes and no more.
+	text, err := readSysctlBitmap(filepath.Join(r.path, "sys/net/ipv4/ip_local_reserved_ports"))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", reservedSysctl, err)
+	}
+	reserved, err := parsePortRanges(text)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", reservedSysctl, err)
+	}
+	s.EphemeralPorts = known(uint64(countUnreserved(portRange{v[0], v[1]}, reserved)))
+	return nil
+}
+
+// readSysctlBitmap reads a file of proc_do_large_bitmap. That answers a read at
+// an offset other than 0 with end of file, so whatever did not fit the first
+// read is lost without a trace, and os.ReadFile stops after 512 bytes. Only a
+// read that leaves room is complete.
+func readSysctlBitmap(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+
+	// Every second port, the longest list there is, takes 192 KiB.
+	for size := 4 << 10; size <= 1<<20; size *= 16 {
+		b := make([]byte, size)
+		n, err := f.Read(b)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		if n < len(b) {
+			return string(b[:n]), nil
+		}
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("%s: longer than any list of ports", path)
+}
+
+// parsePortRanges reads a list such as "8080,9000-9100", which may be empty.
+func parsePortRanges(text string) ([]portRange, error) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return nil, nil
+	}
+	var ranges []portRange
+	for item := range strings.SplitSeq(text, ",") {
+		first, last, isRange := strings.Cut(item, "-")
+		if !isRange {
+			last = first
+		}
+		a, errA := strconv.ParseUint(first, 10, 16)
+		b, errB := strconv.ParseUint(last, 10, 16)
+		if errA != nil || errB != nil || a > b {
+			return nil, fmt.Errorf("got %q, want a port or a range of ports", item)
+		}
+		ranges = append(ranges, portRange{int(a), int(b)})
+	}
+	return ranges, nil
+}
+
+// countUnreserved returns how many ports of all are in none of reserved, which
+// may overlap, and lie outside all.
+func countUnreserved(all portRange, reserved []portRange) int {
+	slices.SortFunc(reserved, func(a, b portRange) int { return cmp.Compare(a.first, b.first) })
+
+	n := all.last - all.first + 1
+	next := all.first // lowest port that no range was asked about yet
+	for _, r := range reserved {
+		first, last := max(r.first, next), min(r.last, all.last)
+		if first <= last {
+			n -= last - first + 1
+			next = last + 1
+		}
+	}
+	return n
+}
