@@ -1,0 +1,52 @@
+package collector
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// timeoutHeader is how Prometheus says when it stops waiting, in seconds.
+const timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
+
+// timeoutMargin is left of that time for rendering and the way back: what was not had by
+// then is reported as missing, which beats an answer that comes too late.
+const timeoutMargin = 500 * time.Millisecond
+
+// errScrapeTimeout is why a part is missing in such a scrape.
+var errScrapeTimeout = errors.New("not ready before the scrape timeout")
+
+// Handler serves /metrics: what the Collector makes of one snapshot, and process, the
+// metrics of the exporter itself.
+func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) http.Handler {
+	scrape := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := withScrapeTimeout(r)
+		defer cancel()
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(c.Scrape(ctx))
+		promhttp.HandlerFor(prometheus.Gatherers{process, registry}, promhttp.HandlerOpts{
+			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelError),
+			ErrorHandling:     promhttp.ContinueOnError,
+			Registry:          process,
+			EnableOpenMetrics: true,
+		}).ServeHTTP(w, r)
+	})
+	return promhttp.InstrumentMetricHandler(process, scrape)
+}
+
+// withScrapeTimeout bounds the request's context by the header, if there is one.
+func withScrapeTimeout(r *http.Request) (context.Context, context.CancelFunc) {
+	seconds, err := strconv.ParseFloat(r.Header.Get(timeoutHeader), 64)
+	if err != nil || seconds <= 0 || seconds > (24*time.Hour).Seconds() {
+		return r.Context(), func() {}
+	}
+	timeout := time.Duration(seconds * float64(time.Second))
+	timeout -= min(timeoutMargin, timeout/4)
+	return context.WithTimeoutCause(r.Context(), timeout, errScrapeTimeout)
+}

@@ -1,0 +1,75 @@
+package collector
+
+import (
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// listenerFamily: who listens on the watched ports, and how they keep up.
+type listenerFamily struct {
+	info       *Metric
+	sockets    *Metric
+	queue      *Metric
+	queueLimit *Metric
+	queueRatio *Metric
+	drops      *Metric
+}
+
+func newListenerFamily() *listenerFamily {
+	group := []string{"netns", "address", "port", "family", "interface"}
+	return &listenerFamily{
+		info: gauge("tcp_listener_info",
+			"1 for each group of listening sockets: those of one address, port and device. v6only is empty for IPv4.",
+			"sock_diag, INET_DIAG_SKV6ONLY",
+			"netns", "address", "port", "family", "interface", "v6only"),
+		sockets: gauge("tcp_listener_sockets",
+			"Listening sockets in the group; more than 1 with SO_REUSEPORT.",
+			"sock_diag", group...),
+		queue: gauge("tcp_listener_accept_queue",
+			"Connections that wait for accept(), summed over the group.",
+			"sock_diag, idiag_rqueue of a listener: sk_ack_backlog", group...),
+		queueLimit: gauge("tcp_listener_accept_queue_limit",
+			"Connections that may wait for accept(), the backlog of listen() capped by net.core.somaxconn, summed over the group.",
+			"sock_diag, idiag_wqueue of a listener: sk_max_ack_backlog", group...),
+		queueRatio: gauge("tcp_listener_accept_queue_ratio",
+			"Length over limit of the fullest accept queue in the group; slightly above 1 when full, as the kernel takes one connection more. A limit of 0 counts as 1.",
+			"sock_diag, idiag_rqueue over idiag_wqueue", group...),
+		drops: counter("tcp_listener_drops_total",
+			"Connections dropped at this listener, for a full accept queue or another reason. Counts on when sockets of the group close or are replaced.",
+			"sock_diag, SK_MEMINFO_DROPS: sk_drops", group...),
+	}
+}
+
+func (*listenerFamily) name() string { return "listener" }
+
+func (f *listenerFamily) metrics() []*Metric {
+	return []*Metric{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops}
+}
+
+func (*listenerFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return s.Listeners.Duration, s.Listeners.Err
+}
+
+func (f *listenerFamily) collect(s *snapshot.Snapshot, ch sink) {
+	if s.Listeners.Err != nil {
+		return
+	}
+	for _, g := range s.Listeners.Data {
+		group := []string{"", g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), clean(g.Interface)}
+		v6only := ""
+		if g.Family == netlinkdiag.FamilyIPv6 {
+			v6only = strconv.FormatBool(g.V6Only)
+		}
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only)...)
+		ch.put(f.sockets, float64(g.Sockets), group...)
+		ch.put(f.queue, float64(g.Queue), group...)
+		ch.put(f.queueLimit, float64(g.QueueLimit), group...)
+		ch.put(f.queueRatio, g.QueueRatio, group...)
+		if g.DropsKnown {
+			ch.put(f.drops, float64(g.Drops), group...)
+		}
+	}
+}

@@ -1,0 +1,53 @@
+package collector
+
+import (
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// tcpFamily: the sockets on each watched port.
+type tcpFamily struct {
+	sockets           *Metric
+	timeWaitRemaining *Metric
+}
+
+func newTCPFamily() *tcpFamily {
+	return &tcpFamily{
+		sockets: gauge("tcp_sockets",
+			"TCP sockets on the watched local port, by state; 0 where there are none. Sockets that are bound but neither listen nor connect are in state close, from Linux 6.8 on.",
+			"sock_diag, idiag_state",
+			"netns", "port", "family", "state"),
+		timeWaitRemaining: gauge("tcp_time_wait_remaining_seconds",
+			"Seconds until the last TIME_WAIT socket of the port expires; 0 where there are none.",
+			"sock_diag, idiag_expires",
+			"netns", "port", "family"),
+	}
+}
+
+func (*tcpFamily) name() string { return "tcp" }
+
+func (f *tcpFamily) metrics() []*Metric { return []*Metric{f.sockets, f.timeWaitRemaining} }
+
+func (*tcpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return s.TCP.Duration, s.TCP.Err
+}
+
+func (f *tcpFamily) collect(s *snapshot.Snapshot, ch sink) {
+	if s.TCP.Err != nil {
+		return
+	}
+	for i := range s.TCP.Data {
+		p := &s.TCP.Data[i]
+		port := strconv.Itoa(int(p.Number))
+		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+			half := p.Of(family)
+			for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
+				ch.put(f.sockets, float64(half.States[state]), "", port, family.String(), state.String())
+			}
+			ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), "", port, family.String())
+		}
+	}
+}

@@ -1,0 +1,53 @@
+package collector
+
+import (
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+)
+
+// watchFamily: which ports are watched.
+type watchFamily struct {
+	info    *Metric
+	ports   *Metric
+	limit   *Metric
+	dropped *Metric
+}
+
+func newWatchFamily() *watchFamily {
+	const source = "the exporter's --watch flags and the listeners it saw"
+	return &watchFamily{
+		info: gauge("watched_port_info",
+			"1 for each watched port. name is what --watch.port called it; source is flag for a port that was asked for, listener for one that was discovered.",
+			source, "netns", "port", "protocol", "name", "source"),
+		ports:   gauge("watched_ports", "Ports that are watched.", source),
+		limit:   gauge("watched_ports_limit", "Ports that may be watched at most, --watch.max-ports.", source),
+		dropped: gauge("watched_ports_dropped", "Ports that would be watched but for --watch.max-ports.", source),
+	}
+}
+
+func (*watchFamily) name() string { return "watch" }
+
+func (f *watchFamily) metrics() []*Metric {
+	return []*Metric{f.info, f.ports, f.limit, f.dropped}
+}
+
+func (*watchFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return s.Watch.Duration, s.Watch.Err
+}
+
+// collect shows the set also where it could not be brought up to date: asked-for ports are
+// watched whatever the kernel answers.
+func (f *watchFamily) collect(s *snapshot.Snapshot, ch sink) {
+	set := s.Watch.Data
+	if set.Limit == 0 {
+		return
+	}
+	for _, p := range set.Ports {
+		ch.put(f.info, 1, "", strconv.Itoa(int(p.Number)), "tcp", p.Name, string(p.Source))
+	}
+	ch.put(f.ports, float64(len(set.Ports)))
+	ch.put(f.limit, float64(set.Limit))
+	ch.put(f.dropped, float64(set.Dropped))
+}

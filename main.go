@@ -1,0 +1,283 @@
+// Command sockstate_exporter serves the state of a Linux host's sockets to Prometheus:
+// the TCP states of every port that has a listener, TIME_WAIT first of all, and how those
+// listeners keep up. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/common/promslog"
+	promslogflag "github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"sockstate_exporter/collector"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+const name = "sockstate_exporter"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: error: %v\n", name, err)
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	watch       watch.Config
+	tcp         bool
+	listener    bool
+	stack       bool
+	maxRequests int
+	web         *web.FlagConfig
+	log         promslog.Config
+}
+
+// run serves until ctx ends. Its error is for the command line.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	opts, err := parse(args, stdout, stderr)
+	if err != nil || opts == nil {
+		return err
+	}
+	logger := promslog.New(&opts.log)
+	logger.Info("starting", "version", version.Info(), "build", version.BuildContext())
+
+	taker, err := newTaker(opts)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = taker.Close() }()
+	handler, err := newHandler(opts, taker, logger)
+	if err != nil {
+		return err
+	}
+	go warmUp(ctx, taker)
+	return serve(ctx, opts.web, handler, logger)
+}
+
+// parse reads the command line; nil options mean that it asked for help or the version only.
+func parse(args []string, stdout, stderr io.Writer) (*options, error) {
+	opts := options{log: promslog.Config{Writer: stderr}}
+	finished := false
+	app := kingpin.New(name, "Prometheus exporter for socket state on Linux: TIME_WAIT and the other TCP states per port, listeners and their queues.")
+	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
+	app.HelpFlag.Short('h')
+	app.Version(version.Print(name))
+
+	app.Flag("watch.port", "Port to watch whether it has a listener or not, with a name if you like. Repeatable. Examples: 4840, 8000-8010, 4840:opcua.").
+		PlaceHolder("PORT|RANGE[:NAME]").SetValue(&list[watch.Spec]{flag: "--watch.port", to: &opts.watch.Ports, parse: watch.ParseSpec})
+	app.Flag("watch.listeners", "Watch every port that has a TCP listener.").Default("true").BoolVar(&opts.watch.Listeners)
+	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").DurationVar(&opts.watch.Retention)
+	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767.").
+		PlaceHolder("PORT|RANGE").SetValue(&list[watch.Range]{flag: "--watch.exclude", to: &opts.watch.Exclude, parse: watch.ParseRange})
+	app.Flag("watch.max-ports", "Most ports to watch: those of --watch.port first, then by number.").Default("512").IntVar(&opts.watch.MaxPorts)
+
+	app.Flag("collector.tcp", "Sockets per watched port and TCP state.").Default("true").BoolVar(&opts.tcp)
+	app.Flag("collector.listener", "Listening sockets: accept queues and drops.").Default("true").BoolVar(&opts.listener)
+	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
+
+	opts.web = webflag.AddFlags(app, ":10048")
+	app.Flag("web.max-requests", "Most scrapes served at a time; 0 for no limit.").Default("40").IntVar(&opts.maxRequests)
+	promslogflag.AddFlags(app, &opts.log)
+
+	_, err := app.Parse(args)
+	switch {
+	case finished:
+		return nil, nil
+	case err != nil && strings.Contains(err.Error(), "collector."):
+		return nil, fmt.Errorf("%w: the collectors are tcp, listener and stack", err)
+	case err != nil:
+		return nil, fmt.Errorf("%w, try --help", err)
+	case opts.maxRequests < 0:
+		return nil, fmt.Errorf("--web.max-requests=%d is negative, want 0 or more", opts.maxRequests)
+	}
+	return &opts, nil
+}
+
+// A list is the value of a repeatable flag.
+type list[T fmt.Stringer] struct {
+	flag  string
+	to    *[]T
+	parse func(string) (T, error)
+}
+
+func (l *list[T]) Set(s string) error {
+	v, err := l.parse(s)
+	if err != nil {
+		return fmt.Errorf("%s=%s: %w", l.flag, s, err)
+	}
+	*l.to = append(*l.to, v)
+	return nil
+}
+
+func (l *list[T]) String() string   { return "" }
+func (*list[T]) IsCumulative() bool { return true }
+
+// newTaker wires the sources to a snapshot.Taker. A source that does not work here is no
+// error: it fails in every snapshot, with its reason.
+func newTaker(opts *options) (*snapshot.Taker, error) {
+	watcher, err := watch.New(opts.watch)
+	if err != nil {
+		return nil, fmt.Errorf("--watch.*: %w", err)
+	}
+	cfg := snapshot.Config{
+		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
+		Watcher:   watcher,
+		Retention: opts.watch.Retention,
+		TCP:       opts.tcp,
+		Listeners: opts.listener,
+	}
+	if opts.stack {
+		cfg.Stack = stackReader()
+	}
+	return snapshot.New(cfg), nil
+}
+
+func stackReader() func() (stack.Stats, error) {
+	reader, err := stack.NewReader("/proc")
+	if err != nil {
+		return func() (stack.Stats, error) { return stack.Stats{}, err }
+	}
+	return reader.Read
+}
+
+// newHandler is everything that is served.
+func newHandler(opts *options, taker *snapshot.Taker, logger *slog.Logger) (http.Handler, error) {
+	process := prometheus.NewRegistry()
+	process.MustRegister(
+		versioncollector.NewCollector(name),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	landing, err := web.NewLandingPage(web.LandingConfig{
+		Name:        name,
+		Description: "Socket state on Linux, for Prometheus",
+		Version:     version.Info(),
+		Profiling:   "false",
+		Links: []web.LandingLinks{
+			{Address: "/metrics", Text: "Metrics"},
+			{Address: "/-/ready", Text: "Ready", Description: "whether a first snapshot succeeded"},
+			{Address: "/-/healthy", Text: "Healthy"},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make landing page: %w", err)
+	}
+	metrics := collector.New(taker.Take, logger).Handler(process, logger)
+
+	mux := http.NewServeMux()
+	mux.Handle("/", landing)
+	mux.Handle("GET /metrics", limit(opts.maxRequests, metrics))
+	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "healthy")
+	})
+	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if !taker.Ready() {
+			http.Error(w, "no snapshot succeeded yet", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	return mux, nil
+}
+
+// limit answers 503 to more than n requests at a time.
+func limit(n int, next http.Handler) http.Handler {
+	if n == 0 {
+		return next
+	}
+	slots := make(chan struct{}, n)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			next.ServeHTTP(w, r)
+		default:
+			http.Error(w, fmt.Sprintf("%d requests are being served, the limit (--web.max-requests)", n), http.StatusServiceUnavailable)
+		}
+	})
+}
+
+// warmUp takes snapshots until one succeeded: ports that listen now are watched from now
+// on, not from the first scrape.
+func warmUp(ctx context.Context, taker *snapshot.Taker) {
+	for !taker.Ready() {
+		taker.Take(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// shutdownGrace is how long running scrapes may take once the exporter was told to end.
+const shutdownGrace = 30 * time.Second
+
+// serve serves until ctx ends, and then finishes what is being served.
+func serve(ctx context.Context, flags *web.FlagConfig, handler http.Handler, logger *slog.Logger) error {
+	if *flags.WebConfigFile != "" {
+		if err := web.Validate(*flags.WebConfigFile); err != nil {
+			return fmt.Errorf("--web.config.file=%s: %w", *flags.WebConfigFile, err)
+		}
+	}
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      2 * time.Minute,
+		IdleTimeout:       5 * time.Minute, // longer than scrapes are apart
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- web.ListenAndServe(server, flags, logger) }()
+	select {
+	case err := <-served:
+		return listenError(err)
+	case <-ctx.Done():
+	}
+	logger.Info("stopping: finishing running requests")
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err := server.Shutdown(grace); err != nil {
+		return fmt.Errorf("stop after %v: %w", shutdownGrace, err)
+	}
+	return nil
+}
+
+// listenError says whom to ask about an address that is taken.
+func listenError(err error) error {
+	var op *net.OpError
+	if !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &op) || op.Addr == nil {
+		return err
+	}
+	_, port, splitErr := net.SplitHostPort(op.Addr.String())
+	if splitErr != nil {
+		return err
+	}
+	return fmt.Errorf("%w: `ss -tanp 'sport = :%s'` shows what holds it; --web.listen-address takes another", err, port)
+}
