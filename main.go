@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -37,6 +38,9 @@ import (
 const name = "sockstate_exporter"
 
 func main() {
+	if version.Version == "" {
+		version.Version = "devel" // go run and go build set none
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
@@ -47,7 +51,8 @@ func main() {
 
 // options are the command line.
 type options struct {
-	watch       watch.Config
+	watcher     *watch.Watcher
+	retention   time.Duration
 	tcp         bool
 	listener    bool
 	stack       bool
@@ -63,12 +68,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	logger := promslog.New(&opts.log)
-	logger.Info("starting", "version", version.Info(), "build", version.BuildContext())
+	logger.Info("starting "+name, "version", version.Info(), "build", version.BuildContext())
 
-	taker, err := newTaker(opts)
-	if err != nil {
-		return err
-	}
+	taker := newTaker(opts)
 	defer func() { _ = taker.Close() }()
 	handler, err := newHandler(opts, taker, logger)
 	if err != nil {
@@ -87,20 +89,24 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(name))
 
+	var watching watch.Config
 	app.Flag("watch.port", "Port to watch whether it has a listener or not, with a name if you like. Repeatable. Examples: 4840, 8000-8010, 4840:opcua.").
-		PlaceHolder("PORT|RANGE[:NAME]").SetValue(&list[watch.Spec]{flag: "--watch.port", to: &opts.watch.Ports, parse: watch.ParseSpec})
-	app.Flag("watch.listeners", "Watch every port that has a TCP listener.").Default("true").BoolVar(&opts.watch.Listeners)
-	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").DurationVar(&opts.watch.Retention)
+		PlaceHolder("PORT|RANGE[:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
+	app.Flag("watch.listeners", "Watch every port that has a TCP listener.").Default("true").BoolVar(&watching.Listeners)
+	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").
+		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
 	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767.").
-		PlaceHolder("PORT|RANGE").SetValue(&list[watch.Range]{flag: "--watch.exclude", to: &opts.watch.Exclude, parse: watch.ParseRange})
-	app.Flag("watch.max-ports", "Most ports to watch: those of --watch.port first, then by number.").Default("512").IntVar(&opts.watch.MaxPorts)
+		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Range]{flag: "--watch.exclude", parse: watch.ParseRange, list: &watching.Exclude})
+	app.Flag("watch.max-ports", "Most ports to watch: those of --watch.port first, then by number.").Default("512").
+		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
 	app.Flag("collector.tcp", "Sockets per watched port and TCP state.").Default("true").BoolVar(&opts.tcp)
 	app.Flag("collector.listener", "Listening sockets: accept queues and drops.").Default("true").BoolVar(&opts.listener)
 	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
 
 	opts.web = webflag.AddFlags(app, ":10048")
-	app.Flag("web.max-requests", "Most scrapes served at a time; 0 for no limit.").Default("40").IntVar(&opts.maxRequests)
+	app.Flag("web.max-requests", "Most scrapes served at a time; 0 for no limit.").Default("40").
+		SetValue(&value[int]{flag: "--web.max-requests", parse: atLeast(0), one: &opts.maxRequests})
 	promslogflag.AddFlags(app, &opts.log)
 
 	_, err := app.Parse(args)
@@ -110,50 +116,77 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil && strings.Contains(err.Error(), "collector."):
 		return nil, fmt.Errorf("%w: the collectors are tcp, listener and stack", err)
 	case err != nil:
-		return nil, fmt.Errorf("%w, try --help", err)
-	case opts.maxRequests < 0:
-		return nil, fmt.Errorf("--web.max-requests=%d is negative, want 0 or more", opts.maxRequests)
+		return nil, fmt.Errorf("%w (try --help)", err)
+	}
+	if opts.watcher, err = watch.New(watching); err != nil {
+		return nil, fmt.Errorf("--watch.port: %w", err)
+	}
+	opts.retention = watching.Retention
+	if *opts.web.WebConfigFile != "" {
+		if err := web.Validate(*opts.web.WebConfigFile); err != nil {
+			return nil, fmt.Errorf("--web.config.file=%s: %w", *opts.web.WebConfigFile, err)
+		}
 	}
 	return &opts, nil
 }
 
-// A list is the value of a repeatable flag.
-type list[T fmt.Stringer] struct {
+// A value is a flag whose parser says what would be right; kingpin's own errors do not even
+// name the flag. It sets one, or appends to list.
+type value[T any] struct {
 	flag  string
-	to    *[]T
 	parse func(string) (T, error)
+	one   *T
+	list  *[]T
 }
 
-func (l *list[T]) Set(s string) error {
-	v, err := l.parse(s)
+func (v *value[T]) Set(s string) error {
+	parsed, err := v.parse(s)
 	if err != nil {
-		return fmt.Errorf("%s=%s: %w", l.flag, s, err)
+		return fmt.Errorf("%s=%s: %w", v.flag, s, err)
 	}
-	*l.to = append(*l.to, v)
+	if v.list != nil {
+		*v.list = append(*v.list, parsed)
+		return nil
+	}
+	*v.one = parsed
 	return nil
 }
 
-func (l *list[T]) String() string   { return "" }
-func (*list[T]) IsCumulative() bool { return true }
+func (*value[T]) String() string       { return "" }
+func (v *value[T]) IsCumulative() bool { return v.list != nil }
+
+func parseRetention(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, errors.New("want a duration of 0s or more, such as 90s or 10m")
+	}
+	return d, nil
+}
+
+func atLeast(least int) func(string) (int, error) {
+	return func(s string) (int, error) {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least {
+			return 0, fmt.Errorf("want a whole number, %d or more", least)
+		}
+		return n, nil
+	}
+}
 
 // newTaker wires the sources to a snapshot.Taker. A source that does not work here is no
 // error: it fails in every snapshot, with its reason.
-func newTaker(opts *options) (*snapshot.Taker, error) {
-	watcher, err := watch.New(opts.watch)
-	if err != nil {
-		return nil, fmt.Errorf("--watch.*: %w", err)
-	}
+func newTaker(opts *options) *snapshot.Taker {
 	cfg := snapshot.Config{
 		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
-		Watcher:   watcher,
-		Retention: opts.watch.Retention,
+		Watcher:   opts.watcher,
+		Retention: opts.retention,
 		TCP:       opts.tcp,
 		Listeners: opts.listener,
 	}
 	if opts.stack {
 		cfg.Stack = stackReader()
 	}
-	return snapshot.New(cfg), nil
+	return snapshot.New(cfg)
 }
 
 func stackReader() func() (stack.Stats, error) {
@@ -239,11 +272,6 @@ const shutdownGrace = 30 * time.Second
 
 // serve serves until ctx ends, and then finishes what is being served.
 func serve(ctx context.Context, flags *web.FlagConfig, handler http.Handler, logger *slog.Logger) error {
-	if *flags.WebConfigFile != "" {
-		if err := web.Validate(*flags.WebConfigFile); err != nil {
-			return fmt.Errorf("--web.config.file=%s: %w", *flags.WebConfigFile, err)
-		}
-	}
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,

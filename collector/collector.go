@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/watch"
 )
 
 // A family renders one part of a snapshot.
@@ -30,8 +31,9 @@ type Collector struct {
 	success  *Metric
 	duration *Metric
 
-	mu     sync.Mutex
-	failed map[string]string // collector -> the reason that was logged
+	mu      sync.Mutex
+	failed  map[string]string // collector -> the reason that was logged
+	dropped bool              // it was logged that ports are not watched
 }
 
 // New returns a Collector that calls take once per scrape.
@@ -83,6 +85,7 @@ func (s scrape) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	snap := s.take(s.ctx)
+	s.reportDropped(snap.Watch.Data)
 	for _, f := range s.families {
 		f.collect(&snap, ch)
 		took, err := f.outcome(&snap)
@@ -111,5 +114,16 @@ func (c *Collector) report(name string, err error) {
 		c.logger.Warn("collector failed", "collector", name, "err", err)
 	default:
 		c.logger.Info("collector works again", "collector", name)
+	}
+}
+
+// reportDropped logs when ports begin to be left out for the budget.
+func (c *Collector) reportDropped(set watch.Set) {
+	c.mu.Lock()
+	before := c.dropped
+	c.dropped = set.Dropped > 0
+	c.mu.Unlock()
+	if set.Dropped > 0 && !before {
+		c.logger.Warn("more ports to watch than --watch.max-ports allows", "limit", set.Limit, "not_watched", set.Dropped)
 	}
 }

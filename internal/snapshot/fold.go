@@ -7,10 +7,8 @@ import (
 
 // A fold counts a stream of sockets per watched port: this runs once per socket.
 type fold struct {
-	set     watch.Set
-	ports   []PortSockets // as set.Ports
-	seen    uint64        // sockets in the stream
-	matched uint64        // of them, those on a watched port
+	set   watch.Set
+	ports []PortSockets // as set.Ports
 }
 
 func newFold(set watch.Set) *fold {
@@ -21,14 +19,12 @@ func newFold(set watch.Set) *fold {
 
 // reset forgets all sockets.
 func (f *fold) reset() {
-	f.seen, f.matched = 0, 0
 	for i := range f.ports {
 		f.ports[i] = PortSockets{Number: f.set.Ports[i].Number}
 	}
 }
 
 func (f *fold) add(s *netlinkdiag.Socket) {
-	f.seen++
 	half := f.count(s.Local.Port(), s.Family, s.State)
 	if half != nil && s.State == netlinkdiag.StateTimeWait {
 		half.TimeWaitRemaining = max(half.TimeWaitRemaining, s.Expires)
@@ -41,7 +37,6 @@ func (f *fold) count(port uint16, family netlinkdiag.Family, state netlinkdiag.S
 	if !ok {
 		return nil
 	}
-	f.matched++
 	half := f.ports[i].Of(family)
 	half.States[state]++
 	return half

@@ -20,7 +20,6 @@ type worker struct {
 	conn  *netlinkdiag.Conn // nil until dialled
 	drops *dropCounter
 	set   watch.Set // the latest
-	share share
 }
 
 func newWorker(cfg Config) *worker {
@@ -158,9 +157,12 @@ func (w *worker) countTCP(ctx context.Context, listening []listener) ([]PortSock
 	if len(w.set.Ports) == 0 {
 		return f.ports, nil
 	}
-	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen)}
-	if w.share.filterPays() {
-		req.Ports.Local = ranges(w.set.Ports)
+	// The kernel filters: at worst, when every socket matches, that costs nothing that can
+	// be measured, and what does not match is never copied (docs/performance.md). Only a
+	// filter beyond its limit of some 4,700 ports is left to the fold.
+	req := netlinkdiag.Request{
+		States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen),
+		Ports:  netlinkdiag.PortFilter{Local: ranges(w.set.Ports)},
 	}
 	err := w.dumpTCP(ctx, req, f)
 	if errors.Is(err, netlinkdiag.ErrFilterTooLarge) {
@@ -170,7 +172,6 @@ func (w *worker) countTCP(ctx context.Context, listening []listener) ([]PortSock
 	if err != nil {
 		return nil, fmt.Errorf("dump tcp sockets: %w", err)
 	}
-	w.share.update(req.Ports.Local != nil, f.seen, f.matched)
 	for _, l := range listening {
 		f.count(l.key.Port, l.key.Family, netlinkdiag.StateListen)
 	}

@@ -50,7 +50,7 @@ func readSysctlBitmap(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 
 	// Every second port, the longest list there is, takes 192 KiB.
 	for size := 4 << 10; size <= 1<<20; size *= 16 {

@@ -10,6 +10,7 @@ import (
 // Source says why a port is watched.
 type Source string
 
+// The sources. A port of both has SourceFlag.
 const (
 	SourceFlag     Source = "flag"     // somebody asked for it
 	SourceListener Source = "listener" // a listener was seen on it
