@@ -77,7 +77,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	go warmUp(ctx, taker)
-	return serve(ctx, opts.web, handler, logger)
+	server := newServer(handler, logger)
+	return serve(ctx, server, func() error { return web.ListenAndServe(server, opts.web, logger) }, logger)
 }
 
 // parse reads the command line; nil options mean that it asked for help or the version only.
@@ -222,7 +223,7 @@ func newHandler(opts *options, taker *snapshot.Taker, logger *slog.Logger) (http
 	metrics := collector.New(taker.Take, logger).Handler(process, logger)
 
 	mux := http.NewServeMux()
-	mux.Handle("/", landing)
+	mux.Handle("GET /{$}", landing)
 	mux.Handle("GET /metrics", limit(opts.maxRequests, metrics))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "healthy")
@@ -270,9 +271,8 @@ func warmUp(ctx context.Context, taker *snapshot.Taker) {
 // shutdownGrace is how long running scrapes may take once the exporter was told to end.
 const shutdownGrace = 30 * time.Second
 
-// serve serves until ctx ends, and then finishes what is being served.
-func serve(ctx context.Context, flags *web.FlagConfig, handler http.Handler, logger *slog.Logger) error {
-	server := &http.Server{
+func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -281,14 +281,18 @@ func serve(ctx context.Context, flags *web.FlagConfig, handler http.Handler, log
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
+}
+
+// serve listens until ctx ends, and then finishes what is being served.
+func serve(ctx context.Context, server *http.Server, listen func() error, logger *slog.Logger) error {
 	served := make(chan error, 1)
-	go func() { served <- web.ListenAndServe(server, flags, logger) }()
+	go func() { served <- listen() }()
 	select {
 	case err := <-served:
 		return listenError(err)
 	case <-ctx.Done():
 	}
-	logger.Info("stopping: finishing running requests")
+	logger.Info("stopping once running requests are finished")
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
 	if err := server.Shutdown(grace); err != nil {
