@@ -20,7 +20,7 @@ type stackFamily struct {
 func newStackFamily() *stackFamily {
 	return &stackFamily{
 		timeWait: gauge("netns_time_wait_sockets",
-			"TIME_WAIT sockets of the network namespace, of both families, on any port.",
+			"TIME_WAIT sockets of the network namespace, of both families, on any port; with them the FIN_WAIT2 sockets that no process owns any more.",
 			"/proc/net/sockstat, TCP tw", "netns"),
 		timeWaitLimit: gauge("netns_time_wait_limit",
 			"TIME_WAIT sockets that the kernel keeps at most; beyond it connections are closed without.",
