@@ -1,0 +1,93 @@
+# What people and .ci/run do with this project; `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-print-directory
+
+GOLANGCI_LINT_VERSION := 2.15.0
+
+FUZZTIME ?= 10s
+PKGS ?= ./...
+
+# The version: the tag, else the topmost release of the changelog and -dev.
+VERSION ?= $(or \
+	$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null | sed 's/^v//'), \
+	$(shell sed -nE 's/^[^0-9A-Za-z]+v?([0-9]+\.[0-9]+\.[0-9]+).*/\1-dev/p' CHANGELOG.md 2>/dev/null | head -n 1), \
+	0.0.0-dev)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+BRANCH ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null)
+# Of the commit, not of the build: the same source gives the same binary.
+BUILD_DATE ?= $(shell git log -1 --format=%cd --date=format:%Y%m%d-%H:%M:%S 2>/dev/null)
+
+version_pkg := github.com/prometheus/common/version
+ldflags = -s -w \
+	-X $(version_pkg).Version=$(VERSION) \
+	-X $(version_pkg).Revision=$(REVISION) \
+	-X $(version_pkg).Branch=$(BRANCH) \
+	-X $(version_pkg).BuildDate=$(BUILD_DATE)
+
+.PHONY: build
+build: ## Build ./sockstate_exporter, static
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o sockstate_exporter .
+
+.PHONY: test
+test: ## Run the tests; REQUIRE=all: a test left out is a failure; PKGS=./netlinkdiag/...
+	@REQUIRE='$(REQUIRE)' bash .ci/test $(PKGS)
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10s)
+	@bash .ci/fuzz '$(FUZZTIME)'
+
+.PHONY: bench
+bench: ## Measure against other tools, on up to a million sockets (root)
+	go run ./internal/bench
+
+.PHONY: test-kernels
+test-kernels: ## Run the kernel tests on other kernels, in qemu
+	go run ./internal/kernelmatrix
+
+.PHONY: generate
+generate: ## Write the generated files anew
+	go generate ./...
+
+.PHONY: lint
+lint: lint-format lint-modules lint-vet lint-go lint-shell ## Run all linters
+
+.PHONY: lint-format
+lint-format:
+	@files=$$(gofmt -l .); \
+	if [[ -n $$files ]]; then printf 'not formatted by gofmt:\n%s\n' "$$files"; exit 1; fi
+
+.PHONY: lint-modules
+lint-modules:
+	go mod tidy -diff
+
+.PHONY: lint-vet
+lint-vet:
+	go vet ./...
+
+.PHONY: lint-go
+lint-go:
+	golangci-lint config verify
+	golangci-lint run
+
+.PHONY: lint-shell
+lint-shell:
+	@git ls-files --cached --others --exclude-standard | while read -r file; do \
+		if [[ -f $$file ]] && head -n 1 "$$file" | grep -qaE '^#!.*\b(ba)?sh\b'; then printf '%s\0' "$$file"; fi; \
+	done | xargs -0 shellcheck
+
+.PHONY: golangci-lint
+golangci-lint: ## Install the linter of .ci/run, unless it is there
+	@if [[ $$(golangci-lint version --short 2>/dev/null) != $(GOLANGCI_LINT_VERSION) ]]; then \
+		GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT_VERSION); \
+	fi
+
+.PHONY: clean
+clean: ## Remove what `make build` made
+	rm -f sockstate_exporter
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
