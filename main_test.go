@@ -199,7 +199,7 @@ func TestServesPages(t *testing.T) {
 // sampleValue matches what may differ between two scrapes.
 var sampleValue = regexp.MustCompile(` [^ ]+$`)
 
-func series(t *testing.T, ns *kerneltest.NetNS, e *exporter) []string {
+func series(t *testing.T, e *exporter) []string {
 	t.Helper()
 	e.run(t)
 	var out []string
@@ -226,12 +226,12 @@ func TestOrdinaryUserGetsEverySeries(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Listen(t, loopback(4840), kerneltest.Options{})
 
-	root := series(t, ns, command(t, ns, "--watch.exclude=10048"))
+	root := series(t, command(t, ns, "--watch.exclude=10048"))
 	nobody := command(t, ns, "--watch.exclude=10048")
 	nobody.cmd.Path = binary
 	nobody.cmd.Dir = "/"
 	nobody.cmd.As(65534, 65534)
-	ordinary := series(t, ns, nobody)
+	ordinary := series(t, nobody)
 	if len(root) == 0 || !slices.Equal(root, ordinary) {
 		t.Errorf("root gets %d series, an ordinary user %d:\n%s", len(root), len(ordinary), strings.Join(ordinary, "\n"))
 	}
@@ -239,7 +239,7 @@ func TestOrdinaryUserGetsEverySeries(t *testing.T) {
 
 func worldReadable(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "sockstate-test-")
+	dir, err := os.MkdirTemp("/tmp", "sockstate-test-") //nolint:usetesting // t.TempDir is its user's own
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,8 +62,8 @@ func (k *kernel) Receive(b []byte) (int, error) {
 func (k *kernel) readFD(fd uintptr) bool {
 	for {
 		k.n, k.err = unix.Read(int(fd), k.buf)
-		if k.err != unix.EINTR {
-			return k.err != unix.EAGAIN
+		if !errors.Is(k.err, unix.EINTR) {
+			return !errors.Is(k.err, unix.EAGAIN)
 		}
 	}
 }
