@@ -98,8 +98,12 @@ func (s scrape) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// report logs a failure when it begins, or its reason changes, and when it is over.
+// report logs a failure when it begins, or its reason changes, and when it is over. That
+// nobody waited for the scrape any more is no failure, and says nothing of an earlier one.
 func (c *Collector) report(name string, err error) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
 	reason := ""
 	if err != nil {
 		reason = err.Error()
@@ -119,6 +123,9 @@ func (c *Collector) report(name string, err error) {
 
 // reportDropped logs when ports begin to be left out for the budget.
 func (c *Collector) reportDropped(set watch.Set) {
+	if set.Limit == 0 {
+		return // not known in this scrape
+	}
 	c.mu.Lock()
 	before := c.dropped
 	c.dropped = set.Dropped > 0

@@ -3,9 +3,11 @@ package collector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,7 +33,7 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(c.Scrape(ctx))
 		promhttp.HandlerFor(prometheus.Gatherers{process, registry}, promhttp.HandlerOpts{
-			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelError),
+			ErrorLog:          errorLog{ctx: r.Context(), logger: logger},
 			ErrorHandling:     promhttp.ContinueOnError,
 			Registry:          process,
 			EnableOpenMetrics: true,
@@ -40,10 +42,24 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 	return promhttp.InstrumentMetricHandler(process, scrape)
 }
 
-// withScrapeTimeout bounds the request's context by the header, if there is one.
+// An errorLog is the promhttp.Logger of one request. net/http ends the context of a client
+// that went away, before the write to it fails: nobody needs to hear of that.
+type errorLog struct {
+	ctx    context.Context //nolint:containedctx // promhttp.Logger has no other way in
+	logger *slog.Logger
+}
+
+func (l errorLog) Println(v ...any) {
+	if l.ctx.Err() == nil {
+		l.logger.Error("answer to a scrape failed", "err", strings.TrimSpace(fmt.Sprintln(v...)))
+	}
+}
+
+// withScrapeTimeout bounds the request's context by the header, if there is one that makes
+// sense: Prometheus knows milliseconds.
 func withScrapeTimeout(r *http.Request) (context.Context, context.CancelFunc) {
 	seconds, err := strconv.ParseFloat(r.Header.Get(timeoutHeader), 64)
-	if err != nil || seconds <= 0 || seconds > (24*time.Hour).Seconds() {
+	if err != nil || !(seconds >= 0.001 && seconds <= (24*time.Hour).Seconds()) { // NaN is neither
 		return r.Context(), func() {}
 	}
 	timeout := time.Duration(seconds * float64(time.Second))

@@ -2,7 +2,9 @@ package collector
 
 import (
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
@@ -58,7 +60,7 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch sink) {
 		return
 	}
 	for _, g := range s.Listeners.Data {
-		group := []string{"", g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), clean(g.Interface)}
+		group := []string{"", g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(&g)}
 		v6only := ""
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
@@ -72,4 +74,14 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch sink) {
 			ch.put(f.drops, float64(g.Drops), group...)
 		}
 	}
+}
+
+// interfaceLabel is the device's name. One that had to be changed gets the device's index:
+// two of them may look the same now, and a sample that is there twice is an error.
+func interfaceLabel(g *snapshot.Group) string {
+	name := clean(g.Interface)
+	if strings.ContainsRune(name, unicode.ReplacementChar) {
+		name += "#" + strconv.FormatUint(uint64(g.Ifindex), 10)
+	}
+	return name
 }

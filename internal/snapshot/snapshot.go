@@ -98,9 +98,8 @@ type Group struct {
 	QueueLimit uint64  // how many may wait, of all sockets together
 	QueueRatio float64 // Queue over QueueLimit of the fullest socket; a limit of 0 taken as 1
 
-	// Drops is how many connections were dropped here, by all the sockets that the
-	// group ever had while it was watched: it never falls. DropsKnown is false where the
-	// kernel did not say.
+	// Drops is how many connections were dropped here, by all the sockets that were ever
+	// seen in the group: it never falls. DropsKnown is false where the kernel did not say.
 	Drops      uint64
 	DropsKnown bool
 }

@@ -122,7 +122,8 @@ func (w *worker) listeners(listening Part[[]listener]) Part[[]Group] {
 			watched = append(watched, l)
 		}
 	}
-	w.drops.update(time.Now(), watched)
+	// All of them: a port may be watched again after the budget had no room for it.
+	w.drops.update(time.Now(), listening.Data)
 	out.Data = groups(watched)
 	// Nothing is opened while no socket is bound to a device. A name that cannot be had
 	// is replaced by the index, which still tells the groups apart.

@@ -1,0 +1,378 @@
+package collector
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestExposition(t *testing.T) {
+	const golden = "testdata/exposition.prom"
+	c, log := collectorOf(wholeSnapshot(t))
+	got := exposition(t, c)
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("differs from %s (-update writes it anew):\n%s", golden, firstDifference(got, want))
+	}
+	if got, want := log.take(), []string{overBudget}; !slices.Equal(got, want) {
+		t.Errorf("logged %q, want %q", got, want)
+	}
+}
+
+func firstDifference(got, want []byte) string {
+	g, w := strings.Split(string(got), "\n"), strings.Split(string(want), "\n")
+	for i := range min(len(g), len(w)) {
+		if g[i] != w[i] {
+			return fmt.Sprintf("line %d\ngot  %s\nwant %s", i+1, g[i], w[i])
+		}
+	}
+	return fmt.Sprintf("%d lines, want %d", len(g), len(w))
+}
+
+func TestPromlintFindsNothing(t *testing.T) {
+	c, _ := collectorOf(wholeSnapshot(t))
+	problems, err := promlint.New(bytes.NewReader(exposition(t, c))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+func TestPromtoolFindsNothing(t *testing.T) {
+	promtool := kerneltest.RequireCommand(t, "promtool")
+	c, _ := collectorOf(wholeSnapshot(t))
+	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
+	cmd.Stdin = bytes.NewReader(exposition(t, c))
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+}
+
+func TestMetricDefinitions(t *testing.T) {
+	c, _ := collectorOf(snapshot.Snapshot{})
+	seen := make(map[string]bool)
+	for _, m := range c.Metrics() {
+		if seen[m.Name] {
+			t.Errorf("%s is defined twice", m.Name)
+		}
+		seen[m.Name] = true
+		if !strings.HasPrefix(m.Name, "sockstate_") {
+			t.Errorf("%s has not the prefix sockstate_", m.Name)
+		}
+		if !strings.HasSuffix(m.Help, ".") || m.Source == "" {
+			t.Errorf("%s: want a sentence of help and a source, got %q and %q", m.Name, m.Help, m.Source)
+		}
+		if got, want := m.Type == prometheus.CounterValue, strings.HasSuffix(m.Name, "_total"); got != want {
+			t.Errorf("%s: counter is %v", m.Name, got)
+		}
+		if got, want := strings.HasPrefix(m.Help, "Seconds "), strings.HasSuffix(m.Name, "_seconds"); got != want {
+			t.Errorf("%s: the unit is not that of the help: %q", m.Name, m.Help)
+		}
+	}
+}
+
+// familyNames are the metric families in an exposition.
+func familyNames(text []byte) []string {
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			names = append(names, strings.Fields(rest)[0])
+		}
+	}
+	return names
+}
+
+func TestDefinedIsWhatIsExposed(t *testing.T) {
+	c, _ := collectorOf(wholeSnapshot(t))
+	var defined []string
+	for _, m := range c.Metrics() {
+		defined = append(defined, m.Name)
+	}
+	slices.Sort(defined)
+	if exposed := familyNames(exposition(t, c)); !slices.Equal(exposed, defined) {
+		t.Errorf("exposed %q\ndefined %q", exposed, defined)
+	}
+}
+
+func TestReferenceHasEveryMetric(t *testing.T) {
+	const reference = "../docs/metrics.md"
+	text, err := os.ReadFile(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := collectorOf(wholeSnapshot(t))
+	for _, name := range familyNames(exposition(t, c)) {
+		if !bytes.Contains(text, []byte("\n| `"+name+"` |")) {
+			t.Errorf("%s has no row for %s", reference, name)
+		}
+	}
+}
+
+// values are the samples of one metric in an exposition, by what stands in braces.
+func values(text []byte, metric string) map[string]string {
+	out := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, metric); ok && strings.IndexAny(rest, "{ ") == 0 {
+			at := strings.LastIndex(rest, " ")
+			out[strings.Trim(rest[:at], "{}")] = strings.TrimSpace(rest[at:])
+		}
+	}
+	return out
+}
+
+func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
+	const (
+		tcp      = "sockstate_tcp_sockets sockstate_tcp_time_wait_remaining_seconds"
+		listener = "sockstate_tcp_listener_info sockstate_tcp_listener_sockets sockstate_tcp_listener_accept_queue " +
+			"sockstate_tcp_listener_accept_queue_limit sockstate_tcp_listener_accept_queue_ratio sockstate_tcp_listener_drops_total"
+		netns = "sockstate_netns_time_wait_sockets sockstate_netns_time_wait_limit sockstate_netns_time_wait_overflows_total " +
+			"sockstate_netns_listen_overflows_total sockstate_netns_listen_drops_total sockstate_netns_ephemeral_ports_limit"
+		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
+		feature = "sockstate_feature_available"
+	)
+	lacking := fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
+	for _, tt := range []struct {
+		name    string
+		change  func(*snapshot.Snapshot)
+		missing string            // metrics
+		success map[string]string // collectors, tcp listener stack watch
+		feature string
+	}{
+		{"nothing", func(*snapshot.Snapshot) {}, "", success("1111"), "1"},
+		{"tcp", func(s *snapshot.Snapshot) {
+			s.TCP.Err = errBroken // what there is of it is not to be shown
+		}, tcp, success("0111"), "1"},
+		{"listeners", func(s *snapshot.Snapshot) {
+			s.Listeners.Err = errBroken
+		}, listener, success("1011"), "1"},
+		{"stack", func(s *snapshot.Snapshot) {
+			s.Stack = snapshot.Part[stack.Stats]{Err: errBroken}
+		}, netns, success("1101"), "1"},
+		{"part of the stack", func(s *snapshot.Snapshot) {
+			s.Stack.Err = errBroken
+			s.Stack.Data.ListenDrops.OK = false
+		}, "sockstate_netns_listen_drops_total", success("1101"), "1"},
+		{"dump of listeners", func(s *snapshot.Snapshot) {
+			s.Watch.Err = errBroken // the set is still there
+			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
+			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
+		}, tcp + " " + listener + " " + feature, success("0010"), ""},
+		{"the kernel's module", func(s *snapshot.Snapshot) {
+			s.Watch.Err = lacking
+			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
+			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
+		}, tcp + " " + listener, success("0010"), "0"},
+		{"everything, for lack of time", func(s *snapshot.Snapshot) {
+			*s = snapshot.Snapshot{
+				Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
+				TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
+				Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
+				Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
+			}
+		}, strings.Join([]string{tcp, listener, netns, watched, feature}, " "), success("0000"), ""},
+		{"what is switched off", func(s *snapshot.Snapshot) {
+			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
+			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
+			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
+		}, tcp + " " + listener + " " + netns, map[string]string{`collector="watch"`: "1"}, "1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := wholeSnapshot(t)
+			all, _ := collectorOf(s)
+			want := familyNames(exposition(t, all))
+			missing := strings.Fields(tt.missing)
+			want = slices.DeleteFunc(want, func(name string) bool { return slices.Contains(missing, name) })
+
+			tt.change(&s)
+			c, _ := collectorOf(s)
+			text := exposition(t, c)
+			if got := familyNames(text); !slices.Equal(got, want) {
+				t.Errorf("got  %q\nwant %q", got, want)
+			}
+			if got := values(text, "sockstate_scrape_collector_success"); !maps.Equal(got, tt.success) {
+				t.Errorf("success %v, want %v", got, tt.success)
+			}
+			var feature string
+			for _, v := range values(text, "sockstate_feature_available") {
+				feature = v
+			}
+			if feature != tt.feature {
+				t.Errorf("feature sock_diag is %q, want %q", feature, tt.feature)
+			}
+		})
+	}
+}
+
+// success of the collectors tcp, listener, stack and watch.
+func success(of string) map[string]string {
+	out := make(map[string]string)
+	for i, name := range []string{"tcp", "listener", "stack", "watch"} {
+		out[`collector="`+name+`"`] = of[i : i+1]
+	}
+	return out
+}
+
+func TestMissingModuleIsNamed(t *testing.T) {
+	s := wholeSnapshot(t)
+	s.Watch.Err = fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
+	c, _ := collectorOf(s)
+	got := values(exposition(t, c), "sockstate_feature_available")
+	want := map[string]string{`feature="sock_diag",mode="",reason="no module tcp_diag"`: "0"}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestDropsThatAreNotKnownAreAbsent(t *testing.T) {
+	c, _ := collectorOf(wholeSnapshot(t))
+	text := exposition(t, c)
+	const label = `address="::ffff:192.0.2.1"`
+	for metric, want := range map[string]int{"sockstate_tcp_listener_sockets": 1, "sockstate_tcp_listener_drops_total": 0} {
+		n := 0
+		for labels := range values(text, metric) {
+			if strings.HasPrefix(labels, label) {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("%d samples of %s with %s, want %d", n, metric, label, want)
+		}
+	}
+}
+
+func TestHostileDeviceNames(t *testing.T) {
+	s := wholeSnapshot(t)
+	c, _ := collectorOf(s)
+	text := exposition(t, c)
+	if !utf8.Valid(text) {
+		t.Error("the exposition is not valid UTF-8")
+	}
+	if got, want := len(values(text, "sockstate_tcp_listener_info")), len(s.Listeners.Data); got != want {
+		t.Errorf("%d groups are exposed, want %d: two names became one", got, want)
+	}
+	for line := range strings.Lines(string(text)) {
+		if n := utf8.RuneCountInString(line); n > 500 {
+			t.Errorf("a line of %d characters: %.100s...", n, line)
+		}
+	}
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                         "",
+		"eth0.100@x":               "eth0.100@x",
+		"wlan ø":                   "wlan ø",
+		"a\xffb":                   "a\uFFFDb",
+		"\xe2\x82":                 "\uFFFD\uFFFD",
+		"a\nb\tc\x00d\x7f":         "a\uFFFDb\uFFFDc\uFFFDd\uFFFD",
+		"\u202egnirts":             "\uFFFDgnirts",
+		"\u2028":                   "\uFFFD",
+		`"q"\`:                     `"q"\`,
+		strings.Repeat("é", 64):    strings.Repeat("é", 64),
+		strings.Repeat("é", 65):    strings.Repeat("é", 64),
+		strings.Repeat("\xff", 70): strings.Repeat("\uFFFD", 64),
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%q) is %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestFailureIsLoggedOncePerReason(t *testing.T) {
+	var s snapshot.Snapshot
+	log := new(logbook)
+	c := New(func(context.Context) snapshot.Snapshot { return s }, newLogger(log))
+	broken := func(err error) func() { return func() { s.TCP.Err = err } }
+	for i, step := range []struct {
+		change func()
+		want   []string
+	}{
+		{func() {}, nil},
+		{broken(errBroken), []string{`WARN collector failed collector=tcp err=netlink is broken`}},
+		{func() {}, nil},
+		{broken(errors.New(errBroken.Error())), nil}, // the same reason
+		{broken(errOther), []string{`WARN collector failed collector=tcp err=netlink is broken in another way`}},
+		{func() { s.Stack.Err = errBroken }, []string{`WARN collector failed collector=stack err=netlink is broken`}},
+		{func() {}, nil},
+		{broken(nil), []string{`INFO collector works again collector=tcp`}},
+		{func() {}, nil},
+		{broken(errBroken), []string{`WARN collector failed collector=tcp err=netlink is broken`}},
+		// Nobody waits for that scrape any more: it says nothing, and changes nothing.
+		{broken(context.Canceled), nil},
+		{broken(errBroken), nil},
+		{broken(fmt.Errorf("dump: %w", context.Canceled)), nil},
+		{broken(nil), []string{`INFO collector works again collector=tcp`}},
+		{broken(context.Canceled), nil},
+		{broken(nil), nil},
+		{broken(errScrapeTimeout), []string{`WARN collector failed collector=tcp err=not ready before the scrape timeout`}},
+		{broken(snapshot.ErrOff), nil},
+	} {
+		step.change()
+		for range 2 {
+			exposition(t, c)
+			if got := log.take(); !slices.Equal(got, step.want) {
+				t.Errorf("step %d: logged %q, want %q", i, got, step.want)
+			}
+			step.want = nil
+		}
+	}
+}
+
+func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {
+	var s snapshot.Snapshot
+	log := new(logbook)
+	c := New(func(context.Context) snapshot.Snapshot { return s }, newLogger(log))
+	over := wholeSnapshot(t)
+	within := wholeSnapshot(t)
+	within.Watch.Data.Dropped = 0
+	unknown := snapshot.Snapshot{Watch: snapshot.Part[watch.Set]{Err: context.Canceled}}
+	for i, step := range []struct {
+		take snapshot.Snapshot
+		want []string
+	}{
+		{within, nil},
+		{over, []string{overBudget}},
+		{over, nil},
+		{unknown, nil},
+		{over, nil},
+		{within, nil},
+		{over, []string{overBudget}},
+	} {
+		s = step.take
+		exposition(t, c)
+		if got := log.take(); !slices.Equal(got, step.want) {
+			t.Errorf("step %d: logged %q, want %q", i, got, step.want)
+		}
+	}
+}

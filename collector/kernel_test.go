@@ -1,0 +1,234 @@
+package collector
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// serve serves the metrics of a namespace over HTTP.
+func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
+	t.Helper()
+	watcher, err := watch.New(watch.Config{
+		Ports:     []watch.Spec{{Range: watch.Range{First: 7, Last: 7}}},
+		Listeners: true,
+		MaxPorts:  512,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taker := snapshot.New(snapshot.Config{
+		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
+		Watcher:   watcher,
+		TCP:       true,
+		Listeners: true,
+		NetNS:     ns.FD(),
+	})
+	logger := slog.New(slog.DiscardHandler)
+	t.Cleanup(func() {
+		if err := taker.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return start(t, New(taker.Take, logger).Handler(prometheus.NewRegistry(), logger))
+}
+
+// mix makes sockets of both families in every state that ss shows, on three ports.
+func mix(t *testing.T, ns *kerneltest.NetNS) {
+	t.Helper()
+	v4, v6 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
+	only := true
+	dual := ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), 8080), kerneltest.Options{})
+	separate4 := ns.Listen(t, netip.AddrPortFrom(netip.IPv4Unspecified(), 4840), kerneltest.Options{})
+	separate6 := ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), 4840), kerneltest.Options{V6Only: &only})
+	for range 3 {
+		ns.Listen(t, netip.AddrPortFrom(v4, 9000), kerneltest.Options{ReusePort: true})
+	}
+	n := 0
+	for _, state := range kerneltest.States() {
+		// ss of iproute2 before 6.8 does not ask for bound-inactive ones.
+		if state == kerneltest.StateListen || state == kerneltest.StateClose {
+			continue
+		}
+		for _, p := range []struct {
+			l    *kerneltest.Listener
+			from netip.Addr
+		}{{dual, v4}, {dual, v6}, {separate4, v4}, {separate6, v6}} {
+			n++
+			p.l.Peers(t, state, 1+n%5, p.from)
+		}
+	}
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 300, Listeners: []*kerneltest.Listener{separate4}})
+}
+
+// ssStates are the names of ss for the names of the metrics.
+var ssStates = map[string]string{
+	"ESTAB": "established", "SYN-SENT": "syn_sent", "SYN-RECV": "syn_recv", "FIN-WAIT-1": "fin_wait1",
+	"FIN-WAIT-2": "fin_wait2", "TIME-WAIT": "time_wait", "UNCONN": "close", "CLOSE-WAIT": "close_wait",
+	"LAST-ACK": "last_ack", "LISTEN": "listen", "CLOSING": "closing",
+}
+
+// countBySS makes the samples of sockstate_tcp_sockets, but those that are 0, from ss -tan.
+func countBySS(t *testing.T, ns *kerneltest.NetNS, ports []string) map[string]float64 {
+	t.Helper()
+	ss := kerneltest.RequireCommand(t, "ss")
+	counts := make(map[string]float64)
+	for family, flag := range map[string]string{"ipv4": "-4", "ipv6": "-6"} {
+		for line := range strings.Lines(ns.Output(t, ss, "-H", flag, "-tan")) {
+			fields := strings.Fields(line) // state, two queues, local, remote
+			if len(fields) < 5 || ssStates[fields[0]] == "" {
+				t.Fatalf("ss says %q", line)
+			}
+			port := fields[3][strings.LastIndex(fields[3], ":")+1:]
+			if slices.Contains(ports, port) {
+				counts[fmt.Sprintf(`sockstate_tcp_sockets{family="%s", port="%s", state="%s"}`, family, port, ssStates[fields[0]])]++
+			}
+		}
+	}
+	return counts
+}
+
+func scrapeOf(t *testing.T, client *http.Client) map[string]float64 {
+	t.Helper()
+	res, err := client.Do(request(t.Context(), t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	return samples(t, res)
+}
+
+func TestKernelSocketsAreAsSSCountsThem(t *testing.T) {
+	ns := kerneltest.New(t)
+	mix(t, ns)
+	all := scrapeOf(t, serve(t, ns))
+
+	got := make(map[string]float64)
+	for name, v := range all {
+		if strings.HasPrefix(name, "sockstate_tcp_sockets{") {
+			got[name] = v
+		}
+	}
+	ports := []string{"7", "4840", "8080", "9000"}
+	if want := len(ports) * 2 * 11; len(got) != want {
+		t.Errorf("%d samples, want %d: each port, family and state", len(got), want)
+	}
+	maps.DeleteFunc(got, func(_ string, v float64) bool { return v == 0 })
+	want := countBySS(t, ns, ports)
+	if kinds := 3*10 + 1; len(want) != kinds { // all states three times, and the listeners of 9000
+		t.Fatalf("ss counts sockets of %d kinds, want %d: %v", len(want), kinds, want)
+	}
+	for name := range want {
+		if got[name] != want[name] {
+			t.Errorf("%s is %v, ss counts %v", name, got[name], want[name])
+		}
+		delete(got, name)
+	}
+	for name, v := range got {
+		t.Errorf("%s is %v, ss counts none", name, v)
+	}
+	for _, name := range []string{"tcp", "listener", "watch"} {
+		if all[`sockstate_scrape_collector_success{collector="`+name+`"}`] != 1 {
+			t.Errorf("collector %s failed", name)
+		}
+	}
+}
+
+func TestKernelConcurrentScrapes(t *testing.T) {
+	ns := kerneltest.New(t)
+	mix(t, ns)
+	client := serve(t, ns)
+	const sample = `sockstate_tcp_sockets{family="ipv4",netns="",port="4840",state="listen"} 1`
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			for n := range 10 {
+				r := request(t.Context(), t)
+				hurried := (i+n)%3 == 0
+				if hurried {
+					r.Header.Set(timeoutHeader, "0.001")
+				}
+				body, err := body(client.Do(r))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if !hurried && !strings.Contains(body, sample) {
+					t.Errorf("no %s in an answer of %d bytes", sample, len(body))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// body is that of an answer with status 200.
+func body(res *http.Response, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("status %s", res.Status)
+	}
+	b, err := io.ReadAll(res.Body)
+	return string(b), err
+}
+
+func TestKernelHostileDevice(t *testing.T) {
+	ns := kerneltest.New(t)
+	for i, name := range []string{"\xff\xfe", "\xfe\xff"} {
+		ns.AddDummy(t, name, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 32))
+		ns.Listen(t, netip.AddrPortFrom(netip.IPv4Unspecified(), 4840), kerneltest.Options{Device: name})
+	}
+	devices := make(map[string]bool)
+	for name := range scrapeOf(t, serve(t, ns)) {
+		if _, rest, ok := strings.Cut(name, `sockstate_tcp_listener_info{address="0.0.0.0", family="ipv4", interface="`); ok {
+			device, _, _ := strings.Cut(rest, `"`)
+			devices[device] = true
+		}
+	}
+	if len(devices) != 2 {
+		t.Errorf("devices %v, want two", devices)
+	}
+	for device := range devices {
+		if !strings.HasPrefix(device, "\uFFFD\uFFFD#") {
+			t.Errorf("device %q, want two replacement characters and the index", device)
+		}
+	}
+}
+
+// An exporter starts before, or without, what it watches.
+func TestKernelEmptyNamespace(t *testing.T) {
+	ns := kerneltest.New(t)
+	got := scrapeOf(t, serve(t, ns))
+	n := 0
+	for name, v := range got {
+		if strings.HasPrefix(name, "sockstate_tcp_sockets{") || strings.HasPrefix(name, "sockstate_tcp_time_wait_remaining_seconds{") {
+			n++
+			if v != 0 {
+				t.Errorf("%s is %v, want 0", name, v)
+			}
+		}
+	}
+	if want := 2*11 + 2; n != want {
+		t.Errorf("%d samples of port 7, want %d", n, want)
+	}
+	if took := got[`sockstate_scrape_collector_duration_seconds{collector="tcp"}`]; took <= 0 {
+		t.Errorf("duration of tcp is %v s", took)
+	}
+}

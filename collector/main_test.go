@@ -1,0 +1,149 @@
+package collector
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/expfmt"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
+
+var (
+	errBroken = errors.New("netlink is broken")
+	errOther  = errors.New("netlink is broken in another way")
+)
+
+// hostileNames of network devices, all but the last legal (dev_valid_name).
+var hostileNames = []string{
+	"\xff\xfe", "\xfe\xff", "new\nline", `"q"\`, "tab\there", "\u202egnirts", strings.Repeat("é", 5000),
+}
+
+// overBudget is logged for the first wholeSnapshot.
+const overBudget = "WARN more ports to watch than --watch.max-ports allows limit=2 not_watched=1"
+
+// wholeSnapshot has something of everything that a Collector renders.
+func wholeSnapshot(t testing.TB) snapshot.Snapshot {
+	t.Helper()
+	watcher, err := watch.New(watch.Config{
+		Ports:     []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
+		Listeners: true,
+		MaxPorts:  2,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := snapshot.PortSockets{Number: 4840}
+	for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
+		busy.IPv4.States[state] = uint64(state)
+		busy.IPv6.States[state] = 1_000_000 * uint64(state)
+	}
+	busy.IPv4.TimeWaitRemaining = 59_999 * time.Millisecond
+	busy.IPv6.TimeWaitRemaining = time.Millisecond
+
+	group := func(port uint16, address string, ifindex uint32) snapshot.Group {
+		g := snapshot.Group{GroupKey: snapshot.GroupKey{
+			Port: port, Family: netlinkdiag.FamilyIPv4, Address: netip.MustParseAddr(address), Ifindex: ifindex,
+		}, Sockets: 1, QueueLimit: 128, DropsKnown: true}
+		if g.Address.Is6() {
+			g.Family = netlinkdiag.FamilyIPv6
+		}
+		return g
+	}
+	reused := group(80, "0.0.0.0", 0)
+	reused.Sockets, reused.Queue, reused.QueueLimit, reused.QueueRatio, reused.Drops = 4, 130, 512, 129.0/128, math.MaxUint32+1
+	dual, only, mapped := group(80, "::", 0), group(4840, "::", 0), group(4840, "::ffff:192.0.2.1", 0)
+	only.V6Only = true
+	mapped.DropsKnown = false
+	groups := []snapshot.Group{reused, dual, only, mapped}
+	for i, name := range hostileNames {
+		g := group(4840, "0.0.0.0", uint32(i+2))
+		g.Interface = name
+		groups = append(groups, g)
+	}
+	plain := group(4840, "0.0.0.0", 99)
+	plain.Interface = "eth0.100"
+
+	known := func(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
+	return snapshot.Snapshot{
+		Watch:     snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+		Listeners: snapshot.Part[[]snapshot.Group]{Data: append(groups, plain), Duration: 2 * time.Millisecond},
+		TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
+		Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
+			TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
+			ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232), Sockets: known(6),
+		}, Duration: 4 * time.Millisecond},
+	}
+}
+
+// collectorOf makes metrics of the same snapshot again and again.
+func collectorOf(s snapshot.Snapshot) (*Collector, *logbook) {
+	log := new(logbook)
+	return New(func(context.Context) snapshot.Snapshot { return s }, slog.New(log)), log
+}
+
+// exposition is what the Collector exposes, as text.
+func exposition(t *testing.T, c *Collector) []byte {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(c.Scrape(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, f := range families {
+		if err := enc.Encode(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
+}
+
+// A logbook is a slog.Handler that keeps what it is given.
+type logbook struct {
+	mu      sync.Mutex
+	records []string // level, message and attributes
+}
+
+func (l *logbook) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logbook) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *logbook) WithGroup(string) slog.Handler            { return l }
+
+func (l *logbook) Handle(_ context.Context, r slog.Record) error {
+	line := r.Level.String() + " " + r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		line += " " + a.String()
+		return true
+	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records = append(l.records, line)
+	return nil
+}
+
+// take returns what was logged since the last take.
+func (l *logbook) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.records = nil }()
+	return l.records
+}

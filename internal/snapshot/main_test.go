@@ -1,0 +1,223 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/netlinkdiag/diagtest"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
+
+const retention = 10 * time.Minute
+
+// A fake is a diagtest.Kernel whose sockets and answers change from one request to the next.
+type fake struct {
+	diagtest.Kernel
+
+	mu      sync.Mutex
+	sockets []netlinkdiag.Socket
+	listen  func(diagtest.Request) []diagtest.Datagram // nil: from sockets
+	tcp     func(diagtest.Request) []diagtest.Datagram
+}
+
+func newFake(sockets ...netlinkdiag.Socket) *fake {
+	f := &fake{sockets: sockets}
+	f.Answer = f.answer
+	return f
+}
+
+func (f *fake) set(sockets ...netlinkdiag.Socket) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sockets = sockets
+}
+
+// script replaces the answers to dumps of listeners and of all others.
+func (f *fake) script(listen, tcp func(diagtest.Request) []diagtest.Datagram) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.listen, f.tcp = listen, tcp
+}
+
+func (f *fake) answer(req diagtest.Request) []diagtest.Datagram {
+	f.mu.Lock()
+	answer, sockets := f.tcp, f.sockets
+	if forListeners(req) {
+		answer = f.listen
+	}
+	f.mu.Unlock()
+	if answer == nil {
+		return diagtest.Dump(req, sockets)
+	}
+	return answer(req)
+}
+
+func forListeners(req diagtest.Request) bool {
+	return req.States == netlinkdiag.States(netlinkdiag.StateListen)
+}
+
+// dumps are how many dumps of listeners, and of other sockets, were asked for.
+func (f *fake) dumps() (listen, tcp int) {
+	for _, req := range f.Requests() {
+		if forListeners(req) {
+			listen++
+		} else {
+			tcp++
+		}
+	}
+	return listen, tcp
+}
+
+// refuse answers with an error.
+func refuse(err error) func(diagtest.Request) []diagtest.Datagram {
+	return func(diagtest.Request) []diagtest.Datagram { return []diagtest.Datagram{{Err: err}} }
+}
+
+// config is of a Taker of the fake kernel, with every part on.
+func (f *fake) config() Config {
+	return Config{
+		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{Open: f.Open}) },
+		Retention: retention,
+		TCP:       true,
+		Listeners: true,
+		Stack:     func() (stack.Stats, error) { return someStats(), nil },
+	}
+}
+
+// newTaker is a Taker that watches ports, and is closed when the test ends.
+func newTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
+	t.Helper()
+	taker := openTaker(t, cfg, ports)
+	t.Cleanup(func() {
+		if err := taker.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return taker
+}
+
+func openTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
+	t.Helper()
+	var err error
+	if cfg.Watcher, err = watch.New(ports); err != nil {
+		t.Fatal(err)
+	}
+	return New(cfg)
+}
+
+// discovering is what no flag means.
+func discovering() watch.Config {
+	return watch.Config{Listeners: true, Retention: retention, MaxPorts: 512}
+}
+
+func someStats() stack.Stats {
+	return stack.Stats{TimeWait: stack.Value{V: 7, OK: true}}
+}
+
+func socket(state netlinkdiag.State, local, remote string) netlinkdiag.Socket {
+	s := netlinkdiag.Socket{
+		Family: netlinkdiag.FamilyIPv4,
+		State:  state,
+		Local:  netip.MustParseAddrPort(local),
+		Remote: netip.MustParseAddrPort(remote),
+	}
+	if s.Local.Addr().Is6() {
+		s.Family = netlinkdiag.FamilyIPv6
+	}
+	return s
+}
+
+func listening(local string, cookie uint64) netlinkdiag.Socket {
+	remote := "0.0.0.0:0"
+	if netip.MustParseAddrPort(local).Addr().Is6() {
+		remote = "[::]:0"
+	}
+	s := socket(netlinkdiag.StateListen, local, remote)
+	s.Cookie, s.WQueue, s.HasMem = cookie, 128, true
+	return s
+}
+
+func withDrops(s netlinkdiag.Socket, drops uint32) netlinkdiag.Socket {
+	s.Mem.Drops = drops
+	return s
+}
+
+func timeWait(local, remote string, left time.Duration) netlinkdiag.Socket {
+	s := socket(netlinkdiag.StateTimeWait, local, remote)
+	s.Timer, s.Expires = netlinkdiag.TimerTimeWait, left
+	return s
+}
+
+// checkErrors compares the errors of the parts by errors.Is; nil wants none.
+func checkErrors(t *testing.T, s *Snapshot, watched, listeners, tcp, stack error) {
+	t.Helper()
+	for _, part := range []struct {
+		name      string
+		got, want error
+	}{
+		{"Watch", s.Watch.Err, watched},
+		{"Listeners", s.Listeners.Err, listeners},
+		{"TCP", s.TCP.Err, tcp},
+		{"Stack", s.Stack.Err, stack},
+	} {
+		if !errors.Is(part.got, part.want) {
+			t.Errorf("%s: error %v, want %v", part.name, part.got, part.want)
+		}
+	}
+}
+
+// whole takes a snapshot of which no part may be missing.
+func whole(t *testing.T, taker *Taker) Snapshot {
+	t.Helper()
+	s := taker.Take(context.Background())
+	checkErrors(t, &s, nil, nil, nil, nil)
+	if t.Failed() {
+		t.FailNow()
+	}
+	return s
+}
+
+func numbers(s *Snapshot) []uint16 {
+	var out []uint16
+	for _, p := range s.Watch.Data.Ports {
+		out = append(out, p.Number)
+	}
+	return out
+}
+
+func checkWatched(t *testing.T, s *Snapshot, want ...uint16) {
+	t.Helper()
+	if got := numbers(s); !slices.Equal(got, want) {
+		t.Errorf("watched ports %v, want %v", got, want)
+	}
+}
+
+// port is the sockets of a port that must be there.
+func port(t *testing.T, s *Snapshot, number uint16) PortSockets {
+	t.Helper()
+	for i, p := range s.Watch.Data.Ports {
+		if p.Number == number && i < len(s.TCP.Data) && s.TCP.Data[i].Number == number {
+			return s.TCP.Data[i]
+		}
+	}
+	t.Fatalf("no sockets of port %d", number)
+	return PortSockets{}
+}
+
+// counts makes the States of a FamilySockets.
+func counts(of map[netlinkdiag.State]uint64) (out [netlinkdiag.NumStates]uint64) {
+	for state, n := range of {
+		out[state] = n
+	}
+	return out
+}
