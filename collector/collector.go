@@ -7,29 +7,29 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/watch"
 )
 
-// A family renders one part of a snapshot.
-type family interface {
-	// name is the value of the collector label; empty for a family that is no collector.
+// A renderer makes metrics of one part of a snapshot.
+type renderer interface {
+	// name is the value of the collector label; empty for one that is no collector.
 	name() string
 	metrics() []*Metric
 	// outcome is how long the part took and why it is missing, if it is.
 	outcome(*snapshot.Snapshot) (time.Duration, error)
-	collect(*snapshot.Snapshot, sink)
+	collect(*snapshot.Snapshot, *sink)
 }
 
 // A Collector makes metrics of snapshots.
 type Collector struct {
-	take     func(context.Context) snapshot.Snapshot
-	logger   *slog.Logger
-	families []family
-	success  *Metric
-	duration *Metric
+	take      func(context.Context) snapshot.Snapshot
+	logger    *slog.Logger
+	renderers []renderer
+	success   *Metric
+	duration  *Metric
 
 	mu      sync.Mutex
 	failed  map[string]string // collector -> the reason that was logged
@@ -41,7 +41,7 @@ func New(take func(context.Context) snapshot.Snapshot, logger *slog.Logger) *Col
 	return &Collector{
 		take:   take,
 		logger: logger,
-		families: []family{
+		renderers: []renderer{
 			newTCPFamily(),
 			newListenerFamily(),
 			newStackFamily(),
@@ -59,43 +59,28 @@ func New(take func(context.Context) snapshot.Snapshot, logger *slog.Logger) *Col
 // Metrics are the definitions of everything that the Collector exposes, in order.
 func (c *Collector) Metrics() []*Metric {
 	var all []*Metric
-	for _, f := range c.families {
+	for _, f := range c.renderers {
 		all = append(all, f.metrics()...)
 	}
 	return append(all, c.success, c.duration)
 }
 
-// Scrape is a prometheus.Collector for one scrape, which ends with ctx.
-func (c *Collector) Scrape(ctx context.Context) prometheus.Collector {
-	return scrape{Collector: c, ctx: ctx}
-}
-
-type scrape struct {
-	*Collector
-	ctx context.Context //nolint:containedctx // prometheus.Collector has no other way in
-}
-
-// Describe implements prometheus.Collector.
-func (s scrape) Describe(ch chan<- *prometheus.Desc) {
-	for _, m := range s.Metrics() {
-		ch <- m.desc
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (s scrape) Collect(ch chan<- prometheus.Metric) {
-	snap := s.take(s.ctx)
-	s.reportDropped(snap.Watch.Data)
-	for _, f := range s.families {
-		f.collect(&snap, ch)
-		took, err := f.outcome(&snap)
+// Gather takes a snapshot, no longer than ctx lasts, and makes metrics of it.
+func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
+	snap := c.take(ctx)
+	c.reportDropped(snap.Watch.Data)
+	ch := newSink()
+	for _, r := range c.renderers {
+		r.collect(&snap, ch)
+		took, err := r.outcome(&snap)
 		if errors.Is(err, snapshot.ErrOff) {
 			continue
 		}
-		s.report(f.name(), err)
-		sink(ch).put(s.success, boolValue(err == nil), f.name())
-		sink(ch).put(s.duration, took.Seconds(), f.name())
+		c.report(r.name(), err)
+		ch.put(c.success, boolValue(err == nil), r.name())
+		ch.put(c.duration, took.Seconds(), r.name())
 	}
+	return ch.gathered()
 }
 
 // report logs a failure when it begins, or its reason changes, and when it is over. That

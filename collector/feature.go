@@ -29,7 +29,7 @@ func (*featureFamily) outcome(*snapshot.Snapshot) (time.Duration, error) {
 	return 0, snapshot.ErrOff
 }
 
-func (f *featureFamily) collect(s *snapshot.Snapshot, ch sink) {
+func (f *featureFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	available, reason := s.Watch.Err == nil, ""
 	var lacking *netlinkdiag.ModuleError
 	switch {

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // timeoutHeader is how Prometheus says when it stops waiting, in seconds.
@@ -30,9 +32,7 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 	scrape := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := withScrapeTimeout(r)
 		defer cancel()
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(c.Scrape(ctx))
-		promhttp.HandlerFor(prometheus.Gatherers{process, registry}, promhttp.HandlerOpts{
+		promhttp.HandlerFor(c.with(ctx, process), promhttp.HandlerOpts{
 			ErrorLog:          errorLog{ctx: r.Context(), logger: logger},
 			ErrorHandling:     promhttp.ContinueOnError,
 			Registry:          process,
@@ -40,6 +40,16 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 		}).ServeHTTP(w, r)
 	})
 	return promhttp.InstrumentMetricHandler(process, scrape)
+}
+
+// with gathers process as well. No name is in both.
+func (c *Collector) with(ctx context.Context, process prometheus.Gatherer) prometheus.GathererFunc {
+	return func() ([]*dto.MetricFamily, error) {
+		families, err := process.Gather()
+		families = append(families, c.Gather(ctx)...)
+		slices.SortFunc(families, byName)
+		return families, err
+	}
 }
 
 // An errorLog is the promhttp.Logger of one request. net/http ends the context of a client

@@ -40,7 +40,7 @@ func newListenerFamily() *listenerFamily {
 			"Length over limit of the fullest accept queue in the group; slightly above 1 when full, as the kernel takes one connection more. A limit of 0 counts as 1.",
 			"sock_diag, idiag_rqueue over idiag_wqueue", group...),
 		drops: counter("tcp_listener_drops_total",
-			"Connections dropped at this listener, for a full accept queue or another reason. Counts on when sockets of the group close or are replaced.",
+			"Packets of new connections dropped at this listener, for a full accept queue or another reason; a client that tries again counts again. Counts on when sockets of the group close or are replaced.",
 			"sock_diag, SK_MEMINFO_DROPS: sk_drops", group...),
 	}
 }
@@ -55,7 +55,7 @@ func (*listenerFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 	return s.Listeners.Duration, s.Listeners.Err
 }
 
-func (f *listenerFamily) collect(s *snapshot.Snapshot, ch sink) {
+func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	if s.Listeners.Err != nil {
 		return
 	}

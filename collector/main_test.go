@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
 	"sockstate_exporter/internal/kerneltest"
@@ -100,14 +101,7 @@ func collectorOf(s snapshot.Snapshot) (*Collector, *logbook) {
 // exposition is what the Collector exposes, as text.
 func exposition(t *testing.T, c *Collector) []byte {
 	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	if err := registry.Register(c.Scrape(t.Context())); err != nil {
-		t.Fatal(err)
-	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	families := pedantic(t, c.Gather(t.Context()))
 	var b bytes.Buffer
 	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
 	for _, f := range families {
@@ -116,6 +110,19 @@ func exposition(t *testing.T, c *Collector) []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// pedantic passes families through client_golang's own checks: names, types, labels in
+// order, each combination of values once.
+func pedantic(t *testing.T, families []*dto.MetricFamily) []*dto.MetricFamily {
+	t.Helper()
+	checked, err := prometheus.Gatherers{prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		return families, nil
+	})}.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return checked
 }
 
 // A logbook is a slog.Handler that keeps what it is given.

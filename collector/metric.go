@@ -1,10 +1,12 @@
 package collector
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // A Metric defines one metric family.
@@ -14,31 +16,113 @@ type Metric struct {
 	Labels []string
 	Help   string // for the exposition; says the unit, and what is absent when
 	Source string // where the kernel, or the exporter, has it from
-
-	desc *prometheus.Desc
 }
 
 func gauge(name, help, source string, labels ...string) *Metric {
-	return newMetric(prometheus.GaugeValue, name, help, source, labels)
+	return &Metric{Name: "sockstate_" + name, Type: prometheus.GaugeValue, Labels: labels, Help: help, Source: source}
 }
 
 func counter(name, help, source string, labels ...string) *Metric {
-	return newMetric(prometheus.CounterValue, name, help, source, labels)
+	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help, Source: source}
 }
 
-func newMetric(typ prometheus.ValueType, name, help, source string, labels []string) *Metric {
-	name = "sockstate_" + name
-	return &Metric{
-		Name: name, Type: typ, Labels: labels, Help: help, Source: source,
-		desc: prometheus.NewDesc(name, help+" ("+source+")", labels, nil),
+// A sink takes the samples of a scrape and makes families of them.
+//
+// It builds what a prometheus.Registry would gather, without one: on a usual host, with some
+// thousand series, checking and sorting metrics that are right by construction took most of a
+// scrape (docs/performance.md). Equal label pairs are made once, everything else in slabs.
+type sink struct {
+	families map[*Metric]*family
+	pairs    map[pair]*dto.LabelPair
+
+	metrics  slab[dto.Metric]
+	gauges   slab[dto.Gauge]
+	counters slab[dto.Counter]
+	values   slab[float64]
+	labels   slab[*dto.LabelPair]
+}
+
+// A family is the samples of a Metric.
+type family struct {
+	dto   *dto.MetricFamily
+	order []int // of the Metric's labels, by name
+}
+
+type pair struct{ name, value string }
+
+func newSink() *sink {
+	return &sink{families: make(map[*Metric]*family), pairs: make(map[pair]*dto.LabelPair)}
+}
+
+// put adds a sample; values are those of m.Labels, each combination of them once.
+func (s *sink) put(m *Metric, value float64, values ...string) {
+	f := s.family(m)
+	sample := &s.metrics.take(1)[0]
+	sample.Label = s.labels.take(len(f.order))
+	for i, j := range f.order {
+		sample.Label[i] = s.pair(m.Labels[j], values[j])
 	}
+	number := &s.values.take(1)[0]
+	*number = value
+	if m.Type == prometheus.CounterValue {
+		sample.Counter = &s.counters.take(1)[0]
+		sample.Counter.Value = number
+	} else {
+		sample.Gauge = &s.gauges.take(1)[0]
+		sample.Gauge.Value = number
+	}
+	f.dto.Metric = append(f.dto.Metric, sample)
 }
 
-// A sink takes the samples of a scrape.
-type sink chan<- prometheus.Metric
+func (s *sink) family(m *Metric) *family {
+	if f, ok := s.families[m]; ok {
+		return f
+	}
+	help, typ := m.Help+" ("+m.Source+")", dto.MetricType_GAUGE
+	if m.Type == prometheus.CounterValue {
+		typ = dto.MetricType_COUNTER
+	}
+	f := &family{dto: &dto.MetricFamily{Name: &m.Name, Help: &help, Type: &typ}}
+	for i := range m.Labels {
+		f.order = append(f.order, i)
+	}
+	slices.SortFunc(f.order, func(i, j int) int { return strings.Compare(m.Labels[i], m.Labels[j]) })
+	s.families[m] = f
+	return f
+}
 
-func (ch sink) put(m *Metric, value float64, labels ...string) {
-	ch <- prometheus.MustNewConstMetric(m.desc, m.Type, value, labels...)
+// gathered are the families, by name.
+func (s *sink) gathered() []*dto.MetricFamily {
+	var out []*dto.MetricFamily
+	for _, f := range s.families {
+		out = append(out, f.dto)
+	}
+	slices.SortFunc(out, byName)
+	return out
+}
+
+func byName(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) }
+
+func (s *sink) pair(name, value string) *dto.LabelPair {
+	p, ok := s.pairs[pair{name, value}]
+	if !ok {
+		n, v := name, value // the parameters themselves would be allocated in every call
+		p = &dto.LabelPair{Name: &n, Value: &v}
+		s.pairs[pair{name, value}] = p
+	}
+	return p
+}
+
+// A slab hands out zero values, some hundred to an allocation.
+type slab[T any] struct{ free []T }
+
+func (s *slab[T]) take(n int) []T {
+	if len(s.free) < n {
+		s.free = make([]T, max(n, 256))
+	}
+	taken := s.free[:n:n]
+	s.free = s.free[n:]
+	return taken
 }
 
 // maxLabel bounds a label value that comes from outside the exporter, in runes.

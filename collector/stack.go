@@ -51,7 +51,7 @@ func (*stackFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 }
 
 // collect shows what of the part there is, as each value has a file of its own.
-func (f *stackFamily) collect(s *snapshot.Snapshot, ch sink) {
+func (f *stackFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	stats := &s.Stack.Data
 	for _, v := range []struct {
 		metric *Metric

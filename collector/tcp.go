@@ -35,7 +35,7 @@ func (*tcpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 	return s.TCP.Duration, s.TCP.Err
 }
 
-func (f *tcpFamily) collect(s *snapshot.Snapshot, ch sink) {
+func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	if s.TCP.Err != nil {
 		return
 	}

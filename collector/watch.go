@@ -39,7 +39,7 @@ func (*watchFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 
 // collect shows the set also where it could not be brought up to date: asked-for ports are
 // watched whatever the kernel answers.
-func (f *watchFamily) collect(s *snapshot.Snapshot, ch sink) {
+func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	set := s.Watch.Data
 	if set.Limit == 0 {
 		return

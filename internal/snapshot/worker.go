@@ -153,23 +153,23 @@ func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[[]Por
 	return part
 }
 
+// maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
+// hosts the many, are then never copied, which takes up to a third off a dump. Where every
+// socket is on a watched port it costs, up to a fifth with 512 scattered ports, and the
+// program itself is audited at each dump, in time that grows with its square
+// (docs/performance.md).
+const maxKernelFilter = 1024
+
 func (w *worker) countTCP(ctx context.Context, listening []listener) ([]PortSockets, error) {
 	f := newFold(w.set)
 	if len(w.set.Ports) == 0 {
 		return f.ports, nil
 	}
-	// The kernel filters: at worst, when every socket matches, that costs nothing that can
-	// be measured, and what does not match is never copied (docs/performance.md). Only a
-	// filter beyond its limit of some 4,700 ports is left to the fold.
-	req := netlinkdiag.Request{
-		States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen),
-		Ports:  netlinkdiag.PortFilter{Local: ranges(w.set.Ports)},
+	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen)}
+	if len(w.set.Ports) <= maxKernelFilter {
+		req.Ports.Local = ranges(w.set.Ports)
 	}
 	err := w.dumpTCP(ctx, req, f)
-	if errors.Is(err, netlinkdiag.ErrFilterTooLarge) {
-		req.Ports = netlinkdiag.PortFilter{}
-		err = w.dumpTCP(ctx, req, f)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("dump tcp sockets: %w", err)
 	}
