@@ -1,0 +1,132 @@
+package kerneltest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cmd is an exec.Cmd whose process runs inside a network namespace, and is
+// killed when this process dies. Of exec.Cmd's methods, use only those to
+// start the process that are defined here, and Wait and the pipes as usual.
+type Cmd struct {
+	*exec.Cmd
+	ns *NetNS
+}
+
+// CommandContext prepares a command that runs inside the namespace. The
+// process is killed when ctx ends; the caller waits for it.
+func (n *NetNS) CommandContext(ctx context.Context, name string, args ...string) *Cmd {
+	return &Cmd{Cmd: exec.CommandContext(ctx, name, args...), ns: n}
+}
+
+// Command prepares a command that runs inside the namespace. When the test
+// ends, its process is killed and waited for.
+func (n *NetNS) Command(t testing.TB, name string, args ...string) *Cmd {
+	t.Helper()
+	c := n.CommandContext(context.Background(), name, args...)
+	t.Cleanup(c.Kill)
+	return c
+}
+
+// Output runs a command inside the namespace and returns its standard output.
+// The test fails when the command does.
+func (n *NetNS) Output(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := n.Command(t, name, args...).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("run %s %q: %v\n%s", name, args, err, exit.Stderr)
+		}
+		t.Fatalf("run %s %q: %v", name, args, err)
+	}
+	return string(out)
+}
+
+// As makes the process run with the user and group id, and no further groups.
+// It needs real root: [RequireRoot].
+func (c *Cmd) As(uid, gid uint32) *Cmd {
+	c.sysProcAttr().Credential = &syscall.Credential{Uid: uid, Gid: gid}
+	return c
+}
+
+// Start starts the process inside the namespace.
+func (c *Cmd) Start() error {
+	c.sysProcAttr().Pdeathsig = syscall.SIGKILL
+	started := make(chan error, 1)
+	go func() {
+		err := c.ns.Run(func() error {
+			err := c.Cmd.Start()
+			started <- err
+			if err == nil {
+				// Pdeathsig is sent when the thread that forked ends, so it
+				// has to outlive the process.
+				waitExit(c.Process.Pid)
+			}
+			return nil
+		})
+		if err != nil {
+			started <- err
+		}
+	}()
+	return <-started
+}
+
+// Run starts the process and waits for it.
+func (c *Cmd) Run() error {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// Output is exec.Cmd's, inside the namespace.
+func (c *Cmd) Output() ([]byte, error) {
+	var out, stderr bytes.Buffer
+	c.Stdout = &out
+	if c.Stderr == nil {
+		c.Stderr = &stderr
+	}
+	err := c.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		exit.Stderr = stderr.Bytes()
+	}
+	return out.Bytes(), err
+}
+
+// CombinedOutput is exec.Cmd's, inside the namespace.
+func (c *Cmd) CombinedOutput() ([]byte, error) {
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	err := c.Run()
+	return out.Bytes(), err
+}
+
+// Kill ends the process, if it runs, and waits for it.
+func (c *Cmd) Kill() {
+	if c.Process == nil || c.ProcessState != nil {
+		return
+	}
+	_ = c.Process.Kill()
+	_ = c.Wait()
+}
+
+func (c *Cmd) sysProcAttr() *syscall.SysProcAttr {
+	if c.SysProcAttr == nil {
+		c.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	return c.SysProcAttr
+}
+
+// waitExit waits until the child has ended, and leaves it to Wait to reap it.
+func waitExit(pid int) {
+	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+}

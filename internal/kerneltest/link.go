@@ -1,0 +1,69 @@
+package kerneltest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// AddDummy adds an interface that is up and has the given addresses. What is
+// sent out of it goes nowhere. Where the kernel lacks the dummy driver it is
+// one end of a veth pair, the other end being name+"p".
+func (n *NetNS) AddDummy(t testing.TB, name string, addrs ...netip.Prefix) {
+	t.Helper()
+	if err := n.addDummy(name, addrs); err != nil {
+		skipOrFatal(t, fmt.Errorf("add dummy interface %s: %w", name, err))
+	}
+}
+
+func (n *NetNS) addDummy(name string, addrs []netip.Prefix) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.FD()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	defer h.Close()
+
+	names := []string{name}
+	attrs := netlink.LinkAttrs{Name: name, TxQLen: -1}
+	err = h.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		names = append(names, name+"p") // both ends up, or there is no carrier
+		err = h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"})
+	}
+	if err != nil {
+		return fmt.Errorf("add link: %w", err)
+	}
+	for _, name := range names {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("find link %s: %w", name, err)
+		}
+		if err := h.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set link %s up: %w", name, err)
+		}
+	}
+
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find link: %w", err)
+	}
+	for _, prefix := range addrs {
+		addr := &netlink.Addr{IPNet: &net.IPNet{
+			IP:   prefix.Addr().AsSlice(),
+			Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen()),
+		}}
+		if prefix.Addr().Is6() {
+			addr.Flags = unix.IFA_F_NODAD // a tentative address cannot be bound
+		}
+		if err := h.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("add address %v: %w", prefix, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,384 @@
+package kerneltest
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// settle is how long the kernel gets for what takes it microseconds on
+// loopback.
+const settle = 5 * time.Second
+
+var errTimeout = errors.New("timed out")
+
+// Peer is a connection of a Listener, in some state, and its two ends.
+type Peer struct {
+	// Local is the socket on the listener's port. It is nil in syn_recv, whose
+	// socket has no descriptor, and in time_wait, whose was closed.
+	Local *Socket
+
+	// Remote is the other end. It is nil in close and time_wait.
+	Remote *Socket
+
+	// Addr is the remote address, zero in close. It is an IPv4 address also
+	// where the local socket has it v4-mapped.
+	Addr netip.AddrPort
+}
+
+// Close closes both ends; a connection is reset. TIME_WAIT sockets stay.
+func (p *Peer) Close() error {
+	var errs []error
+	for _, s := range []*Socket{p.Local, p.Remote} {
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Peers makes n sockets in the given state on the listener's local port, with
+// remote ends at the address from. Every one is seen in that state before it
+// returns. All are closed when the test ends.
+//
+// An IPv4 address from makes v4-mapped sockets on a dual-stack listener.
+// Listening sockets come from Listen, not from here. The listener must not be
+// bound to a device, and its accept queue must be empty.
+func (l *Listener) Peers(t testing.TB, state State, n int, from netip.Addr) []*Peer {
+	t.Helper()
+	peers, err := l.OpenPeers(state, n, from)
+	if err != nil {
+		skipOrFatal(t, err)
+	}
+	t.Cleanup(func() {
+		for _, p := range peers {
+			_ = p.Close()
+		}
+	})
+	return peers
+}
+
+// OpenPeers is Peers without a test: the caller closes each Peer.
+func (l *Listener) OpenPeers(state State, n int, from netip.Addr) (peers []*Peer, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("make %d %v sockets on port %d from %v: %w", n, state, l.Port(), from, err)
+			for _, p := range peers {
+				_ = p.Close()
+			}
+			peers = nil
+		}
+	}()
+	for range n {
+		p := new(Peer)
+		peers = append(peers, p)
+		if err := l.open(p, state, from.Unmap()); err != nil {
+			return peers, err
+		}
+	}
+	return peers, l.verify(peers, state)
+}
+
+// Queue connects n clients from the given address and leaves them to the
+// listener's accept queue, whether or not it has room: the sockets returned are
+// the clients, some of which may still be connecting.
+func (l *Listener) Queue(t testing.TB, n int, from netip.Addr) []*Socket {
+	t.Helper()
+	var clients []*Socket
+	t.Cleanup(func() {
+		for _, c := range clients {
+			_ = c.Close()
+		}
+	})
+	for range n {
+		c, err := l.client(from.Unmap())
+		if err != nil {
+			skipOrFatal(t, err)
+		}
+		clients = append(clients, c)
+		if err := c.connect(l.target(from.Unmap())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return clients
+}
+
+// open brings one connection into the state.
+func (l *Listener) open(p *Peer, state State, from netip.Addr) error {
+	switch state {
+	case StateClose:
+		return l.openBound(p, from)
+	case StateSynSent:
+		return l.openSynSent(p, from)
+	case StateSynRecv:
+		return l.openSynRecv(p, from)
+	case StateListen:
+		return errors.New("a listening socket is no peer: use Listen")
+	}
+	if err := l.connect(p, from); err != nil {
+		return err
+	}
+	switch state {
+	case StateEstablished:
+		return nil
+	case StateFinWait2:
+		return p.Local.Shutdown()
+	case StateCloseWait:
+		return p.Remote.Shutdown()
+	case StateFinWait1:
+		return p.finUnseen()
+	case StateClosing:
+		if err := p.finUnseen(); err != nil {
+			return err
+		}
+		return p.Remote.Shutdown()
+	case StateLastAck:
+		if err := p.Remote.Shutdown(); err != nil {
+			return err
+		}
+		if err := p.Local.await(StateCloseWait); err != nil {
+			return err
+		}
+		return p.finUnseen()
+	case StateTimeWait:
+		return p.timeWait()
+	default:
+		return fmt.Errorf("%v is not a TCP state", state)
+	}
+}
+
+// timeWait closes the local end, then the remote end.
+func (p *Peer) timeWait() error {
+	if err := p.Local.Orphan(); err != nil {
+		return err
+	}
+	// Two FINs that cross would put both ends into TIME_WAIT.
+	if err := waitFor(p.Remote.fd, unix.POLLRDHUP, settle); err != nil {
+		return fmt.Errorf("wait for FIN: %w", err)
+	}
+	err := p.Remote.Orphan()
+	p.Local, p.Remote = nil, nil
+	return err
+}
+
+// finUnseen sends a FIN from the local end that the remote end never sees.
+func (p *Peer) finUnseen() error {
+	// A socket that is closed with data unread sends a reset (tcp_close). So
+	// when the process dies its half-closed connections do not linger, and
+	// with them the namespace, until their retransmissions give up.
+	if _, err := unix.Write(p.Local.fd, []byte{0}); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	if err := waitFor(p.Remote.fd, unix.POLLIN, settle); err != nil {
+		return fmt.Errorf("wait for data: %w", err)
+	}
+	if err := p.Remote.Deafen(); err != nil {
+		return err
+	}
+	return p.Local.Shutdown()
+}
+
+// connect makes an established connection.
+func (l *Listener) connect(p *Peer, from netip.Addr) error {
+	var err error
+	if p.Remote, err = l.client(from); err != nil {
+		return err
+	}
+	if err := p.Remote.connect(l.target(from)); err != nil {
+		return err
+	}
+	p.Addr = p.Remote.local
+	p.Local, err = l.accept(p.Addr)
+	return err
+}
+
+// accept takes the connection of the client at addr from the accept queue.
+func (l *Listener) accept(client netip.AddrPort) (*Socket, error) {
+	if err := waitFor(l.fd, unix.POLLIN, settle); err != nil {
+		return nil, fmt.Errorf("accept from %v: %w", client, err)
+	}
+	fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("accept from %v: %w", client, err)
+	}
+	s := &Socket{fd: fd}
+	if got := unmap(addrPort(sa)); got != client {
+		_ = s.Close()
+		return nil, fmt.Errorf("accept from %v: accept queue held a connection from %v", client, got)
+	}
+	if err := s.readLocal(); err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// openSynRecv makes a connection request that never completes: the client does
+// not see the SYN-ACK.
+func (l *Listener) openSynRecv(p *Peer, from netip.Addr) error {
+	var err error
+	if p.Remote, err = l.client(from); err != nil {
+		return err
+	}
+	if err := p.Remote.Deafen(); err != nil {
+		return err
+	}
+	if err := p.Remote.connect(l.target(from)); err != nil {
+		return err
+	}
+	p.Addr = p.Remote.local
+	return nil
+}
+
+// openSynSent connects from the listener's port to a socket that does not
+// answer. That one is no listener, so that the namespace gets no further
+// listening port: it is made established by TCP_REPAIR, with the right pair of
+// addresses to receive the SYN.
+func (l *Listener) openSynSent(p *Peer, from netip.Addr) error {
+	var err error
+	if p.Remote, err = l.client(from); err != nil {
+		return err
+	}
+	if err := p.Remote.Deafen(); err != nil {
+		return err
+	}
+	// Left in repair mode, it also closes without a packet.
+	if err := p.Remote.setRepair(1); err != nil {
+		return err
+	}
+	if err := p.Remote.connect(l.target(from)); err != nil {
+		return err
+	}
+	p.Addr = p.Remote.local
+	if err := l.openBound(p, from); err != nil {
+		return err
+	}
+	remote := p.Addr
+	if !l.local.Addr().Is4() {
+		remote = netip.AddrPortFrom(netip.AddrFrom16(remote.Addr().As16()), remote.Port())
+	}
+	return p.Local.connect(remote)
+}
+
+// openBound binds a socket to the address that the listener accepts on.
+func (l *Listener) openBound(p *Peer, from netip.Addr) error {
+	addr := l.target(from)
+	if !l.local.Addr().Is4() {
+		addr = netip.AddrPortFrom(netip.AddrFrom16(addr.Addr().As16()), addr.Port())
+	}
+	var err error
+	if p.Local, err = l.ns.socket(family(addr.Addr()), unix.SOCK_STREAM, Options{}); err != nil {
+		return err
+	}
+	// TCP_REPAIR sets sk_reuse to SK_FORCE_REUSE, which no listener conflicts
+	// with (inet_csk_get_port); leaving it clears sk_reuse.
+	if err := p.Local.setRepair(1); err != nil {
+		return err
+	}
+	if err := p.Local.bind(addr); err != nil {
+		return err
+	}
+	if err := p.Local.setRepair(0); err != nil {
+		return err
+	}
+	return p.Local.setOptions(unix.SOCK_STREAM, Options{ReuseAddr: l.opts.ReuseAddr, ReusePort: l.opts.ReusePort})
+}
+
+func (s *Socket) setRepair(value int) error {
+	if err := unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, value); err != nil {
+		return fmt.Errorf("setsockopt TCP_REPAIR: %w", err)
+	}
+	return nil
+}
+
+// client makes a socket bound to the source address, its port left to connect.
+func (l *Listener) client(from netip.Addr) (*Socket, error) {
+	s, err := l.ns.socket(family(from), unix.SOCK_STREAM, Options{})
+	if err != nil {
+		return nil, err
+	}
+	err = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	if err != nil {
+		err = fmt.Errorf("setsockopt IP_BIND_ADDRESS_NO_PORT: %w", err)
+	} else {
+		err = s.bind(netip.AddrPortFrom(from, 0))
+	}
+	if err != nil {
+		_ = s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// target is where a client at the address from reaches the listener.
+func (l *Listener) target(from netip.Addr) netip.AddrPort {
+	addr := l.local.Addr().Unmap()
+	switch {
+	case !addr.IsUnspecified():
+	case !from.IsLoopback():
+		addr = from // on this host too; loopback addresses do not reach others
+	case from.Is4():
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	default:
+		addr = netip.IPv6Loopback()
+	}
+	return netip.AddrPortFrom(addr, l.local.Port())
+}
+
+// await waits until the socket is in the state.
+func (s *Socket) await(want State) error {
+	deadline := time.Now().Add(settle)
+	for {
+		got, err := s.State()
+		if err != nil || got == want {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("socket %v is in %v, want %v: %w", s.local, got, want, errTimeout)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// verify waits until every peer's local socket is in the state.
+func (l *Listener) verify(peers []*Peer, want State) error {
+	var unowned []*Peer
+	for _, p := range peers {
+		if p.Local == nil {
+			unowned = append(unowned, p)
+		} else if err := p.Local.await(want); err != nil {
+			return err
+		}
+	}
+	if len(unowned) == 0 {
+		return nil
+	}
+
+	deadline := time.Now().Add(settle)
+	for {
+		sockets, err := l.ns.TCPSockets()
+		if err != nil {
+			return err
+		}
+		states := make(map[netip.AddrPort]State)
+		for _, s := range sockets {
+			if s.Local.Port() == l.Port() {
+				states[unmap(s.Remote)] = s.State
+			}
+		}
+		var missing error
+		for _, p := range unowned {
+			if got := states[p.Addr]; got != want {
+				missing = fmt.Errorf("socket to %v is in %v, want %v: %w", p.Addr, got, want, errTimeout)
+			}
+		}
+		if missing == nil || time.Now().After(deadline) {
+			return missing
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

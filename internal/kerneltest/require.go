@@ -1,0 +1,84 @@
+package kerneltest
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// requireAllEnv turns every Skip into a failure when it is "1".
+const requireAllEnv = "SOCKSTATE_REQUIRE_ALL"
+
+// initUserNS is the inode of the initial user namespace: PROC_USER_INIT_INO,
+// include/linux/proc_ns.h.
+const initUserNS = 0xEFFFFFFD
+
+// Skip skips the test with a reason, or fails it where SOCKSTATE_REQUIRE_ALL=1
+// says that everything must run.
+func Skip(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(requireAllEnv) == "1" {
+		t.Fatalf("cannot run here, and "+requireAllEnv+"=1: "+format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// RequireCommand returns the path of the named program, or skips.
+func RequireCommand(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		Skip(t, "needs %s: %v", name, err)
+	}
+	return path
+}
+
+// RequireNetNS skips where network namespaces cannot be created.
+func RequireNetNS(t testing.TB) {
+	t.Helper()
+	ns, err := Open()
+	if err != nil {
+		skipOrFatal(t, err)
+	}
+	_ = ns.Close()
+}
+
+// RequireRoot skips unless the process is root, with CAP_SYS_ADMIN, in the
+// initial user namespace: what bpf(2) and becoming another user need. The
+// namespace that [Main] creates is not enough.
+func RequireRoot(t testing.TB) {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/user", &st); err != nil {
+		Skip(t, "needs root in the initial user namespace: stat /proc/self/ns/user: %v", err)
+	}
+	switch {
+	case st.Ino != initUserNS:
+		Skip(t, "needs root in the initial user namespace, this is another one")
+	case os.Geteuid() != 0:
+		Skip(t, "needs root, this is uid %d", os.Geteuid())
+	case !hasCaps(unix.CAP_SYS_ADMIN):
+		Skip(t, "needs root with CAP_SYS_ADMIN, which was dropped")
+	}
+}
+
+// skipOrFatal skips for what a host may refuse, and fails for the rest, which
+// is a defect.
+func skipOrFatal(t testing.TB, err error) {
+	t.Helper()
+	for _, refused := range []error{
+		unix.EPERM, unix.EACCES, unix.EROFS, // privileges, read-only /proc/sys
+		unix.ENOSPC,                        // user.max_net_namespaces
+		unix.EINVAL,                        // no CONFIG_NET_NS
+		unix.EAFNOSUPPORT, unix.EOPNOTSUPP, // no IPv6, no such link type
+		unix.EPROTONOSUPPORT, unix.ENOPROTOOPT, // no MPTCP, no TCP_REPAIR
+	} {
+		if errors.Is(err, refused) {
+			Skip(t, "%v", err)
+		}
+	}
+	t.Fatal(err)
+}
