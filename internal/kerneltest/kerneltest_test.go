@@ -90,8 +90,12 @@ func TestPeersAreInTheirState(t *testing.T) {
 }
 
 func TestStatesHaveNodeExportersNames(t *testing.T) {
-	want := "[established syn_sent syn_recv fin_wait1 fin_wait2 time_wait close close_wait last_ack listen closing]"
-	if got := fmt.Sprint(States()); got != want {
+	var names []string
+	for _, s := range States() {
+		names = append(names, s.String())
+	}
+	want := "established syn_sent syn_recv fin_wait1 fin_wait2 time_wait close close_wait last_ack listen closing"
+	if got := strings.Join(names, " "); got != want {
 		t.Errorf("states are %s, want %s", got, want)
 	}
 	if got := StateClosing; got != 11 {

@@ -33,7 +33,7 @@ func Open() (*NetNS, error) {
 			return fmt.Errorf("create network namespace: %w", err)
 		}
 		if err := loopbackUp(); err != nil {
-			ns.file.Close()
+			_ = ns.file.Close()
 			return fmt.Errorf("create network namespace: set lo up: %w", err)
 		}
 		return nil

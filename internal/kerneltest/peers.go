@@ -157,7 +157,7 @@ func (p *Peer) timeWait() error {
 		return err
 	}
 	// Two FINs that cross would put both ends into TIME_WAIT.
-	if err := waitFor(p.Remote.fd, unix.POLLRDHUP, settle); err != nil {
+	if err := waitFor(p.Remote.fd, unix.POLLRDHUP); err != nil {
 		return fmt.Errorf("wait for FIN: %w", err)
 	}
 	err := p.Remote.Orphan()
@@ -173,7 +173,7 @@ func (p *Peer) finUnseen() error {
 	if _, err := unix.Write(p.Local.fd, []byte{0}); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
-	if err := waitFor(p.Remote.fd, unix.POLLIN, settle); err != nil {
+	if err := waitFor(p.Remote.fd, unix.POLLIN); err != nil {
 		return fmt.Errorf("wait for data: %w", err)
 	}
 	if err := p.Remote.Deafen(); err != nil {
@@ -198,7 +198,7 @@ func (l *Listener) connect(p *Peer, from netip.Addr) error {
 
 // accept takes the connection of the client at addr from the accept queue.
 func (l *Listener) accept(client netip.AddrPort) (*Socket, error) {
-	if err := waitFor(l.fd, unix.POLLIN, settle); err != nil {
+	if err := waitFor(l.fd, unix.POLLIN); err != nil {
 		return nil, fmt.Errorf("accept from %v: %w", client, err)
 	}
 	fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)

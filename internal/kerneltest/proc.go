@@ -1,7 +1,7 @@
 package kerneltest
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -26,26 +26,21 @@ func (n *NetNS) TCPSockets() ([]TCPSocket, error) {
 	var all []TCPSocket
 	err := n.Run(func() error {
 		for _, name := range []string{"tcp", "tcp6"} {
-			f, err := os.Open("/proc/thread-self/net/" + name)
+			table, err := os.ReadFile("/proc/thread-self/net/" + name)
 			if os.IsNotExist(err) && name == "tcp6" {
 				continue // no IPv6
 			}
 			if err != nil {
 				return err
 			}
-			defer f.Close()
-			lines := bufio.NewScanner(f)
-			lines.Scan() // column heads
-			for lines.Scan() {
-				s, err := parseTCPSocket(lines.Text())
+			_, table, _ = bytes.Cut(table, []byte("\n")) // column heads
+			for line := range bytes.Lines(table) {
+				s, err := parseTCPSocket(string(line))
 				if err != nil {
 					return fmt.Errorf("parse /proc/net/%s: %w", name, err)
 				}
 				s.IPv6 = name == "tcp6"
 				all = append(all, s)
-			}
-			if err := lines.Err(); err != nil {
-				return fmt.Errorf("read /proc/net/%s: %w", name, err)
 			}
 		}
 		return nil

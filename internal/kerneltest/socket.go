@@ -307,8 +307,8 @@ func boolint(b bool) int {
 }
 
 // waitFor waits until the descriptor has one of the poll(2) events.
-func waitFor(fd int, events int16, timeout time.Duration) error {
-	deadline := time.Now().Add(timeout)
+func waitFor(fd int, events int16) error {
+	deadline := time.Now().Add(settle)
 	for {
 		left := time.Until(deadline)
 		if left <= 0 {

@@ -76,21 +76,36 @@ func MakeTimeWait(ns *NetNS, o TimeWaitOptions) error {
 	return nil
 }
 
+// openListeners opens those that the options ask for, up to the first error.
+func openListeners(ns *NetNS, o TimeWaitOptions) ([]*Listener, error) {
+	addr := o.Addr
+	if !addr.IsValid() {
+		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	var opened []*Listener
+	for _, port := range o.Ports {
+		l, err := ns.OpenListener(netip.AddrPortFrom(addr, port), o.Options)
+		if err != nil {
+			return opened, err
+		}
+		opened = append(opened, l)
+	}
+	return opened, nil
+}
+
 func makeTimeWait(ns *NetNS, o TimeWaitOptions) (err error) {
 	listeners := o.Listeners
 	if len(listeners) == 0 {
-		addr := o.Addr
-		if !addr.IsValid() {
-			addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		}
-		for _, port := range o.Ports {
-			l, err := ns.OpenListener(netip.AddrPortFrom(addr, port), o.Options)
-			if err != nil {
-				return err
+		opened, err := openListeners(ns, o)
+		defer func() {
+			for _, l := range opened {
+				_ = l.Close()
 			}
-			defer l.Close()
-			listeners = append(listeners, l)
+		}()
+		if err != nil {
+			return err
 		}
+		listeners = opened
 	}
 	if len(listeners) == 0 {
 		return errors.New("no port")
@@ -312,7 +327,7 @@ func (m *timeWaitMaker) isLocalPort(port uint16) bool {
 func (p *timeWaitPort) acceptOne() error {
 	fd, sa, err := unix.Accept4(p.listener.fd, unix.SOCK_CLOEXEC)
 	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-		if err := waitFor(p.listener.fd, unix.POLLIN, settle); err != nil {
+		if err := waitFor(p.listener.fd, unix.POLLIN); err != nil {
 			return fmt.Errorf("accept on %v: %w", p.target, err)
 		}
 		fd, sa, err = unix.Accept4(p.listener.fd, unix.SOCK_CLOEXEC)
@@ -337,7 +352,7 @@ func (p *timeWaitPort) closeClient(i, fd int) error {
 	defer unix.Close(fd)
 	// The FIN may wait for ksoftirqd. Were the client's to cross it, both ends
 	// would go through CLOSING to TIME_WAIT.
-	if err := waitFor(fd, unix.POLLRDHUP, settle); err != nil {
+	if err := waitFor(fd, unix.POLLRDHUP); err != nil {
 		return fmt.Errorf("wait for FIN of %v at %v: %w", p.target, p.clientAddr(i), err)
 	}
 	return nil
