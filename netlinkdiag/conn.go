@@ -96,7 +96,8 @@ func (c *Conn) useKernel(netns int) error {
 		c.open = func() (Transport, error) { return openKernel(0) }
 		return nil
 	}
-	fd, err := unix.FcntlInt(uintptr(netns), unix.F_DUPFD_CLOEXEC, 0)
+	// Not 0, which a process without standard input has free: see Config.NetNS.
+	fd, err := unix.FcntlInt(uintptr(netns), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return fmt.Errorf("duplicate network namespace descriptor: %w", err)
 	}
@@ -172,8 +173,8 @@ func (d *dump) run(req Request) error {
 	for walks := req.walks(); ; {
 		err := d.runWalks(walks)
 		switch {
-		case err == nil, d.ctx.Err() != nil:
-			return err
+		case err == nil:
+			return nil
 		case errors.Is(err, ErrInterrupted) && d.retries > 0:
 			d.retries--
 			if d.yielded && !d.yield(Socket{}, ErrRestarted) {
@@ -191,7 +192,9 @@ func (d *dump) run(req Request) error {
 // refusedCompat: the kernel answered, but does not know TCPDIAG_GETSOCK, or has no module
 // for it, which the request of today tells apart.
 func refusedCompat(err error) bool {
-	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
+	var refusal *Error
+	return errors.As(err, &refusal) && refusal.Op == "dump" &&
+		(errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT))
 }
 
 func (d *dump) runWalks(walks []Request) error {
@@ -212,6 +215,13 @@ func (d *dump) walk(req Request) (op string, err error) {
 	if d.conn.closed {
 		return "open", ErrClosed
 	}
+	if d.ctx.Err() != nil {
+		return "open", context.Cause(d.ctx)
+	}
+	m, err := req.message()
+	if err != nil {
+		return "send", err
+	}
 	if d.conn.transport == nil {
 		if d.conn.transport, err = d.conn.open(); err != nil {
 			return "open", err
@@ -226,16 +236,15 @@ func (d *dump) walk(req Request) (op string, err error) {
 		}
 	}()
 
-	m, err := req.message()
-	if err != nil {
-		return "send", err
-	}
 	if m, err = t.Send(m); err != nil {
 		return "send", d.cause(err)
 	}
 	op, err = d.receive(t, m.Header.Sequence)
+	if op == "dump" {
+		err = moduleError(req, err)
+	}
 	ended = err == nil || op == "dump"
-	return op, moduleError(req, err)
+	return op, err
 }
 
 // receive reads datagrams until the dump with the given sequence number has ended.

@@ -71,7 +71,7 @@ func (s *Socket) decode(b []byte) error {
 		Inode:       binary.NativeEndian.Uint32(b[68:]),
 	}
 	if s.State == 0 || s.State >= NumStates {
-		return &MessageError{Reason: "unknown " + s.State.String()}
+		return &MessageError{Reason: "unknown state " + itoa(s.State)}
 	}
 	sport, dport := binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
 	switch s.Family {
@@ -82,7 +82,7 @@ func (s *Socket) decode(b []byte) error {
 		s.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:])), sport)
 		s.Remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:])), dport)
 	default:
-		return &MessageError{Reason: "unknown " + s.Family.String()}
+		return &MessageError{Reason: "unknown family " + itoa(s.Family)}
 	}
 	return s.decodeAttributes(b[sizeofMsg:])
 }

@@ -45,7 +45,8 @@ type Socket struct {
 	UID, Inode uint32
 
 	// V6Only is IPV6_V6ONLY; the kernel reports it for IPv6 sockets in
-	// StateListen and StateClose, elsewhere it is false.
+	// StateListen and StateClose, elsewhere it is false. It is also set by bind(2)
+	// to an address that is neither `::` nor IPv4-mapped (inet6_bind).
 	V6Only bool
 
 	// Mem is set where Request.Extensions asked for ExtensionSKMemInfo and the

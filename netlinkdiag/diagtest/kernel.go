@@ -83,6 +83,9 @@ func (k *Kernel) answer(req Request) []Datagram {
 	if k.Answer != nil {
 		return k.Answer(req)
 	}
+	if req.Protocol != netlinkdiag.ProtocolTCP {
+		return Dump(req, nil)
+	}
 	return Dump(req, k.Sockets)
 }
 
@@ -90,12 +93,12 @@ func (k *Kernel) answer(req Request) []Datagram {
 type transport struct {
 	kernel *Kernel
 
-	mu      sync.Mutex
-	wake    chan struct{} // closed and renewed when the deadline or closed changes
-	seq     uint32
-	queue   []Datagram
-	expired bool
-	closed  bool
+	mu     sync.Mutex
+	wake   chan struct{} // closed and renewed when the deadline or closed changes
+	seq    uint32
+	queue  []Datagram
+	due    time.Time // the deadline, if not zero
+	closed bool
 }
 
 func (t *transport) Send(m netlink.Message) (netlink.Message, error) {
@@ -122,7 +125,7 @@ func (t *transport) Receive(b []byte) (int, error) {
 		case t.closed:
 			t.mu.Unlock()
 			return 0, os.ErrClosed
-		case t.expired:
+		case !t.due.IsZero() && !t.due.After(time.Now()):
 			t.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		case len(t.queue) > 0:
@@ -140,8 +143,15 @@ func (t *transport) Receive(b []byte) (int, error) {
 func (t *transport) SetReadDeadline(at time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expired = !at.IsZero() && !at.After(time.Now())
+	t.due = at
 	t.rouse()
+	if wait := time.Until(at); wait > 0 {
+		time.AfterFunc(wait, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.rouse()
+		})
+	}
 	return nil
 }
 
