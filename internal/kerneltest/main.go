@@ -22,7 +22,7 @@ const noUserNS = "kerneltest: running without a user namespace"
 
 // Main runs m and exits; call it from TestMain. A process that lacks
 // CAP_SYS_ADMIN or CAP_NET_ADMIN is run again, with the same arguments, in a
-// user and network namespace of its own, where it has both. Where the kernel
+// user and network namespace of its own, with lo up, where it has both. Where the kernel
 // refuses that, the tests run as they are and skip what they cannot do.
 func Main(m *testing.M) {
 	if os.Getenv(usernsEnv) == "" && !hasCaps(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN) {
@@ -31,6 +31,12 @@ func Main(m *testing.M) {
 			os.Exit(code)
 		}
 		fmt.Fprintf(os.Stderr, "%s: %v\n", noUserNS, err)
+	}
+	if os.Getenv(usernsEnv) != "" {
+		// Tests that need no namespace of their own still talk to themselves.
+		if err := loopbackUp(); err != nil {
+			fmt.Fprintf(os.Stderr, "kerneltest: set lo up: %v\n", err)
+		}
 	}
 	os.Exit(m.Run())
 }
