@@ -1,0 +1,508 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Failed bind() and listen() calls, counted by what the caller asked for.
+ *
+ * At the exit of a failed bind inet_sport is 0: the port that was asked for
+ * stands in the call's sockaddr alone. So the programs sit at the exit of the
+ * system call, where its arguments are still at hand: fexit gets them from the
+ * trampoline, the tracepoints keep them from entry to exit. From there on both
+ * are one function, failed().
+ *
+ * User space reads counts, and writes the watched ports, in memory it has
+ * mapped, not by bpf(2): while a task is inside a bpf(2) map command the kernel
+ * skips tracepoint programs on that CPU (bpf_disable_instrumentation), and where
+ * the task can be preempted there, others' failures would be missed.
+ */
+#include "kernel.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define AF_UNSPEC 0
+#define AF_INET 2
+#define AF_INET6 10
+#define SOCK_RAW 3
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_SCTP 132
+#define IPPROTO_MPTCP 262
+
+/* sizeof(struct sockaddr_in), SIN6_LEN_RFC2133, sizeof(struct sockaddr_storage):
+ * what inet_bind, inet6_bind and move_addr_to_kernel accept. */
+#define SIN_LEN 16
+#define SIN6_MIN_LEN 24
+#define SIN6_LEN 28
+#define ADDR_MAX_LEN 128
+
+enum op { OP_BIND, OP_LISTEN, OPS };
+enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
+enum protocol { PROTO_OTHER, PROTO_TCP, PROTO_UDP, PROTO_MPTCP, PROTO_SCTP, PROTOS };
+enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8, REUSES = 4 };
+enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
+
+/* Error numbers differ between architectures and the object does not know
+ * which one it runs on: the loader fills these in. Class 0 is any other. */
+const volatile u8 errno_class[ERRNO_MAX];
+const volatile u32 errno_ebadf;
+const volatile u32 errno_enotsock;
+const volatile u32 errno_eaddrinuse;
+const volatile u32 errno_eafnosupport;
+
+/* The address of the loader's own failing bind, by which it learns whether the
+ * attached programs see anything. */
+const volatile u8 probe_addr[16];
+u64 probes_seen;
+
+/* A bit for each port; 64-bit words so that user space changes one at a time. */
+u64 watched_ports[65536 / 64];
+
+/* Failures seen whose details did not fit the ring. */
+u64 events_lost;
+
+/* Failures seen whose socket could not be told any more: closed by another
+ * thread before the call returned, or no room to keep the call's arguments. */
+u64 unattributed;
+
+struct key {
+	u32 netns; /* inode number; 0: not a watched one */
+	u16 port;  /* host order; 0 with port_other set */
+	u8 port_other;
+	u8 op;
+	u8 family;
+	u8 protocol;
+	u8 errno_class;
+	u8 reuse;
+};
+
+struct slot {
+	u64 count; /* 0: the key is not valid (yet) */
+	struct key key;
+	u32 pad;
+};
+
+/* Counts live in an array, since only arrays can be mapped by user space. The
+ * first FIXED_SLOTS are for failures outside the watched namespaces and ports,
+ * and for those that find no free slot: there is always room, so all are
+ * counted. Of the rest the hash finds the slot of a key, and the queue holds
+ * the numbers of the free ones. The loader sets the sizes. */
+enum { FIXED_SLOTS = OPS * FAMILIES * PROTOS * ERRNO_CLASSES * REUSES };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct slot);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct key);
+	__type(value, u32);
+} slot_index SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1);
+	__type(value, u32);
+} free_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u8);
+} watched_netns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps");
+
+/* What the tracepoints keep from a call's entry to its exit, by thread. Not an
+ * LRU map: that may evict an entry in use while others are free. An entry goes
+ * at the exit, which a killed thread passes as well. */
+struct call {
+	u64 addr;
+	s32 fd;
+	s32 addrlen;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64);
+	__type(value, struct call);
+} calls SEC(".maps");
+
+/* The record of the ring. */
+struct event {
+	u64 boot_ns;
+	u64 cgroup_id;
+	u32 pid;
+	u32 tid;
+	u32 uid;
+	u32 netns;
+	s32 ifindex;
+	u32 scope_id;
+	u32 error;
+	u16 port;
+	u16 addr_family; /* of the sockaddr; 0: none could be read */
+	u8 op;
+	u8 family;
+	u8 protocol;
+	u8 flags;
+	u8 pad[4];
+	u8 addr[16];
+	u8 comm[16];
+};
+const struct event *event_type; /* puts the struct into the BTF, for bpf2go */
+
+/* What the call asked for. */
+struct request {
+	u8 addr[16];
+	u32 scope_id;
+	u16 addr_family;
+	u16 port;
+	u8 port_known;
+};
+
+union sockaddr {
+	u16 family;
+	struct {
+		u16 family;
+		u16 port;
+		u8 addr[4];
+		u8 zero[8];
+	} in;
+	struct {
+		u16 family;
+		u16 port;
+		u32 flowinfo;
+		u8 addr[16];
+		u32 scope_id;
+	} in6;
+};
+
+/* The port is known where the kernel itself would have read one: a sockaddr
+ * that is too short, too long, unreadable or of another family asks for none.
+ * AF_UNSPEC is a sockaddr_in to __inet_bind. */
+static __always_inline void read_sockaddr(struct request *req, const void *addr, s32 addrlen)
+{
+	union sockaddr sa = {};
+
+	if (addrlen < SIN_LEN || addrlen > ADDR_MAX_LEN)
+		return;
+	if (bpf_probe_read_user(&sa, SIN_LEN, addr))
+		return;
+
+	if (sa.family == AF_INET || sa.family == AF_UNSPEC) {
+		__builtin_memcpy(req->addr, sa.in.addr, 4);
+	} else if (sa.family == AF_INET6 && addrlen >= SIN6_MIN_LEN) {
+		if (bpf_probe_read_user(&sa, SIN6_MIN_LEN, addr))
+			return;
+		__builtin_memcpy(req->addr, sa.in6.addr, 16);
+		if (addrlen >= SIN6_LEN)
+			bpf_probe_read_user(&req->scope_id, sizeof(req->scope_id),
+					    addr + SIN6_MIN_LEN);
+	} else {
+		return;
+	}
+	req->addr_family = sa.family == AF_INET6 ? AF_INET6 : AF_INET;
+	req->port = be16(sa.in.port);
+	req->port_known = 1;
+}
+
+/* listen() asks for the port and address the socket is bound to. */
+static __always_inline void read_bound(struct request *req, struct sock *sk, u16 family)
+{
+	req->addr_family = family;
+	if (family == AF_INET)
+		bpf_probe_read_kernel(req->addr, 4, &sk->__sk_common.skc_rcv_saddr);
+	else
+		bpf_probe_read_kernel(req->addr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+	req->port = READ(sk->__sk_common.skc_num);
+	req->port_known = 1;
+}
+
+/* sockfd_lookup_light by hand. Only sockfs has files of type S_IFSOCK that are
+ * open: a socket in a file system can only be had with O_PATH, and then has no
+ * private_data. */
+static __always_inline struct sock *socket_of(s32 fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct files_struct *files = READ(task->files);
+	struct fdtable *fdt = READ(files->fdt);
+	struct file **table, *file = 0;
+	struct inode *inode;
+	struct socket *sock;
+
+	if ((u32)fd >= READ(fdt->max_fds))
+		return 0;
+	table = READ(fdt->fd);
+	bpf_probe_read_kernel(&file, sizeof(file), table + (u32)fd);
+	if (!file)
+		return 0;
+	inode = READ(file->f_inode);
+	if ((READ(inode->i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	sock = READ(file->private_data);
+	if (!sock)
+		return 0;
+	return READ(sock->sk);
+}
+
+/* A raw socket's protocol is what it filters for, not what it is. */
+static __always_inline u8 protocol_class(u16 type, u16 protocol)
+{
+	if (type == SOCK_RAW)
+		return PROTO_OTHER;
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return PROTO_TCP;
+	case IPPROTO_UDP:
+		return PROTO_UDP;
+	case IPPROTO_MPTCP:
+		return PROTO_MPTCP;
+	case IPPROTO_SCTP:
+		return PROTO_SCTP;
+	}
+	return PROTO_OTHER;
+}
+
+static __always_inline int is_probe(const struct request *req)
+{
+	u8 differs = 0;
+
+	for (int i = 0; i < sizeof(req->addr); i++)
+		differs |= req->addr[i] ^ probe_addr[i];
+	return !differs;
+}
+
+/* Two CPUs may meet a new key at the same time: the one whose insertion fails
+ * gives its slot back and counts in the other's. */
+static __always_inline struct slot *slot_of(const struct key *key)
+{
+	u32 *nr = bpf_map_lookup_elem(&slot_index, key);
+	struct slot *slot;
+	u32 fresh;
+
+	if (nr)
+		return bpf_map_lookup_elem(&slots, nr);
+
+	if (!bpf_map_pop_elem(&free_slots, &fresh)) {
+		slot = bpf_map_lookup_elem(&slots, &fresh);
+		if (!slot)
+			return 0;
+		slot->key = *key;
+		if (!bpf_map_update_elem(&slot_index, key, &fresh, BPF_NOEXIST))
+			return slot;
+		bpf_map_push_elem(&free_slots, &fresh, 0);
+	}
+	nr = bpf_map_lookup_elem(&slot_index, key);
+	return nr ? bpf_map_lookup_elem(&slots, nr) : 0;
+}
+
+/* counts.go computes the same number backwards. */
+static __always_inline struct slot *fixed_slot_of(const struct key *key)
+{
+	u32 nr = key->op;
+
+	nr = nr * FAMILIES + key->family;
+	nr = nr * PROTOS + key->protocol;
+	nr = nr * ERRNO_CLASSES + key->errno_class;
+	nr = nr * REUSES + key->reuse;
+	return bpf_map_lookup_elem(&slots, &nr);
+}
+
+static __always_inline void count(const struct key *key)
+{
+	struct slot *slot = 0;
+
+	if (key->netns || !key->port_other)
+		slot = slot_of(key);
+	if (!slot)
+		slot = fixed_slot_of(key);
+	if (slot)
+		__sync_fetch_and_add(&slot->count, 1);
+}
+
+static __always_inline u8 port_watched(u16 port)
+{
+	return !port || (watched_ports[port / 64] >> (port % 64)) & 1;
+}
+
+/* All that happens to a call that failed, whichever way it was seen. */
+static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error)
+{
+	struct request req = {};
+	struct key key = {};
+	struct event *event;
+	struct sock *sk;
+	struct net *net;
+	u64 pid_tgid;
+	u16 family;
+	u32 netns;
+	u8 flags;
+
+	/* No socket, so neither family nor protocol: not counted. */
+	if (error == errno_ebadf || error == errno_enotsock)
+		return;
+	if (op == OP_LISTEN && error != errno_eaddrinuse)
+		return;
+
+	sk = socket_of(fd);
+	if (!sk) {
+		__sync_fetch_and_add(&unattributed, 1);
+		return;
+	}
+	family = READ(sk->__sk_common.skc_family);
+	if (family != AF_INET && family != AF_INET6)
+		return;
+
+	if (op == OP_LISTEN) {
+		read_bound(&req, sk, family);
+	} else {
+		read_sockaddr(&req, addr, addrlen);
+		if (error == errno_eafnosupport && is_probe(&req)) {
+			__sync_fetch_and_add(&probes_seen, 1);
+			return;
+		}
+	}
+
+	net = READ(sk->__sk_common.skc_net.net);
+	netns = READ(net->ns.inum);
+	flags = (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
+		(READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0);
+
+	if (bpf_map_lookup_elem(&watched_netns, &netns))
+		key.netns = netns;
+	if (req.port_known && port_watched(req.port))
+		key.port = req.port;
+	else
+		key.port_other = 1;
+	key.op = op;
+	key.family = family == AF_INET6 ? FAMILY_IPV6 : FAMILY_IPV4;
+	key.protocol = protocol_class(READ(sk->sk_type), READ(sk->sk_protocol));
+	if (error < ERRNO_MAX)
+		key.errno_class = errno_class[error];
+	key.reuse = flags;
+	count(&key);
+
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		__sync_fetch_and_add(&events_lost, 1);
+		return;
+	}
+	if (READ_BITS(sk, __sk_common.skc_ipv6only))
+		flags |= V6ONLY;
+	if (req.port_known)
+		flags |= PORT_KNOWN;
+	pid_tgid = bpf_get_current_pid_tgid();
+	event->boot_ns = bpf_ktime_get_boot_ns();
+	event->cgroup_id = bpf_get_current_cgroup_id();
+	event->pid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->uid = bpf_get_current_uid_gid();
+	event->netns = netns;
+	event->ifindex = READ(sk->__sk_common.skc_bound_dev_if);
+	event->scope_id = req.scope_id;
+	event->error = error;
+	event->port = req.port;
+	event->addr_family = req.addr_family;
+	event->op = op;
+	event->family = key.family;
+	event->protocol = key.protocol;
+	event->flags = flags;
+	__builtin_memset(event->pad, 0, sizeof(event->pad));
+	__builtin_memcpy(event->addr, req.addr, sizeof(event->addr));
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* int __sys_bind(int fd, struct sockaddr __user *umyaddr, int addrlen) */
+SEC("fexit/__sys_bind")
+int fexit_bind(u64 *ctx)
+{
+	s32 ret = ctx[3];
+
+	if (ret < 0)
+		failed(OP_BIND, ctx[0], (void *)ctx[1], ctx[2], -ret);
+	return 0;
+}
+
+/* int __sys_listen(int fd, int backlog) */
+SEC("fexit/__sys_listen")
+int fexit_listen(u64 *ctx)
+{
+	s32 ret = ctx[2];
+
+	if (ret < 0)
+		failed(OP_LISTEN, ctx[0], 0, 0, -ret);
+	return 0;
+}
+
+static __always_inline void keep(const struct call *call)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+
+	if (bpf_map_update_elem(&calls, &thread, call, BPF_ANY))
+		__sync_fetch_and_add(&unattributed, 1);
+}
+
+/* An exit without an entry is not the kernel's bind(): the call began before
+ * the programs were attached, or seccomp or ptrace answered in its stead. */
+static __always_inline void leave(const struct syscall_exit *ctx, u8 op)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct call *kept = bpf_map_lookup_elem(&calls, &thread);
+	s32 ret = ctx->ret;
+	struct call call;
+
+	if (!kept)
+		return;
+	call = *kept;
+	bpf_map_delete_elem(&calls, &thread);
+	if (ret < 0)
+		failed(op, call.fd, (void *)call.addr, call.addrlen, -ret);
+}
+
+SEC("tracepoint/syscalls/sys_enter_bind")
+int enter_bind(const struct syscall_enter *ctx)
+{
+	struct call call = {
+		.fd = ctx->args[0],
+		.addr = ctx->args[1],
+		.addrlen = ctx->args[2],
+	};
+
+	keep(&call);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_bind")
+int exit_bind(const struct syscall_exit *ctx)
+{
+	leave(ctx, OP_BIND);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_enter_listen")
+int enter_listen(const struct syscall_enter *ctx)
+{
+	struct call call = { .fd = ctx->args[0] };
+
+	keep(&call);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_listen")
+int exit_listen(const struct syscall_exit *ctx)
+{
+	leave(ctx, OP_LISTEN);
+	return 0;
+}

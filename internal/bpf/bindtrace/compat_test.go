@@ -1,0 +1,106 @@
+//go:build linux && amd64
+
+package bindtrace
+
+import (
+	"encoding/binary"
+	"errors"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+// compatCode fails to bind twice to 192.0.2.1:4840, by socketcall(2) and by
+// bind(2) of the i386, and exits with the errno of both, or 1.
+func compatCode() []byte {
+	return slices.Concat(
+		[]byte{0x6a, 0x00, 0x6a, 0x01, 0x6a, 0x02}, // push 0, SOCK_STREAM, AF_INET
+		[]byte{0x89, 0xe1},                         // mov %esp, %ecx
+		[]byte{0xbb, 0x01, 0x00, 0x00, 0x00},       // mov $SYS_SOCKET, %ebx
+		[]byte{0xb8, 0x66, 0x00, 0x00, 0x00},       // mov $__NR_socketcall, %eax
+		[]byte{0xcd, 0x80},                         // int $0x80
+		[]byte{0x89, 0xc7},                         // mov %eax, %edi
+
+		[]byte{0x6a, 0x00, 0x6a, 0x00},             // push sin_zero
+		[]byte{0x68, 0xc0, 0x00, 0x02, 0x01},       // push 192.0.2.1
+		[]byte{0x68, 0x02, 0x00, 0x12, 0xe8},       // push AF_INET, 4840
+		[]byte{0x89, 0xe6},                         // mov %esp, %esi
+		[]byte{0x6a, 0x10, 0x56, 0x57, 0x89, 0xe1}, // push 16, %esi, %edi; mov %esp, %ecx
+		[]byte{0xbb, 0x02, 0x00, 0x00, 0x00},       // mov $SYS_BIND, %ebx
+		[]byte{0xb8, 0x66, 0x00, 0x00, 0x00},       // mov $__NR_socketcall, %eax
+		[]byte{0xcd, 0x80},                         // int $0x80
+		[]byte{0x89, 0xc5},                         // mov %eax, %ebp
+
+		[]byte{0x89, 0xfb, 0x89, 0xf1},       // mov %edi, %ebx; mov %esi, %ecx
+		[]byte{0xba, 0x10, 0x00, 0x00, 0x00}, // mov $16, %edx
+		[]byte{0xb8, 0x69, 0x01, 0x00, 0x00}, // mov $__NR_bind, %eax
+		[]byte{0xcd, 0x80},                   // int $0x80
+
+		[]byte{0x89, 0xc3, 0x29, 0xe8, 0x75, 0x09}, // mov %eax, %ebx; sub %ebp, %eax; jne 1f
+		[]byte{0xf7, 0xdb},                         // neg %ebx
+		[]byte{0xb8, 0x01, 0x00, 0x00, 0x00},       // mov $__NR_exit, %eax
+		[]byte{0xcd, 0x80},                         // int $0x80
+		[]byte{0xbb, 0x01, 0x00, 0x00, 0x00},       // 1: mov $1, %ebx
+		[]byte{0xb8, 0x01, 0x00, 0x00, 0x00},       // mov $__NR_exit, %eax
+		[]byte{0xcd, 0x80},                         // int $0x80
+	)
+}
+
+// compatELF is a static i386 executable of the code.
+func compatELF(code []byte) []byte {
+	const base, headers = 0x08048000, 52 + 32
+	le := binary.LittleEndian
+	b := []byte{0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	for _, half := range []uint16{2 /* ET_EXEC */, 3 /* EM_386 */} {
+		b = le.AppendUint16(b, half)
+	}
+	for _, word := range []uint32{1, base + headers, 52 /* e_phoff */, 0, 0} {
+		b = le.AppendUint32(b, word)
+	}
+	for _, half := range []uint16{52, 32, 1, 0, 0, 0} {
+		b = le.AppendUint16(b, half)
+	}
+	size := uint32(headers + len(code))
+	for _, word := range []uint32{1 /* PT_LOAD */, 0, base, base, size, size, 5 /* r-x */, 0x1000} {
+		b = le.AppendUint32(b, word)
+	}
+	return append(b, code...)
+}
+
+// fexit sees 32-bit callers. The syscall tracepoints do not: the kernel leaves
+// them out (ARCH_TRACE_IGNORE_COMPAT_SYSCALLS).
+func TestCallsOf32BitProcesses(t *testing.T) {
+	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+		path := filepath.Join(t.TempDir(), "compat")
+		if err := os.WriteFile(path, compatELF(compatCode()), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		ns := kerneltest.New(t)
+		watchOnly(t, tr, ns, testPort)
+		err := ns.Command(t, path).Run()
+		if errors.Is(err, syscall.ENOEXEC) {
+			kerneltest.Skip(t, "no 32-bit processes: %v", err)
+		}
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != int(unix.EADDRNOTAVAIL) {
+			t.Fatalf("32-bit process: %v, want exit status %d", err, int(unix.EADDRNOTAVAIL))
+		}
+		netns := uint32(ns.Inode())
+		want := map[Key]uint64{}
+		if tr.Mode() == ModeFexit {
+			want[Key{Netns: netns, Port: testPort, Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}] = 2
+		}
+		if got := countsOf(t, tr, netns); !maps.Equal(got, want) {
+			t.Errorf("counted %+v, want %+v", got, want)
+		}
+		checkStats(t, tr)
+	})
+}

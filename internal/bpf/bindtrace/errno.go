@@ -1,0 +1,29 @@
+//go:build linux
+
+package bindtrace
+
+import "golang.org/x/sys/unix"
+
+// errnoClasses are the errors that are told apart, by their class in the
+// kernel's maps; class 0 is any other. inet_bind, inet6_bind and
+// inet_csk_listen_start return no more than these by themselves, but cgroup
+// programs and security modules may return any, and each is a series.
+func errnoClasses() [16]unix.Errno {
+	return [16]unix.Errno{
+		1:  unix.EADDRINUSE,
+		2:  unix.EADDRNOTAVAIL,
+		3:  unix.EACCES,
+		4:  unix.EINVAL,
+		5:  unix.EAFNOSUPPORT,
+		6:  unix.EFAULT,
+		7:  unix.EPERM,
+		8:  unix.ENODEV,
+		9:  unix.ENOMEM,
+		10: unix.ENOBUFS,
+		11: unix.EOPNOTSUPP,
+		12: unix.EINTR,
+		13: unix.EAGAIN,
+		14: unix.ENETDOWN,
+		15: unix.ECONNREFUSED,
+	}
+}

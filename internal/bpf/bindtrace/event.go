@@ -1,0 +1,97 @@
+//go:build linux
+
+package bindtrace
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An Event is one failed call.
+type Event struct {
+	Time     time.Time // when the call returned, by the clock of the reader
+	PID, TID uint32    // in the initial pid namespace
+	UID      uint32    // in the initial user namespace
+	Comm     [16]byte  // the thread's name, whatever it called itself
+	CgroupID uint64    // inode number in the cgroup v2 hierarchy
+
+	Netns    uint32 // inode number of the socket's namespace, watched or not
+	Op       Op
+	Family   Family // of the socket
+	Protocol Protocol
+	Errno    unix.Errno
+
+	PortKnown bool       // the call carried an address and port
+	Port      uint16     // as asked for; of listen, as bound
+	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
+
+	Ifindex              int // device the socket is bound to, 0: none
+	ReuseAddr, ReusePort bool
+	V6Only               bool
+}
+
+// Command is the thread's name as text. It may hold any bytes.
+func (e *Event) Command() string {
+	name, _, _ := bytes.Cut(e.Comm[:], []byte{0})
+	return string(name)
+}
+
+var errEventSize = errors.New("record of unexpected size")
+
+// decode reads a record of the ring, struct event of bindtrace.c in native
+// byte order. bootWall is the wall-clock time of boot.
+func (e *Event) decode(record []byte, bootWall time.Time) error {
+	var raw bpfEvent
+	if len(record) != binary.Size(raw) {
+		return fmt.Errorf("decode event: %w: %d bytes", errEventSize, len(record))
+	}
+	if _, err := binary.Decode(record, binary.NativeEndian, &raw); err != nil {
+		return fmt.Errorf("decode event: %w", err)
+	}
+	*e = Event{
+		Time:      bootWall.Add(time.Duration(raw.BootNs)),
+		PID:       raw.Pid,
+		TID:       raw.Tid,
+		UID:       raw.Uid,
+		Comm:      raw.Comm,
+		CgroupID:  raw.CgroupId,
+		Netns:     raw.Netns,
+		Op:        Op(raw.Op),
+		Family:    Family(raw.Family),
+		Protocol:  Protocol(raw.Protocol),
+		Errno:     unix.Errno(raw.Error),
+		PortKnown: raw.Flags&flagPortKnown != 0,
+		Port:      raw.Port,
+		Ifindex:   int(raw.Ifindex),
+		ReuseAddr: raw.Flags&flagReuseAddr != 0,
+		ReusePort: raw.Flags&flagReusePort != 0,
+		V6Only:    raw.Flags&flagV6Only != 0,
+	}
+	switch raw.AddrFamily {
+	case unix.AF_INET:
+		e.Addr = netip.AddrFrom4([4]byte(raw.Addr[:4]))
+	case unix.AF_INET6:
+		e.Addr = netip.AddrFrom16(raw.Addr)
+		if raw.ScopeId != 0 {
+			e.Addr = e.Addr.WithZone(strconv.FormatUint(uint64(raw.ScopeId), 10))
+		}
+	}
+	return nil
+}
+
+// bootTime is the wall-clock time at which CLOCK_BOOTTIME was 0, by the wall
+// clock as it is now.
+func bootTime() (time.Time, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
+	}
+	return time.Now().Round(0).Add(-time.Duration(now.Nano())), nil
+}

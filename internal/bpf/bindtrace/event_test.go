@@ -1,0 +1,72 @@
+//go:build linux
+
+package bindtrace
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestFixedKeysAreAllDifferent(t *testing.T) {
+	seen := make(map[Key]int)
+	for i := range fixedSlots {
+		k := fixedKey(i)
+		if k.Netns != 0 || !k.OtherPort || k.Port != 0 {
+			t.Errorf("slot %d is of %+v", i, k)
+		}
+		if before, twice := seen[k]; twice {
+			t.Errorf("slots %d and %d are both of %+v", before, i, k)
+		}
+		seen[k] = i
+	}
+}
+
+func TestDecodeEvent(t *testing.T) {
+	raw := bpfEvent{
+		BootNs: 5e9, CgroupId: 7, Pid: 10, Tid: 11, Uid: 1000, Netns: 4026531840, Ifindex: 3, ScopeId: 2,
+		Error: uint32(unix.EADDRINUSE), Port: 4840, AddrFamily: unix.AF_INET6,
+		Op: uint8(OpListen), Family: uint8(FamilyIPv6), Protocol: uint8(ProtocolMPTCP),
+		Flags: flagReusePort | flagV6Only | flagPortKnown,
+		Addr:  netip.MustParseAddr("fe80::1").As16(),
+		Comm:  [16]uint8{'n', 'g', 'i', 'n', 'x'},
+	}
+	boot := time.Unix(1000, 0)
+	want := Event{
+		Time: boot.Add(5 * time.Second), PID: 10, TID: 11, UID: 1000, Comm: raw.Comm, CgroupID: 7,
+		Netns: 4026531840, Op: OpListen, Family: FamilyIPv6, Protocol: ProtocolMPTCP, Errno: unix.EADDRINUSE,
+		PortKnown: true, Port: 4840, Addr: netip.MustParseAddr("fe80::1%2"), Ifindex: 3,
+		ReusePort: true, V6Only: true,
+	}
+	record, err := binary.Append(nil, binary.NativeEndian, &raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Event
+	if err := got.decode(record, boot); err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("decoded\n%+v, want\n%+v", got, want)
+	}
+	if got.Command() != "nginx" {
+		t.Errorf("command %q, want nginx", got.Command())
+	}
+	for _, bad := range [][]byte{nil, record[:len(record)-1], append(record, 0)} {
+		if err := got.decode(bad, boot); !errors.Is(err, errEventSize) {
+			t.Errorf("decode of %d bytes: want %v, got %v", len(bad), errEventSize, err)
+		}
+	}
+}
+
+func TestOptionsOutOfRange(t *testing.T) {
+	for _, o := range []Options{{RingSize: -1}, {RingSize: maxRingSize + 1}, {MaxCounts: -1}, {MaxCounts: maxMaxCounts + 1}} {
+		if err := o.normalize(); !errors.Is(err, errOutOfRange) {
+			t.Errorf("%+v: want %v, got %v", o, errOutOfRange, err)
+		}
+	}
+}

@@ -1,0 +1,5 @@
+//go:build linux
+
+package bindtrace
+
+//go:generate go tool bpf2go -tags linux -target bpfel,bpfeb -cc clang-14 -strip llvm-strip-14 -type event bpf bindtrace.c -- -Wall -Werror -Wno-unused-function -Wno-unused-const-variable

@@ -1,0 +1,197 @@
+//go:build linux
+
+package bindtrace
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+const (
+	// modesEnv names the modes that must work on this kernel, "fexit,tracepoint".
+	// Others are not tried. Unset: what works is tested.
+	modesEnv = "SOCKSTATE_BPF_MODES"
+	// privateEnv marks the test binary in its own mount namespace.
+	privateEnv = "SOCKSTATE_BINDTRACE_PRIVATE"
+	// roleEnv makes the test binary one of the processes in roles.
+	roleEnv = "SOCKSTATE_BINDTRACE_ROLE"
+)
+
+const tracefs = "/sys/kernel/tracing"
+
+// TestMain runs the tests in a mount namespace that has tracefs and goes with
+// them.
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleEnv); role != "" {
+		if err := roles()[role](); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Geteuid() == 0 && os.Getenv(privateEnv) == "" {
+		os.Exit(runPrivate())
+	}
+	if os.Getenv(privateEnv) != "" {
+		if err := mountTracefs(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	kerneltest.Main(m)
+}
+
+func runPrivate() int {
+	runtime.LockOSThread() // Pdeathsig is sent when the forking thread ends
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), privateEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.Exited():
+		return exit.ExitCode()
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "run tests in a mount namespace: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func mountTracefs() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(tracefs, &st); err == nil && st.Type == unix.TRACEFS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("tracefs", tracefs, "tracefs", 0, ""); err != nil {
+		return fmt.Errorf("mount tracefs: %w", err)
+	}
+	return nil
+}
+
+// roles are the processes that tests start.
+func roles() map[string]func() error {
+	return map[string]func() error{
+		"storm":      storm,
+		"trace":      traceUntilKilled,
+		"caps":       traceWithoutCaps,
+		"no-tracefs": traceWithoutTracefs,
+	}
+}
+
+// roleCommand prepares this binary in a role.
+func roleCommand(role string, env ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(append(os.Environ(), roleEnv+"="+role), env...)
+	return cmd
+}
+
+// requiredModes are the modes that modesEnv names, and whether it is set.
+func requiredModes() ([]string, bool) {
+	value, set := os.LookupEnv(modesEnv)
+	return strings.Split(value, ","), set
+}
+
+// eachMode runs f with a new tracer of each mode.
+func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
+	kerneltest.RequireRoot(t)
+	required, set := requiredModes()
+	for _, mode := range []Mode{ModeFexit, ModeTracepoint} {
+		if set && !slices.Contains(required, mode.String()) {
+			t.Logf("%s is not in %s", mode, modesEnv)
+			continue
+		}
+		t.Run(mode.String(), func(t *testing.T) {
+			shareHost(t)
+			opts := opts
+			opts.Mode = mode
+			tr, err := New(opts)
+			var unavailable *UnavailableError
+			if errors.As(err, &unavailable) && !set {
+				kerneltest.Skip(t, "%v", err)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := tr.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			f(t, tr)
+		})
+	}
+}
+
+// shareHost waits for tests of other packages that make failing binds by the hundred
+// thousand, which every tracer of the host sees; they hold the lock alone.
+func shareHost(t *testing.T) {
+	t.Helper()
+	f, err := os.Open("/sys/kernel/btf/vmlinux")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// watchOnly makes the tracer watch one namespace and some ports.
+func watchOnly(t *testing.T, tr *Tracer, ns *kerneltest.NetNS, ports ...uint16) {
+	t.Helper()
+	if err := errors.Join(tr.SetNamespaces([]uint32{uint32(ns.Inode())}), tr.SetWatch(ports)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// countsOf are the counts of a namespace: the host may have failures of its
+// own in others.
+func countsOf(t *testing.T, tr *Tracer, netns uint32) map[Key]uint64 {
+	t.Helper()
+	all, err := tr.Counts(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := make(map[Key]uint64)
+	for _, c := range all {
+		if c.Key.Netns != netns {
+			continue
+		}
+		if of[c.Key] != 0 {
+			t.Errorf("key %+v came twice", c.Key)
+		}
+		of[c.Key] = c.N
+	}
+	return of
+}
+
+// grown is what counts more in after than in before.
+func grown(before, after map[Key]uint64) map[Key]uint64 {
+	diff := make(map[Key]uint64)
+	for k, n := range after {
+		if n != before[k] {
+			diff[k] = n - before[k]
+		}
+	}
+	return diff
+}
+
+func total(counts map[Key]uint64) (sum uint64) {
+	for _, n := range counts {
+		sum += n
+	}
+	return sum
+}

@@ -1,0 +1,297 @@
+//go:build linux
+
+package bindtrace
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+const stormEnv = "SOCKSTATE_BINDTRACE_STORM"
+
+// storm is a process that fails to bind, over and over: "calls ports".
+func storm() error {
+	var calls, ports int
+	if _, err := fmt.Sscan(os.Getenv(stormEnv), &calls, &ports); err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for i := range calls {
+		addr := sockaddrOf(netip.MustParseAddr("192.0.2.1"), uint16(testPort+i%ports))
+		if err := bindRaw(fd, addr); !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("bind: want EADDRNOTAVAIL, got %v", err)
+		}
+	}
+	return nil
+}
+
+// runStorm starts several such processes and waits for them.
+func runStorm(t *testing.T, ns *kerneltest.NetNS, processes, calls, ports int) {
+	t.Helper()
+	start := time.Now()
+	done := make(chan error, processes)
+	for range processes {
+		cmd := ns.Command(t, "/proc/self/exe")
+		cmd.Env = append(os.Environ(), roleEnv+"=storm", stormEnv+"="+strconv.Itoa(calls)+" "+strconv.Itoa(ports))
+		cmd.Stderr = os.Stderr
+		go func() { done <- cmd.Run() }()
+	}
+	for range processes {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d failing binds in %v", processes*calls, time.Since(start).Round(time.Millisecond))
+}
+
+// checkStats fails for anything the tracer says it did not see.
+func checkStats(t *testing.T, tr *Tracer) Stats {
+	t.Helper()
+	s, err := tr.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Unattributed != 0 || s.Missed != 0 {
+		t.Errorf("stats %+v: want nothing unattributed, nothing missed", s)
+	}
+	return s
+}
+
+// While everything is read as fast as it can be.
+func TestStormIsCountedExactly(t *testing.T) {
+	const processes, calls = 5, 20_000
+	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+		ns := kerneltest.New(t)
+		watchOnly(t, tr, ns, testPort)
+		netns := uint32(ns.Inode())
+
+		var received, lastSeen uint64
+		readerDone, scraperDone := make(chan error, 1), make(chan error, 1)
+		stop := make(chan struct{})
+		go func() {
+			var e Event
+			for {
+				err := tr.Read(time.Now().Add(time.Second), &e)
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					select {
+					case <-stop:
+						readerDone <- nil
+						return
+					default:
+						continue
+					}
+				}
+				if err != nil {
+					readerDone <- err
+					return
+				}
+				if e.Netns == netns {
+					received++
+				}
+			}
+		}()
+		go func() {
+			var counts []Count
+			for {
+				var err error
+				if counts, err = tr.Counts(counts[:0]); err != nil {
+					scraperDone <- err
+					return
+				}
+				var sum uint64
+				for _, c := range counts {
+					if c.Key.Netns == netns {
+						sum += c.N
+					}
+				}
+				if sum < lastSeen {
+					scraperDone <- fmt.Errorf("count fell from %d to %d", lastSeen, sum)
+					return
+				}
+				lastSeen = sum
+				select {
+				case <-stop:
+					scraperDone <- nil
+					return
+				default:
+				}
+			}
+		}()
+		runStorm(t, ns, processes, calls, 1)
+		close(stop)
+		if err := errors.Join(<-readerDone, <-scraperDone); err != nil {
+			t.Fatal(err)
+		}
+
+		if got := total(countsOf(t, tr, netns)); got != processes*calls {
+			t.Errorf("counted %d failures, want %d", got, processes*calls)
+		}
+		checkNothingKept(t, tr)
+		s := checkStats(t, tr)
+		// Events of others on this host may be among the lost ones.
+		counts, err := tr.Counts(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all uint64
+		for _, c := range counts {
+			all += c.N
+		}
+		others := all - processes*calls
+		if sum := received + s.Lost; sum < processes*calls || sum > processes*calls+others {
+			t.Errorf("%d events received and %d lost, want %d together, and %d of others at most", received, s.Lost, processes*calls, others)
+		}
+		t.Logf("%d events received, %d lost", received, s.Lost)
+	})
+}
+
+// checkNothingKept fails if arguments of calls that returned are still there.
+// Those of the host's own calls come and go.
+func checkNothingKept(t *testing.T, tr *Tracer) {
+	t.Helper()
+	var kept int
+	for range 50 {
+		var thread uint64
+		var call bpfCall
+		kept = 0
+		for entries := tr.objects.Calls.Iterate(); entries.Next(&thread, &call); {
+			kept++
+		}
+		if kept == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("arguments of %d calls are kept, want none", kept)
+}
+
+func TestFullRingLosesEventsOnly(t *testing.T) {
+	const processes, calls = 4, 500
+	eachMode(t, Options{RingSize: 1}, func(t *testing.T, tr *Tracer) {
+		ns := kerneltest.New(t)
+		watchOnly(t, tr, ns, testPort)
+		netns := uint32(ns.Inode())
+		runStorm(t, ns, processes, calls, 1)
+		if got := total(countsOf(t, tr, netns)); got != processes*calls {
+			t.Errorf("counted %d failures, want %d", got, processes*calls)
+		}
+		lost := checkStats(t, tr).Lost
+		var received uint64
+		for e := new(Event); ; received++ {
+			if err := tr.Read(time.Now(), e); errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if received == 0 || lost == 0 || received+lost < processes*calls {
+			t.Errorf("%d events received and %d lost of %d: want some of each, and all", received, lost, processes*calls)
+		}
+	})
+}
+
+// New keys of a full map count under the other port of namespace 0.
+func TestFullMapLosesNothing(t *testing.T) {
+	const processes, calls, ports, slots = 4, 1000, 10, 3
+	eachMode(t, Options{MaxCounts: slots}, func(t *testing.T, tr *Tracer) {
+		ns := kerneltest.New(t)
+		var watch []uint16
+		for i := range ports {
+			watch = append(watch, uint16(testPort+i))
+		}
+		watchOnly(t, tr, ns, watch...)
+		overflow := Key{OtherPort: true, Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}
+		before := countsOf(t, tr, 0)[overflow]
+		runStorm(t, ns, processes, calls, ports)
+		own := countsOf(t, tr, uint32(ns.Inode()))
+		if len(own) != slots {
+			t.Errorf("%d keys in the map, want %d", len(own), slots)
+		}
+		over := countsOf(t, tr, 0)[overflow] - before
+		if total(own)+over != processes*calls {
+			t.Errorf("counted %d in the map and %d outside, want %d together", total(own), over, processes*calls)
+		}
+		for key, n := range own {
+			if n != processes*calls/ports {
+				t.Errorf("key %+v counted %d times, want %d", key, n, processes*calls/ports)
+			}
+		}
+		checkStats(t, tr)
+	})
+}
+
+// Several threads meet one new key after the other at the same moment.
+func TestRaceForNewKeysLosesNothing(t *testing.T) {
+	const threads, ports = 4, 2000
+	// A thread that loses the race holds a slot for a moment.
+	eachMode(t, Options{MaxCounts: ports + threads}, func(t *testing.T, tr *Tracer) {
+		ns := kerneltest.New(t)
+		var watch []uint16
+		for i := range ports {
+			watch = append(watch, uint16(testPort+i))
+		}
+		watchOnly(t, tr, ns, watch...)
+
+		var arrived atomic.Int64
+		done := make(chan error, threads)
+		for range threads {
+			go func() {
+				done <- ns.Run(func() error { return bindInStep(&arrived, threads, ports) })
+			}()
+		}
+		for range threads {
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+
+		own := countsOf(t, tr, uint32(ns.Inode()))
+		wrong := 0
+		for _, n := range own {
+			if n != threads {
+				wrong++
+			}
+		}
+		if len(own) != ports || wrong != 0 {
+			t.Errorf("%d keys, %d of them wrong: want %d, each counted %d times", len(own), wrong, ports, threads)
+		}
+		checkStats(t, tr)
+	})
+}
+
+// bindInStep fails to bind to one port after the other, at the same time as
+// the other threads that have arrived.
+func bindInStep(arrived *atomic.Int64, threads, ports int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for i := range ports {
+		addr := sockaddrOf(netip.MustParseAddr("192.0.2.1"), uint16(testPort+i))
+		arrived.Add(1)
+		for arrived.Load() < int64((i+1)*threads) {
+			runtime.Gosched()
+		}
+		if err := bindRaw(fd, addr); !errors.Is(err, unix.EADDRNOTAVAIL) {
+			arrived.Add(int64(ports * threads)) // the others must not wait
+			return fmt.Errorf("bind: want EADDRNOTAVAIL, got %v", err)
+		}
+	}
+	return nil
+}
