@@ -1,0 +1,42 @@
+package sockflags
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+)
+
+func newFlags(bits uint8) Flags {
+	return Flags{ReuseAddr: bits&flagReuse != 0, ReusePort: bits&flagReusePort != 0}
+}
+
+// newGroup translates a group of the kernel's; now is in jiffies, as its expiry.
+func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Duration) Group {
+	g := Group{
+		Port:    k.Port,
+		Addr:    newAddr(k),
+		Ifindex: k.Ifindex,
+		V6Only:  k.Flags&flagV6Only != 0,
+		State:   k.State,
+		Kind:    Kind(k.Kind),
+		Flags:   newFlags(k.Flags),
+		UID:     k.Uid,
+		Count:   v.Count,
+	}
+	// A timer that is due stays in the table until it runs.
+	if left := int64(v.Expires - now); g.Kind == KindTimeWait && left > 0 {
+		g.Expires = time.Duration(left) * tick
+	}
+	return g
+}
+
+func newAddr(k *sockflagsGroupKey) netip.Addr {
+	var b [16]byte
+	for i, word := range k.Addr {
+		binary.NativeEndian.PutUint32(b[4*i:], word)
+	}
+	if k.V6 == 0 {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16(b)
+}

@@ -1,0 +1,332 @@
+package sockflags
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror
+
+// FLAG_ of sockflags.c.
+const (
+	flagReuse     = 1 << 0
+	flagReusePort = 1 << 1
+	flagV6Only    = 1 << 2
+)
+
+const (
+	// seqBufSize is that of bpf_seq_read in kernel/bpf/bpf_iter.c: more does not
+	// come in one read.
+	seqBufSize = 8 * 4096
+	// listenerSize is that of struct listener in sockflags.c.
+	listenerSize = 16
+	// batchSize is more than a bucket of a kernel hash map can be expected to hold.
+	batchSize = 1024
+)
+
+// iterator reads flags by iter/tcp. The program runs only inside read(2) of a
+// descriptor that walk holds, so between two walks nobody writes to the maps.
+type iterator struct {
+	objs struct {
+		sockflagsPrograms
+		sockflagsMaps
+		Config  *ebpf.Map `ebpf:".data.config"`
+		Results *ebpf.Map `ebpf:".data.results"`
+	}
+	link *link.Iter
+
+	groupsMax uint32 // of one port
+	tick      time.Duration
+	ports     []uint32 // watched in the last walk: the keys of objs.Ports that it can have changed
+	dirty     bool     // maps hold something of an earlier walk
+
+	buf    []byte
+	keys   []sockflagsGroupKey
+	values []sockflagsGroup
+}
+
+func newIterator(opts Options) (*iterator, error) {
+	it := &iterator{
+		groupsMax: uint32(opts.MaxGroups / 4),
+		buf:       make([]byte, seqBufSize),
+		keys:      make([]sockflagsGroupKey, batchSize),
+		values:    make([]sockflagsGroup, batchSize),
+	}
+	if err := it.load(opts); err != nil {
+		_ = it.close()
+		var verifier *ebpf.VerifierError
+		if errors.As(err, &verifier) {
+			opts.Logger.Debug("Program refused", "program", sockflagsProgSockflags, "log", verifier.Log)
+		}
+		return nil, explain(err)
+	}
+	return it, nil
+}
+
+func (it *iterator) load(opts Options) error {
+	// The kernel's coarse clocks tick with jiffies: LOW_RES_NSEC in
+	// include/vdso/jiffies.h. Unlike CONFIG_HZ it can be had everywhere.
+	var res unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
+		return fmt.Errorf("clock_getres: %w", err)
+	}
+	it.tick = time.Duration(res.Nano())
+
+	spec, err := loadSockflags()
+	if err != nil {
+		return err
+	}
+	spec.Maps[sockflagsMapGroups].MaxEntries = uint32(opts.MaxGroups)
+	if err := spec.LoadAndAssign(&it.objs, nil); err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	if it.link, err = link.AttachIter(link.IterOptions{Program: it.objs.Sockflags}); err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return nil
+}
+
+// explain finds out what a failed load lacked. Asking afterwards refuses nothing
+// that the kernel would have allowed.
+func explain(err error) error {
+	u := &UnavailableError{Mode: ModeBPF, Err: err}
+	_, noBTF := os.Stat("/sys/kernel/btf/vmlinux")
+	switch {
+	case errors.Is(noBTF, os.ErrNotExist):
+		u.Reason, u.Need = ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
+	case !hasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
+		u.Reason, u.Need = ReasonCapBPF, "CAP_BPF"
+	case !hasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
+		u.Reason, u.Need = ReasonCapPerfmon, "CAP_PERFMON"
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !isVerifierError(err):
+		u.Reason, u.Need = ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
+	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound), isVerifierError(err):
+		u.Reason, u.Need = ReasonNoIterator, "eBPF iterators over TCP sockets, Linux 5.12 and later"
+	default:
+		u.Reason, u.Need = ReasonBPFFailed, "eBPF"
+	}
+	return u
+}
+
+func isVerifierError(err error) bool {
+	var v *ebpf.VerifierError
+	return errors.As(err, &v)
+}
+
+func (it *iterator) shortfalls() []*UnavailableError { return nil }
+
+func (it *iterator) close() error {
+	errs := []error{it.objs.sockflagsPrograms.Close(), it.objs.sockflagsMaps.Close(),
+		it.objs.Config.Close(), it.objs.Results.Close()}
+	if it.link != nil {
+		errs = append(errs, it.link.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (it *iterator) read(ctx context.Context, req Request) (*Result, error) {
+	result, err := it.readOnce(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("read reuse flags: %w", err)
+	}
+	return result, nil
+}
+
+func (it *iterator) readOnce(ctx context.Context, req Request) (*Result, error) {
+	if err := it.reset(); err != nil {
+		return nil, err
+	}
+	config := sockflagsConfig{PortGroupsMax: it.groupsMax}
+	it.ports = it.ports[:0]
+	if req.ListenersOnly {
+		config.ListenersOnly = 1
+	}
+	for _, p := range req.Ports {
+		config.Watched[p/64] |= 1 << (p % 64)
+		it.ports = append(it.ports, uint32(p))
+	}
+	if err := it.objs.Config.Put(uint32(0), &config); err != nil {
+		return nil, fmt.Errorf("set watched ports: %w", err)
+	}
+
+	file, err := it.open(req.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+
+	it.dirty = true
+	letGo := it.stopWith(ctx, config)
+	result := &Result{Listeners: make(map[uint64]Flags)}
+	err = it.walk(ctx, file, result.Listeners, req.ListenersOnly)
+	letGo()
+	if err != nil || req.ListenersOnly {
+		return result, err
+	}
+	return result, it.collect(result)
+}
+
+// reset forgets what an earlier Read left, most of all one that was cut short.
+func (it *iterator) reset() error {
+	if !it.dirty {
+		return nil
+	}
+	if err := it.drain(nil); err != nil {
+		return err
+	}
+	if err := it.objs.Results.Put(uint32(0), new(sockflagsResults)); err != nil {
+		return fmt.Errorf("clear results: %w", err)
+	}
+	if len(it.ports) > 0 {
+		_, err := it.objs.Ports.BatchUpdate(it.ports, make([]sockflagsPort, len(it.ports)), nil)
+		if err != nil {
+			return fmt.Errorf("clear counts per port: %w", err)
+		}
+	}
+	it.dirty = false
+	return nil
+}
+
+// open starts an iterator, which takes the network namespace of its thread.
+func (it *iterator) open(netns int) (io.ReadCloser, error) {
+	if netns == 0 {
+		return it.link.Open()
+	}
+	var file io.ReadCloser
+	err := onThread(func() error {
+		err := unix.Setns(netns, unix.CLONE_NEWNET)
+		if errors.Is(err, unix.EPERM) && !hasCap(unix.CAP_SYS_ADMIN) {
+			return &UnavailableError{Mode: ModeBPF, Reason: ReasonCapSysAdmin,
+				Need: "CAP_SYS_ADMIN to enter another network namespace", Err: err}
+		}
+		if err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		file, err = it.link.Open()
+		return err
+	})
+	return file, err
+}
+
+// stopWith makes the program end its walk, which can take half a second, when ctx
+// ends. The caller calls what it returns before the maps are used again.
+func (it *iterator) stopWith(ctx context.Context, config sockflagsConfig) func() {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		config.Stop = 1
+		_ = it.objs.Config.Put(uint32(0), &config) // the walk then just ends later
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
+}
+
+// walk reads the iterator to its end, or to the end of the listeners.
+func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint64]Flags, listenersOnly bool) error {
+	for {
+		n, err := file.Read(it.buf)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		switch {
+		case errors.Is(err, io.EOF), listenersOnly && errors.Is(err, unix.EAGAIN):
+			return nil
+		case errors.Is(err, unix.EAGAIN):
+			// MAX_ITER_OBJECTS, a million sockets without output.
+			continue
+		case err != nil:
+			return fmt.Errorf("walk tcp sockets: %w", err)
+		case n%listenerSize != 0:
+			return fmt.Errorf("walk tcp sockets: %d bytes, records have %d", n, listenerSize)
+		}
+		for b := it.buf[:n]; len(b) > 0; b = b[listenerSize:] {
+			cookie, flags := binary.NativeEndian.Uint64(b), binary.NativeEndian.Uint64(b[8:])
+			listeners[cookie] = newFlags(uint8(flags))
+		}
+	}
+}
+
+// collect takes the walk's groups and what did not fit in them.
+func (it *iterator) collect(result *Result) error {
+	var end sockflagsResults
+	if err := it.objs.Results.Lookup(uint32(0), &end); err != nil {
+		return fmt.Errorf("look up results: %w", err)
+	}
+	if end.End == 0 {
+		return errors.New("walk tcp sockets: ended early")
+	}
+	if end.Missed > 0 {
+		result.Missed = make(map[uint16]uint64)
+		for _, number := range it.ports {
+			var p sockflagsPort
+			if err := it.objs.Ports.Lookup(number, &p); err != nil {
+				return fmt.Errorf("look up missed sockets: %w", err)
+			}
+			if p.Missed > 0 {
+				result.Missed[uint16(number)] = uint64(p.Missed)
+			}
+		}
+	}
+	return it.drain(func(k *sockflagsGroupKey, v *sockflagsGroup) {
+		result.Groups = append(result.Groups, newGroup(k, v, end.End, it.tick))
+	})
+}
+
+// drain empties the map of groups. The last look-up of a walk through a hash map
+// says ErrKeyNotExist and still has answers.
+func (it *iterator) drain(each func(*sockflagsGroupKey, *sockflagsGroup)) error {
+	var cursor ebpf.MapBatchCursor
+	for {
+		n, err := it.objs.Groups.BatchLookupAndDelete(&cursor, it.keys, it.values, nil)
+		last := errors.Is(err, ebpf.ErrKeyNotExist)
+		if err != nil && !last {
+			return fmt.Errorf("take groups: %w", err)
+		}
+		for i := range n {
+			if each != nil {
+				each(&it.keys[i], &it.values[i])
+			}
+		}
+		if last {
+			return nil
+		}
+	}
+}
+
+// onThread calls f on an operating system thread that is then thrown away, so
+// that f may change the thread's namespace.
+func onThread(f func() error) error {
+	done := make(chan error)
+	doomed := func() {
+		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
+		done <- f()
+	}
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			doomed()
+			return
+		}
+		// The first thread cannot end; it would stay in the namespace, and
+		// with it /proc/self/net. While it is held here, doomed gets another.
+		defer runtime.UnlockOSThread()
+		finished := make(chan struct{})
+		go func() { defer close(finished); doomed() }()
+		<-finished
+	}()
+	return <-done
+}

@@ -1,0 +1,363 @@
+//go:build ignore
+
+/*
+ * The reuse flags of TCP sockets, which sock_diag does not carry: an iter/tcp
+ * program that writes a record for every listener and counts all other sockets
+ * in a hash map. Runs only while the loader reads its iterator, one reader at a
+ * time, so nothing here is atomic.
+ *
+ * Of the kernel's types only what is read is declared; CO-RE finds the rest.
+ */
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define CORE __attribute__((preserve_access_index))
+#define __uint(name, val) int(*name)[val]
+#define __type(name, val) typeof(val) *name
+
+/* include/net/tcp_states.h */
+#define TCP_SYN_RECV 3
+#define TCP_TIME_WAIT 6
+#define TCP_LISTEN 10
+#define TCP_NEW_SYN_RECV 12
+
+#define AF_INET6 10
+
+#define BPF_MAP_TYPE_HASH 1
+#define BPF_MAP_TYPE_ARRAY 2
+#define BPF_ANY 0
+
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+} CORE;
+
+struct sock;
+
+struct sock_common {
+	__u32 skc_rcv_saddr;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	unsigned char skc_reuse : 4;
+	unsigned char skc_reuseport : 1;
+	unsigned char skc_ipv6only : 1;
+	int skc_bound_dev_if;
+	struct in6_addr skc_v6_rcv_saddr;
+	struct sock *skc_listener;
+} CORE;
+
+struct sock {
+	struct sock_common __sk_common;
+} CORE;
+
+struct timer_list {
+	unsigned long expires;
+} CORE;
+
+struct inet_timewait_sock {
+	volatile unsigned char tw_substate;
+	struct timer_list tw_timer;
+} CORE;
+
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+} CORE;
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+} CORE;
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+	__u32 uid;
+} CORE;
+
+/* Numbers from enum bpf_func_id, include/uapi/linux/bpf.h. */
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static __u64 (*const bpf_get_socket_cookie)(void *sk) = (void *)46;
+static long (*const bpf_probe_read_kernel)(void *dst, __u32 size, const void *src) = (void *)113;
+static __u64 (*const bpf_jiffies64)(void) = (void *)118;
+static long (*const bpf_seq_write)(struct seq_file *m, const void *data, __u32 len) = (void *)127;
+static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
+
+/* What __builtin_preserve_field_info can be asked: enum bpf_core_relo_kind. */
+#define FIELD_BYTE_OFFSET 0
+#define FIELD_EXISTS 2
+#define FIELD_LSHIFT_U64 4
+#define FIELD_RSHIFT_U64 5
+
+/* The byte of an unsigned char bit field, and the field's value in that byte. */
+#define field_byte(s, field) \
+	((const __u8 *)(s) + __builtin_preserve_field_info((s)->field, FIELD_BYTE_OFFSET))
+#define field_value(s, field, byte)                                                       \
+	((__u64)(byte) << __builtin_preserve_field_info((s)->field, FIELD_LSHIFT_U64) >> \
+	 __builtin_preserve_field_info((s)->field, FIELD_RSHIFT_U64))
+
+char __license[] SEC("license") = "Dual MIT/GPL";
+
+#define PORTS 65536
+
+enum flag {
+	FLAG_REUSE = 1 << 0,
+	FLAG_REUSEPORT = 1 << 1,
+	FLAG_V6ONLY = 1 << 2,
+};
+
+enum kind {
+	KIND_FULL,
+	KIND_TIMEWAIT,
+	KIND_REQUEST,
+};
+
+struct listener {
+	__u64 cookie;
+	__u64 flags;
+};
+
+struct group_key {
+	__u32 addr[4]; /* as in the kernel; IPv4 in the first */
+	__u32 ifindex;
+	__u32 uid;
+	__u16 port;
+	__u8 v6;
+	__u8 state;
+	__u8 kind;
+	__u8 flags;
+	__u8 pad[2];
+};
+
+struct group {
+	__u64 count;
+	__u64 expires; /* in jiffies, of the TIME_WAIT socket that goes last */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct group_key);
+	__type(value, struct group);
+} groups SEC(".maps");
+
+struct port {
+	__u32 missed; /* sockets that are in no group */
+	__u32 groups;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PORTS);
+	__type(key, __u32);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+/* Written by the loader before a walk; stop also during one. */
+struct config {
+	__u64 watched[PORTS / 64];
+	__u32 port_groups_max;
+	__u32 stop;
+	__u32 listeners_only;
+	__u32 pad;
+} cfg SEC(".data.config");
+
+/* Zeroed by the loader before a walk, as is ports, and read afterwards. */
+struct results {
+	/*
+	 * Sockets of one kind come in long runs (a million in TIME_WAIT behind
+	 * one listener), so the group of the last socket stays out of the hash
+	 * map until another one's turn comes.
+	 */
+	struct group_key last;
+	struct group pending;
+	struct listener listener; /* the record being written */
+
+	__u64 end; /* bpf_jiffies64 at the end of the walk */
+	__u64 missed;
+} res SEC(".data.results");
+
+static struct port *get_port(__u32 number)
+{
+	return bpf_map_lookup_elem(&ports, &number);
+}
+
+static void miss(__u16 port, __u64 n)
+{
+	struct port *p = get_port(port);
+
+	res.missed += n;
+	if (p)
+		p->missed += n;
+}
+
+static void insert(const struct group_key *key, const struct group *g)
+{
+	struct port *p = get_port(key->port);
+
+	if (!p || p->groups >= cfg.port_groups_max ||
+	    bpf_map_update_elem(&groups, key, g, BPF_ANY))
+		miss(key->port, g->count);
+	else
+		p->groups++;
+}
+
+static void flush(void)
+{
+	struct group_key *key = &res.last;
+	struct group *g;
+
+	if (!res.pending.count)
+		return;
+	g = bpf_map_lookup_elem(&groups, key);
+	if (g) {
+		g->count += res.pending.count;
+		if ((long)(res.pending.expires - g->expires) > 0)
+			g->expires = res.pending.expires;
+	} else {
+		insert(key, &res.pending);
+	}
+	res.pending.count = 0;
+}
+
+static void add(const struct group_key *key, __u64 expires)
+{
+	const __u64 *a = (const __u64 *)key, *b = (const __u64 *)&res.last;
+
+	if (a[0] != b[0] || a[1] != b[1] || a[2] != b[2] || a[3] != b[3] || !res.pending.count) {
+		flush();
+		res.last = *key;
+		res.pending.expires = expires;
+	}
+	res.pending.count++;
+	if ((long)(expires - res.pending.expires) > 0)
+		res.pending.expires = expires;
+}
+
+static __u8 flags_in(struct sock_common *sk, __u8 reuse, __u8 reuseport)
+{
+	__u8 flags = 0;
+
+	if (field_value(sk, skc_reuse, reuse))
+		flags |= FLAG_REUSE;
+	if (field_value(sk, skc_reuseport, reuseport))
+		flags |= FLAG_REUSEPORT;
+	return flags;
+}
+
+static __u8 flags_of(struct sock_common *sk)
+{
+	return flags_in(sk, *field_byte(sk, skc_reuse), *field_byte(sk, skc_reuseport));
+}
+
+/*
+ * The flags that the connection behind a request_sock will take from its
+ * listener; its own are not set. skc_listener shares its place with an integer,
+ * so the verifier does not know the pointer.
+ */
+static int request_flags(struct sock_common *req, __u8 *flags)
+{
+	struct sock_common *sk = &req->skc_listener->__sk_common;
+	__u8 reuse, reuseport;
+
+	if (bpf_probe_read_kernel(&reuse, 1, field_byte(sk, skc_reuse)) ||
+	    bpf_probe_read_kernel(&reuseport, 1, field_byte(sk, skc_reuseport)))
+		return -1;
+	*flags = flags_in(sk, reuse, reuseport);
+	return 0;
+}
+
+SEC("iter/tcp")
+int sockflags(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+	struct group_key key = {};
+	__u64 expires = 0;
+	__u16 port;
+	__u8 state;
+
+	if (!sk) {
+		flush();
+		res.end = bpf_jiffies64();
+		return 0;
+	}
+	if (cfg.stop) {
+		/* Fills the seq_file's buffer, so that read() comes back. */
+		bpf_seq_write(ctx->meta->seq, cfg.watched, sizeof(cfg.watched));
+		return 0;
+	}
+
+	/*
+	 * The listening hash comes first (listening_get_first), so this is the end.
+	 * 1 makes read() answer EAGAIN once it has nothing left to give.
+	 */
+	if (cfg.listeners_only && sk->skc_state != TCP_LISTEN)
+		return 1;
+
+	port = sk->skc_num;
+	if (!(cfg.watched[port / 64] & (1ULL << (port % 64))))
+		return 0;
+
+	state = sk->skc_state; /* once: a live socket's may change */
+	if (state == TCP_LISTEN) {
+		res.listener.cookie = bpf_get_socket_cookie(sk);
+		res.listener.flags = flags_of(sk);
+		bpf_seq_write(ctx->meta->seq, &res.listener, sizeof(res.listener));
+		return 0;
+	}
+
+	key.port = port;
+	key.state = state;
+	key.v6 = sk->skc_family == AF_INET6;
+
+	if (state == TCP_NEW_SYN_RECV) {
+		/*
+		 * As inet_diag shows it. No address: that of an IPv4 client of an
+		 * IPv6 listener is not set, and bind() never meets a request.
+		 */
+		key.state = TCP_SYN_RECV;
+		key.kind = KIND_REQUEST;
+		key.uid = ctx->uid;
+		if (request_flags(sk, &key.flags))
+			miss(port, 1);
+		else
+			add(&key, 0);
+		return 0;
+	}
+
+	key.flags = flags_of(sk);
+	key.ifindex = sk->skc_bound_dev_if;
+	if (!key.v6) {
+		key.addr[0] = sk->skc_rcv_saddr;
+	} else if (__builtin_preserve_field_info(sk->skc_v6_rcv_saddr, FIELD_EXISTS)) {
+		key.addr[0] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[0];
+		key.addr[1] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[1];
+		key.addr[2] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[2];
+		key.addr[3] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
+		if (field_value(sk, skc_ipv6only, *field_byte(sk, skc_ipv6only)))
+			key.flags |= FLAG_V6ONLY;
+	}
+
+	if (state == TCP_TIME_WAIT) {
+		struct tcp_timewait_sock *tw = bpf_skc_to_tcp_timewait_sock(sk);
+
+		if (!tw) {
+			miss(port, 1);
+			return 0;
+		}
+		key.kind = KIND_TIMEWAIT;
+		key.state = tw->tw_sk.tw_substate;
+		expires = tw->tw_sk.tw_timer.expires;
+	} else {
+		key.uid = ctx->uid;
+	}
+	add(&key, expires);
+	return 0;
+}
