@@ -42,6 +42,8 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 .PHONY: bench
 bench: ## Measure against other tools, on up to a million sockets (root)
 	go run ./internal/bench
+	go test ./internal/bpf/bindtrace -run '^$$' -bench Syscalls
+	go run ./internal/kernelmatrix -bench Syscalls ./internal/bpf/bindtrace
 
 .PHONY: test-kernels
 test-kernels: ## Run the kernel tests on other kernels, in qemu

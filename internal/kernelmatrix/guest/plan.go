@@ -1,0 +1,29 @@
+package guest
+
+import "time"
+
+// Paths inside the guest's initramfs.
+const (
+	PlanPath   = "/plan.json"
+	ModuleDir  = "/modules"
+	ReportPath = "/dev/ttyS1"
+)
+
+// Plan is what the init does, in order, before it powers off.
+type Plan struct {
+	// Modules are names of files in ModuleDir without their suffix, each after
+	// those it depends on.
+	Modules []string
+	Env     []string
+	Runs    []Run
+}
+
+// Run is one test binary.
+type Run struct {
+	Package string // import path
+	Dir     string // working directory
+	Args    []string
+	// KillAfter is longer than the binary's own -test.timeout, whose panic
+	// tells more than a SIGKILL.
+	KillAfter time.Duration
+}

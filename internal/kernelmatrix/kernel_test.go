@@ -1,0 +1,159 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestNewestPackageOfASeries(t *testing.T) {
+	names := []string{
+		"linux-image-6.1.0-9-cloud-amd64",
+		"linux-image-6.1.0-56-cloud-amd64",
+		"linux-image-6.1.0-47-cloud-amd64",
+		"linux-image-6.1.0-57-cloud-amd64-dbg",
+		"linux-image-6.1.0-58-cloud-amd64-unsigned",
+		"linux-image-6.1.0-59-amd64",
+		"linux-image-6.1.0-60-rt-amd64",
+		"linux-image-6.12-cloud-amd64",
+		"linux-image-6.12.57+deb12-cloud-amd64",
+		"linux-image-6.12.117+deb12-cloud-amd64",
+		"linux-image-6.12.120+deb12-cloud-arm64",
+		"xlinux-image-6.12.121+deb12-cloud-amd64",
+	}
+	for _, tt := range []struct{ series, want string }{
+		{"6.1", "linux-image-6.1.0-56-cloud-amd64"},
+		{"6.12", "linux-image-6.12.117+deb12-cloud-amd64"},
+		{"6", "linux-image-6.12.117+deb12-cloud-amd64"},
+		{"6.13", ""},
+		{"6.1.0-5", ""},
+		{".*", ""},
+	} {
+		got, ok := newestPackage(names, tt.series)
+		if got != tt.want || ok != (tt.want != "") {
+			t.Errorf("series %s: %q, %v, want %q", tt.series, got, ok, tt.want)
+		}
+	}
+}
+
+func TestNewestPackageLeavesItsArgumentAlone(t *testing.T) {
+	names := []string{"linux-image-6.1.0-1-amd64", "linux-image-6.1.0-2-cloud-amd64"}
+	before := slices.Clone(names)
+	newestPackage(names, "6.1")
+	if !reflect.DeepEqual(names, before) {
+		t.Errorf("names are now %q", names)
+	}
+}
+
+func TestURIOfAPackage(t *testing.T) {
+	sum := fmt.Sprintf("%x", sha256.Sum256(nil))
+	const file = "linux-image-6.12.117+deb12-cloud-amd64_6.12.117-1~deb12u1_amd64.deb"
+	got, err := parseURI("'http://deb.example/" + file + "' " + file + " 34307256 SHA256:" + sum + "\n")
+	if want := (aptPackage{file: file, sha256: sum}); err != nil || got != want {
+		t.Errorf("parsed %+v, %v, want %+v", got, err, want)
+	}
+}
+
+func TestURIWithoutSHA256IsRefused(t *testing.T) {
+	for _, line := range []string{
+		"",
+		"'http://x/y' y 1",
+		"'http://x/y' y 1 MD5Sum:d41d8cd98f00b204e9800998ecf8427e",
+		"'http://x/y' y 1 SHA256:d41d8cd98f00b204e9800998ecf8427e",
+		"'http://x/y' y 1 SHA256:" + strings.Repeat("x", 64),
+	} {
+		want := fmt.Sprintf("apt-get --print-uris says %q, want URI, file, size and SHA256", line)
+		if _, err := parseURI(line); err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+}
+
+func TestDamagedDownloadIsRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.deb")
+	if err := os.WriteFile(file, []byte("good"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("good")))
+	if err := verify(file, sum); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("bad"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("x.deb has SHA256 %x, apt says %s", sha256.Sum256([]byte("bad")), sum)
+	if err := verify(file, sum); err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+// unpacked makes directories and empty files.
+func unpacked(t *testing.T, paths ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, p := range paths {
+		p = filepath.Join(dir, p)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestKernelOfAnUnpackedPackage(t *testing.T) {
+	for _, lib := range []string{"lib", "usr/lib"} {
+		dir := unpacked(t, "boot/vmlinuz-6.1.0-1", lib+"/modules/6.1.0-1/modules.builtin")
+		got, err := openKernel(dir)
+		want := kernel{release: "6.1.0-1", image: dir + "/boot/vmlinuz-6.1.0-1", modules: dir + "/" + lib + "/modules/6.1.0-1"}
+		if err != nil || got != want {
+			t.Errorf("opened %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
+func TestPackageWithoutImageIsNoKernel(t *testing.T) {
+	dir := unpacked(t, "lib/modules/6.1.0-1/modules.builtin")
+	if _, err := openKernel(dir); err == nil || err.Error() != "0 files boot/vmlinuz-* in "+dir+", want 1" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestPackageWithoutModulesIsNoKernel(t *testing.T) {
+	if _, err := openKernel(unpacked(t, "boot/vmlinuz-6.1.0-1")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("error %v, want %v", err, fs.ErrNotExist)
+	}
+}
+
+func TestOlderPackagesOfTheSeriesLeaveTheCache(t *testing.T) {
+	const (
+		old   = "linux-image-6.1.0-9-cloud-amd64_aa"
+		moved = "linux-image-6.1.0-56-cloud-amd64_bb"
+		kept  = "linux-image-6.1.0-56-cloud-amd64_cc"
+		other = "linux-image-6.12.1+deb12-cloud-amd64_dd"
+	)
+	cache := unpacked(t, "lock", old+"/x", moved+"/x", kept+"/x", other+"/x")
+	if err := removeOlder(cache, "6.1", filepath.Join(cache, kept)); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	if want := []string{kept, other, "lock"}; !slices.Equal(got, want) {
+		t.Errorf("cache holds %q, want %q", got, want)
+	}
+}

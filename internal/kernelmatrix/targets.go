@@ -1,0 +1,38 @@
+package main
+
+// defaultKernels are series of Debian's cloud kernels.
+const defaultKernels = "6.1,6.12"
+
+// defaultPackages run when none is named; those not there yet are left out.
+var defaultPackages = []string{
+	"./netlinkdiag",
+	"./internal/kerneltest",
+	"./internal/stack",
+	"./internal/bpf/...",
+}
+
+// diagModules answer sock_diag. On a real host the kernel loads them on demand;
+// in a guest nothing could, and -modules=none leaves them out.
+var diagModules = []string{"inet_diag", "tcp_diag", "udp_diag"}
+
+// hostModules make what tests bind to or count: interfaces and protocols.
+var hostModules = []string{"dummy", "veth", "sctp"}
+
+// exclusion keeps a test out of the guests.
+type exclusion struct {
+	pkg    string // import path
+	test   string // with its subtest, if only that: TestX/case
+	kernel string // series; empty means all
+	reason string
+}
+
+var exclusions = []exclusion{
+	{
+		pkg: "sockstate_exporter/internal/bpf/sockflags", test: "TestListenersOfPython",
+		reason: "the guests have no Python",
+	},
+	{
+		pkg: "sockstate_exporter/internal/kerneltest", test: "TestNothingStaysOfAKilledProcess",
+		reason: "its child does not always outlive the slow start of its watcher under emulation",
+	},
+}
