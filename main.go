@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/cilium/ebpf/features"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -27,8 +28,12 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
+	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"sockstate_exporter/collector"
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
@@ -56,6 +61,8 @@ type options struct {
 	retention   time.Duration
 	tcp         bool
 	listener    bool
+	reuse       bool
+	bind        bool
 	stack       bool
 	maxRequests int
 	web         *web.FlagConfig
@@ -71,13 +78,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	logger := promslog.New(&opts.log)
 	logger.Info("starting "+name, "version", version.Info(), "build", version.BuildContext())
 
-	taker := newTaker(opts)
-	defer func() { _ = taker.Close() }()
-	handler, err := newHandler(opts, taker, logger)
+	src := openSources(opts, logger)
+	defer src.close()
+	if err := dropPrivileges(opts, src, logger); err != nil {
+		return err
+	}
+	handler, err := newHandler(opts, src, logger)
 	if err != nil {
 		return err
 	}
-	go warmUp(ctx, taker)
+	go func() {
+		if err := src.taker.FollowBinds(); err != nil {
+			logger.Error("details of failed binds are lost from now on", "err", err)
+		}
+	}()
+	go warmUp(ctx, src.taker)
 	server := newServer(handler, logger)
 	return serve(ctx, server, func() error { return web.ListenAndServe(server, opts.web, logger) }, logger)
 }
@@ -104,6 +119,8 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 
 	app.Flag("collector.tcp", "Sockets per watched port and TCP state.").Default("true").BoolVar(&opts.tcp)
 	app.Flag("collector.listener", "Listening sockets: accept queues and drops.").Default("true").BoolVar(&opts.listener)
+	app.Flag("collector.reuse", "SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.reuse)
+	app.Flag("collector.bind", "Failed bind() and listen() calls.").Default("true").BoolVar(&opts.bind)
 	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
 
 	opts.web = webflag.AddFlags(app, ":10048")
@@ -116,7 +133,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case finished:
 		return nil, nil
 	case err != nil && strings.Contains(err.Error(), "collector."):
-		return nil, fmt.Errorf("%w: the collectors are tcp, listener and stack", err)
+		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, bind and stack", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
@@ -175,9 +192,18 @@ func atLeast(least int) func(string) (int, error) {
 	}
 }
 
-// newTaker wires the sources to a snapshot.Taker. A source that does not work here is no
-// error: it fails in every snapshot, with its reason.
-func newTaker(opts *options) *snapshot.Taker {
+// sources are what a snapshot is taken from, as far as it works on this host.
+type sources struct {
+	taker    *snapshot.Taker
+	tracer   *bindtrace.Tracer // nil where binds cannot be traced
+	flags    *sockflags.Reader // nil where flags cannot be read
+	features []collector.Feature
+}
+
+// openSources opens everything that needs a privilege. A source that does not work here is no
+// error: it is missing, with its reason, in the features and in one log line.
+func openSources(opts *options, logger *slog.Logger) *sources {
+	s := new(sources)
 	cfg := snapshot.Config{
 		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
 		Watcher:   opts.watcher,
@@ -188,7 +214,105 @@ func newTaker(opts *options) *snapshot.Taker {
 	if opts.stack {
 		cfg.Stack = stackReader()
 	}
-	return snapshot.New(cfg)
+	if opts.bind {
+		s.openTracer(logger)
+		cfg.Binds = s.tracer
+		cfg.OwnNetns = ownNetns()
+	}
+	if opts.reuse {
+		s.openFlags(logger)
+		if s.flags != nil {
+			cfg.Flags = s.flags
+		}
+	}
+	s.taker = snapshot.New(cfg)
+	return s
+}
+
+func (s *sources) openTracer(logger *slog.Logger) {
+	feature := collector.Feature{Name: "bind_tracing"}
+	tracer, err := bindtrace.New(bindtrace.Options{Logger: logger})
+	if err != nil {
+		feature.Reason = "failed"
+		var unavailable *bindtrace.UnavailableError
+		if errors.As(err, &unavailable) {
+			feature.Reason = unavailable.Reason
+		}
+		logger.Warn("failed binds are not counted", "reason", feature.Reason, "err", err)
+	} else {
+		s.tracer, feature.Works, feature.Mode = tracer, true, tracer.Mode().String()
+		logger.Info("failed binds are counted", "mode", feature.Mode)
+	}
+	s.features = append(s.features, feature)
+}
+
+func (s *sources) openFlags(logger *slog.Logger) {
+	feature := collector.Feature{Name: "reuse_flags"}
+	flags, err := sockflags.New(sockflags.Options{Logger: logger})
+	var unavailable *sockflags.UnavailableError
+	switch {
+	case err != nil:
+		feature.Reason = "failed"
+		if errors.As(err, &unavailable) {
+			feature.Reason = string(unavailable.Reason)
+		}
+		logger.Warn("reuse flags are not known", "reason", feature.Reason, "err", err)
+	default:
+		s.flags, feature.Works, feature.Mode = flags, true, string(flags.Mode())
+		var lacking []string
+		for _, shortfall := range flags.Shortfalls() {
+			if feature.Reason == "" {
+				feature.Reason = string(shortfall.Reason)
+			}
+			lacking = append(lacking, shortfall.Need)
+		}
+		logger.Info("reuse flags are read", "mode", feature.Mode, "lacking", strings.Join(lacking, "; "))
+	}
+	s.features = append(s.features, feature)
+}
+
+func (s *sources) close() {
+	if s.tracer != nil {
+		_ = s.tracer.Close()
+	}
+	_ = s.taker.Close()
+	if s.flags != nil {
+		_ = s.flags.Close()
+	}
+}
+
+// dropPrivileges keeps the capabilities that are needed after the start.
+func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
+	var needed []libcap.Value
+	if src.flags != nil && src.flags.Mode() == sockflags.ModePidfd {
+		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH)
+	}
+	const linux519 = 5<<16 | 19<<8
+	if code, err := features.LinuxVersionCode(); err != nil || code < linux519 {
+		needed = append(needed, libcap.BPF) // map look-ups, where unprivileged bpf(2) is disabled
+	}
+	for _, address := range *opts.web.WebListenAddresses {
+		if _, port, err := net.SplitHostPort(address); err == nil {
+			if n, err := strconv.Atoi(port); err == nil && n > 0 && n < 1024 {
+				needed = append(needed, libcap.NET_BIND_SERVICE)
+			}
+		}
+	}
+	kept, err := privilege.Keep(needed...)
+	if err != nil {
+		return err
+	}
+	logger.Info("capabilities that are not needed any more are given up", "kept", strings.Join(kept, " "))
+	return nil
+}
+
+// ownNetns is the inode number of the exporter's network namespace, 0 where it cannot be had.
+func ownNetns() uint32 {
+	var st syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/net", &st); err != nil {
+		return 0
+	}
+	return uint32(st.Ino)
 }
 
 func stackReader() func() (stack.Stats, error) {
@@ -200,7 +324,7 @@ func stackReader() func() (stack.Stats, error) {
 }
 
 // newHandler is everything that is served.
-func newHandler(opts *options, taker *snapshot.Taker, logger *slog.Logger) (http.Handler, error) {
+func newHandler(opts *options, src *sources, logger *slog.Logger) (http.Handler, error) {
 	process := prometheus.NewRegistry()
 	process.MustRegister(
 		versioncollector.NewCollector(name),
@@ -221,7 +345,7 @@ func newHandler(opts *options, taker *snapshot.Taker, logger *slog.Logger) (http
 	if err != nil {
 		return nil, fmt.Errorf("make landing page: %w", err)
 	}
-	metrics := collector.New(taker.Take, logger).Handler(process, logger)
+	metrics := collector.New(src.taker.Take, func() []collector.Feature { return src.features }, logger).Handler(process, logger)
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", landing)
@@ -230,7 +354,7 @@ func newHandler(opts *options, taker *snapshot.Taker, logger *slog.Logger) (http
 		fmt.Fprintln(w, "healthy")
 	})
 	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if !taker.Ready() {
+		if !src.taker.Ready() {
 			http.Error(w, "no snapshot succeeded yet", http.StatusServiceUnavailable)
 			return
 		}

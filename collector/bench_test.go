@@ -23,7 +23,7 @@ func BenchmarkRender(b *testing.B) {
 	for _, ports := range []int{1, 100, 512} {
 		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
 			snap := snapshotOfPorts(b, ports)
-			c := New(func(context.Context) snapshot.Snapshot { return snap }, slog.New(slog.DiscardHandler))
+			c := New(func(context.Context) snapshot.Snapshot { return snap }, nil, slog.New(slog.DiscardHandler))
 			h := c.Handler(prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 			r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
 			r.Header.Set("Accept-Encoding", "gzip")

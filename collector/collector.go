@@ -36,17 +36,20 @@ type Collector struct {
 	dropped bool              // it was logged that ports are not watched
 }
 
-// New returns a Collector that calls take once per scrape.
-func New(take func(context.Context) snapshot.Snapshot, logger *slog.Logger) *Collector {
+// New returns a Collector that calls take once per scrape. features, if not nil, says what
+// else works on this host.
+func New(take func(context.Context) snapshot.Snapshot, features func() []Feature, logger *slog.Logger) *Collector {
 	return &Collector{
 		take:   take,
 		logger: logger,
 		renderers: []renderer{
 			newTCPFamily(),
 			newListenerFamily(),
+			newReuseFamily(),
+			newBindFamily(),
 			newStackFamily(),
 			newWatchFamily(),
-			newFeatureFamily(),
+			newFeatureFamily(features),
 		},
 		success: gauge("scrape_collector_success",
 			"1 where the collector had all its data in time for this scrape, else 0.", "the exporter", "collector"),

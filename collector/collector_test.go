@@ -159,6 +159,9 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		netns = "sockstate_netns_time_wait_sockets sockstate_netns_time_wait_limit sockstate_netns_time_wait_overflows_total " +
 			"sockstate_netns_listen_overflows_total sockstate_netns_listen_drops_total sockstate_netns_ephemeral_ports_limit"
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
+		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
+		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_last_failure_timestamp_seconds " +
+			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total"
 		feature = "sockstate_feature_available"
 	)
 	lacking := fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
@@ -166,46 +169,58 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		name    string
 		change  func(*snapshot.Snapshot)
 		missing string            // metrics
-		success map[string]string // collectors, tcp listener stack watch
+		success map[string]string // collectors, tcp listener stack watch reuse bind
 		feature string
 	}{
-		{"nothing", func(*snapshot.Snapshot) {}, "", success("1111"), "1"},
+		{"nothing", func(*snapshot.Snapshot) {}, "", success("111111"), "1"},
 		{"tcp", func(s *snapshot.Snapshot) {
 			s.TCP.Err = errBroken // what there is of it is not to be shown
-		}, tcp, success("0111"), "1"},
+		}, tcp, success("011111"), "1"},
 		{"listeners", func(s *snapshot.Snapshot) {
 			s.Listeners.Err = errBroken
-		}, listener, success("1011"), "1"},
+		}, listener, success("101111"), "1"},
+		{"reuse flags", func(s *snapshot.Snapshot) {
+			s.Reuse.Err = errBroken
+		}, reuse, success("111101"), "1"},
+		{"failed binds", func(s *snapshot.Snapshot) {
+			s.Binds.Err = errBroken
+		}, bind, success("111110"), "1"},
 		{"stack", func(s *snapshot.Snapshot) {
 			s.Stack = snapshot.Part[stack.Stats]{Err: errBroken}
-		}, netns, success("1101"), "1"},
+		}, netns, success("110111"), "1"},
 		{"part of the stack", func(s *snapshot.Snapshot) {
 			s.Stack.Err = errBroken
 			s.Stack.Data.ListenDrops.OK = false
-		}, "sockstate_netns_listen_drops_total", success("1101"), "1"},
+		}, "sockstate_netns_listen_drops_total", success("110111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
-		}, tcp + " " + listener + " " + feature, success("0010"), ""},
+			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
+		}, strings.Join([]string{tcp, listener, reuse, feature}, " "), success("001001"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
-		}, tcp + " " + listener, success("0010"), "0"},
+			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
+		}, strings.Join([]string{tcp, listener, reuse}, " "), success("001001"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
 				TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
 				Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
+				Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
+				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
 				Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 			}
-		}, strings.Join([]string{tcp, listener, netns, watched, feature}, " "), success("0000"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, bind, netns, watched, feature}, " "), success("000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
 			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
-		}, tcp + " " + listener + " " + netns, map[string]string{`collector="watch"`: "1"}, "1"},
+			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
+			s.Binds = snapshot.Part[snapshot.Binds]{Err: snapshot.ErrOff}
+		}, strings.Join([]string{tcp, listener, reuse, bind, netns}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := wholeSnapshot(t)
@@ -234,10 +249,10 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 	}
 }
 
-// success of the collectors tcp, listener, stack and watch.
+// success of the collectors tcp, listener, stack, watch, reuse and bind.
 func success(of string) map[string]string {
 	out := make(map[string]string)
-	for i, name := range []string{"tcp", "listener", "stack", "watch"} {
+	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind"} {
 		out[`collector="`+name+`"`] = of[i : i+1]
 	}
 	return out
@@ -312,7 +327,7 @@ func TestClean(t *testing.T) {
 func TestFailureIsLoggedOncePerReason(t *testing.T) {
 	var s snapshot.Snapshot
 	log := new(logbook)
-	c := New(func(context.Context) snapshot.Snapshot { return s }, newLogger(log))
+	c := New(func(context.Context) snapshot.Snapshot { return s }, nil, newLogger(log))
 	broken := func(err error) func() { return func() { s.TCP.Err = err } }
 	for i, step := range []struct {
 		change func()
@@ -352,7 +367,7 @@ func TestFailureIsLoggedOncePerReason(t *testing.T) {
 func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {
 	var s snapshot.Snapshot
 	log := new(logbook)
-	c := New(func(context.Context) snapshot.Snapshot { return s }, newLogger(log))
+	c := New(func(context.Context) snapshot.Snapshot { return s }, nil, newLogger(log))
 	over := wholeSnapshot(t)
 	within := wholeSnapshot(t)
 	within.Watch.Data.Dropped = 0

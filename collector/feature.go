@@ -8,15 +8,25 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
+// A Feature is something that may or may not work on this host.
+type Feature struct {
+	Name   string // as in the feature label
+	Mode   string // how it works, where there is more than one way
+	Reason string // what is missing, in a word or two of a small fixed set
+	Works  bool
+}
+
 // featureFamily: what works on this host, and if not, why.
 type featureFamily struct {
 	available *Metric
+	features  func() []Feature
 }
 
-func newFeatureFamily() *featureFamily {
+func newFeatureFamily(features func() []Feature) *featureFamily {
 	return &featureFamily{
+		features: features,
 		available: gauge("feature_available",
-			"1 where the feature works on this host, 0 where it does not: reason says what is missing. mode says how it works, where there is more than one way.",
+			"1 where the feature works on this host, 0 where it does not: reason says what is missing. mode says how it works, where there is more than one way; a reason beside a mode says what is missing for the better one.",
 			"the exporter", "feature", "mode", "reason"),
 	}
 }
@@ -30,6 +40,11 @@ func (*featureFamily) outcome(*snapshot.Snapshot) (time.Duration, error) {
 }
 
 func (f *featureFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	if f.features != nil {
+		for _, x := range f.features() {
+			ch.put(f.available, boolValue(x.Works), x.Name, x.Mode, x.Reason)
+		}
+	}
 	available, reason := s.Watch.Err == nil, ""
 	var lacking *netlinkdiag.ModuleError
 	switch {

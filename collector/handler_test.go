@@ -29,7 +29,7 @@ func newLogger(l *logbook) *slog.Logger { return slog.New(l) }
 type source func(context.Context) snapshot.Snapshot
 
 func (take source) handler(log *logbook) http.Handler {
-	return New(take, newLogger(log)).Handler(prometheus.NewRegistry(), newLogger(log))
+	return New(take, nil, newLogger(log)).Handler(prometheus.NewRegistry(), newLogger(log))
 }
 
 func constant(s snapshot.Snapshot) source {

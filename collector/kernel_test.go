@@ -44,7 +44,7 @@ func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 			t.Error(err)
 		}
 	})
-	return start(t, New(taker.Take, logger).Handler(prometheus.NewRegistry(), logger))
+	return start(t, New(taker.Take, nil, logger).Handler(prometheus.NewRegistry(), logger))
 }
 
 // mix makes sockets of both families in every state that ss shows, on three ports.

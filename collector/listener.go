@@ -21,7 +21,7 @@ type listenerFamily struct {
 }
 
 func newListenerFamily() *listenerFamily {
-	group := []string{"netns", "address", "port", "family", "interface"}
+	group := groupLabels()
 	return &listenerFamily{
 		info: gauge("tcp_listener_info",
 			"1 for each group of listening sockets: those of one address, port and device. v6only is empty for IPv4.",
@@ -60,7 +60,7 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		return
 	}
 	for _, g := range s.Listeners.Data {
-		group := []string{"", g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(&g)}
+		group := groupValues(&g.GroupKey, g.Interface)
 		v6only := ""
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
@@ -76,12 +76,21 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	}
 }
 
+// groupLabels are what a listener group is known by, and groupValues their values.
+func groupLabels() []string {
+	return []string{"netns", "address", "port", "family", "interface"}
+}
+
+func groupValues(g *snapshot.GroupKey, device string) []string {
+	return []string{"", g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
+}
+
 // interfaceLabel is the device's name. One that had to be changed gets the device's index:
 // two of them may look the same now, and a sample that is there twice is an error.
-func interfaceLabel(g *snapshot.Group) string {
-	name := clean(g.Interface)
+func interfaceLabel(device string, ifindex uint32) string {
+	name := clean(device)
 	if strings.ContainsRune(name, unicode.ReplacementChar) {
-		name += "#" + strconv.FormatUint(uint64(g.Ifindex), 10)
+		name += "#" + strconv.FormatUint(uint64(ifindex), 10)
 	}
 	return name
 }

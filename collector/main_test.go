@@ -15,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
+	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
@@ -80,11 +82,22 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	plain := group(4840, "0.0.0.0", 99)
 	plain.Interface = "eth0.100"
 
+	groups = append(groups, plain)
+	reuse := make([]snapshot.GroupReuse, len(groups))
+	for i, g := range groups {
+		reuse[i] = snapshot.GroupReuse{
+			GroupKey: g.GroupKey, Interface: g.Interface,
+			ReuseAddr: snapshot.Flag(i % 3), ReusePort: snapshot.FlagOff,
+		}
+	}
+
 	known := func(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 	return snapshot.Snapshot{
 		Watch:     snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
-		Listeners: snapshot.Part[[]snapshot.Group]{Data: append(groups, plain), Duration: 2 * time.Millisecond},
+		Listeners: snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
 		TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
+		Reuse:     snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
+		Binds:     snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 		Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 			TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 			ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232), Sockets: known(6),
@@ -92,10 +105,55 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	}
 }
 
+// ownNetns is the inode number of the exporter's network namespace.
+const ownNetns = 4026531840
+
+// count is a failed bind() in the exporter's network namespace.
+func count(port uint16, family bindtrace.Family, protocol bindtrace.Protocol, errno unix.Errno, n uint64) bindtrace.Count {
+	return bindtrace.Count{N: n, Key: bindtrace.Key{
+		Netns: ownNetns, Port: port, Family: family, Protocol: protocol, Errno: errno,
+	}}
+}
+
+// changed is a count with another key.
+func changed(c bindtrace.Count, change func(*bindtrace.Key)) bindtrace.Count {
+	change(&c.Key)
+	return c
+}
+
+func elsewhere(k *bindtrace.Key) { k.Netns = 0 }
+func otherPort(k *bindtrace.Key) { k.Port, k.OtherPort = 0, true }
+func byListen(k *bindtrace.Key)  { k.Op = bindtrace.OpListen }
+
+// someBinds has a failure of every kind.
+func someBinds() snapshot.Binds {
+	web := count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRINUSE, 3)
+	at := time.UnixMilli(1_700_000_000_123)
+	return snapshot.Binds{
+		OwnNetns: ownNetns,
+		Counts: []bindtrace.Count{
+			web,
+			changed(web, elsewhere),
+			changed(web, otherPort),
+			changed(web, byListen),
+			count(0, bindtrace.FamilyIPv6, bindtrace.ProtocolUDP, unix.EADDRINUSE, 1),
+			count(4840, bindtrace.FamilyIPv6, bindtrace.ProtocolMPTCP, 0, 1<<40),
+		},
+		Stats: bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
+		Latest: []snapshot.Failure{{
+			FailureKey: snapshot.FailureKey{OwnNetns: true, Port: 80, Protocol: bindtrace.ProtocolTCP},
+			Time:       at, Errno: unix.EADDRINUSE, Process: "nginx",
+		}, {
+			FailureKey: snapshot.FailureKey{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},
+			Time:       at.Add(time.Second), Errno: unix.EACCES, Process: "evil\n\xff\"}\u202e",
+		}},
+	}
+}
+
 // collectorOf makes metrics of the same snapshot again and again.
 func collectorOf(s snapshot.Snapshot) (*Collector, *logbook) {
 	log := new(logbook)
-	return New(func(context.Context) snapshot.Snapshot { return s }, slog.New(log)), log
+	return New(func(context.Context) snapshot.Snapshot { return s }, nil, slog.New(log)), log
 }
 
 // exposition is what the Collector exposes, as text.

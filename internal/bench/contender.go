@@ -37,8 +37,10 @@ func closeAll(contenders []contender) {
 	}
 }
 
-// saw is the check of a contender that counts; slack is by how much it may be off.
+// saw is the check of a contender that counts; slack is by how much it may be off, besides
+// the one in a hundred thousand that waits in FIN_WAIT2 for a FIN to be sent again.
 func saw(got *int, want, slack int) func() error {
+	slack += want / 100_000
 	return func() error {
 		if *got < want-slack || *got > want+slack {
 			return fmt.Errorf("saw %d of %d sockets", *got, want)

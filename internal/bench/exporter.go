@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 const (
 	portNodeExporter = 9100
 	portTCPOnly      = 10048
+	portTCPAndReuse  = 10047
 	portEverything   = 10049
 	portFirstOfPorts = 10050 // of several, one after the other
 )
@@ -170,4 +172,16 @@ func (e *exporter) peakRSS() (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("no VmHWM in /proc/%d/status", e.cmd.Process.Pid)
+}
+
+// onlyTCP are the flags of an exporter that collects sockets by state, and with them what
+// else is asked for.
+func onlyTCP(and ...string) []string {
+	var args []string
+	for _, c := range []string{"listener", "reuse", "bind", "stack"} {
+		if !slices.Contains(and, c) {
+			args = append(args, "--no-collector."+c)
+		}
+	}
+	return args
 }

@@ -44,7 +44,7 @@ func (b *bench) measureHost(ctx context.Context, ns *kerneltest.NetNS) (table, e
 		return table{}, err
 	}
 	contenders = append(contenders, everything.contender(nameEverything, metric, hostTimeWait, 0))
-	tcpOnly, err := startExporter(ctx, ns, b.path(), portTCPOnly, "--no-collector.listener", "--no-collector.stack")
+	tcpOnly, err := startExporter(ctx, ns, b.path(), portTCPOnly, onlyTCP()...)
 	if err != nil {
 		return table{}, err
 	}

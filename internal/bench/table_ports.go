@@ -98,7 +98,7 @@ func (b *bench) measurePorts(ctx context.Context, ns *kerneltest.NetNS, sockets 
 			}
 			contenders = append(contenders, c)
 		}
-		args := []string{"--no-collector.listener", "--no-collector.stack", "--no-watch.listeners", fmt.Sprintf("--watch.max-ports=%d", n)}
+		args := append(onlyTCP(), "--no-watch.listeners", fmt.Sprintf("--watch.max-ports=%d", n))
 		for _, p := range ports {
 			args = append(args, fmt.Sprintf("--watch.port=%d", p))
 		}

@@ -16,6 +16,7 @@ const busyPort = 4840
 const (
 	nameFloor        = "receive only, IPv4 then IPv6 (the floor)"
 	nameTCPOnly      = "our scrape, tcp collector"
+	nameTCPAndReuse  = "our scrape, tcp and reuse collectors"
 	nameEverything   = "our scrape, all collectors"
 	nameNodeExporter = "node_exporter tcpstat scrape"
 )
@@ -94,11 +95,16 @@ func (b *bench) measureSize(ctx context.Context, ns *kerneltest.NetNS, s *size) 
 
 	const metric = "sockstate_tcp_sockets"
 	watched := "--watch.port=" + strconv.Itoa(busyPort)
-	tcpOnly, err := startExporter(ctx, ns, b.path(), portTCPOnly, watched, "--no-collector.listener", "--no-collector.stack")
+	tcpOnly, err := startExporter(ctx, ns, b.path(), portTCPOnly, append(onlyTCP(), watched)...)
 	if err != nil {
 		return err
 	}
 	_ = add(tcpOnly.contender(nameTCPOnly, metric, n, 0), nil)
+	withReuse, err := startExporter(ctx, ns, b.path(), portTCPAndReuse, append(onlyTCP("reuse"), watched)...)
+	if err != nil {
+		return err
+	}
+	_ = add(withReuse.contender(nameTCPAndReuse, metric, n, 0), nil)
 	everything, err := startExporter(ctx, ns, b.path(), portEverything, watched)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 func main() {
 	out := flag.String("o", "", "file to write; empty for standard output")
 	flag.Parse()
-	if err := write(*out, reference(collector.New(nil, nil).Metrics())); err != nil {
+	if err := write(*out, reference(collector.New(nil, nil, nil).Metrics())); err != nil {
 		fmt.Fprintln(os.Stderr, "metricsdoc:", err)
 		os.Exit(1)
 	}
@@ -43,11 +43,15 @@ Labels, where a metric has them:
 
 | label | value |
 |---|---|
-| ` + "`netns`" + ` | network namespace; empty, so absent, for the exporter's own |
-| ` + "`port`" + ` | local port, decimal |
+| ` + "`netns`" + ` | network namespace; empty, so absent, for the exporter's own. Failed calls of all others are under ` + "`other`" + ` |
+| ` + "`port`" + ` | local port, decimal. Of failed calls: the port that was asked for where it is watched, ` + "`0`" + ` for any, and ` + "`other`" + ` |
+| ` + "`protocol`" + ` | ` + "`tcp`, `udp`, `mptcp`, `sctp`, `other`" + `. Go programs ask for MPTCP before TCP: a Listen that fails is one failed bind of each |
+| ` + "`errno`" + ` | symbolic: ` + "`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`" + `; ` + "`other`" + ` for errors that bind() itself never returns |
 | ` + "`family`" + ` | ` + "`ipv4` or `ipv6`" + `: address family of the socket. An IPv4 client of a dual-stack ` + "`::`" + ` listener counts under ` + "`ipv6`" + ` |
 | ` + "`address`" + ` | local address that the socket is bound to |
 | ` + "`interface`" + ` | network device that the socket is bound to (SO_BINDTODEVICE); usually empty |
+| ` + "`process`" + ` | what the thread called itself: printable, at most 64 characters, and not to be trusted |
+| ` + "`feature`, `mode`, `reason`" + ` | see [privileges.md](privileges.md) |
 | ` + "`state`" + ` | ` + "`established`, `syn_sent`, `syn_recv`, `fin_wait1`, `fin_wait2`, `time_wait`, `close`, `close_wait`, `last_ack`, `listen`, `closing`" + ` |
 
 Besides these it serves client_golang's own ` + "`sockstate_exporter_build_info`, `go_*`, `process_*` and `promhttp_*`" + `.

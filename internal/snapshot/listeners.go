@@ -13,6 +13,7 @@ import (
 type listener struct {
 	key    GroupKey
 	cookie uint64
+	inode  uint32
 	queue  uint32
 	limit  uint32
 	v6only bool
@@ -29,6 +30,7 @@ func newListener(s *netlinkdiag.Socket) listener {
 			Ifindex: s.Ifindex,
 		},
 		cookie: s.Cookie,
+		inode:  s.Inode,
 		queue:  s.RQueue,
 		limit:  s.WQueue,
 		v6only: s.V6Only,

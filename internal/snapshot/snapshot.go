@@ -27,6 +27,12 @@ type Snapshot struct {
 	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
 	TCP Part[[]PortSockets]
 
+	// Reuse has the reuse flags of the listeners and of the sockets behind them.
+	Reuse Part[Reuse]
+
+	// Binds has the calls of bind() and listen() that failed on this host.
+	Binds Part[Binds]
+
 	// Stack has the namespace's counters and limits. What of it could be had is
 	// there also where Err is not nil.
 	Stack Part[stack.Stats]

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -28,6 +29,14 @@ type Config struct {
 
 	// Stack reads the namespace's counters and limits; nil switches the part off.
 	Stack func() (stack.Stats, error)
+
+	// Flags reads the reuse flags; nil switches the part off.
+	Flags FlagReader
+
+	// Binds counts failed binds; nil switches the part off. The Taker sets which ports it
+	// watches. OwnNetns is the inode number of the network namespace that is dumped.
+	Binds    *bindtrace.Tracer
+	OwnNetns uint32
 
 	// NetNS is the descriptor of the namespace, to look up device names in; 0 for the
 	// process's own.
@@ -97,6 +106,8 @@ func (t *Taker) join() *flight {
 			Watch:     Part[watch.Set]{Err: errPending},
 			Listeners: Part[[]Group]{Err: errPending},
 			TCP:       Part[[]PortSockets]{Err: errPending},
+			Reuse:     Part[Reuse]{Err: errPending},
+			Binds:     Part[Binds]{Err: errPending},
 			Stack:     Part[stack.Stats]{Err: errPending},
 		}}
 		go t.fly(ctx, t.flight)
@@ -152,7 +163,7 @@ func (f *flight) view(cause error) Snapshot {
 	if cause == nil {
 		cause = errPending
 	}
-	for _, err := range []*error{&s.Watch.Err, &s.Listeners.Err, &s.TCP.Err, &s.Stack.Err} {
+	for _, err := range s.errs() {
 		if errors.Is(*err, errPending) {
 			*err = cause
 		}
@@ -161,11 +172,16 @@ func (f *flight) view(cause error) Snapshot {
 }
 
 func (s *Snapshot) complete() bool {
-	for _, err := range []error{s.Watch.Err, s.Listeners.Err, s.TCP.Err, s.Stack.Err} {
+	for _, err := range s.errs() {
 		var lacking *netlinkdiag.ModuleError
-		if err != nil && !errors.Is(err, ErrOff) && !errors.As(err, &lacking) {
+		if *err != nil && !errors.Is(*err, ErrOff) && !errors.As(*err, &lacking) {
 			return false
 		}
 	}
 	return true
+}
+
+// errs are the errors of all parts.
+func (s *Snapshot) errs() []*error {
+	return []*error{&s.Watch.Err, &s.Listeners.Err, &s.TCP.Err, &s.Reuse.Err, &s.Binds.Err, &s.Stack.Err}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ type worker struct {
 	conn  *netlinkdiag.Conn // nil until dialled
 	drops *dropCounter
 	set   watch.Set // the latest
+
+	failures *failures
+	quiet    bool // nothing but listeners was on the watched ports last time
 }
 
 func newWorker(cfg Config) *worker {
@@ -27,6 +31,8 @@ func newWorker(cfg Config) *worker {
 		cfg:   cfg,
 		drops: newDropCounter(cfg.Retention),
 		set:   cfg.Watcher.Update(time.Time{}, nil),
+
+		failures: newFailures(cfg.OwnNetns),
 	}
 }
 
@@ -54,10 +60,43 @@ func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
 	listening := take(func() ([]listener, error) { return w.listening(ctx) })
 	watched := w.watched(listening)
 	publish(func(s *Snapshot) { s.Watch = watched })
-	listeners := w.listeners(listening)
-	publish(func(s *Snapshot) { s.Listeners = listeners })
+	binds := take(func() (Binds, error) {
+		if err := w.traceWatched(); err != nil {
+			return Binds{}, err
+		}
+		return w.readBinds()
+	})
+	publish(func(s *Snapshot) { s.Binds = binds })
+
+	onWatched := w.onWatched(listening.Data)
+	listeners := w.listeners(listening, onWatched)
+	publish(func(s *Snapshot) {
+		s.Listeners = listeners
+		if !w.cfg.Listeners {
+			s.Listeners = Part[[]Group]{Err: ErrOff}
+		}
+	})
+	reuse := func(listenersOnly bool) {
+		reuse := Part[Reuse]{Err: listening.Err, Duration: listening.Duration}
+		if reuse.Err == nil || w.cfg.Flags == nil {
+			reuse = take(func() (Reuse, error) { return w.readReuse(ctx, onWatched, listeners.Data, listenersOnly) })
+		}
+		publish(func(s *Snapshot) { s.Reuse = reuse })
+	}
+	// The flags beside the dump: both walk the same table, for as long. Where nothing but
+	// listeners was there last time, the dump says whether that walk is needed at all.
+	var beside sync.WaitGroup
+	if !w.quiet {
+		beside.Go(func() { reuse(false) })
+	}
 	tcp := w.tcp(ctx, listening)
 	publish(func(s *Snapshot) { s.TCP = tcp })
+	quiet := tcp.Err == nil && !slices.ContainsFunc(tcp.Data, func(p PortSockets) bool { return p.lingers() })
+	if w.quiet {
+		reuse(quiet)
+	}
+	beside.Wait()
+	w.quiet = quiet
 }
 
 // take calls a source and notes how long it took.
@@ -108,23 +147,23 @@ func (w *worker) watched(listening Part[[]listener]) Part[watch.Set] {
 	return Part[watch.Set]{Data: w.set, Err: listening.Err, Duration: listening.Duration}
 }
 
-func (w *worker) listeners(listening Part[[]listener]) Part[[]Group] {
+// onWatched are the listeners on watched ports.
+func (w *worker) onWatched(listening []listener) []listener {
+	return slices.DeleteFunc(slices.Clone(listening), func(l listener) bool {
+		_, ok := w.set.Find(l.key.Port)
+		return !ok
+	})
+}
+
+// listeners folds the listeners on watched ports into groups, and sorts them.
+func (w *worker) listeners(listening Part[[]listener], onWatched []listener) Part[[]Group] {
 	out := Part[[]Group]{Err: listening.Err, Duration: listening.Duration}
-	switch {
-	case !w.cfg.Listeners:
-		return Part[[]Group]{Err: ErrOff}
-	case listening.Err != nil:
+	if listening.Err != nil {
 		return out
-	}
-	var watched []listener
-	for _, l := range listening.Data {
-		if _, ok := w.set.Find(l.key.Port); ok {
-			watched = append(watched, l)
-		}
 	}
 	// All of them: a port may be watched again after the budget had no room for it.
 	w.drops.update(time.Now(), listening.Data)
-	out.Data = groups(watched)
+	out.Data = groups(onWatched)
 	// Nothing is opened while no socket is bound to a device. A name that cannot be had
 	// is replaced by the index, which still tells the groups apart.
 	names := netns.NewInterfaces(w.cfg.NetNS)

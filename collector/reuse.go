@@ -1,0 +1,49 @@
+package collector
+
+import (
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+)
+
+// reuseFamily: SO_REUSEADDR and SO_REUSEPORT of the listeners.
+type reuseFamily struct {
+	reuseAddr *Metric
+	reusePort *Metric
+}
+
+func newReuseFamily() *reuseFamily {
+	return &reuseFamily{
+		reuseAddr: gauge("tcp_listener_reuseaddr",
+			"1 where every listening socket of the group has SO_REUSEADDR, 0 where one has not; absent where that is not known.",
+			"skc_reuse by eBPF iterator, or getsockopt by pidfd_getfd", groupLabels()...),
+		reusePort: gauge("tcp_listener_reuseport",
+			"1 where every listening socket of the group has SO_REUSEPORT, 0 where one has not; absent where that is not known.",
+			"skc_reuseport by eBPF iterator, or getsockopt by pidfd_getfd", groupLabels()...),
+	}
+}
+
+func (*reuseFamily) name() string { return "reuse" }
+
+func (f *reuseFamily) metrics() []*Metric { return []*Metric{f.reuseAddr, f.reusePort} }
+
+func (*reuseFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return s.Reuse.Duration, s.Reuse.Err
+}
+
+func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	if s.Reuse.Err != nil {
+		return
+	}
+	for _, g := range s.Reuse.Data.Listeners {
+		labels := groupValues(&g.GroupKey, g.Interface)
+		for _, flag := range []struct {
+			metric *Metric
+			value  snapshot.Flag
+		}{{f.reuseAddr, g.ReuseAddr}, {f.reusePort, g.ReusePort}} {
+			if flag.value != snapshot.FlagUnknown {
+				ch.put(flag.metric, boolValue(flag.value == snapshot.FlagOn), labels...)
+			}
+		}
+	}
+}

@@ -1,0 +1,354 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+var errFlags = errors.New("flags are broken")
+
+// scriptedFlags is a FlagReader that answers what the test says.
+type scriptedFlags struct {
+	mode   sockflags.Mode
+	answer func(context.Context, sockflags.Request) (*sockflags.Result, error)
+
+	mu       sync.Mutex
+	requests []sockflags.Request
+}
+
+func (f *scriptedFlags) Mode() sockflags.Mode { return f.mode }
+
+func (f *scriptedFlags) Read(ctx context.Context, req sockflags.Request) (*sockflags.Result, error) {
+	f.mu.Lock()
+	f.requests = append(f.requests, req)
+	f.mu.Unlock()
+	return f.answer(ctx, req)
+}
+
+// asked are the requests since the last call.
+func (f *scriptedFlags) asked() []sockflags.Request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer func() { f.requests = nil }()
+	return f.requests
+}
+
+// knowing answers with these flags.
+func knowing(listeners map[uint64]sockflags.Flags, groups ...sockflags.Group) *scriptedFlags {
+	return &scriptedFlags{mode: sockflags.ModeBPF, answer: func(context.Context, sockflags.Request) (*sockflags.Result, error) {
+		return &sockflags.Result{Listeners: listeners, Groups: groups}, nil
+	}}
+}
+
+func withFlags(f *fake, flags FlagReader) Config {
+	cfg := f.config()
+	cfg.Flags = flags
+	return cfg
+}
+
+func TestGroupHasAFlagWhereEverySocketHasIt(t *testing.T) {
+	var (
+		none     = sockflags.Flags{}
+		addr     = sockflags.Flags{ReuseAddr: true}
+		reusePt  = sockflags.Flags{ReusePort: true}
+		both     = sockflags.Flags{ReuseAddr: true, ReusePort: true}
+		listener = listening("0.0.0.0:80", 0)
+	)
+	for _, tt := range []struct {
+		name           string
+		sockets        int // of the group, with the cookies 1, 2, ...
+		flags          map[uint64]sockflags.Flags
+		addr, portFlag Flag
+	}{
+		{"alone, with both", 1, map[uint64]sockflags.Flags{1: both}, FlagOn, FlagOn},
+		{"alone, with one", 1, map[uint64]sockflags.Flags{1: addr}, FlagOn, FlagOff},
+		{"alone, with the other", 1, map[uint64]sockflags.Flags{1: reusePt}, FlagOff, FlagOn},
+		{"alone, without", 1, map[uint64]sockflags.Flags{1: none}, FlagOff, FlagOff},
+		{"alone, unknown", 1, nil, FlagUnknown, FlagUnknown},
+		{"flags of another socket", 1, map[uint64]sockflags.Flags{2: both}, FlagUnknown, FlagUnknown},
+		{"all have both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: both}, FlagOn, FlagOn},
+		{"one lacks one", 3, map[uint64]sockflags.Flags{1: both, 2: reusePt, 3: both}, FlagOff, FlagOn},
+		{"the last lacks both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: none}, FlagOff, FlagOff},
+		{"one is unknown", 3, map[uint64]sockflags.Flags{1: both, 3: both}, FlagUnknown, FlagUnknown},
+		{"one is unknown, a later one lacks one", 3, map[uint64]sockflags.Flags{1: both, 3: addr}, FlagUnknown, FlagOff},
+		{"one is unknown, an earlier one lacks one", 3, map[uint64]sockflags.Flags{1: addr, 2: both}, FlagUnknown, FlagOff},
+		{"the last is unknown", 3, map[uint64]sockflags.Flags{1: both, 2: both}, FlagUnknown, FlagUnknown},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFake()
+			var sockets []netlinkdiag.Socket
+			for i := range tt.sockets {
+				s := listener
+				s.Cookie = uint64(i + 1)
+				sockets = append(sockets, s)
+			}
+			f.set(sockets...)
+			s := whole(t, newTaker(t, withFlags(f, knowing(tt.flags)), discovering()))
+			want := []GroupReuse{{GroupKey: s.Listeners.Data[0].GroupKey, ReuseAddr: tt.addr, ReusePort: tt.portFlag}}
+			if s.Reuse.Err != nil || !slices.Equal(s.Reuse.Data.Listeners, want) {
+				t.Errorf("got %+v, %v\nwant %+v", s.Reuse.Data.Listeners, s.Reuse.Err, want)
+			}
+		})
+	}
+}
+
+func TestGroupsKeepTheirFlagsApart(t *testing.T) {
+	onDevice := listening("0.0.0.0:80", 5)
+	onDevice.Ifindex = 1
+	f := newFake(listening("[::]:80", 1), onDevice, listening("0.0.0.0:80", 3), listening("0.0.0.0:443", 4), listening("127.0.0.1:80", 2))
+	flags := knowing(map[uint64]sockflags.Flags{
+		1: {ReuseAddr: true}, 2: {ReusePort: true}, 3: {}, 4: {ReuseAddr: true, ReusePort: true},
+	})
+	s := whole(t, newTaker(t, withFlags(f, flags), discovering()))
+	want := []GroupReuse{
+		{ReuseAddr: FlagOff, ReusePort: FlagOff},         // 0.0.0.0:80
+		{ReuseAddr: FlagUnknown, ReusePort: FlagUnknown}, // the same on lo
+		{ReuseAddr: FlagOff, ReusePort: FlagOn},          // 127.0.0.1:80
+		{ReuseAddr: FlagOn, ReusePort: FlagOff},          // [::]:80
+		{ReuseAddr: FlagOn, ReusePort: FlagOn},           // 0.0.0.0:443
+	}
+	for i := range want {
+		want[i].GroupKey, want[i].Interface = s.Listeners.Data[i].GroupKey, s.Listeners.Data[i].Interface
+	}
+	if !slices.Equal(s.Reuse.Data.Listeners, want) {
+		t.Errorf("got  %+v\nwant %+v", s.Reuse.Data.Listeners, want)
+	}
+}
+
+func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
+	web, ssh := listening("0.0.0.0:80", 1), listening("0.0.0.0:22", 2)
+	web.Inode, ssh.Inode = 11, 22
+	f := newFake(web, ssh)
+	flags := knowing(nil)
+	taker := newTaker(t, withFlags(f, flags), watch.Config{
+		Ports:     []watch.Spec{{Range: watch.Range{First: 443, Last: 443}}},
+		Listeners: true, Exclude: []watch.Range{{First: 22, Last: 22}}, MaxPorts: 512,
+	})
+	whole(t, taker)
+	want := []sockflags.Request{{Ports: []uint16{80, 443}, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}}}}
+	if got := flags.asked(); !reflect.DeepEqual(got, want) {
+		t.Errorf("asked %+v, want %+v", got, want)
+	}
+}
+
+func TestWithoutWatchedPortsNobodyIsAsked(t *testing.T) {
+	flags := knowing(nil)
+	s := whole(t, newTaker(t, withFlags(newFake(), flags), discovering()))
+	if got := flags.asked(); got != nil || s.Reuse.Err != nil || !reflect.DeepEqual(s.Reuse.Data, Reuse{}) {
+		t.Errorf("asked %+v, got %+v, want neither", got, s.Reuse)
+	}
+}
+
+func TestPortReuse(t *testing.T) {
+	v4, v6, mapped := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), netip.MustParseAddr("::ffff:127.0.0.1")
+	group := func(port uint16, addr netip.Addr, state netlinkdiag.State, flags sockflags.Flags, n uint64) sockflags.Group {
+		return sockflags.Group{Port: port, Addr: addr, State: uint8(state), Flags: flags, Count: n}
+	}
+	const timeWait, established = netlinkdiag.StateTimeWait, netlinkdiag.StateEstablished
+	flags := knowing(nil,
+		group(80, v4, timeWait, sockflags.Flags{}, 1),
+		group(80, v4, timeWait, sockflags.Flags{ReuseAddr: true}, 20),
+		group(80, v4, timeWait, sockflags.Flags{ReusePort: true}, 300),
+		group(80, v4, timeWait, sockflags.Flags{ReuseAddr: true, ReusePort: true}, 4000),
+		group(80, netip.MustParseAddr("192.0.2.1"), timeWait, sockflags.Flags{}, 50000), // another address
+		group(80, v6, timeWait, sockflags.Flags{}, 5),
+		group(80, mapped, established, sockflags.Flags{}, 6),
+		group(443, v4, established, sockflags.Flags{ReuseAddr: true}, 7),
+		group(22, v4, established, sockflags.Flags{}, 8),                           // not watched
+		group(80, v4, netlinkdiag.State(200), sockflags.Flags{ReuseAddr: true}, 9), // from a kernel to come
+	)
+	s := whole(t, newTaker(t, withFlags(newFake(listening("0.0.0.0:80", 1), listening("0.0.0.0:443", 2)), flags), discovering()))
+	want := []PortReuse{
+		{Number: 80, Known: true,
+			IPv4: FamilyReuse{
+				NoReuseAddr: counts(map[netlinkdiag.State]uint64{timeWait: 50301}),
+				NoReusePort: counts(map[netlinkdiag.State]uint64{timeWait: 50021}),
+			},
+			IPv6: FamilyReuse{
+				NoReuseAddr: counts(map[netlinkdiag.State]uint64{timeWait: 5, established: 6}),
+				NoReusePort: counts(map[netlinkdiag.State]uint64{timeWait: 5, established: 6}),
+			}},
+		{Number: 443, Known: true, IPv4: FamilyReuse{NoReusePort: counts(map[netlinkdiag.State]uint64{established: 7})}},
+	}
+	if !reflect.DeepEqual(s.Reuse.Data.Ports, want) {
+		t.Errorf("got  %+v\nwant %+v", s.Reuse.Data.Ports, want)
+	}
+	if s.Reuse.Data.Ports[0].Of(netlinkdiag.FamilyIPv6) != &s.Reuse.Data.Ports[0].IPv6 ||
+		s.Reuse.Data.Ports[0].Of(netlinkdiag.FamilyIPv4) != &s.Reuse.Data.Ports[0].IPv4 {
+		t.Error("Of is not the half of its family")
+	}
+	if len(s.Reuse.Data.Sockets) != 10 {
+		t.Errorf("%d groups of sockets, want all 10", len(s.Reuse.Data.Sockets))
+	}
+}
+
+// known says, by port, whether the port's flags are known.
+func known(s *Snapshot) map[uint16]bool {
+	out := make(map[uint16]bool)
+	for _, p := range s.Reuse.Data.Ports {
+		out[p.Number] = p.Known
+	}
+	return out
+}
+
+func TestPortOfWhichSocketsWereMissedIsNotKnown(t *testing.T) {
+	flags := &scriptedFlags{mode: sockflags.ModeBPF, answer: func(context.Context, sockflags.Request) (*sockflags.Result, error) {
+		return &sockflags.Result{Missed: map[uint16]uint64{80: 1}}, nil
+	}}
+	s := whole(t, newTaker(t, withFlags(newFake(listening("0.0.0.0:80", 1), listening("0.0.0.0:443", 2)), flags), discovering()))
+	if got, want := known(&s), map[uint16]bool{80: false, 443: true}; !reflect.DeepEqual(got, want) {
+		t.Errorf("known %v, want %v", got, want)
+	}
+}
+
+func TestFailingFlagsCostTheirPartOnly(t *testing.T) {
+	f := newFake(webServer()...)
+	flags := &scriptedFlags{mode: sockflags.ModeBPF, answer: func(context.Context, sockflags.Request) (*sockflags.Result, error) {
+		return nil, errFlags
+	}}
+	taker := newTaker(t, withFlags(f, flags), discovering())
+	s := whole(t, taker)
+	checkWebServer(t, &s)
+	if !errors.Is(s.Reuse.Err, errFlags) || !errors.Is(s.Binds.Err, ErrOff) {
+		t.Errorf("Reuse: %v, Binds: %v; want %v and %v", s.Reuse.Err, s.Binds.Err, errFlags, ErrOff)
+	}
+}
+
+func TestFlagsNeedTheListeners(t *testing.T) {
+	f := newFake(webServer()...)
+	f.script(refuse(unix.ENOMEM), nil)
+	flags := knowing(nil)
+	s := newTaker(t, withFlags(f, flags), discovering()).Take(t.Context())
+	if !errors.Is(s.Reuse.Err, unix.ENOMEM) || flags.asked() != nil {
+		t.Errorf("Reuse: %v, want %v, without asking", s.Reuse.Err, unix.ENOMEM)
+	}
+}
+
+func TestFlagsAreOffWithoutASource(t *testing.T) {
+	f := newFake(webServer()...)
+	f.script(refuse(unix.ENOMEM), nil)
+	taker := newTaker(t, f.config(), discovering())
+	s := taker.Take(t.Context())
+	if !s.Reuse.Off() || !s.Binds.Off() {
+		t.Errorf("Reuse: %v, Binds: %v; want both off, whatever else fails", s.Reuse.Err, s.Binds.Err)
+	}
+	f.script(nil, nil)
+	whole(t, taker)
+	if !taker.Ready() {
+		t.Error("not ready, with all parts there that are on")
+	}
+}
+
+func TestWaiterLeavesSlowFlagsAndCancelsThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(webServer()...)
+		var cancelled error
+		flags := &scriptedFlags{mode: sockflags.ModeBPF, answer: func(ctx context.Context, _ sockflags.Request) (*sockflags.Result, error) {
+			<-ctx.Done()
+			cancelled = ctx.Err()
+			return nil, ctx.Err()
+		}}
+		taker := newTaker(t, withFlags(f, flags), discovering())
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+		defer cancel()
+		s := taker.Take(ctx)
+		checkErrors(t, &s, nil, nil, nil, nil)
+		checkWebServer(t, &s)
+		if !errors.Is(s.Reuse.Err, errEnough) {
+			t.Errorf("Reuse: %v, want %v", s.Reuse.Err, errEnough)
+		}
+		synctest.Wait()
+		if !errors.Is(cancelled, context.Canceled) {
+			t.Errorf("the reader's context: %v, want %v", cancelled, context.Canceled)
+		}
+	})
+}
+
+func TestFlagsAreReadBesideTheDump(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(webServer()...)
+		release := held(f)
+		taker := newTaker(t, withFlags(f, knowing(map[uint64]sockflags.Flags{1: {}})), discovering())
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+		defer cancel()
+		s := taker.Take(ctx)
+		checkErrors(t, &s, nil, nil, errEnough, nil)
+		if s.Reuse.Err != nil {
+			t.Errorf("Reuse: %v while the dump is held back, want none", s.Reuse.Err)
+		}
+		release()
+	})
+}
+
+// With nothing but listeners on the watched ports there is no need to walk every connection
+// of the host for their flags.
+func TestConnectionsAreLeftOutWhileThereAreNone(t *testing.T) {
+	f := newFake()
+	flags := knowing(nil)
+	taker := newTaker(t, withFlags(f, flags), discovering())
+	listener := listening("0.0.0.0:80", 1)
+	linger := timeWait("127.0.0.1:80", "127.0.0.1:4001", 30*time.Second)
+	bound := socket(netlinkdiag.StateClose, "127.0.0.1:80", "0.0.0.0:0")
+	for i, step := range []struct {
+		sockets       []netlinkdiag.Socket
+		listenersOnly bool
+	}{
+		{[]netlinkdiag.Socket{listener}, false}, // nothing is known yet
+		{[]netlinkdiag.Socket{listener}, true},
+		{[]netlinkdiag.Socket{listener}, true},
+		{[]netlinkdiag.Socket{listener, linger}, false}, // in the very snapshot that shows it
+		{[]netlinkdiag.Socket{listener, linger}, false},
+		{[]netlinkdiag.Socket{listener}, false}, // not known beforehand
+		{[]netlinkdiag.Socket{listener}, true},
+		{[]netlinkdiag.Socket{listener, bound}, false},
+		{[]netlinkdiag.Socket{listener, socket(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, false},
+		{[]netlinkdiag.Socket{listener, socket(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, true}, // not watched
+	} {
+		f.set(step.sockets...)
+		s := whole(t, taker)
+		asked := flags.asked()
+		if len(asked) != 1 || asked[0].ListenersOnly != step.listenersOnly {
+			t.Errorf("step %d: asked %+v, want once with ListenersOnly %v", i, asked, step.listenersOnly)
+		}
+		if !known(&s)[80] {
+			t.Errorf("step %d: flags on the port are not known", i)
+		}
+	}
+}
+
+func TestConnectionsAreAskedForWhereNobodyKnowsOfThem(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*fake, *Config)
+	}{
+		{"collector off", func(_ *fake, cfg *Config) { cfg.TCP = false }},
+		{"dump fails", func(f *fake, _ *Config) { f.script(nil, refuse(unix.ENOMEM)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFake(listening("0.0.0.0:80", 1))
+			flags := knowing(nil)
+			cfg := withFlags(f, flags)
+			tt.change(f, &cfg)
+			taker := newTaker(t, cfg, discovering())
+			for range 3 {
+				taker.Take(t.Context())
+				if asked := flags.asked(); len(asked) != 1 || asked[0].ListenersOnly {
+					t.Errorf("asked %+v, want once for all", asked)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+const nobody = 65534
+
+// mountCommand is what the log says to do.
+const mountCommand = "mount -t tracefs tracefs /sys/kernel/tracing"
+
+// capabilities by the name that the log has.
+func capabilities() map[string]uintptr {
+	return map[string]uintptr{
+		"CAP_BPF":              unix.CAP_BPF,
+		"CAP_PERFMON":          unix.CAP_PERFMON,
+		"CAP_DAC_READ_SEARCH":  unix.CAP_DAC_READ_SEARCH,
+		"CAP_SYS_PTRACE":       unix.CAP_SYS_PTRACE,
+		"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE,
+	}
+}
+
+// startAs starts the exporter as an ordinary user with exactly these capabilities.
+func startAs(t *testing.T, ns *kerneltest.NetNS, caps []string, args ...string) *exporter {
+	t.Helper()
+	e := command(t, ns, args...)
+	e.cmd.Dir = "/"
+	e.cmd.As(nobody, nobody)
+	for _, name := range caps {
+		e.cmd.SysProcAttr.AmbientCaps = append(e.cmd.SysProcAttr.AmbientCaps, capabilities()[name])
+	}
+	e.run(t)
+	return e
+}
+
+// held are the sets of capabilities of every thread of the exporter, all in one set: each set
+// of each thread must be the same.
+func (e *exporter) held(t *testing.T) uint64 {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", e.cmd.Process.Pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("no tasks: %v", err)
+	}
+	var held []uint64
+	for _, path := range tasks {
+		status, err := os.ReadFile(path)
+		if err != nil {
+			continue // a thread that ended meanwhile
+		}
+		for line := range strings.Lines(string(status)) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+			set, err := strconv.ParseUint(value, 16, 64)
+			switch name {
+			case "CapEff", "CapPrm":
+				if err != nil {
+					t.Fatalf("%q: %v", line, err)
+				}
+				held = append(held, set)
+			case "CapInh", "CapAmb":
+				if set != 0 {
+					t.Errorf("a thread could hand capabilities on: %q", line)
+				}
+			}
+		}
+	}
+	slices.Sort(held)
+	if held = slices.Compact(held); len(held) != 1 {
+		t.Fatalf("threads have different capabilities: %x", held)
+	}
+	return held[0]
+}
+
+// checkKept compares what is kept, by the log and by the kernel.
+func (e *exporter) checkKept(t *testing.T, want ...string) {
+	t.Helper()
+	var mask uint64
+	for _, name := range want {
+		mask |= 1 << capabilities()[name]
+	}
+	if got := e.held(t); got != mask {
+		t.Errorf("holds capabilities %x, want %x: %v", got, mask, want)
+	}
+	line := fmt.Sprintf("kept=%q", strings.Join(want, " "))
+	if len(want) == 1 {
+		line = "kept=" + want[0] // slog quotes what it has to
+	}
+	if n := strings.Count(e.log.String(), line+"\n"); n != 1 {
+		t.Errorf("%d log lines end with %s, want 1:\n%s", n, line, e.log)
+	}
+}
+
+// checkLog: each feature is told once, in one line, and nothing is said twice.
+func (e *exporter) checkLog(t *testing.T) {
+	t.Helper()
+	log := e.log.String()
+	stamp := regexp.MustCompile(`^time=\S+ (level=\S+ source=\S+ msg=.*)$`)
+	seen := make(map[string]bool)
+	for line := range strings.Lines(log) {
+		m := stamp.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		if m == nil {
+			t.Errorf("not a line of its own: %q", line)
+			continue
+		}
+		if seen[m[1]] {
+			t.Errorf("said twice: %q", line)
+		}
+		seen[m[1]] = true
+	}
+	for _, of := range []string{`msg="failed binds are`, `msg="reuse flags are`, `msg="capabilities that`} {
+		if n := strings.Count(log, of); n != 1 {
+			t.Errorf("%d lines with %s, want 1:\n%s", n, of, log)
+		}
+	}
+}
+
+// tracepointsNeedNoMore skips where they need CAP_SYS_ADMIN; fexit never does.
+func tracepointsNeedNoMore(t *testing.T, mode string) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	level, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode == "tracepoint" && level > 2 {
+		kerneltest.Skip(t, "kernel.perf_event_paranoid is %d: tracepoints need CAP_SYS_ADMIN", level)
+	}
+}
+
+func TestCapabilitiesOfEachFeature(t *testing.T) {
+	ns := kerneltest.New(t)
+	root := startTracing(t, ns)
+	mode := featureOf(t, root, "bind_tracing").mode
+	tracepointsNeedNoMore(t, mode)
+	if f := featureOf(t, root, "reuse_flags"); f != (feature{true, "bpf", ""}) {
+		kerneltest.Skip(t, "flags are read as %+v here", f)
+	}
+	root.cmd.Kill()
+	ns.Listen(t, loopback(4840), kerneltest.Options{ReuseAddr: true})
+	family := flagRows([][4]string{{"127.0.0.1", "4840", "1", "0"}})
+
+	traced, denied := feature{true, mode, ""}, feature{false, "", "tracefs_denied"}
+	if mode == "fexit" {
+		denied = traced // needs no tracefs
+	}
+	byBPF := feature{true, "bpf", ""}
+	byPidfd := func(reason string) feature { return feature{true, "pidfd", reason} }
+	for _, tt := range []struct {
+		caps         string
+		binds, flags feature
+		known        bool // the flags of another user's listener
+		kept         string
+	}{
+		{"CAP_BPF CAP_PERFMON CAP_DAC_READ_SEARCH", traced, byBPF, true, ""},
+		{"CAP_PERFMON CAP_DAC_READ_SEARCH", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), false, "CAP_DAC_READ_SEARCH"},
+		{"CAP_BPF CAP_DAC_READ_SEARCH", feature{false, "", "cap_perfmon"}, byPidfd("cap_perfmon"), false, "CAP_DAC_READ_SEARCH"},
+		{"CAP_BPF CAP_PERFMON", denied, byBPF, true, ""},
+		{"CAP_SYS_PTRACE CAP_DAC_READ_SEARCH", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), true, "CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"},
+		{"CAP_SYS_PTRACE", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), false, "CAP_SYS_PTRACE"},
+		{"", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), false, ""},
+	} {
+		t.Run(tt.caps, func(t *testing.T) {
+			e := startAs(t, ns, strings.Fields(tt.caps), "--watch.exclude=10048")
+			if got := featureOf(t, e, "bind_tracing"); got != tt.binds {
+				t.Errorf("bind_tracing is %+v, want %+v", got, tt.binds)
+			}
+			if got := featureOf(t, e, "reuse_flags"); got != tt.flags {
+				t.Errorf("reuse_flags is %+v, want %+v", got, tt.flags)
+			}
+			for row, value := range flagsOf(t, e) {
+				if family[row] != value {
+					t.Errorf("%s is %v, want %v", row, value, family[row])
+				}
+			}
+			if got := len(flagsOf(t, e)); got != 2 && tt.known || got != 0 && !tt.known {
+				t.Errorf("%d rows of flags, known is to be %v", got, tt.known)
+			}
+			e.checkKept(t, strings.Fields(tt.kept)...)
+			e.checkLog(t)
+			if want := "reason=" + tt.binds.reason + " err="; !tt.binds.works && !strings.Contains(e.log.String(), want) {
+				t.Errorf("the log does not say %s:\n%s", want, e.log)
+			}
+			metrics := e.get(t, "/metrics")
+			wantLines(t, metrics,
+				`sockstate_tcp_sockets{family="ipv4",netns="",port="4840",state="listen"} 1`,
+				`sockstate_tcp_listener_sockets{address="127.0.0.1",family="ipv4",interface="",netns="",port="4840"} 1`,
+				`sockstate_netns_listen_drops_total{netns=""} 0`,
+			)
+			if regexp.MustCompile(`sockstate_scrape_collector_success\{collector="\w+"\} 0`).MatchString(metrics) {
+				t.Errorf("a collector fails:\n%s", e.log)
+			}
+			if traces := strings.Contains(metrics, "\nsockstate_bind_events_lost_total "); traces != tt.binds.works {
+				t.Errorf("metrics of binds are there: %v, want %v", traces, tt.binds.works)
+			}
+		})
+	}
+}
+
+// What was attached with privileges counts on without.
+func TestTracesWithoutAnyCapabilityOnceItRuns(t *testing.T) {
+	ns := kerneltest.New(t)
+	e := startTracing(t, ns)
+	e.checkKept(t)
+	e.checkLog(t)
+	c := call{"ipv4", "udp"}
+	for n := range 3 {
+		before := failures(t, e)
+		if err := ns.Run(func() error { return c.bind(c.foreign(boundPort), nil) }); err == nil {
+			t.Fatal("bind to an address of another host succeeded")
+		}
+		checkGrown(t, before, failures(t, e), map[string]float64{c.series("", strconv.Itoa(boundPort), "EADDRNOTAVAIL"): 1})
+		// A port that comes to be watched later on.
+		ns.Listen(t, loopback(uint16(9000+n)), kerneltest.Options{ReusePort: true})
+		if got := flagsOf(t, e); len(got) < 2*(n+1) && featureOf(t, e, "reuse_flags").mode == "bpf" {
+			t.Errorf("flags %v, want those of %d listeners", got, n+1)
+		}
+	}
+}
+
+func TestKeepsWhatAPrivilegedPortNeeds(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	e := start(t, ns, "--web.listen-address=127.0.0.1:443")
+	e.checkKept(t, "CAP_NET_BIND_SERVICE")
+	resp, err := e.client.Get("http://127.0.0.1:443/-/healthy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("status %s", resp.Status)
+	}
+}
+
+func TestMissingTracefsIsAReasonAndSaysWhatToMount(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	e := command(t, ns)
+	e.cmd.Env = append(os.Environ(), roleEnv+"=notracefs")
+	e.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	e.run(t)
+	switch got := featureOf(t, e, "bind_tracing"); got {
+	case feature{true, "fexit", ""}:
+		return // needs none
+	case feature{false, "", "no_tracefs"}:
+	default:
+		t.Errorf("bind_tracing is %+v, want no_tracefs", got)
+	}
+	e.checkLog(t)
+	for line := range strings.Lines(e.log.String()) {
+		if strings.Contains(line, "failed binds are") && !strings.Contains(line, mountCommand) {
+			t.Errorf("the log does not say what to mount: %s", line)
+		}
+	}
+	if f := featureOf(t, e, "reuse_flags"); !f.works {
+		t.Errorf("reuse_flags is %+v", f)
+	}
+}
