@@ -14,7 +14,7 @@ func newFlags(bits uint8) Flags {
 func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Duration) Group {
 	g := Group{
 		Port:    k.Port,
-		Addr:    newAddr(k),
+		Addr:    newAddr(k.Addr, k.V6),
 		Ifindex: k.Ifindex,
 		V6Only:  k.Flags&flagV6Only != 0,
 		State:   k.State,
@@ -30,12 +30,22 @@ func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Dur
 	return g
 }
 
-func newAddr(k *sockflagsGroupKey) netip.Addr {
+func newBucket(b *sockflagsBucket) Bucket {
+	return Bucket{
+		FastReuse:     b.Fastreuse,
+		FastReusePort: b.Fastreuseport,
+		UID:           b.Uid,
+		Addr:          newAddr(b.Addr, b.V6),
+		V6Only:        b.V6only != 0,
+	}
+}
+
+func newAddr(words [4]uint32, v6 uint8) netip.Addr {
 	var b [16]byte
-	for i, word := range k.Addr {
+	for i, word := range words {
 		binary.NativeEndian.PutUint32(b[4*i:], word)
 	}
-	if k.V6 == 0 {
+	if v6 == 0 {
 		return netip.AddrFrom4([4]byte(b[:4]))
 	}
 	return netip.AddrFrom16(b)

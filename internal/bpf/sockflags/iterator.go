@@ -54,6 +54,9 @@ type iterator struct {
 	buf    []byte
 	keys   []sockflagsGroupKey
 	values []sockflagsGroup
+
+	bucketKeys []sockflagsBucketKey
+	buckets    []sockflagsBucket
 }
 
 func newIterator(opts Options) (*iterator, error) {
@@ -62,6 +65,9 @@ func newIterator(opts Options) (*iterator, error) {
 		buf:       make([]byte, seqBufSize),
 		keys:      make([]sockflagsGroupKey, batchSize),
 		values:    make([]sockflagsGroup, batchSize),
+
+		bucketKeys: make([]sockflagsBucketKey, batchSize),
+		buckets:    make([]sockflagsBucket, batchSize),
 	}
 	if err := it.load(opts); err != nil {
 		_ = it.close()
@@ -88,6 +94,7 @@ func (it *iterator) load(opts Options) error {
 		return err
 	}
 	spec.Maps[sockflagsMapGroups].MaxEntries = uint32(opts.MaxGroups)
+	spec.Maps[sockflagsMapBuckets].MaxEntries = uint32(opts.MaxGroups)
 	if err := spec.LoadAndAssign(&it.objs, nil); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
@@ -183,6 +190,9 @@ func (it *iterator) reset() error {
 		return nil
 	}
 	if err := it.drain(nil); err != nil {
+		return err
+	}
+	if err := it.drainBuckets(nil); err != nil {
 		return err
 	}
 	if err := it.objs.Results.Put(uint32(0), new(sockflagsResults)); err != nil {
@@ -281,24 +291,46 @@ func (it *iterator) collect(result *Result) error {
 			}
 		}
 	}
+	result.Buckets = make(map[uint16]Bucket)
+	err := it.drainBuckets(func(k *sockflagsBucketKey, b *sockflagsBucket) {
+		result.Buckets[uint16(k.Port)] = newBucket(b)
+	})
+	if err != nil {
+		return err
+	}
 	return it.drain(func(k *sockflagsGroupKey, v *sockflagsGroup) {
 		result.Groups = append(result.Groups, newGroup(k, v, end.End, it.tick))
 	})
 }
 
-// drain empties the map of groups. The last look-up of a walk through a hash map
-// says ErrKeyNotExist and still has answers.
+// drain empties the map of groups.
 func (it *iterator) drain(each func(*sockflagsGroupKey, *sockflagsGroup)) error {
+	if err := drainMap(it.objs.Groups, it.keys, it.values, each); err != nil {
+		return fmt.Errorf("take groups: %w", err)
+	}
+	return nil
+}
+
+func (it *iterator) drainBuckets(each func(*sockflagsBucketKey, *sockflagsBucket)) error {
+	if err := drainMap(it.objs.Buckets, it.bucketKeys, it.buckets, each); err != nil {
+		return fmt.Errorf("take buckets: %w", err)
+	}
+	return nil
+}
+
+// drainMap empties a map. The last look-up of a walk through a hash map says
+// ErrKeyNotExist and still has answers.
+func drainMap[K, V any](m *ebpf.Map, keys []K, values []V, each func(*K, *V)) error {
 	var cursor ebpf.MapBatchCursor
 	for {
-		n, err := it.objs.Groups.BatchLookupAndDelete(&cursor, it.keys, it.values, nil)
+		n, err := m.BatchLookupAndDelete(&cursor, keys, values, nil)
 		last := errors.Is(err, ebpf.ErrKeyNotExist)
 		if err != nil && !last {
-			return fmt.Errorf("take groups: %w", err)
+			return err
 		}
 		for i := range n {
 			if each != nil {
-				each(&it.keys[i], &it.values[i])
+				each(&keys[i], &values[i])
 			}
 		}
 		if last {

@@ -60,7 +60,32 @@ struct timer_list {
 	unsigned long expires;
 } CORE;
 
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct inet_bind_bucket {
+	int l3mdev;
+	unsigned short port;
+	signed char fastreuse;
+	signed char fastreuseport;
+	kuid_t fastuid;
+	struct in6_addr fast_v6_rcv_saddr;
+	__u32 fast_rcv_saddr;
+	unsigned short fast_sk_family;
+	_Bool fast_ipv6_only;
+} CORE;
+
+struct inet_connection_sock {
+	struct inet_bind_bucket *icsk_bind_hash;
+} CORE;
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+} CORE;
+
 struct inet_timewait_sock {
+	struct inet_bind_bucket *tw_tb;
 	volatile unsigned char tw_substate;
 	struct timer_list tw_timer;
 } CORE;
@@ -88,6 +113,7 @@ static __u64 (*const bpf_get_socket_cookie)(void *sk) = (void *)46;
 static long (*const bpf_probe_read_kernel)(void *dst, __u32 size, const void *src) = (void *)113;
 static __u64 (*const bpf_jiffies64)(void) = (void *)118;
 static long (*const bpf_seq_write)(struct seq_file *m, const void *data, __u32 len) = (void *)127;
+static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
 
 /* What __builtin_preserve_field_info can be asked: enum bpf_core_relo_kind. */
@@ -148,9 +174,30 @@ struct {
 	__type(value, struct group);
 } groups SEC(".maps");
 
+struct bucket_key {
+	__u32 port;
+};
+
+struct bucket {
+	__u32 addr[4]; /* as in group_key */
+	__u32 uid;
+	signed char fastreuse;
+	signed char fastreuseport;
+	__u8 v6;
+	__u8 v6only;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct bucket_key);
+	__type(value, struct bucket);
+} buckets SEC(".maps");
+
 struct port {
 	__u32 missed; /* sockets that are in no group */
 	__u32 groups;
+	__u32 bucket; /* is in buckets */
 };
 
 struct {
@@ -225,6 +272,54 @@ static void flush(void)
 		insert(key, &res.pending);
 	}
 	res.pending.count = 0;
+}
+
+/*
+ * The bind bucket of the port, once a walk. Sockets bound to a device of a VRF have
+ * another bucket, which is left out.
+ */
+static void add_bucket(struct port *p, __u16 port, const struct inet_bind_bucket *tb)
+{
+	struct bucket_key key = { .port = port };
+	struct bucket b = {};
+
+	/* A socket that is being closed leaves its bucket, which can be another's then. */
+	if (!tb || tb->port != port || tb->l3mdev)
+		return;
+	b.fastreuse = tb->fastreuse;
+	b.fastreuseport = tb->fastreuseport;
+	b.uid = tb->fastuid.val;
+	b.v6only = tb->fast_ipv6_only;
+	b.v6 = tb->fast_sk_family == AF_INET6;
+	if (!b.v6) {
+		b.addr[0] = tb->fast_rcv_saddr;
+	} else if (__builtin_preserve_field_info(tb->fast_v6_rcv_saddr, FIELD_EXISTS)) {
+		b.addr[0] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[0];
+		b.addr[1] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[1];
+		b.addr[2] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[2];
+		b.addr[3] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[3];
+	}
+	if (!bpf_map_update_elem(&buckets, &key, &b, BPF_ANY))
+		p->bucket = 1;
+}
+
+static void find_bucket(__u16 port, struct sock_common *sk)
+{
+	struct port *p = get_port(port);
+	struct tcp_timewait_sock *tw;
+	struct tcp_sock *tp;
+
+	if (!p || p->bucket)
+		return;
+	if (sk->skc_state == TCP_TIME_WAIT) {
+		tw = bpf_skc_to_tcp_timewait_sock(sk);
+		if (tw)
+			add_bucket(p, port, tw->tw_sk.tw_tb);
+	} else {
+		tp = bpf_skc_to_tcp_sock(sk);
+		if (tp)
+			add_bucket(p, port, tp->inet_conn.icsk_bind_hash);
+	}
 }
 
 static void add(const struct group_key *key, __u64 expires)
@@ -307,6 +402,7 @@ int sockflags(struct bpf_iter__tcp *ctx)
 
 	state = sk->skc_state; /* once: a live socket's may change */
 	if (state == TCP_LISTEN) {
+		find_bucket(port, sk);
 		res.listener.cookie = bpf_get_socket_cookie(sk);
 		res.listener.flags = flags_of(sk);
 		bpf_seq_write(ctx->meta->seq, &res.listener, sizeof(res.listener));
@@ -332,6 +428,7 @@ int sockflags(struct bpf_iter__tcp *ctx)
 		return 0;
 	}
 
+	find_bucket(port, sk);
 	key.flags = flags_of(sk);
 	key.ifindex = sk->skc_bound_dev_if;
 	if (!key.v6) {

@@ -71,9 +71,24 @@ type Result struct {
 	Listeners map[uint64]Flags
 	// Groups of all other sockets, in no particular order; ModeBPF only.
 	Groups []Group
+	// Buckets by port, of the ports where a listener, a connection or TIME_WAIT was
+	// seen that is bound to no device of a VRF; as Groups, ModeBPF only.
+	Buckets map[uint16]Bucket
 	// Missed counts, by port, the sockets that are in no group. Where a port is
 	// in here, nothing can be concluded from the absence of a group.
 	Missed map[uint16]uint64
+}
+
+// A Bucket is what struct inet_bind_bucket remembers of the binds of a port: where it
+// admits another (inet_csk_get_port), that succeeds whatever sockets there are.
+type Bucket struct {
+	FastReuse     int8 // fastreuse
+	FastReusePort int8 // fastreuseport: 1 is FASTREUSEPORT_ANY, 2 FASTREUSEPORT_STRICT
+	// UID, Addr (as in Group) and V6Only of the socket that FastReusePort goes
+	// back to; without meaning where that is not above 0.
+	UID    uint32
+	Addr   netip.Addr
+	V6Only bool
 }
 
 // A Kind is what struct the kernel keeps for a connection.

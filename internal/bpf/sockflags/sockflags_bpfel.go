@@ -13,6 +13,21 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type sockflagsBucket struct {
+	_             structs.HostLayout
+	Addr          [4]uint32
+	Uid           uint32
+	Fastreuse     int8
+	Fastreuseport int8
+	V6            uint8
+	V6only        uint8
+}
+
+type sockflagsBucketKey struct {
+	_    structs.HostLayout
+	Port uint32
+}
+
 type sockflagsConfig struct {
 	_             structs.HostLayout
 	Watched       [1024]uint64
@@ -45,6 +60,7 @@ type sockflagsPort struct {
 	_      structs.HostLayout
 	Missed uint32
 	Groups uint32
+	Bucket uint32
 }
 
 type sockflagsResults struct {
@@ -79,6 +95,7 @@ type sockflagsResults struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockflagsMapBuckets    = "buckets"
 	sockflagsMapGroups     = "groups"
 	sockflagsMapPorts      = "ports"
 	sockflagsProgSockflags = "sockflags"
@@ -135,8 +152,9 @@ type sockflagsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockflagsMapSpecs struct {
-	Groups *ebpf.MapSpec `ebpf:"groups"`
-	Ports  *ebpf.MapSpec `ebpf:"ports"`
+	Buckets *ebpf.MapSpec `ebpf:"buckets"`
+	Groups  *ebpf.MapSpec `ebpf:"groups"`
+	Ports   *ebpf.MapSpec `ebpf:"ports"`
 }
 
 // sockflagsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -167,12 +185,14 @@ func (o *sockflagsObjects) Close() error {
 //
 // It can be passed to loadSockflagsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockflagsMaps struct {
-	Groups *ebpf.Map `ebpf:"groups"`
-	Ports  *ebpf.Map `ebpf:"ports"`
+	Buckets *ebpf.Map `ebpf:"buckets"`
+	Groups  *ebpf.Map `ebpf:"groups"`
+	Ports   *ebpf.Map `ebpf:"ports"`
 }
 
 func (m *sockflagsMaps) Close() error {
 	return _SockflagsClose(
+		m.Buckets,
 		m.Groups,
 		m.Ports,
 	)
