@@ -8,6 +8,7 @@ var defaultPackages = []string{
 	"./netlinkdiag",
 	"./internal/kerneltest",
 	"./internal/stack",
+	"./internal/bindrule",
 	"./internal/bpf/...",
 }
 

@@ -1,0 +1,9 @@
+package bindrule_test
+
+import (
+	"testing"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }

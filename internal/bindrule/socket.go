@@ -1,0 +1,90 @@
+package bindrule
+
+// A Flag is a socket option, or a condition, that may be unknown.
+type Flag uint8
+
+// The values of a Flag.
+const (
+	FlagUnknown Flag = iota
+	No
+	Yes
+)
+
+func (f Flag) String() string {
+	switch f {
+	case No:
+		return "no"
+	case Yes:
+		return "yes"
+	default:
+		return "unknown"
+	}
+}
+
+// FlagOf is Yes or No.
+func FlagOf(set bool) Flag { return is(set) }
+
+func is(b bool) Flag {
+	if b {
+		return Yes
+	}
+	return No
+}
+
+func not(f Flag) Flag {
+	switch f {
+	case Yes:
+		return No
+	case No:
+		return Yes
+	default:
+		return FlagUnknown
+	}
+}
+
+func and(flags ...Flag) Flag {
+	all := Yes
+	for _, f := range flags {
+		switch f {
+		case No:
+			return No
+		case FlagUnknown:
+			all = FlagUnknown
+		}
+	}
+	return all
+}
+
+func or(a, b Flag) Flag { return not(and(not(a), not(b))) }
+
+// A UID is a user id that may be unknown; its zero value is.
+type UID struct {
+	ID    uint32
+	Known bool
+}
+
+// UIDOf is a UID that is known.
+func UIDOf(id uint32) UID { return UID{ID: id, Known: true} }
+
+func (u UID) equal(other UID) Flag {
+	if !u.Known || !other.Known {
+		return FlagUnknown
+	}
+	return is(u.ID == other.ID)
+}
+
+// A State of a TCP socket, numbered as in include/net/tcp_states.h.
+type State uint8
+
+// StateListen is the one that bind() looks at.
+const StateListen State = 10
+
+// A Kind is what struct the kernel keeps for a connection.
+type Kind uint8
+
+// The kinds.
+const (
+	KindFull     Kind = iota // struct sock
+	KindTimeWait             // struct tcp_timewait_sock: TIME_WAIT, and FIN_WAIT2 without a process
+	KindRequest              // struct request_sock: SYN_RECV. Holds no port
+)
