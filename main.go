@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,9 +34,11 @@ import (
 	"sockstate_exporter/collector"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/check"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/status"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -47,6 +50,11 @@ func main() {
 		version.Version = "devel" // go run and go build set none
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	if len(os.Args) > 1 && os.Args[1] == "check" {
+		code := check.Run(ctx, os.Args[2:], os.Stdout, os.Stderr)
+		stop()
+		os.Exit(code)
+	}
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
@@ -62,6 +70,7 @@ type options struct {
 	tcp         bool
 	listener    bool
 	reuse       bool
+	restart     bool
 	bind        bool
 	stack       bool
 	maxRequests int
@@ -87,11 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	go func() {
-		if err := src.taker.FollowBinds(); err != nil {
-			logger.Error("details of failed binds are lost from now on", "err", err)
-		}
-	}()
+	src.follow(logger)
 	go warmUp(ctx, src.taker)
 	server := newServer(handler, logger)
 	return serve(ctx, server, func() error { return web.ListenAndServe(server, opts.web, logger) }, logger)
@@ -101,7 +106,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	opts := options{log: promslog.Config{Writer: stderr}}
 	finished := false
-	app := kingpin.New(name, "Prometheus exporter for socket state on Linux: TIME_WAIT and the other TCP states per port, listeners and their queues.")
+	app := kingpin.New(name, "Prometheus exporter for socket state on Linux: TIME_WAIT and the other TCP states per port, listeners and their queues.\n\n"+
+		"`sockstate_exporter check PORT...` serves nothing: it says whether a bind to the ports would work now, and what is in the way. See `sockstate_exporter check --help`.")
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(name))
@@ -120,6 +126,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("collector.tcp", "Sockets per watched port and TCP state.").Default("true").BoolVar(&opts.tcp)
 	app.Flag("collector.listener", "Listening sockets: accept queues and drops.").Default("true").BoolVar(&opts.listener)
 	app.Flag("collector.reuse", "SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.reuse)
+	app.Flag("collector.restart", "Whether a restart of a listener could bind, and what is in the way.").Default("true").BoolVar(&opts.restart)
 	app.Flag("collector.bind", "Failed bind() and listen() calls.").Default("true").BoolVar(&opts.bind)
 	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
 
@@ -132,8 +139,10 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	switch {
 	case finished:
 		return nil, nil
+	case err != nil && err.Error() == "unexpected check":
+		return nil, errors.New("check comes first: sockstate_exporter check [flags] PORT... (try check --help)")
 	case err != nil && strings.Contains(err.Error(), "collector."):
-		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, bind and stack", err)
+		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind and stack", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
@@ -198,6 +207,8 @@ type sources struct {
 	tracer   *bindtrace.Tracer // nil where binds cannot be traced
 	flags    *sockflags.Reader // nil where flags cannot be read
 	features []collector.Feature
+
+	following sync.WaitGroup // ends with the tracer
 }
 
 // openSources opens everything that needs a privilege. A source that does not work here is no
@@ -210,6 +221,7 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 		Retention: opts.retention,
 		TCP:       opts.tcp,
 		Listeners: opts.listener,
+		Verdicts:  opts.restart,
 	}
 	if opts.stack {
 		cfg.Stack = stackReader()
@@ -218,6 +230,7 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 		s.openTracer(logger)
 		cfg.Binds = s.tracer
 		cfg.OwnNetns = ownNetns()
+		cfg.OnConflict = conflictLogger(logger)
 	}
 	if opts.reuse {
 		s.openFlags(logger)
@@ -271,10 +284,27 @@ func (s *sources) openFlags(logger *slog.Logger) {
 	s.features = append(s.features, feature)
 }
 
+// follow takes the details of failed binds, and the causes of conflicts, until close.
+func (s *sources) follow(logger *slog.Logger) {
+	s.following.Go(func() {
+		if err := s.taker.FollowBinds(); err != nil {
+			logger.Error("details of failed binds are lost from now on", "err", err)
+		}
+	})
+}
+
+// conflictLogger writes why a bind has failed.
+func conflictLogger(logger *slog.Logger) func(snapshot.Conflict) {
+	return func(c snapshot.Conflict) {
+		logger.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", status.Explain(&c))
+	}
+}
+
 func (s *sources) close() {
 	if s.tracer != nil {
 		_ = s.tracer.Close()
 	}
+	s.following.Wait()
 	_ = s.taker.Close()
 	if s.flags != nil {
 		_ = s.flags.Close()

@@ -266,11 +266,11 @@ func TestPortsBeyondTheBudgetAreCountedAndLoggedOnce(t *testing.T) {
 }
 
 func TestCollectorSwitchedOffIsAbsent(t *testing.T) {
-	e := start(t, kerneltest.New(t), "--no-collector.tcp", "--no-collector.stack", "--no-collector.listener", "--no-collector.reuse", "--no-collector.bind")
+	e := start(t, kerneltest.New(t), "--no-collector.tcp", "--no-collector.stack", "--no-collector.listener", "--no-collector.reuse", "--no-collector.restart", "--no-collector.bind")
 	metrics := e.get(t, "/metrics")
 	for _, absent := range []string{
 		"sockstate_tcp_", "sockstate_netns_", "sockstate_bind_", "sockstate_listen_", "bind_tracing", "reuse_flags",
-		`collector="tcp"`, `collector="stack"`, `collector="listener"`, `collector="reuse"`, `collector="bind"`,
+		`collector="tcp"`, `collector="stack"`, `collector="listener"`, `collector="reuse"`, `collector="restart"`, `collector="bind"`,
 	} {
 		if strings.Contains(metrics, absent) {
 			t.Errorf("serves %s", absent)
@@ -293,9 +293,10 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.retention=-1s", `--watch.retention=-1s: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.max-ports=0", `--watch.max-ports=0: want a whole number, 1 or more (try --help)`},
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
-		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, bind and stack`},
+		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},
 		{"4840", `unexpected 4840 (try --help)`},
+		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			// With an ended context, a command line that is taken returns nil.
@@ -306,6 +307,19 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 				t.Errorf("error\n%v\nwant\n%s", err, tt.want)
 			}
 		})
+	}
+}
+
+func TestCheckIsACommandWithItsExitStatus(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.Listen(t, loopback(4840), kerneltest.Options{})
+	for port, want := range map[string]int{"4841": 0, "4840": 1, "0": 2} {
+		e := command(t, ns)
+		e.cmd.Args = []string{name, "check", port}
+		_ = e.cmd.Run()
+		if got := e.cmd.ProcessState.ExitCode(); got != want {
+			t.Errorf("check %s: exit status %d, want %d\n%s", port, got, want, e.log)
+		}
 	}
 }
 

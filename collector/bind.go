@@ -13,6 +13,7 @@ import (
 type bindFamily struct {
 	failures       *Metric
 	listenFailures *Metric
+	conflicts      *Metric
 	last           *Metric
 	lost           *Metric
 	unattributed   *Metric
@@ -28,6 +29,9 @@ func newBindFamily() *bindFamily {
 		listenFailures: counter("listen_failures_total",
 			"Calls of listen() that failed with EADDRINUSE: of two sockets bound with SO_REUSEADDR the second one listened.",
 			"eBPF, __sys_listen", call...),
+		conflicts: counter("bind_conflicts_total",
+			"Calls of bind() that failed with EADDRINUSE, by what was in the way: of several the first of listener, connection (live or closing), bound (neither listening nor connected), time_wait. unknown: gone when the exporter looked, not visible, or not tcp or mptcp in its own network namespace. reuseaddr is of the socket that failed. Those in bind_events_lost_total are missing.",
+			"eBPF, sock_diag and the rules of inet_csk_get_port", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
 		last: gauge("bind_last_failure_timestamp_seconds",
 			"Seconds since 1970 at the latest failed bind() to that port; process is the name of the thread that called it.",
 			"eBPF, __sys_bind", append(call[:len(call):len(call)], "process")...),
@@ -46,7 +50,7 @@ func newBindFamily() *bindFamily {
 func (*bindFamily) name() string { return "bind" }
 
 func (f *bindFamily) metrics() []*Metric {
-	return []*Metric{f.failures, f.listenFailures, f.last, f.lost, f.unattributed, f.missed}
+	return []*Metric{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed}
 }
 
 func (*bindFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
@@ -56,22 +60,39 @@ func (*bindFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 // A bindSeries is the labels of a failure counter, in their order.
 type bindSeries struct{ netns, port, protocol, family, errno string }
 
-// bindCounts add up counts that come under the same labels, and keep their order.
-type bindCounts struct {
-	series []bindSeries
-	totals map[bindSeries]uint64
+func (s bindSeries) values() []string {
+	return []string{s.netns, s.port, s.protocol, s.family, s.errno}
 }
 
-func (c *bindCounts) add(s bindSeries, n uint64) {
+// A conflictSeries is the labels of the counter of conflicts, in their order.
+type conflictSeries struct{ netns, port, protocol, family, reuseAddr, cause string }
+
+func (s conflictSeries) values() []string {
+	return []string{s.netns, s.port, s.protocol, s.family, s.reuseAddr, s.cause}
+}
+
+// bindCounts add up counts that come under the same labels, and keep their order.
+type bindCounts[S interface {
+	comparable
+	values() []string
+}] struct {
+	series []S
+	totals map[S]uint64
+}
+
+func (c *bindCounts[S]) add(s S, n uint64) {
+	if c.totals == nil {
+		c.totals = make(map[S]uint64)
+	}
 	if _, ok := c.totals[s]; !ok {
 		c.series = append(c.series, s)
 	}
 	c.totals[s] += n
 }
 
-func (c *bindCounts) put(ch *sink, m *Metric) {
+func (c *bindCounts[S]) put(ch *sink, m *Metric) {
 	for _, s := range c.series {
-		ch.put(m, float64(c.totals[s]), s.netns, s.port, s.protocol, s.family, s.errno)
+		ch.put(m, float64(c.totals[s]), s.values()...)
 	}
 }
 
@@ -95,6 +116,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	}
 	binds.put(ch, f.failures)
 	listens.put(ch, f.listenFailures)
+	f.putConflicts(s, ch)
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
 			netnsLabel(l.OwnNetns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process))
@@ -104,13 +126,28 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	ch.put(f.missed, float64(s.Binds.Data.Stats.Missed))
 }
 
+func (f *bindFamily) putConflicts(s *snapshot.Snapshot, ch *sink) {
+	conflicts := zeroConflicts(s)
+	for _, c := range s.Binds.Data.Conflicts {
+		conflicts.add(conflictSeries{
+			netns:     netnsLabel(c.OwnNetns),
+			port:      askedPort(c.Port, c.OtherPort),
+			protocol:  c.Protocol.String(),
+			family:    c.Family.String(),
+			reuseAddr: strconv.FormatBool(c.ReuseAddr),
+			cause:     c.Cause.String(),
+		}, c.N)
+	}
+	conflicts.put(ch, f.conflicts)
+}
+
 // zeros are the series of watched ports that are there before the first failure, so that it
 // is an increase.
-func zeros(s *snapshot.Snapshot) (binds, listens *bindCounts) {
-	binds, listens = &bindCounts{totals: make(map[bindSeries]uint64)}, &bindCounts{totals: make(map[bindSeries]uint64)}
+func zeros(s *snapshot.Snapshot) (binds, listens *bindCounts[bindSeries]) {
+	binds, listens = new(bindCounts[bindSeries]), new(bindCounts[bindSeries])
 	for _, p := range s.Watch.Data.Ports {
-		for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
-			series := bindSeries{port: strconv.Itoa(int(p.Number)), protocol: "tcp", family: family.String()}
+		for _, family := range bindFamilies() {
+			series := bindSeries{port: strconv.Itoa(int(p.Number)), protocol: "tcp", family: family}
 			for _, errno := range []syscall.Errno{syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES} {
 				series.errno = errnoLabel(errno)
 				binds.add(series, 0)
@@ -120,6 +157,26 @@ func zeros(s *snapshot.Snapshot) (binds, listens *bindCounts) {
 		}
 	}
 	return binds, listens
+}
+
+func zeroConflicts(s *snapshot.Snapshot) *bindCounts[conflictSeries] {
+	conflicts := new(bindCounts[conflictSeries])
+	for _, p := range s.Watch.Data.Ports {
+		for _, family := range bindFamilies() {
+			for _, reuseAddr := range []string{"false", "true"} {
+				for _, cause := range snapshot.Causes() {
+					conflicts.add(conflictSeries{
+						port: strconv.Itoa(int(p.Number)), protocol: "tcp", family: family, reuseAddr: reuseAddr, cause: cause.String(),
+					}, 0)
+				}
+			}
+		}
+	}
+	return conflicts
+}
+
+func bindFamilies() []string {
+	return []string{bindtrace.FamilyIPv4.String(), bindtrace.FamilyIPv6.String()}
 }
 
 func netnsLabel(own bool) string {

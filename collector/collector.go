@@ -46,6 +46,7 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []Feature
 			newTCPFamily(),
 			newListenerFamily(),
 			newReuseFamily(),
+			newRestartFamily(),
 			newBindFamily(),
 			newStackFamily(),
 			newWatchFamily(),

@@ -160,8 +160,9 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			"sockstate_netns_listen_overflows_total sockstate_netns_listen_drops_total sockstate_netns_ephemeral_ports_limit"
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
 		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
-		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_last_failure_timestamp_seconds " +
+		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_last_failure_timestamp_seconds " +
 			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total"
+		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds"
 		feature = "sockstate_feature_available"
 	)
 	lacking := fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
@@ -169,58 +170,65 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		name    string
 		change  func(*snapshot.Snapshot)
 		missing string            // metrics
-		success map[string]string // collectors, tcp listener stack watch reuse bind
+		success map[string]string // collectors, tcp listener stack watch reuse bind restart
 		feature string
 	}{
-		{"nothing", func(*snapshot.Snapshot) {}, "", success("111111"), "1"},
+		{"nothing", func(*snapshot.Snapshot) {}, "", success("1111111"), "1"},
 		{"tcp", func(s *snapshot.Snapshot) {
 			s.TCP.Err = errBroken // what there is of it is not to be shown
-		}, tcp, success("011111"), "1"},
+		}, tcp, success("0111111"), "1"},
 		{"listeners", func(s *snapshot.Snapshot) {
 			s.Listeners.Err = errBroken
-		}, listener, success("101111"), "1"},
+		}, listener, success("1011111"), "1"},
 		{"reuse flags", func(s *snapshot.Snapshot) {
 			s.Reuse.Err = errBroken
-		}, reuse, success("111101"), "1"},
+		}, reuse, success("1111011"), "1"},
+		{"verdicts", func(s *snapshot.Snapshot) {
+			s.Verdicts.Err = errBroken
+		}, restart, success("1111110"), "1"},
 		{"failed binds", func(s *snapshot.Snapshot) {
 			s.Binds.Err = errBroken
-		}, bind, success("111110"), "1"},
+		}, bind, success("1111101"), "1"},
 		{"stack", func(s *snapshot.Snapshot) {
 			s.Stack = snapshot.Part[stack.Stats]{Err: errBroken}
-		}, netns, success("110111"), "1"},
+		}, netns, success("1101111"), "1"},
 		{"part of the stack", func(s *snapshot.Snapshot) {
 			s.Stack.Err = errBroken
 			s.Stack.Data.ListenDrops.OK = false
-		}, "sockstate_netns_listen_drops_total", success("110111"), "1"},
+		}, "sockstate_netns_listen_drops_total", success("1101111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
-		}, strings.Join([]string{tcp, listener, reuse, feature}, " "), success("001001"), ""},
+			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: errBroken}
+		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("0010010"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
-		}, strings.Join([]string{tcp, listener, reuse}, " "), success("001001"), "0"},
+			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: lacking}
+		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("0010010"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
 				TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
 				Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
 				Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
+				Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
 				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
 				Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 			}
-		}, strings.Join([]string{tcp, listener, reuse, bind, netns, watched, feature}, " "), success("000000"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, feature}, " "), success("0000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
 			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
+			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: snapshot.ErrOff}
 			s.Binds = snapshot.Part[snapshot.Binds]{Err: snapshot.ErrOff}
-		}, strings.Join([]string{tcp, listener, reuse, bind, netns}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := wholeSnapshot(t)
@@ -252,7 +260,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 // success of the collectors tcp, listener, stack, watch, reuse and bind.
 func success(of string) map[string]string {
 	out := make(map[string]string)
-	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind"} {
+	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart"} {
 		out[`collector="`+name+`"`] = of[i : i+1]
 	}
 	return out

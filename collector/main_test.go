@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/snapshot"
@@ -87,7 +88,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	for i, g := range groups {
 		reuse[i] = snapshot.GroupReuse{
 			GroupKey: g.GroupKey, Interface: g.Interface,
-			ReuseAddr: snapshot.Flag(i % 3), ReusePort: snapshot.FlagOff,
+			ReuseAddr: bindrule.Flag(i % 3), ReusePort: bindrule.No,
 		}
 	}
 
@@ -97,12 +98,35 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 		Listeners: snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
 		TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
 		Reuse:     snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
+		Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
 		Binds:     snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 		Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 			TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 			ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232), Sockets: known(6),
 		}, Duration: 4 * time.Millisecond},
 	}
+}
+
+// someVerdicts: 0.0.0.0:80 is free but for 212 sockets in TIME_WAIT that lack SO_REUSEADDR,
+// and a live one is on [::]:80.
+func someVerdicts() []snapshot.PortVerdicts {
+	waiting := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: 43200 * time.Millisecond, UntilKnown: true}, BlockersKnown: true}
+	waiting.Blockers[netlinkdiag.StateTimeWait] = 212
+	live := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Forever: true, UntilKnown: true}, BlockersKnown: true}
+	live.Blockers[netlinkdiag.StateCloseWait] = 1
+	free := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
+	unknown := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Unknown}}
+	v4, v6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	return []snapshot.PortVerdicts{{
+		Number: 80,
+		Binds: []snapshot.BindVerdict{
+			{Address: v4, Verdict: waiting}, {Address: v4, ReuseAddr: true, Verdict: free},
+			{Address: v6, Verdict: live}, {Address: v6, ReuseAddr: true, Verdict: unknown},
+		},
+		Restarts: []snapshot.RestartVerdict{
+			{Address: v4, Verdict: waiting}, {Address: v6, Verdict: live},
+		},
+	}}
 }
 
 // ownNetns is the inode number of the exporter's network namespace.

@@ -3,6 +3,7 @@ package collector
 import (
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/snapshot"
 )
 
@@ -39,10 +40,10 @@ func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		labels := groupValues(&g.GroupKey, g.Interface)
 		for _, flag := range []struct {
 			metric *Metric
-			value  snapshot.Flag
+			value  bindrule.Flag
 		}{{f.reuseAddr, g.ReuseAddr}, {f.reusePort, g.ReusePort}} {
-			if flag.value != snapshot.FlagUnknown {
-				ch.put(flag.metric, boolValue(flag.value == snapshot.FlagOn), labels...)
+			if flag.value != bindrule.FlagUnknown {
+				ch.put(flag.metric, boolValue(flag.value == bindrule.Yes), labels...)
 			}
 		}
 	}

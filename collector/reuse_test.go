@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -13,8 +14,8 @@ func TestReuseFlagsAreOneZeroOrAbsent(t *testing.T) {
 	s := wholeSnapshot(t)
 	s.Reuse.Data.Listeners = nil
 	port := uint16(1000)
-	for _, addr := range []snapshot.Flag{snapshot.FlagOn, snapshot.FlagOff, snapshot.FlagUnknown} {
-		for _, reusePort := range []snapshot.Flag{snapshot.FlagOn, snapshot.FlagOff, snapshot.FlagUnknown} {
+	for _, addr := range []bindrule.Flag{bindrule.Yes, bindrule.No, bindrule.FlagUnknown} {
+		for _, reusePort := range []bindrule.Flag{bindrule.Yes, bindrule.No, bindrule.FlagUnknown} {
 			port++
 			s.Reuse.Data.Listeners = append(s.Reuse.Data.Listeners, snapshot.GroupReuse{
 				GroupKey:  snapshot.GroupKey{Port: port, Family: netlinkdiag.FamilyIPv6, Address: netip.IPv6Unspecified()},

@@ -21,7 +21,7 @@ func newTCPFamily() *tcpFamily {
 			"sock_diag, idiag_state",
 			"netns", "port", "family", "state"),
 		timeWaitRemaining: gauge("tcp_time_wait_remaining_seconds",
-			"Seconds until the last TIME_WAIT socket of the port expires; 0 where there are none.",
+			"Seconds until the last TIME_WAIT socket of the port expires; 0 where there are none. The kernel runs such timers late, by up to 2 seconds with CONFIG_HZ=250, 4 with 1000; the bind and restart metrics take that into account.",
 			"sock_diag, idiag_expires",
 			"netns", "port", "family"),
 	}

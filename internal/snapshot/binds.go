@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -20,6 +21,10 @@ type Binds struct {
 	Counts   []bindtrace.Count
 	Stats    bindtrace.Stats
 	Latest   []Failure // the latest failed bind() of each port, family and protocol
+
+	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
+	// was read, a moment after it.
+	Conflicts []ConflictCount
 }
 
 // A Failure is a failed bind().
@@ -73,7 +78,13 @@ func (w *worker) readBinds() (Binds, error) {
 		return Binds{}, err
 	}
 	stats, err := w.cfg.Binds.Stats()
-	return Binds{OwnNetns: w.cfg.OwnNetns, Counts: counts, Stats: stats, Latest: w.failures.all()}, err
+	return Binds{
+		OwnNetns:  w.cfg.OwnNetns,
+		Counts:    counts,
+		Stats:     stats,
+		Latest:    w.failures.all(),
+		Conflicts: w.failures.conflicts.all(),
+	}, err
 }
 
 // traceWatched tells the tracer which ports to count by number.
@@ -94,13 +105,15 @@ func (w *worker) traceWatched() error {
 type failures struct {
 	own uint32 // inode number of the exporter's network namespace
 
+	conflicts *conflicts
+
 	mu     sync.Mutex
 	set    watch.Set
 	latest map[FailureKey]Failure
 }
 
 func newFailures(own uint32) *failures {
-	return &failures{own: own, latest: make(map[FailureKey]Failure)}
+	return &failures{own: own, conflicts: newConflicts(), latest: make(map[FailureKey]Failure)}
 }
 
 // follow notes events until read says that there are no more.
@@ -124,6 +137,7 @@ func (f *failures) add(e *bindtrace.Event) {
 	if !e.PortKnown || !f.watched(e.Port) {
 		key.Port, key.OtherPort = 0, true
 	}
+	f.conflicts.add(key, e)
 	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command()}
 }
 
@@ -156,15 +170,47 @@ func (f *failures) all() []Failure {
 	return out
 }
 
-// FollowBinds notes the tracer's events until it is closed.
+// Events are read maxBurst in burstTime at most, so that a storm of failing binds, which any
+// user can make, costs a few percent of a CPU. What the ring cannot hold meanwhile is
+// counted by the tracer (Stats.Lost).
+const (
+	maxBurst  = 4096
+	burstTime = 100 * time.Millisecond
+)
+
+// paced reads no faster than that.
+func paced(read func(*bindtrace.Event) error) func(*bindtrace.Event) error {
+	n, start := 0, time.Now()
+	return func(e *bindtrace.Event) error {
+		if n++; n > maxBurst {
+			time.Sleep(burstTime - time.Since(start))
+			n, start = 1, time.Now()
+		}
+		return read(e)
+	}
+}
+
+// FollowBinds notes the tracer's events, and looks for the causes of conflicts, until the
+// tracer is closed. It leaves nothing running.
 func (t *Taker) FollowBinds() error {
 	tracer := t.work.cfg.Binds
 	if tracer == nil {
 		return nil
 	}
-	err := t.work.failures.follow(func(e *bindtrace.Event) error { return tracer.Read(time.Time{}, e) })
+	err := t.follow(func(e *bindtrace.Event) error { return tracer.Read(time.Time{}, e) })
 	if errors.Is(err, os.ErrClosed) {
 		return nil
 	}
 	return err
+}
+
+// follow notes events until read says that there are no more.
+func (t *Taker) follow(read func(*bindtrace.Event) error) error {
+	looker := &looker{cfg: &t.work.cfg, conflicts: t.work.failures.conflicts, tidings: newTidings()}
+	ctx, cancel := context.WithCancel(context.Background())
+	var looking sync.WaitGroup
+	looking.Go(func() { looker.run(ctx) })
+	defer looking.Wait()
+	defer cancel()
+	return t.work.failures.follow(paced(read))
 }

@@ -8,6 +8,10 @@
 // missing. Callers that overlap share one snapshot, and each waits no longer than its own
 // context: what is not there by then is missing from its copy only.
 //
+// [Taker.FollowBinds] runs beside the snapshots: it notes failed binds as they happen, and
+// looks at once at a port where one failed with EADDRINUSE, for what is in the way. What
+// that costs is bounded, however many fail.
+//
 // Memory does not depend on the number of sockets, only on watched ports and listeners, nor
 // on which ports are asked for in binds that fail. It needs the privileges of its sources:
 // none for sockets of the caller's own network namespace.

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"time"
+
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -9,10 +11,17 @@ import (
 type fold struct {
 	set   watch.Set
 	ports []PortSockets // as set.Ports
+
+	// held has what bind() would meet, of the sockets whose flags nobody else reads: of
+	// bound ones that neither listen nor connect, or of all.
+	held    []holders // as set.Ports
+	holdAll bool
+
+	at time.Time // that the dump ended
 }
 
-func newFold(set watch.Set) *fold {
-	f := &fold{set: set, ports: make([]PortSockets, len(set.Ports))}
+func newFold(set watch.Set, holdAll bool) *fold {
+	f := &fold{set: set, ports: make([]PortSockets, len(set.Ports)), held: make([]holders, len(set.Ports)), holdAll: holdAll}
 	f.reset()
 	return f
 }
@@ -21,25 +30,30 @@ func newFold(set watch.Set) *fold {
 func (f *fold) reset() {
 	for i := range f.ports {
 		f.ports[i] = PortSockets{Number: f.set.Ports[i].Number}
+		f.held[i] = holders{}
 	}
 }
 
 func (f *fold) add(s *netlinkdiag.Socket) {
-	half := f.count(s.Local.Port(), s.Family, s.State)
-	if half != nil && s.State == netlinkdiag.StateTimeWait {
+	i, ok := f.set.Find(s.Local.Port())
+	if !ok {
+		return
+	}
+	half := f.ports[i].Of(s.Family)
+	half.States[s.State]++
+	if s.State == netlinkdiag.StateTimeWait {
 		half.TimeWaitRemaining = max(half.TimeWaitRemaining, s.Expires)
+	}
+	if f.holdAll || s.State == netlinkdiag.StateClose {
+		f.held[i].add(s)
 	}
 }
 
-// count counts a socket, and returns where; nil where its port is not watched.
-func (f *fold) count(port uint16, family netlinkdiag.Family, state netlinkdiag.State) *FamilySockets {
-	i, ok := f.set.Find(port)
-	if !ok {
-		return nil
+// addListener counts a socket of another dump.
+func (f *fold) addListener(l *listener) {
+	if i, ok := f.set.Find(l.key.Port); ok {
+		f.ports[i].Of(l.key.Family).States[netlinkdiag.StateListen]++
 	}
-	half := f.ports[i].Of(family)
-	half.States[state]++
-	return half
 }
 
 // lingering are the ports that have a socket other than a listener.

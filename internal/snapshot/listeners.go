@@ -14,6 +14,7 @@ type listener struct {
 	key    GroupKey
 	cookie uint64
 	inode  uint32
+	uid    uint32
 	queue  uint32
 	limit  uint32
 	v6only bool
@@ -31,6 +32,7 @@ func newListener(s *netlinkdiag.Socket) listener {
 		},
 		cookie: s.Cookie,
 		inode:  s.Inode,
+		uid:    s.UID,
 		queue:  s.RQueue,
 		limit:  s.WQueue,
 		v6only: s.V6Only,

@@ -2,20 +2,12 @@ package snapshot
 
 import (
 	"context"
+	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
-)
-
-// A Flag is a socket option of all the sockets of a group.
-type Flag uint8
-
-// The values. A group has a flag when every socket of it has.
-const (
-	FlagUnknown Flag = iota
-	FlagOff
-	FlagOn
 )
 
 // Reuse is SO_REUSEADDR and SO_REUSEPORT of the sockets on watched ports.
@@ -26,15 +18,20 @@ type Reuse struct {
 	// Ports say what lingers without the flags: Ports[i] is of Watch.Data.Ports[i].
 	Ports []PortReuse
 
+	complete bool // the flags of all sockets were asked for, not of listeners alone
+
 	// Sockets are all sockets but the listeners, in groups that bind() cannot tell apart.
 	Sockets []sockflags.Group
+
+	at      time.Time // that Sockets were complete
+	buckets map[uint16]sockflags.Bucket
 }
 
 // GroupReuse is the flags of a listener group.
 type GroupReuse struct {
 	GroupKey
 	Interface            string
-	ReuseAddr, ReusePort Flag
+	ReuseAddr, ReusePort bindrule.Flag // Yes where every socket has it, No where one has not
 }
 
 // PortReuse counts sockets without the flags. It is Known unless the flags of some socket on
@@ -88,9 +85,11 @@ func (w *worker) readReuse(ctx context.Context, listeners []listener, groups []G
 	reuse := Reuse{
 		Listeners: groupReuse(listeners, groups, flags.Listeners),
 		Sockets:   flags.Groups,
+		at:        time.Now(),
+		buckets:   flags.Buckets,
 	}
-	complete := w.cfg.Flags.Mode() == sockflags.ModeBPF
-	reuse.Ports = portReuse(w.set, flags, complete)
+	reuse.complete = w.flagsOfAll()
+	reuse.Ports = portReuse(w.set, flags, reuse.complete)
 	return reuse, nil
 }
 
@@ -99,27 +98,27 @@ func groupReuse(listeners []listener, groups []Group, flags map[uint64]sockflags
 	out := make([]GroupReuse, len(groups))
 	next := 0
 	for i, g := range groups {
-		r := GroupReuse{GroupKey: g.GroupKey, Interface: g.Interface, ReuseAddr: FlagOn, ReusePort: FlagOn}
+		r := GroupReuse{GroupKey: g.GroupKey, Interface: g.Interface, ReuseAddr: bindrule.Yes, ReusePort: bindrule.Yes}
 		for ; next < len(listeners) && listeners[next].key == g.GroupKey; next++ {
 			f, known := flags[listeners[next].cookie]
-			r.ReuseAddr = r.ReuseAddr.and(known, f.ReuseAddr)
-			r.ReusePort = r.ReusePort.and(known, f.ReusePort)
+			r.ReuseAddr = everyOne(r.ReuseAddr, known, f.ReuseAddr)
+			r.ReusePort = everyOne(r.ReusePort, known, f.ReusePort)
 		}
 		out[i] = r
 	}
 	return out
 }
 
-// and takes one more socket into account: one without the flag decides, whatever is unknown
-// of others.
-func (f Flag) and(known, on bool) Flag {
+// everyOne takes one more socket into account: one without the flag decides, whatever is
+// unknown of others.
+func everyOne(sofar bindrule.Flag, known, on bool) bindrule.Flag {
 	switch {
-	case f == FlagOff, known && !on:
-		return FlagOff
+	case sofar == bindrule.No, known && !on:
+		return bindrule.No
 	case !known:
-		return FlagUnknown
+		return bindrule.FlagUnknown
 	}
-	return f
+	return sofar
 }
 
 func portReuse(set watch.Set, flags *sockflags.Result, complete bool) []PortReuse {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/watch"
@@ -105,11 +106,11 @@ func TestKernelSocketsThatLackAFlag(t *testing.T) {
 	if len(s.Reuse.Data.Listeners) != len(listeners) {
 		t.Errorf("flags of %d groups, want %d", len(s.Reuse.Data.Listeners), len(listeners))
 	}
-	flag := func(on bool) Flag {
+	flag := func(on bool) bindrule.Flag {
 		if on {
-			return FlagOn
+			return bindrule.Yes
 		}
-		return FlagOff
+		return bindrule.No
 	}
 	for _, g := range s.Reuse.Data.Listeners {
 		if opts := listeners[g.Address]; g.ReuseAddr != flag(opts.ReuseAddr) || g.ReusePort != flag(opts.ReusePort) {
@@ -158,7 +159,7 @@ func TestKernelMoreKindsOfSocketsThanFit(t *testing.T) {
 		t.Errorf("known %v, want %v", got, want)
 	}
 	for _, g := range s.Reuse.Data.Listeners {
-		if g.ReuseAddr != FlagOff {
+		if g.ReuseAddr != bindrule.No {
 			t.Errorf("%v: SO_REUSEADDR %v, want off", g.Port, g.ReuseAddr)
 		}
 	}
@@ -174,7 +175,7 @@ func TestKernelPidfdKnowsListenersOnly(t *testing.T) {
 	if got, want := known(&s), map[uint16]bool{4840: false}; !reflect.DeepEqual(got, want) {
 		t.Errorf("known %v, want %v", got, want)
 	}
-	if g := s.Reuse.Data.Listeners; len(g) != 1 || g[0].ReuseAddr != FlagOn || g[0].ReusePort != FlagOff {
+	if g := s.Reuse.Data.Listeners; len(g) != 1 || g[0].ReuseAddr != bindrule.Yes || g[0].ReusePort != bindrule.No {
 		t.Errorf("flags %+v, want SO_REUSEADDR alone", g)
 	}
 }
@@ -188,9 +189,9 @@ func TestKernelChangedFlagShowsInTheNextSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := takeWithFlags(t, taker)
-		want := FlagOff
+		want := bindrule.No
 		if on == 1 {
-			want = FlagOn
+			want = bindrule.Yes
 		}
 		if got := s.Reuse.Data.Listeners[0].ReuseAddr; got != want {
 			t.Errorf("step %d: flag %v, want %v", i, got, want)
@@ -207,7 +208,7 @@ func TestKernelConnectionsAfterAQuietTime(t *testing.T) {
 	var want FamilyReuse
 	for range 3 {
 		s := takeWithFlags(t, taker)
-		if got := s.Reuse.Data; got.Ports[0].IPv4 != want || got.Listeners[0].ReuseAddr != FlagOff || got.Listeners[0].ReusePort != FlagOn {
+		if got := s.Reuse.Data; got.Ports[0].IPv4 != want || got.Listeners[0].ReuseAddr != bindrule.No || got.Listeners[0].ReusePort != bindrule.Yes {
 			t.Errorf("quiet: got %+v", got)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -71,21 +72,21 @@ func TestGroupHasAFlagWhereEverySocketHasIt(t *testing.T) {
 		name           string
 		sockets        int // of the group, with the cookies 1, 2, ...
 		flags          map[uint64]sockflags.Flags
-		addr, portFlag Flag
+		addr, portFlag bindrule.Flag
 	}{
-		{"alone, with both", 1, map[uint64]sockflags.Flags{1: both}, FlagOn, FlagOn},
-		{"alone, with one", 1, map[uint64]sockflags.Flags{1: addr}, FlagOn, FlagOff},
-		{"alone, with the other", 1, map[uint64]sockflags.Flags{1: reusePt}, FlagOff, FlagOn},
-		{"alone, without", 1, map[uint64]sockflags.Flags{1: none}, FlagOff, FlagOff},
-		{"alone, unknown", 1, nil, FlagUnknown, FlagUnknown},
-		{"flags of another socket", 1, map[uint64]sockflags.Flags{2: both}, FlagUnknown, FlagUnknown},
-		{"all have both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: both}, FlagOn, FlagOn},
-		{"one lacks one", 3, map[uint64]sockflags.Flags{1: both, 2: reusePt, 3: both}, FlagOff, FlagOn},
-		{"the last lacks both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: none}, FlagOff, FlagOff},
-		{"one is unknown", 3, map[uint64]sockflags.Flags{1: both, 3: both}, FlagUnknown, FlagUnknown},
-		{"one is unknown, a later one lacks one", 3, map[uint64]sockflags.Flags{1: both, 3: addr}, FlagUnknown, FlagOff},
-		{"one is unknown, an earlier one lacks one", 3, map[uint64]sockflags.Flags{1: addr, 2: both}, FlagUnknown, FlagOff},
-		{"the last is unknown", 3, map[uint64]sockflags.Flags{1: both, 2: both}, FlagUnknown, FlagUnknown},
+		{"alone, with both", 1, map[uint64]sockflags.Flags{1: both}, bindrule.Yes, bindrule.Yes},
+		{"alone, with one", 1, map[uint64]sockflags.Flags{1: addr}, bindrule.Yes, bindrule.No},
+		{"alone, with the other", 1, map[uint64]sockflags.Flags{1: reusePt}, bindrule.No, bindrule.Yes},
+		{"alone, without", 1, map[uint64]sockflags.Flags{1: none}, bindrule.No, bindrule.No},
+		{"alone, unknown", 1, nil, bindrule.FlagUnknown, bindrule.FlagUnknown},
+		{"flags of another socket", 1, map[uint64]sockflags.Flags{2: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
+		{"all have both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: both}, bindrule.Yes, bindrule.Yes},
+		{"one lacks one", 3, map[uint64]sockflags.Flags{1: both, 2: reusePt, 3: both}, bindrule.No, bindrule.Yes},
+		{"the last lacks both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: none}, bindrule.No, bindrule.No},
+		{"one is unknown", 3, map[uint64]sockflags.Flags{1: both, 3: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
+		{"one is unknown, a later one lacks one", 3, map[uint64]sockflags.Flags{1: both, 3: addr}, bindrule.FlagUnknown, bindrule.No},
+		{"one is unknown, an earlier one lacks one", 3, map[uint64]sockflags.Flags{1: addr, 2: both}, bindrule.FlagUnknown, bindrule.No},
+		{"the last is unknown", 3, map[uint64]sockflags.Flags{1: both, 2: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake()
@@ -114,11 +115,11 @@ func TestGroupsKeepTheirFlagsApart(t *testing.T) {
 	})
 	s := whole(t, newTaker(t, withFlags(f, flags), discovering()))
 	want := []GroupReuse{
-		{ReuseAddr: FlagOff, ReusePort: FlagOff},         // 0.0.0.0:80
-		{ReuseAddr: FlagUnknown, ReusePort: FlagUnknown}, // the same on lo
-		{ReuseAddr: FlagOff, ReusePort: FlagOn},          // 127.0.0.1:80
-		{ReuseAddr: FlagOn, ReusePort: FlagOff},          // [::]:80
-		{ReuseAddr: FlagOn, ReusePort: FlagOn},           // 0.0.0.0:443
+		{ReuseAddr: bindrule.No, ReusePort: bindrule.No},                   // 0.0.0.0:80
+		{ReuseAddr: bindrule.FlagUnknown, ReusePort: bindrule.FlagUnknown}, // the same on lo
+		{ReuseAddr: bindrule.No, ReusePort: bindrule.Yes},                  // 127.0.0.1:80
+		{ReuseAddr: bindrule.Yes, ReusePort: bindrule.No},                  // [::]:80
+		{ReuseAddr: bindrule.Yes, ReusePort: bindrule.Yes},                 // 0.0.0.0:443
 	}
 	for i := range want {
 		want[i].GroupKey, want[i].Interface = s.Listeners.Data[i].GroupKey, s.Listeners.Data[i].Interface

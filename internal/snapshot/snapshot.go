@@ -30,6 +30,9 @@ type Snapshot struct {
 	// Reuse has the reuse flags of the listeners and of the sockets behind them.
 	Reuse Part[Reuse]
 
+	// Verdicts say whether a bind would work: Verdicts.Data[i] is of Watch.Data.Ports[i].
+	Verdicts Part[[]PortVerdicts]
+
 	// Binds has the calls of bind() and listen() that failed on this host.
 	Binds Part[Binds]
 

@@ -15,17 +15,20 @@ import (
 // Config says what a Taker takes, and from where.
 type Config struct {
 	// Dial connects to the network namespace's sock_diag. It is called once, or until it
-	// succeeds: a kernel without costs the parts that need it, no more.
+	// succeeds: a kernel without costs the parts that need it, no more. FollowBinds has a
+	// connection of its own.
 	Dial func() (*netlinkdiag.Conn, error)
 
 	// Watcher decides which ports are watched. The Taker alone uses it from now on.
 	Watcher *watch.Watcher
 
-	// Retention is how long the drop counter of a listener group outlives its last socket.
+	// Retention is how long a listener group is remembered after its last socket: its drop
+	// counter, its address and flags.
 	Retention time.Duration
 
-	// TCP and Listeners switch the parts of that name on.
-	TCP, Listeners bool
+	// TCP, Listeners and Verdicts switch the parts of that name on. Verdicts need the
+	// dump of TCP, whether that part is on or not.
+	TCP, Listeners, Verdicts bool
 
 	// Stack reads the namespace's counters and limits; nil switches the part off.
 	Stack func() (stack.Stats, error)
@@ -37,6 +40,10 @@ type Config struct {
 	// watches. OwnNetns is the inode number of the network namespace that is dumped.
 	Binds    *bindtrace.Tracer
 	OwnNetns uint32
+
+	// OnConflict is told of binds that failed with EADDRINUSE, and why: at most once in half
+	// a minute a port. It is called by FollowBinds, once at a time; nil is not.
+	OnConflict func(Conflict)
 
 	// NetNS is the descriptor of the namespace, to look up device names in; 0 for the
 	// process's own.
@@ -55,6 +62,9 @@ type Taker struct {
 
 // New returns a Taker.
 func New(cfg Config) *Taker {
+	if cfg.OnConflict == nil {
+		cfg.OnConflict = func(Conflict) {}
+	}
 	return &Taker{work: newWorker(cfg), busy: make(chan struct{}, 1)}
 }
 
@@ -107,6 +117,7 @@ func (t *Taker) join() *flight {
 			Listeners: Part[[]Group]{Err: errPending},
 			TCP:       Part[[]PortSockets]{Err: errPending},
 			Reuse:     Part[Reuse]{Err: errPending},
+			Verdicts:  Part[[]PortVerdicts]{Err: errPending},
 			Binds:     Part[Binds]{Err: errPending},
 			Stack:     Part[stack.Stats]{Err: errPending},
 		}}
@@ -183,5 +194,5 @@ func (s *Snapshot) complete() bool {
 
 // errs are the errors of all parts.
 func (s *Snapshot) errs() []*error {
-	return []*error{&s.Watch.Err, &s.Listeners.Err, &s.TCP.Err, &s.Reuse.Err, &s.Binds.Err, &s.Stack.Err}
+	return []*error{&s.Watch.Err, &s.Listeners.Err, &s.TCP.Err, &s.Reuse.Err, &s.Verdicts.Err, &s.Binds.Err, &s.Stack.Err}
 }

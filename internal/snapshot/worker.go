@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
@@ -22,6 +24,7 @@ type worker struct {
 	drops *dropCounter
 	set   watch.Set // the latest
 
+	memory   *memory
 	failures *failures
 	quiet    bool // nothing but listeners was on the watched ports last time
 }
@@ -32,6 +35,7 @@ func newWorker(cfg Config) *worker {
 		drops: newDropCounter(cfg.Retention),
 		set:   cfg.Watcher.Update(time.Time{}, nil),
 
+		memory:   newMemory(cfg.Retention),
 		failures: newFailures(cfg.OwnNetns),
 	}
 }
@@ -76,8 +80,9 @@ func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
 			s.Listeners = Part[[]Group]{Err: ErrOff}
 		}
 	})
-	reuse := func(listenersOnly bool) {
-		reuse := Part[Reuse]{Err: listening.Err, Duration: listening.Duration}
+	var reuse Part[Reuse]
+	readReuse := func(listenersOnly bool) {
+		reuse = Part[Reuse]{Err: listening.Err, Duration: listening.Duration}
 		if reuse.Err == nil || w.cfg.Flags == nil {
 			reuse = take(func() (Reuse, error) { return w.readReuse(ctx, onWatched, listeners.Data, listenersOnly) })
 		}
@@ -87,16 +92,24 @@ func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
 	// listeners was there last time, the dump says whether that walk is needed at all.
 	var beside sync.WaitGroup
 	if !w.quiet {
-		beside.Go(func() { reuse(false) })
+		beside.Go(func() { readReuse(false) })
 	}
 	tcp := w.tcp(ctx, listening)
-	publish(func(s *Snapshot) { s.TCP = tcp })
-	quiet := tcp.Err == nil && !slices.ContainsFunc(tcp.Data, func(p PortSockets) bool { return p.lingers() })
+	publish(func(s *Snapshot) {
+		s.TCP = Part[[]PortSockets]{Data: tcp.Data.ports, Err: tcp.Err, Duration: tcp.Duration}
+		if !w.cfg.TCP {
+			s.TCP = Part[[]PortSockets]{Err: ErrOff}
+		}
+	})
+	quiet := tcp.Err == nil && !slices.ContainsFunc(tcp.Data.ports, func(p PortSockets) bool { return p.lingers() })
 	if w.quiet {
-		reuse(quiet)
+		readReuse(quiet)
 	}
 	beside.Wait()
 	w.quiet = quiet
+
+	verdicts := w.judge(onWatched, listeners, tcp, reuse)
+	publish(func(s *Snapshot) { s.Verdicts = verdicts })
 }
 
 // take calls a source and notes how long it took.
@@ -176,20 +189,45 @@ func (w *worker) listeners(listening Part[[]listener], onWatched []listener) Par
 	return out
 }
 
-// tcp counts the sockets on the watched ports.
-func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[[]PortSockets] {
-	if !w.cfg.TCP {
-		return Part[[]PortSockets]{Err: ErrOff}
+// tcp dumps the sockets on the watched ports.
+func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[fold] {
+	if !w.cfg.TCP && !w.cfg.Verdicts {
+		return Part[fold]{Err: ErrOff}
 	}
 	if listening.Err != nil {
-		return Part[[]PortSockets]{Err: listening.Err, Duration: listening.Duration}
+		return Part[fold]{Err: listening.Err, Duration: listening.Duration}
 	}
-	part := take(func() ([]PortSockets, error) { return w.countTCP(ctx, listening.Data) })
+	part := take(func() (fold, error) { return w.foldTCP(ctx, listening.Data) })
 	part.Duration += listening.Duration
 	if part.Err == nil {
-		w.cfg.Watcher.Lingering(lingering(part.Data))
+		w.cfg.Watcher.Lingering(lingering(part.Data.ports))
 	}
 	return part
+}
+
+// judge says what binds would answer, of what the dump and the flags have shown.
+func (w *worker) judge(onWatched []listener, listeners Part[[]Group], tcp Part[fold], reuse Part[Reuse]) Part[[]PortVerdicts] {
+	if !w.cfg.Verdicts {
+		return Part[[]PortVerdicts]{Err: ErrOff}
+	}
+	if reuse.Off() {
+		reuse.Err = nil // all flags are unknown then, and some verdicts known
+	}
+	duration := max(tcp.Duration, reuse.Duration)
+	if err := cmp.Or(listeners.Err, tcp.Err, reuse.Err); err != nil {
+		return Part[[]PortVerdicts]{Err: err, Duration: duration}
+	}
+	wheel := readWheel()
+	now := time.Now()
+	w.memory.update(now, w.set, onWatched, listeners.Data, reuse.Data.Listeners)
+	ports := bindPorts(w.set, &tcp.Data, &reuse.Data, wheel)
+	addListeners(ports, w.set, onWatched, listeners.Data, reuse.Data.Listeners)
+	return Part[[]PortVerdicts]{Data: w.memory.verdicts(now, w.set, ports), Duration: duration}
+}
+
+// flagsOfAll: the reuse flags of all sockets are read, not of listeners alone.
+func (w *worker) flagsOfAll() bool {
+	return w.cfg.Flags != nil && w.cfg.Flags.Mode() == sockflags.ModeBPF
 }
 
 // maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
@@ -199,23 +237,23 @@ func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[[]Por
 // (docs/performance.md).
 const maxKernelFilter = 1024
 
-func (w *worker) countTCP(ctx context.Context, listening []listener) ([]PortSockets, error) {
-	f := newFold(w.set)
+func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error) {
+	f := newFold(w.set, w.cfg.Verdicts && !w.flagsOfAll())
 	if len(w.set.Ports) == 0 {
-		return f.ports, nil
+		return *f, nil
 	}
 	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen)}
 	if len(w.set.Ports) <= maxKernelFilter {
 		req.Ports.Local = ranges(w.set.Ports)
 	}
-	err := w.dumpTCP(ctx, req, f)
-	if err != nil {
-		return nil, fmt.Errorf("dump tcp sockets: %w", err)
+	if err := w.dumpTCP(ctx, req, f); err != nil {
+		return fold{}, fmt.Errorf("dump tcp sockets: %w", err)
 	}
-	for _, l := range listening {
-		f.count(l.key.Port, l.key.Family, netlinkdiag.StateListen)
+	f.at = time.Now()
+	for i := range listening {
+		f.addListener(&listening[i])
 	}
-	return f.ports, nil
+	return *f, nil
 }
 
 func (w *worker) dumpTCP(ctx context.Context, req netlinkdiag.Request, f *fold) error {

@@ -1,0 +1,73 @@
+package collector
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/snapshot"
+)
+
+const conflictsTotal = "sockstate_bind_conflicts_total"
+
+// zeroConflictValues are the series of ports 80 and 4840 before anything failed.
+func zeroConflictValues() map[string]string {
+	out := make(map[string]string)
+	for _, port := range []string{"80", "4840"} {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			for _, reuse := range []string{"false", "true"} {
+				for _, cause := range []string{"listener", "time_wait", "connection", "bound", "unknown"} {
+					out[`cause="`+cause+`",family="`+family+`",netns="",port="`+port+`",protocol="tcp",reuseaddr="`+reuse+`"`] = "0"
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestConflictsHaveZerosBeforeTheFirst(t *testing.T) {
+	text := bindText(t, snapshot.Binds{OwnNetns: ownNetns})
+	if got, want := values(text, conflictsTotal), zeroConflictValues(); !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+func TestConflictsBySeries(t *testing.T) {
+	tcp := snapshot.FailureKey{OwnNetns: true, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	v6, mptcp, foreign, gone, zero, other := tcp, tcp, tcp, tcp, tcp, tcp
+	v6.Family = bindtrace.FamilyIPv6
+	mptcp.Protocol = bindtrace.ProtocolMPTCP
+	foreign.OwnNetns = false
+	gone.Port = 8080
+	zero.Port = 0
+	other.Port, other.OtherPort = 0, true
+	count := func(key snapshot.FailureKey, reuseAddr bool, cause snapshot.Cause, n uint64) snapshot.ConflictCount {
+		return snapshot.ConflictCount{ConflictKey: snapshot.ConflictKey{FailureKey: key, ReuseAddr: reuseAddr, Cause: cause}, N: n}
+	}
+	text := bindText(t, snapshot.Binds{OwnNetns: ownNetns, Conflicts: []snapshot.ConflictCount{
+		count(tcp, false, snapshot.CauseTimeWait, 1), count(tcp, true, snapshot.CauseTimeWait, 2),
+		count(tcp, true, snapshot.CauseListener, 3), count(v6, false, snapshot.CauseBound, 4),
+		count(mptcp, false, snapshot.CauseConnection, 5), count(foreign, false, snapshot.CauseUnknown, 6),
+		count(gone, false, snapshot.CauseTimeWait, 7), count(zero, false, snapshot.CauseUnknown, 8),
+		count(other, true, snapshot.CauseTimeWait, 9),
+	}})
+	want := zeroConflictValues()
+	for labels, n := range map[string]string{
+		`time_wait ipv4  80 tcp false`:    "1",
+		`time_wait ipv4  80 tcp true`:     "2",
+		`listener ipv4  80 tcp true`:      "3",
+		`bound ipv6  80 tcp false`:        "4",
+		`connection ipv4  80 mptcp false`: "5",
+		`unknown ipv4 other 80 tcp false`: "6",
+		`time_wait ipv4  8080 tcp false`:  "7",
+		`unknown ipv4  0 tcp false`:       "8",
+		`time_wait ipv4  other tcp true`:  "9",
+	} {
+		v := strings.Split(labels, " ")
+		want[`cause="`+v[0]+`",family="`+v[1]+`",netns="`+v[2]+`",port="`+v[3]+`",protocol="`+v[4]+`",reuseaddr="`+v[5]+`"`] = n
+	}
+	if got := values(text, conflictsTotal); !maps.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}

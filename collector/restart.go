@@ -1,0 +1,102 @@
+package collector
+
+import (
+	"math"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// restartFamily: whether a restart could bind now.
+type restartFamily struct {
+	blockers *Metric
+	blocked  *Metric
+	restart  *Metric
+}
+
+func newRestartFamily() *restartFamily {
+	const source = "the rules of inet_csk_get_port on sockets from sock_diag and eBPF"
+	return &restartFamily{
+		blockers: gauge("tcp_bind_blockers",
+			"Sockets that would make bind() to the address and port fail, listeners aside, for a binder with SO_REUSEADDR (reuseaddr true) or without; by state. The addresses are those that listen, or listened last, on the port; without any, the wildcards. Absent where that cannot be known.",
+			source, "netns", "address", "port", "family", "reuseaddr", "state"),
+		blocked: gauge("tcp_bind_blocked_seconds",
+			"Seconds for which bind() to the address and port would keep failing, listeners aside: 0 it would succeed now, +Inf a live socket is in the way. For a binder with SO_REUSEADDR (reuseaddr true) or without. Absent where that cannot be known.",
+			source, "netns", "address", "port", "family", "reuseaddr"),
+		restart: gauge("tcp_restart_blocked_seconds",
+			"Seconds for which a restart of this listener, with its address and flags, could not bind: 0 it could now, +Inf a live socket is in the way. Kept after the listener went, for the watch retention. Absent where that cannot be known.",
+			source, "netns", "address", "port", "family"),
+	}
+}
+
+func (*restartFamily) name() string { return "restart" }
+
+func (f *restartFamily) metrics() []*Metric { return []*Metric{f.blockers, f.blocked, f.restart} }
+
+func (*restartFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return s.Verdicts.Duration, s.Verdicts.Err
+}
+
+// blockingStates are the states in which a socket can be in the way of a bind.
+func blockingStates() []netlinkdiag.State {
+	return []netlinkdiag.State{
+		netlinkdiag.StateEstablished, netlinkdiag.StateSynSent, netlinkdiag.StateFinWait1, netlinkdiag.StateFinWait2,
+		netlinkdiag.StateTimeWait, netlinkdiag.StateClose, netlinkdiag.StateCloseWait, netlinkdiag.StateLastAck, netlinkdiag.StateClosing,
+	}
+}
+
+func (f *restartFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	if s.Verdicts.Err != nil {
+		return
+	}
+	states := blockingStates()
+	for _, p := range s.Verdicts.Data {
+		port := strconv.Itoa(int(p.Number))
+		for i := range p.Binds {
+			b := &p.Binds[i]
+			address, family, reuseaddr := b.Address.String(), snapshot.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
+			if seconds, ok := blockedSeconds(&b.Verdict); ok {
+				ch.put(f.blocked, seconds, "", address, port, family, reuseaddr)
+			}
+			if !b.BlockersKnown {
+				continue
+			}
+			for _, state := range states {
+				ch.put(f.blockers, float64(b.Blockers[state]), "", address, port, family, reuseaddr, state.String())
+			}
+		}
+		f.restarts(p.Restarts, port, ch)
+	}
+}
+
+// restarts shows one verdict an address: of listeners on several devices the worst.
+func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, port string, ch *sink) {
+	worst := make(map[netip.Addr]*snapshot.Verdict, len(restarts))
+	var order []netip.Addr
+	for i := range restarts {
+		r := &restarts[i]
+		before, seen := worst[r.Address]
+		if !seen {
+			order = append(order, r.Address)
+		}
+		if !seen || r.Worse(before) {
+			worst[r.Address] = &r.Verdict
+		}
+	}
+	for _, address := range order {
+		if seconds, ok := blockedSeconds(worst[address]); ok {
+			ch.put(f.restart, seconds, "", address.String(), port, snapshot.FamilyOf(address).String())
+		}
+	}
+}
+
+func blockedSeconds(v *snapshot.Verdict) (float64, bool) {
+	left, forever, ok := v.Remaining()
+	if forever {
+		return math.Inf(1), ok
+	}
+	return left.Seconds(), ok
+}

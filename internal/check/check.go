@@ -1,0 +1,148 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/status"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// Exit statuses.
+const (
+	ExitFree    = 0 // bind() would succeed on every port
+	ExitBlocked = 1 // it would fail on one
+	ExitError   = 2 // that could not be found out, or the command line is wrong
+)
+
+// patience is for a host where the dumps take long; a million sockets take a second.
+const patience = 30 * time.Second
+
+// Run runs the command; args are those after its name. The result is the exit status.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	opts, err := parse(args, stdout, stderr)
+	switch {
+	case err != nil:
+		fmt.Fprintf(stderr, "%s: error: %v\n", name, err)
+		return ExitError
+	case opts == nil:
+		return ExitFree
+	}
+	report, err := look(ctx, opts)
+	if err == nil {
+		err = write(report, opts, stdout)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: error: %v\n", name, err)
+		return ExitError
+	}
+	return exitStatus(report.Outcome)
+}
+
+func exitStatus(o status.Outcome) int {
+	switch o {
+	case status.Free:
+		return ExitFree
+	case status.Blocked:
+		return ExitBlocked
+	default:
+		return ExitError
+	}
+}
+
+func write(report *status.Report, opts *options, stdout io.Writer) error {
+	var err error
+	if opts.json {
+		err = report.WriteJSON(stdout)
+	} else {
+		err = report.WriteText(stdout, colours(stdout))
+	}
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	return nil
+}
+
+// colours are for a terminal whose user has not declined them (https://no-color.org).
+func colours(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// look takes a snapshot of the ports and judges it.
+func look(ctx context.Context, opts *options) (*status.Report, error) {
+	watcher, err := watch.New(watch.Config{Ports: opts.ports, MaxPorts: 1 << 16})
+	if err != nil {
+		return nil, err
+	}
+	cfg := snapshot.Config{
+		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
+		Watcher:   watcher,
+		Listeners: true,
+		Verdicts:  true,
+	}
+	flags, unseen := openFlags()
+	if flags != nil {
+		defer flags.Close()
+		cfg.Flags = flags
+	}
+	if hidesBound() {
+		unseen = append(unseen, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
+	}
+	taker := snapshot.New(cfg)
+	defer taker.Close()
+
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
+	defer cancel()
+	snap := taker.Take(ctx)
+	report, err := status.NewReport(&snap, status.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Unseen: unseen})
+	if err != nil {
+		return nil, fmt.Errorf("look at the sockets: %w", err)
+	}
+	return report, nil
+}
+
+// openFlags opens what reads the reuse flags, as far as this host and user allow, and says
+// what they do not.
+func openFlags() (flags *sockflags.Reader, unseen []string) {
+	flags, err := sockflags.New(sockflags.Options{})
+	if err != nil {
+		return nil, []string{fmt.Sprintf("SO_REUSEADDR and SO_REUSEPORT of any socket: %v", err)}
+	}
+	for _, shortfall := range flags.Shortfalls() {
+		unseen = append(unseen, unseenFor(shortfall))
+	}
+	return flags, unseen
+}
+
+func unseenFor(u *sockflags.UnavailableError) string {
+	if u.Mode == sockflags.ModeBPF {
+		return "SO_REUSEADDR of sockets that do not listen, TIME_WAIT too: needs " + u.Need
+	}
+	return "SO_REUSEADDR of listeners: needs " + u.Need
+}
+
+// hidesBound: the kernel does not know TCPF_BOUND_INACTIVE in a dump.
+func hidesBound() bool {
+	var uts unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&uts); err != nil {
+		return false
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major < 6 || major == 6 && minor < 8
+}

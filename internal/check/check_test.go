@@ -1,0 +1,355 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/status"
+)
+
+// An answer is what a test compares of a status.Answer.
+type answer struct {
+	Outcome  status.Outcome
+	Until    status.Until
+	Blockers string
+}
+
+func answerOf(a *status.Answer) answer {
+	var blockers []string
+	for _, b := range a.Blockers {
+		blockers = append(blockers, b.String())
+	}
+	return answer{a.Outcome, a.Until, strings.Join(blockers, ", ")}
+}
+
+var free = answer{Outcome: status.Free, Until: status.UntilNow}
+
+func wantAnswer(t *testing.T, what string, got *status.Answer, want answer) {
+	t.Helper()
+	if answerOf(got) != want {
+		t.Errorf("%s: %+v, want %+v", what, answerOf(got), want)
+	}
+}
+
+// requireFlags skips where the flags of sockets in TIME_WAIT cannot be read.
+func requireFlags(t *testing.T) {
+	t.Helper()
+	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
+	if err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	flags.Close()
+}
+
+func TestFreePortExitsWith0(t *testing.T) {
+	ns := kerneltest.New(t)
+	report := check(t, ns, ExitFree, "4840")
+	for i := range report.Ports[0].Binds {
+		wantAnswer(t, "without", &report.Ports[0].Binds[i].Without, free)
+		wantAnswer(t, "with", &report.Ports[0].Binds[i].With, free)
+	}
+	wantTrue(t, ns, report)
+}
+
+func TestTimeWaitWithoutTheFlagBlocksEveryServer(t *testing.T) {
+	requireFlags(t)
+	ns := kerneltest.New(t)
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 3, Ports: []uint16{port}})
+	report := check(t, ns, ExitBlocked, "4840")
+	want := answer{status.Blocked, status.UntilTime, "3 sockets in TIME_WAIT without SO_REUSEADDR"}
+	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, want)
+	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, want)
+	wantTrue(t, ns, report)
+	check(t, ns, ExitBlocked, "--reuseaddr", "4840")
+}
+
+func TestTimeWaitWithTheFlagBlocksServersWithoutIt(t *testing.T) {
+	requireFlags(t)
+	ns := kerneltest.New(t)
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 3, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
+	report := check(t, ns, ExitBlocked, "4840")
+	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, "3 sockets in TIME_WAIT with SO_REUSEADDR"})
+	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, free)
+	wantTrue(t, ns, report)
+	check(t, ns, ExitFree, "--reuseaddr", "4840")
+}
+
+func TestSecondsAreThoseOfTheKernelsTimer(t *testing.T) {
+	ns := kerneltest.New(t)
+	before := time.Now()
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}})
+	report := check(t, ns, ExitBlocked, "4840")
+	elapsed := time.Since(before).Seconds()
+	seconds := report.Ports[0].Binds[0].Without.BlockedSeconds
+	// TCP_TIMEWAIT_LEN, less what went by; the timer wheel may add an eighth.
+	if seconds == nil || *seconds < 60-elapsed || *seconds > 68 {
+		t.Errorf("blocked for %v s, want 60 less at most %v", seconds, elapsed)
+	}
+}
+
+func TestListenerBlocksAndItsRestartIsToldBeside(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.Listen(t, at(any4), kerneltest.Options{ReuseAddr: true})
+	report := check(t, ns, ExitBlocked, "4840")
+	p := &report.Ports[0]
+	if len(p.Listeners) != 1 || p.Listeners[0].Address != any4 || bindrule.Flag(p.Listeners[0].ReuseAddr) != bindrule.Yes ||
+		p.Listeners[0].UID == nil || int(*p.Listeners[0].UID) != os.Geteuid() {
+		t.Fatalf("listeners %+v, want one on 0.0.0.0 with SO_REUSEADDR of uid %d", p.Listeners, os.Geteuid())
+	}
+	wantAnswer(t, "restart", &p.Listeners[0].Restart, free)
+	wantAnswer(t, "without", &p.Binds[0].Without, answer{status.Blocked, status.UntilClosed, "1 socket in LISTEN with SO_REUSEADDR"})
+	wantTrue(t, ns, report)
+}
+
+func TestRestartOfAListenerMeetsItsOldConnections(t *testing.T) {
+	requireFlags(t)
+	ns := kerneltest.New(t)
+	l := ns.Listen(t, at(any4), kerneltest.Options{})
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 2, Listeners: []*kerneltest.Listener{l}, Client: lo4})
+	report := check(t, ns, ExitBlocked, "4840")
+	wantAnswer(t, "restart", &report.Ports[0].Listeners[0].Restart, answer{status.Blocked, status.UntilTime, "2 sockets in TIME_WAIT without SO_REUSEADDR"})
+}
+
+func TestCloseWaitBlocksUntilItIsClosed(t *testing.T) {
+	requireFlags(t)
+	ns := kerneltest.New(t)
+	l := ns.Listen(t, at(lo4), kerneltest.Options{})
+	l.Peers(t, kerneltest.StateCloseWait, 2, lo4)
+	l.Close()
+	report := check(t, ns, ExitBlocked, "4840")
+	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilClosed, "2 sockets in CLOSE_WAIT without SO_REUSEADDR"})
+	wantTrue(t, ns, report)
+}
+
+func TestBoundSocketBlocksAndItsFlagIsUnknown(t *testing.T) {
+	if hidesBound() {
+		kerneltest.Skip(t, "this kernel does not show bound sockets")
+	}
+	ns := kerneltest.New(t)
+	ns.Bind(t, at(any4), kerneltest.Options{})
+	report := check(t, ns, ExitBlocked, "4840")
+	const bound = "1 socket bound but not listening"
+	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilClosed, bound})
+	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, answer{status.Unknown, status.UntilUnknown, bound})
+	wantTrue(t, ns, report)
+	check(t, ns, ExitError, "--reuseaddr", "4840")
+}
+
+func TestHalfOfADualStackServerThatFailedIsNamed(t *testing.T) {
+	requireFlags(t)
+	ns := kerneltest.New(t)
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}})
+
+	before := check(t, ns, ExitBlocked, "4840")
+	wantAdvice(t, before, "IPv6 is free")
+	half := before.Ports[0].Binds[2]
+	if half.Address != any6 || bindrule.Flag(half.V6Only) != bindrule.Yes {
+		t.Fatalf("third bind is %+v, want :: with IPV6_V6ONLY", half)
+	}
+	wantAnswer(t, ":: alone", &half.Without, free)
+	wantTrue(t, ns, before)
+
+	yes := true
+	ns.Listen(t, at(any6), kerneltest.Options{V6Only: &yes})
+	after := check(t, ns, ExitBlocked, "4840")
+	wantAdvice(t, after, "only IPv6 is served")
+	wantAnswer(t, "IPv4", &after.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, "1 socket in TIME_WAIT without SO_REUSEADDR"})
+	wantTrue(t, ns, after)
+}
+
+func wantAdvice(t *testing.T, report *status.Report, prefix string) {
+	t.Helper()
+	for _, a := range report.Ports[0].Advice {
+		if strings.HasPrefix(a, prefix) {
+			return
+		}
+	}
+	t.Errorf("advice %q, want one that begins with %q", report.Ports[0].Advice, prefix)
+}
+
+func TestAddressAloneIsJudged(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}})
+	wantTrue(t, ns, check(t, ns, ExitFree, "--address=127.0.0.2", "--address=::1", "4840"))
+	wantTrue(t, ns, check(t, ns, ExitBlocked, "--address=127.0.0.2", "--address=127.0.0.1", "4840"))
+	wantTrue(t, ns, check(t, ns, ExitBlocked, "--address=::ffff:127.0.0.1", "4840"))
+}
+
+func TestSeveralPortsAreOneAnswer(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.Listen(t, netip.AddrPortFrom(lo4, 4841), kerneltest.Options{})
+	report := check(t, ns, ExitBlocked, "4842", "4840-4841", "4842")
+	var got []string
+	for _, p := range report.Ports {
+		got = append(got, fmt.Sprintf("%d %s", p.Port, p.Outcome))
+	}
+	if want := "4840 free, 4841 blocked, 4842 free"; strings.Join(got, ", ") != want {
+		t.Errorf("ports %s, want %s", strings.Join(got, ", "), want)
+	}
+	check(t, ns, ExitFree, "4842", "4840")
+}
+
+func TestOrdinaryUserIsToldWhatWasNotSeen(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
+	nobody := func(args ...string) *kerneltest.Cmd {
+		cmd := command(t, ns, args...)
+		asNobody(t, cmd)
+		return cmd
+	}
+
+	report := reportOf(t, run(t, nobody("--json", "4840")), ExitBlocked)
+	const there = "1 socket in TIME_WAIT"
+	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, there})
+	with := &report.Ports[0].Binds[0].With
+	wantAnswer(t, "with", with, answer{status.Unknown, status.UntilUnknown, there})
+	if with.BlockedSeconds != nil || with.AtMostSeconds == nil {
+		t.Errorf("blocked for %v s, at most %v; want unknown, and a bound", with.BlockedSeconds, with.AtMostSeconds)
+	}
+	want := []string{
+		"SO_REUSEADDR of sockets that do not listen, TIME_WAIT too: needs CAP_BPF",
+		"SO_REUSEADDR of listeners: needs CAP_SYS_PTRACE for the listeners of other users' processes",
+		"SO_REUSEADDR of listeners: needs CAP_DAC_READ_SEARCH to list other users' descriptors",
+	}
+	if hidesBound() {
+		want = append(want, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
+	}
+	if strings.Join(report.Unseen, "\n") != strings.Join(want, "\n") {
+		t.Errorf("unseen %q, want %q", report.Unseen, want)
+	}
+	reportOf(t, run(t, nobody("--json", "--reuseaddr", "4840")), ExitError)
+	reportOf(t, run(t, nobody("--json", "--reuseaddr", "4841")), ExitFree)
+}
+
+func TestBadCommandLineExitsWith2AndSaysWhatWouldBeRight(t *testing.T) {
+	ns := kerneltest.New(t)
+	for _, tt := range []struct{ args, want string }{
+		{"", "no port given, want one or more, such as 4840 (try --help)"},
+		{"0", `port "0" is out of range, want 1 to 65535 (try --help)`},
+		{"65536", `port "65536" is out of range, want 1 to 65535 (try --help)`},
+		{"http", `port "http" is not a number, want 1 to 65535 (try --help)`},
+		{"4840 80-70", `range "80-70" is reversed, want "70-80" (try --help)`},
+		{"--address=localhost 80", "--address=localhost: want an IP address without port or name, such as :: or 127.0.0.1 (try --help)"},
+		{"--address=192.0.2.1 80", "--address=192.0.2.1: not an address of this host, so bind() answers EADDRNOTAVAIL; `ip address` lists those that are (try --help)"},
+		{"--address=fe80::1 80", "--address=fe80::1: a link-local address needs its interface, such as fe80::1%eth0 (try --help)"},
+		{"--address=fe80::1%nope 80", `--address=fe80::1%nope: no interface "nope" on this host (try --help)`},
+		{"--address=::1%lo 80", "--address=::1%lo: only a link-local address has an interface, want ::1 (try --help)"},
+		{"--nonsense 80", "unknown long flag '--nonsense' (try --help)"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			var code int
+			ns.Do(t, func() { code = Run(t.Context(), strings.Fields(tt.args), &stdout, &stderr) })
+			if want := "sockstate_exporter check: error: " + tt.want + "\n"; code != ExitError || stderr.String() != want {
+				t.Errorf("exit status %d, error\n%swant %d,\n%s", code, stderr.String(), ExitError, want)
+			}
+			if stdout.Len() > 0 {
+				t.Errorf("wrote %q to standard output, want nothing", stdout.String())
+			}
+		})
+	}
+}
+
+func TestHelpExitsWith0(t *testing.T) {
+	var stdout bytes.Buffer
+	if code := Run(t.Context(), []string{"--help"}, &stdout, io.Discard); code != 0 || !strings.Contains(stdout.String(), "Exit status:") {
+		t.Errorf("exit status %d, help\n%s", code, stdout.String())
+	}
+}
+
+func TestNoAnswerFromTheKernelExitsWith2(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(fmt.Errorf("interrupted"))
+	var stdout, stderr bytes.Buffer
+	code := Run(ctx, []string{"4840"}, &stdout, &stderr)
+	if want := "sockstate_exporter check: error: look at the sockets: interrupted\n"; code != ExitError || stderr.String() != want || stdout.Len() > 0 {
+		t.Errorf("exit status %d, wrote %q, error %q; want %d, nothing, %q", code, stdout.String(), stderr.String(), ExitError, want)
+	}
+}
+
+func TestReportThatCannotBeWrittenExitsWith2(t *testing.T) {
+	ns := kerneltest.New(t)
+	cmd := command(t, ns, "4840")
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = full, &stderr
+	_ = cmd.Run()
+	const want = "sockstate_exporter check: error: write report: write /dev/stdout: no space left on device\n"
+	if code := cmd.ProcessState.ExitCode(); code != ExitError || stderr.String() != want {
+		t.Errorf("exit status %d, error %q; want %d, %q", code, stderr.String(), ExitError, want)
+	}
+}
+
+func TestColourIsForTerminals(t *testing.T) {
+	ns := kerneltest.New(t)
+	for _, tt := range []struct {
+		name     string
+		terminal bool
+		env      string
+		want     bool
+	}{
+		{"terminal", true, "TERM=xterm", true},
+		{"terminal and NO_COLOR", true, "NO_COLOR=1", false},
+		{"dumb terminal", true, "TERM=dumb", false},
+		{"pipe", false, "TERM=xterm", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := command(t, ns, "4840")
+			cmd.Env = append(cmd.Env, "NO_COLOR=", "TERM=xterm", tt.env)
+			var text string
+			if tt.terminal {
+				text = onTerminal(t, cmd)
+			} else {
+				text = run(t, cmd).stdout
+			}
+			if !strings.Contains(text, "free") || strings.Contains(text, "\x1b[") != tt.want {
+				t.Errorf("wrote %q, want colours: %v", text, tt.want)
+			}
+		})
+	}
+}
+
+// onTerminal runs the command on a terminal of its own and returns what it wrote.
+func onTerminal(t *testing.T, cmd *kerneltest.Cmd) string {
+	t.Helper()
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		kerneltest.Skip(t, "needs a terminal: %v", err)
+	}
+	defer terminal.Close()
+	n, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(terminal.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	side, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		kerneltest.Skip(t, "needs a terminal: %v", err)
+	}
+	cmd.Stdout, cmd.Stderr = side, side
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+	side.Close()
+	// The report is far smaller than a terminal's buffer; a read after the last close is EIO.
+	text, _ := io.ReadAll(terminal)
+	return string(text)
+}

@@ -1,0 +1,8 @@
+// Package check is the command `sockstate_exporter check`: would a bind() to these ports work
+// at this moment? It takes one snapshot, without the daemon, and writes internal/status'
+// report of it.
+//
+// It needs no privilege, and says what it could not see without: the reuse flags of sockets
+// need eBPF (CAP_BPF and CAP_PERFMON), those of other users' listeners at least CAP_SYS_PTRACE.
+// It looks at the network namespace that it runs in.
+package check

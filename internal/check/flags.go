@@ -1,0 +1,126 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/alecthomas/kingpin/v2"
+
+	"sockstate_exporter/internal/status"
+	"sockstate_exporter/internal/watch"
+)
+
+const name = "sockstate_exporter check"
+
+const help = `Say whether bind() to a TCP port would succeed at this moment, what is in the way, for how long, and what to do about it.
+
+It answers for a server without SO_REUSEADDR and for one with it; the exit status is about the one without, or with --reuseaddr about the one with. A listener is in the way like any other socket. What a restart of that listener would meet is told beside it.
+
+Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an error. docs/check.md has the JSON form.`
+
+// options are the command line.
+type options struct {
+	ports     []watch.Spec
+	addresses []status.Address
+	reuseAddr bool
+	json      bool
+}
+
+// parse reads the command line; nil options mean that it asked for help only.
+func parse(args []string, stdout, stderr io.Writer) (*options, error) {
+	var opts options
+	finished := false
+	app := kingpin.New(name, help)
+	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
+	app.HelpFlag.Short('h')
+	app.Flag("json", "Write JSON, for programs.").BoolVar(&opts.json)
+	app.Flag("address", "Address to bind to. Repeatable. Default: those that listen on the port, or else 0.0.0.0 and ::.").
+		PlaceHolder("ADDR").SetValue((*addresses)(&opts.addresses))
+	app.Flag("reuseaddr", "The server sets SO_REUSEADDR: the exit status is for such a one.").BoolVar(&opts.reuseAddr)
+	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*ports)(&opts.ports))
+
+	_, err := app.Parse(args)
+	switch {
+	case finished:
+		return nil, nil
+	case err != nil && err.Error() == "required argument 'port' not provided":
+		return nil, errors.New("no port given, want one or more, such as 4840 (try --help)")
+	case err != nil:
+		return nil, fmt.Errorf("%w (try --help)", err)
+	}
+	return &opts, nil
+}
+
+// ports are the arguments.
+type ports []watch.Spec
+
+func (p *ports) Set(s string) error {
+	r, err := watch.ParseRange(s)
+	if err != nil {
+		return err
+	}
+	*p = append(*p, watch.Spec{Range: r})
+	return nil
+}
+
+func (*ports) String() string     { return "" }
+func (*ports) IsCumulative() bool { return true }
+
+// addresses are the values of --address.
+type addresses []status.Address
+
+func (a *addresses) Set(s string) error {
+	address, err := parseAddress(s)
+	if err != nil {
+		return fmt.Errorf("--address=%s: %w", s, err)
+	}
+	for _, before := range *a {
+		if before == address {
+			return nil
+		}
+	}
+	*a = append(*a, address)
+	return nil
+}
+
+func (*addresses) String() string     { return "" }
+func (*addresses) IsCumulative() bool { return true }
+
+func parseAddress(s string) (status.Address, error) {
+	addr, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return status.Address{}, errors.New("want an IP address without port or name, such as :: or 127.0.0.1")
+	case addr.Zone() == "" && addr.IsLinkLocalUnicast() && addr.Is6():
+		return status.Address{}, fmt.Errorf("a link-local address needs its interface, such as %s%%eth0", s)
+	case addr.Zone() != "" && !addr.IsLinkLocalUnicast():
+		return status.Address{}, fmt.Errorf("only a link-local address has an interface, want %s", addr.WithZone(""))
+	}
+	address := status.Address{Addr: addr.WithZone("")}
+	if addr.Zone() != "" {
+		device, err := net.InterfaceByName(addr.Zone())
+		if err != nil {
+			return status.Address{}, fmt.Errorf("no interface %q on this host", addr.Zone())
+		}
+		// bind() to it binds to the device as well (inet6_bind).
+		address.Ifindex, address.Interface = uint32(device.Index), device.Name
+	}
+	return address, isLocal(addr)
+}
+
+// isLocal asks bind() whether the address is one of this host's. A UDP socket, which goes at
+// once, is in no TCP server's way.
+func isLocal(addr netip.Addr) error {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return errors.New("not an address of this host, so bind() answers EADDRNOTAVAIL; `ip address` lists those that are")
+	}
+	if err != nil {
+		return nil //nolint:nilerr // no IPv6, no more ports: nothing that is said about sockets
+	}
+	return conn.Close()
+}

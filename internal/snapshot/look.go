@@ -1,0 +1,284 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// Looks are minLookGap apart at least, and take no more than a fifth of the time of a CPU,
+// however many sockets there are.
+const (
+	minLookGap   = 200 * time.Millisecond
+	lookGapRatio = 4 // of the gap to the look before it
+)
+
+// A looker looks at ports where a bind has failed. It has a connection of its own: a
+// snapshot may hold the other one for as long as a dump takes.
+type looker struct {
+	cfg       *Config
+	conflicts *conflicts
+	tidings   *tidings
+	conn      *netlinkdiag.Conn // nil until dialled
+}
+
+// run looks until ctx ends.
+func (l *looker) run(ctx context.Context) {
+	defer l.close()
+	for {
+		due := time.NewTimer(l.tidings.wait(time.Now()))
+		select {
+		case <-ctx.Done():
+			due.Stop()
+			return
+		case <-l.conflicts.wake:
+			took := l.look(ctx)
+			pause(ctx, max(minLookGap, lookGapRatio*took))
+		case <-due.C:
+		}
+		due.Stop()
+		l.tell(ctx)
+	}
+}
+
+func (l *looker) close() {
+	if l.conn != nil {
+		_ = l.conn.Close()
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// look finds the causes of all that waits, and says how long that took.
+func (l *looker) look(ctx context.Context) time.Duration {
+	start := time.Now()
+	waiting := l.conflicts.take()
+	seen, err := l.see(ctx, waiting)
+	for number, port := range waiting {
+		conflict := l.conflicts.settle(number, port, seen.port(number))
+		conflict.Err = err
+		l.tidings.add(time.Now(), conflict, port.watched)
+	}
+	return time.Since(start)
+}
+
+// sightings are what is on ports, listeners included.
+type sightings map[uint16]*sighting
+
+type sighting struct {
+	listeners map[bindrule.Socket]uint64 // how many; Count is not set in the key
+	held      holders
+	groups    []bindrule.Socket
+	bucket    bindrule.Bucket
+	said      time.Time // that the sockets' expiry was read
+	complete  bool
+}
+
+func newSightings(ports []uint16) sightings {
+	s := make(sightings, len(ports))
+	for _, number := range ports {
+		s[number] = new(sighting)
+	}
+	return s
+}
+
+// port is what bind() meets there.
+func (s sightings) port(number uint16) *bindrule.Port {
+	at := s[number]
+	port := &bindrule.Port{
+		Sockets:    append(at.held.sockets(), at.groups...),
+		Bucket:     at.bucket,
+		Incomplete: !at.complete || at.held.overflow,
+	}
+	readWheel().correct(port.Sockets, at.said)
+	for socket, n := range at.listeners {
+		socket.Count = n
+		port.Sockets = append(port.Sockets, socket)
+	}
+	return port
+}
+
+// see looks at the ports. With an error it is not all that is there.
+func (l *looker) see(ctx context.Context, waiting map[uint16]*waitingPort) (sightings, error) {
+	ports := slices.Collect(maps.Keys(waiting))
+	s := newSightings(ports)
+	// Listeners are few, in a table of their own. Where one explains all, and that is what
+	// a storm of failures comes from as a rule, nothing else need be looked at.
+	listening, err := l.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), s)
+	if err != nil {
+		return s, err
+	}
+	s.addListeners(listening, nil)
+	rest := slices.DeleteFunc(ports, func(p uint16) bool { return waiting[p].allBehindListeners(s.port(p)) })
+	if len(rest) == 0 {
+		return s, nil
+	}
+	return s, l.seeAll(ctx, rest, listening, s)
+}
+
+// allBehindListeners: whatever else there may be, the cause is a listener.
+func (w *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
+	for bind := range w.binds {
+		if cause, _ := causeOf(seen, bind.request); cause != CauseListener {
+			return false
+		}
+	}
+	return true
+}
+
+// seeAll looks for sockets of all states on the ports, and for the flags.
+func (l *looker) seeAll(ctx context.Context, ports []uint16, listening []listener, s sightings) error {
+	// Where the flags of all sockets can be read, they come with the sockets, but for those
+	// that are only bound.
+	states := netlinkdiag.AllStates.Without(netlinkdiag.StateListen)
+	groups := l.cfg.Flags != nil && l.cfg.Flags.Mode() == sockflags.ModeBPF
+	if groups {
+		states = netlinkdiag.States(netlinkdiag.StateBoundInactive)
+	}
+	if _, err := l.dump(ctx, ports, states, s); err != nil {
+		return err
+	}
+	flags, err := l.readFlags(ctx, ports, listening)
+	lacking := groups && err != nil // a dump of all states has all, without the flags too
+	s.addListeners(listening, flags.Listeners)
+	for _, g := range flags.Groups {
+		if at, ok := s[g.Port]; ok {
+			at.groups = append(at.groups, fromFlags(&g))
+		}
+	}
+	for _, number := range ports {
+		s[number].complete = flags.Missed[number] == 0 && !lacking
+		s[number].bucket = bucketOf(flags.Buckets, number)
+		s[number].said = time.Now()
+	}
+	return err
+}
+
+func (l *looker) readFlags(ctx context.Context, ports []uint16, listening []listener) (*sockflags.Result, error) {
+	if l.cfg.Flags == nil {
+		return new(sockflags.Result), nil
+	}
+	req := sockflags.Request{NetNS: l.cfg.NetNS, Ports: ports}
+	for i := range listening {
+		req.Listeners = append(req.Listeners, sockflags.ListenerID{Cookie: listening[i].cookie, Inode: listening[i].inode})
+	}
+	flags, err := l.cfg.Flags.Read(ctx, req)
+	if err != nil {
+		return new(sockflags.Result), err
+	}
+	return flags, nil
+}
+
+// dump takes the sockets on the ports but the listeners, which it returns.
+func (l *looker) dump(ctx context.Context, ports []uint16, states netlinkdiag.StateSet, s sightings) ([]listener, error) {
+	if l.conn == nil {
+		conn, err := l.cfg.Dial()
+		if err != nil {
+			return nil, err
+		}
+		l.conn = conn
+	}
+	req := netlinkdiag.Request{States: states}
+	for _, p := range ports {
+		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p))
+	}
+	var listening []listener
+	for socket, err := range l.conn.Dump(ctx, req) {
+		at := s[socket.Local.Port()]
+		switch {
+		case errors.Is(err, netlinkdiag.ErrRestarted):
+			listening = listening[:0]
+			for _, p := range ports {
+				s[p].held = holders{}
+			}
+		case err != nil:
+			return nil, fmt.Errorf("dump tcp sockets: %w", err)
+		case at == nil:
+		case socket.State == netlinkdiag.StateListen:
+			listening = append(listening, newListener(&socket))
+		default:
+			at.held.add(&socket)
+		}
+	}
+	return listening, nil
+}
+
+// addListeners groups listeners that bind() cannot tell apart, in place of those before.
+func (s sightings) addListeners(listening []listener, flags map[uint64]sockflags.Flags) {
+	for _, at := range s {
+		at.listeners = make(map[bindrule.Socket]uint64)
+	}
+	for i := range listening {
+		at := s[listening[i].key.Port]
+		socket := asSocket(&listening[i])
+		if f, known := flags[listening[i].cookie]; known {
+			socket.ReuseAddr, socket.ReusePort = bindrule.FlagOf(f.ReuseAddr), bindrule.FlagOf(f.ReusePort)
+		}
+		if _, ok := at.listeners[socket]; !ok && len(at.listeners) == maxGroupsPerPort {
+			at.held.overflow = true
+			continue
+		}
+		at.listeners[socket]++
+	}
+}
+
+func asSocket(l *listener) bindrule.Socket {
+	return bindrule.Socket{
+		Addr:    l.key.Address,
+		Ifindex: l.key.Ifindex,
+		V6Only:  bindrule.FlagOf(l.v6only),
+		UID:     bindrule.UIDOf(l.uid),
+		State:   bindrule.StateListen,
+	}
+}
+
+// tell reports what is due, with who listens by now: the other half of a server comes up a
+// moment after the first one has failed.
+func (l *looker) tell(ctx context.Context) {
+	conflicts := l.tidings.due(time.Now())
+	if len(conflicts) == 0 || ctx.Err() != nil {
+		return
+	}
+	var ports []uint16
+	for i := range conflicts {
+		ports = append(ports, conflicts[i].Port)
+	}
+	// An error leaves the sentence shorter.
+	listening, _ := l.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), newSightings(ports))
+	for i := range conflicts {
+		c := &conflicts[i]
+		c.OtherHalf = otherHalf(c, listening)
+		l.cfg.OnConflict(*c)
+	}
+}
+
+// otherHalf are the listeners of the other family that could be of the same server.
+func otherHalf(c *Conflict, listening []listener) []netip.AddrPort {
+	var out []netip.AddrPort
+	for i := range listening {
+		l := &listening[i]
+		port := bindrule.Port{Bucket: bindrule.Bucket{Known: true}, Sockets: []bindrule.Socket{asSocket(l)}}
+		if l.key.Port == c.Port && c.Request.UID == bindrule.UIDOf(l.uid) && len(out) < maxBlockersTold &&
+			isIPv4(l.key.Address) != isIPv4(c.Request.Addr) && port.Bind(c.Request).Outcome == bindrule.Free {
+			out = append(out, netip.AddrPortFrom(l.key.Address, c.Port))
+		}
+	}
+	return out
+}
+
+func isIPv4(a netip.Addr) bool { return a.Is4() || a.Is4In6() }

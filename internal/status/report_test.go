@@ -1,0 +1,176 @@
+package status
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/netlinkdiag"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("differs from %s (-update writes it anew), -want +got:\n%s", path, diff)
+	}
+}
+
+const left = 42100 * time.Millisecond
+
+// onDevice is a SO_REUSEPORT group, bound to a device whose name would move the cursor.
+func onDevice() bindrule.Socket {
+	s := listener(any4, false, bindrule.Yes)
+	s.Ifindex, s.Count, s.ReusePort = 7, 4, bindrule.Yes
+	return s
+}
+
+func TestTextSaysWhatBlocksForHowLongAndWhatToDo(t *testing.T) {
+	for _, tt := range []struct {
+		name    string // of the golden file
+		sockets []bindrule.Socket
+		query   Query
+	}{
+		{name: "nothing"},
+		{name: "timewait-without-flag", sockets: []bindrule.Socket{timeWait(lo4, 212, bindrule.No, left)}},
+		{name: "timewait-with-flag", sockets: []bindrule.Socket{timeWait(lo4, 1, bindrule.Yes, left)}},
+		{
+			name:    "timewait-flag-unseen",
+			sockets: []bindrule.Socket{timeWait(lo4, 3, bindrule.FlagUnknown, left)},
+			query:   Query{Unseen: []string{"SO_REUSEADDR of sockets in TIME_WAIT: needs CAP_BPF"}},
+		},
+		{name: "timewait-mixed", sockets: []bindrule.Socket{timeWait(lo4, 5, bindrule.Yes, left), timeWait(lo4, 1, bindrule.No, left/2)}},
+		{name: "listener-without-flag", sockets: []bindrule.Socket{listener(any4, false, bindrule.No), timeWait(lo4, 2, bindrule.No, left)}},
+		{name: "listener-with-flag", sockets: []bindrule.Socket{listener(any6, false, bindrule.Yes), timeWait(lo4, 2, bindrule.Yes, left)}},
+		{name: "listener-that-lost-the-flag", sockets: []bindrule.Socket{listener(any4, false, bindrule.No), timeWait(lo4, 2, bindrule.Yes, left)}},
+		{name: "listener-flag-unseen", sockets: []bindrule.Socket{listener(any4, false, bindrule.FlagUnknown), timeWait(lo4, 2, bindrule.FlagUnknown, left)}},
+		{name: "live", sockets: []bindrule.Socket{
+			live(netlinkdiag.StateEstablished, 2, bindrule.Yes), live(netlinkdiag.StateCloseWait, 1, bindrule.Yes),
+			live(netlinkdiag.StateFinWait2, 1, bindrule.Yes), live(netlinkdiag.StateLastAck, 1, bindrule.Yes),
+		}},
+		{name: "bound", sockets: []bindrule.Socket{live(netlinkdiag.StateClose, 1, bindrule.FlagUnknown)}},
+		{name: "ipv4-half-missing", sockets: []bindrule.Socket{listener(any6, true, bindrule.No), timeWait(lo4, 2, bindrule.No, left)}},
+		{
+			name:    "addresses",
+			sockets: []bindrule.Socket{timeWait(lo4, 2, bindrule.No, left)},
+			query:   Query{Addresses: []Address{{Addr: lo4}, {Addr: lo6}}},
+		},
+		{name: "device", sockets: []bindrule.Socket{onDevice()}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := NewReport(snapshotOf(tt.sockets), tt.query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			if err := r.WriteText(&b, false); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, tt.name+".txt", b.String())
+		})
+	}
+}
+
+func TestJSONHasTheDocumentedForm(t *testing.T) {
+	r, err := NewReport(snapshotOf(
+		[]bindrule.Socket{listener(any4, false, bindrule.No), timeWait(lo4, 212, bindrule.No, left), live(netlinkdiag.StateEstablished, 1, bindrule.Yes)},
+		[]bindrule.Socket{timeWait(lo4, 3, bindrule.FlagUnknown, left)},
+	), Query{ReuseAddr: true, Unseen: []string{"SO_REUSEADDR of <some>"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := r.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "report.json", b.String())
+}
+
+func TestOutcomeIsTheWorstForTheBinderThatIsMeant(t *testing.T) {
+	free := []bindrule.Socket{}
+	lacking := []bindrule.Socket{timeWait(lo4, 1, bindrule.No, left)}
+	having := []bindrule.Socket{timeWait(lo4, 1, bindrule.Yes, left)}
+	unseen := []bindrule.Socket{timeWait(lo4, 1, bindrule.FlagUnknown, left)}
+	for _, tt := range []struct {
+		name      string
+		ports     [][]bindrule.Socket
+		reuseAddr bool
+		want      Outcome
+	}{
+		{"all free", [][]bindrule.Socket{free, free}, false, Free},
+		{"one blocked", [][]bindrule.Socket{free, having, free}, false, Blocked},
+		{"with the flag free", [][]bindrule.Socket{having, free}, true, Free},
+		{"with the flag blocked", [][]bindrule.Socket{lacking}, true, Blocked},
+		{"with the flag unknown", [][]bindrule.Socket{free, unseen}, true, Unknown},
+		{"without it the same is known", [][]bindrule.Socket{unseen}, false, Blocked},
+		{"blocked is worse than unknown", [][]bindrule.Socket{lacking, unseen}, true, Blocked},
+		{"a listener is in the way", [][]bindrule.Socket{{listener(any4, false, bindrule.Yes)}}, true, Blocked},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := NewReport(snapshotOf(tt.ports...), Query{ReuseAddr: tt.reuseAddr})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Outcome != tt.want {
+				t.Errorf("outcome %s, want %s", r.Outcome, tt.want)
+			}
+		})
+	}
+}
+
+func TestPortNotSeenWholeIsUnknown(t *testing.T) {
+	s := snapshotOf(nil)
+	s.Verdicts.Data[0].Port.Incomplete = true
+	r, err := NewReport(s, Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Ports[0].Binds[0].Without; got.Outcome != Unknown || got.AtMostSeconds != nil {
+		t.Errorf("answer %+v, want unknown and no bound", got)
+	}
+}
+
+func TestSnapshotThatFailedIsAnError(t *testing.T) {
+	want := errors.New("dump tcp sockets: no")
+	s := snapshotOf(nil)
+	s.Verdicts.Err = want
+	if r, err := NewReport(s, Query{}); r != nil || !errors.Is(err, want) {
+		t.Errorf("report %v, error %v, want none and %v", r, err, want)
+	}
+}
+
+func TestColourIsTheOnlyDifference(t *testing.T) {
+	r, err := NewReport(snapshotOf([]bindrule.Socket{timeWait(lo4, 1, bindrule.Yes, left)}), Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain, coloured strings.Builder
+	if err := errors.Join(r.WriteText(&plain, false), r.WriteText(&coloured, true)); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(plain.String(), "\x1b") {
+		t.Errorf("plain text has escape sequences:\n%q", plain.String())
+	}
+	stripped := strings.NewReplacer("\x1b[1;31mblocked\x1b[0m", "blocked", "\x1b[1;32mfree\x1b[0m", "free").Replace(coloured.String())
+	if stripped == coloured.String() || stripped != plain.String() {
+		t.Errorf("coloured text is %q, want the outcomes of the plain one coloured:\n%q", coloured.String(), plain.String())
+	}
+}
