@@ -42,6 +42,8 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 .PHONY: bench
 bench: ## Measure against other tools, on up to a million sockets (root)
 	go run ./internal/bench
+	go test ./internal/bpf/bindtrace -run '^$$' -bench Syscalls
+	go run ./internal/kernelmatrix -bench Syscalls ./internal/bpf/bindtrace
 
 .PHONY: demo
 demo: build ## Show a restart that fails, and what the exporter says (root, or user namespaces)
