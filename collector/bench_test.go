@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -48,6 +49,18 @@ func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 		snap.Listeners.Data = append(snap.Listeners.Data, snapshot.Group{GroupKey: snapshot.GroupKey{
 			Port: p.Number, Family: netlinkdiag.FamilyIPv4, Address: netip.IPv4Unspecified(),
 		}})
+		snap.Reuse.Data.Listeners = append(snap.Reuse.Data.Listeners, snapshot.GroupReuse{
+			GroupKey: snap.Listeners.Data[len(snap.Listeners.Data)-1].GroupKey, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No,
+		})
+		free := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
+		snap.Verdicts.Data = append(snap.Verdicts.Data, snapshot.PortVerdicts{
+			Number: p.Number,
+			Binds: []snapshot.BindVerdict{
+				{Address: netip.IPv4Unspecified(), Verdict: free},
+				{Address: netip.IPv4Unspecified(), ReuseAddr: true, Verdict: free},
+			},
+			Restarts: []snapshot.RestartVerdict{{Address: netip.IPv4Unspecified(), Verdict: free}},
+		})
 	}
 	return snap
 }

@@ -1,6 +1,9 @@
 package collector
 
 import (
+	"iter"
+	"maps"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -57,42 +60,24 @@ func (*bindFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 	return s.Binds.Duration, s.Binds.Err
 }
 
-// A bindSeries is the labels of a failure counter, in their order.
-type bindSeries struct{ netns, port, protocol, family, errno string }
+// A series is the label values of a counter, in the order of its labels, as many as it has.
+type series [6]string
 
-func (s bindSeries) values() []string {
-	return []string{s.netns, s.port, s.protocol, s.family, s.errno}
-}
+// A tally adds up counts that come under the same labels.
+type tally map[series]uint64
 
-// A conflictSeries is the labels of the counter of conflicts, in their order.
-type conflictSeries struct{ netns, port, protocol, family, reuseAddr, cause string }
-
-func (s conflictSeries) values() []string {
-	return []string{s.netns, s.port, s.protocol, s.family, s.reuseAddr, s.cause}
-}
-
-// bindCounts add up counts that come under the same labels, and keep their order.
-type bindCounts[S interface {
-	comparable
-	values() []string
-}] struct {
-	series []S
-	totals map[S]uint64
-}
-
-func (c *bindCounts[S]) add(s S, n uint64) {
-	if c.totals == nil {
-		c.totals = make(map[S]uint64)
+// put shows the series that are always there, and then whatever else was counted.
+func (t tally) put(ch *sink, m *Metric, always iter.Seq[series]) {
+	for s := range always {
+		n, counted := t[s]
+		if counted {
+			delete(t, s)
+		}
+		ch.put(m, float64(n), s[:len(m.Labels)]...)
 	}
-	if _, ok := c.totals[s]; !ok {
-		c.series = append(c.series, s)
-	}
-	c.totals[s] += n
-}
-
-func (c *bindCounts[S]) put(ch *sink, m *Metric) {
-	for _, s := range c.series {
-		ch.put(m, float64(c.totals[s]), s.values()...)
+	others := slices.SortedFunc(maps.Keys(t), func(a, b series) int { return slices.Compare(a[:], b[:]) })
+	for _, s := range others {
+		ch.put(m, float64(t[s]), s[:len(m.Labels)]...)
 	}
 }
 
@@ -100,23 +85,26 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	if s.Binds.Err != nil {
 		return
 	}
-	binds, listens := zeros(s)
+	binds, listens, conflicts := make(tally), make(tally), make(tally)
 	for _, c := range s.Binds.Data.Counts {
 		of := binds
 		if c.Op == bindtrace.OpListen {
 			of = listens
 		}
-		of.add(bindSeries{
-			netns:    netnsLabel(c.Netns == s.Binds.Data.OwnNetns),
-			port:     askedPort(c.Port, c.OtherPort),
-			protocol: c.Protocol.String(),
-			family:   c.Family.String(),
-			errno:    errnoLabel(c.Errno),
-		}, c.N)
+		of[series{
+			netnsLabel(c.Netns == s.Binds.Data.OwnNetns),
+			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), errnoLabel(c.Errno),
+		}] += c.N
 	}
-	binds.put(ch, f.failures)
-	listens.put(ch, f.listenFailures)
-	f.putConflicts(s, ch)
+	for _, c := range s.Binds.Data.Conflicts {
+		conflicts[series{
+			netnsLabel(c.OwnNetns),
+			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), strconv.FormatBool(c.ReuseAddr), c.Cause.String(),
+		}] += c.N
+	}
+	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}))
+	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}))
+	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels()))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
 			netnsLabel(l.OwnNetns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process))
@@ -126,57 +114,40 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	ch.put(f.missed, float64(s.Binds.Data.Stats.Missed))
 }
 
-func (f *bindFamily) putConflicts(s *snapshot.Snapshot, ch *sink) {
-	conflicts := zeroConflicts(s)
-	for _, c := range s.Binds.Data.Conflicts {
-		conflicts.add(conflictSeries{
-			netns:     netnsLabel(c.OwnNetns),
-			port:      askedPort(c.Port, c.OtherPort),
-			protocol:  c.Protocol.String(),
-			family:    c.Family.String(),
-			reuseAddr: strconv.FormatBool(c.ReuseAddr),
-			cause:     c.Cause.String(),
-		}, c.N)
-	}
-	conflicts.put(ch, f.conflicts)
-}
-
-// zeros are the series of watched ports that are there before the first failure, so that it
-// is an increase.
-func zeros(s *snapshot.Snapshot) (binds, listens *bindCounts[bindSeries]) {
-	binds, listens = new(bindCounts[bindSeries]), new(bindCounts[bindSeries])
-	for _, p := range s.Watch.Data.Ports {
-		for _, family := range bindFamilies() {
-			series := bindSeries{port: strconv.Itoa(int(p.Number)), protocol: "tcp", family: family}
-			for _, errno := range []syscall.Errno{syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES} {
-				series.errno = errnoLabel(errno)
-				binds.add(series, 0)
-			}
-			series.errno = errnoLabel(syscall.EADDRINUSE)
-			listens.add(series, 0)
-		}
-	}
-	return binds, listens
-}
-
-func zeroConflicts(s *snapshot.Snapshot) *bindCounts[conflictSeries] {
-	conflicts := new(bindCounts[conflictSeries])
-	for _, p := range s.Watch.Data.Ports {
-		for _, family := range bindFamilies() {
-			for _, reuseAddr := range []string{"false", "true"} {
-				for _, cause := range snapshot.Causes() {
-					conflicts.add(conflictSeries{
-						port: strconv.Itoa(int(p.Number)), protocol: "tcp", family: family, reuseAddr: reuseAddr, cause: cause.String(),
-					}, 0)
+// eachPort are the series of watched ports that are there before the first failure, so that
+// it is an increase: of TCP, of both families, with each of the last two labels.
+func eachPort(s *snapshot.Snapshot, last, veryLast []string) iter.Seq[series] {
+	return func(yield func(series) bool) {
+		for _, p := range s.Watch.Data.Ports {
+			one := series{1: strconv.Itoa(int(p.Number)), 2: bindtrace.ProtocolTCP.String()}
+			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
+				one[3] = family.String()
+				for _, one[4] = range last {
+					for _, one[5] = range veryLast {
+						if !yield(one) {
+							return
+						}
+					}
 				}
 			}
 		}
 	}
-	return conflicts
 }
 
-func bindFamilies() []string {
-	return []string{bindtrace.FamilyIPv4.String(), bindtrace.FamilyIPv6.String()}
+func errnoLabels(errnos ...syscall.Errno) []string {
+	out := make([]string, len(errnos))
+	for i, errno := range errnos {
+		out[i] = errnoLabel(errno)
+	}
+	return out
+}
+
+func causeLabels() []string {
+	var out []string
+	for _, cause := range snapshot.Causes() {
+		out = append(out, cause.String())
+	}
+	return out
 }
 
 func netnsLabel(own bool) string {

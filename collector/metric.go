@@ -46,6 +46,7 @@ type sink struct {
 type family struct {
 	dto   *dto.MetricFamily
 	order []int // of the Metric's labels, by name
+	last  []*dto.LabelPair
 }
 
 type pair struct{ name, value string }
@@ -60,7 +61,11 @@ func (s *sink) put(m *Metric, value float64, values ...string) {
 	sample := &s.metrics.take(1)[0]
 	sample.Label = s.labels.take(len(f.order))
 	for i, j := range f.order {
-		sample.Label[i] = s.pair(m.Labels[j], values[j])
+		// Most values are those of the sample before.
+		if f.last[i] == nil || *f.last[i].Value != values[j] {
+			f.last[i] = s.pair(m.Labels[j], values[j])
+		}
+		sample.Label[i] = f.last[i]
 	}
 	number := &s.values.take(1)[0]
 	*number = value
@@ -87,6 +92,7 @@ func (s *sink) family(m *Metric) *family {
 		f.order = append(f.order, i)
 	}
 	slices.SortFunc(f.order, func(i, j int) int { return strings.Compare(m.Labels[i], m.Labels[j]) })
+	f.last = make([]*dto.LabelPair, len(f.order))
 	s.families[m] = f
 	return f
 }
