@@ -231,10 +231,9 @@ func (w *worker) flagsOfAll() bool {
 }
 
 // maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
-// hosts the many, are then never copied, which takes up to a third off a dump. Where every
-// socket is on a watched port it costs, up to a fifth with 512 scattered ports, and the
-// program itself is audited at each dump, in time that grows with its square
-// (docs/performance.md).
+// hosts the many, are then never copied, which takes up to two fifths off a dump. Where every
+// socket is on a watched port it costs, a seventh with 512 scattered ports, and the program
+// itself is audited at each dump, in time that grows with its square (docs/performance.md).
 const maxKernelFilter = 1024
 
 func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error) {
