@@ -52,6 +52,7 @@ demo: build ## Show a restart that fails, and what the exporter says (root, or u
 .PHONY: test-kernels
 test-kernels: ## Run the kernel tests on other kernels, in qemu
 	go run ./internal/kernelmatrix
+	go run ./internal/kernelmatrix -modules none -run WithoutModules ./internal/snapshot
 
 .PHONY: generate
 generate: ## Write the generated files anew

@@ -1,0 +1,52 @@
+package snapshot
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A guest is started with and without the kernel's sock_diag modules (make test-kernels);
+// every other machine has them.
+func TestWithoutModulesTheRestIsServed(t *testing.T) {
+	missing := os.Getenv("SOCKSTATE_GUEST_MODULES") == "none"
+
+	reader, err := stack.NewReader("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{
+		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
+		TCP:       true,
+		Listeners: true,
+		Verdicts:  true,
+		Stack:     reader.Read,
+	}
+	ports := discovering()
+	ports.Ports = []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}}}
+	taker := newTaker(t, cfg, ports)
+	s := taker.Take(t.Context())
+
+	for name, err := range map[string]error{"Watch": s.Watch.Err, "Listeners": s.Listeners.Err, "TCP": s.TCP.Err, "Verdicts": s.Verdicts.Err} {
+		var lacking *netlinkdiag.ModuleError
+		switch {
+		case !missing && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case missing && (!errors.As(err, &lacking) || lacking.Module != "tcp_diag"):
+			t.Errorf("%s: error %v, want one that names tcp_diag", name, err)
+		}
+	}
+	if s.Stack.Err != nil || !s.Stack.Data.TimeWaitLimit.OK {
+		t.Errorf("stack: %+v, %v", s.Stack.Data, s.Stack.Err)
+	}
+	if _, ok := s.Watch.Data.Find(4840); !ok {
+		t.Errorf("watches %v, want 4840 among them", numbers(&s))
+	}
+	if !taker.Ready() {
+		t.Error("not ready")
+	}
+}
