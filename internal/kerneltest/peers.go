@@ -364,15 +364,15 @@ func (l *Listener) verify(peers []*Peer, want State) error {
 		if err != nil {
 			return err
 		}
-		states := make(map[netip.AddrPort]State)
+		// By both ends: a client of another listener on the same port may have the same port.
+		type pair struct{ local, remote netip.AddrPort }
+		states := make(map[pair]State)
 		for _, s := range sockets {
-			if s.Local.Port() == l.Port() {
-				states[unmap(s.Remote)] = s.State
-			}
+			states[pair{unmap(s.Local), unmap(s.Remote)}] = s.State
 		}
 		var missing error
 		for _, p := range unowned {
-			if got := states[p.Addr]; got != want {
+			if got := states[pair{l.target(p.Addr.Addr()), p.Addr}]; got != want {
 				missing = fmt.Errorf("socket to %v is in %v, want %v: %w", p.Addr, got, want, errTimeout)
 			}
 		}
