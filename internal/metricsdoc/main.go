@@ -50,6 +50,8 @@ Labels, where a metric has them:
 | ` + "`family`" + ` | ` + "`ipv4` or `ipv6`" + `: address family of the socket. An IPv4 client of a dual-stack ` + "`::`" + ` listener counts under ` + "`ipv6`" + ` |
 | ` + "`address`" + ` | local address that the socket is bound to |
 | ` + "`interface`" + ` | network device that the socket is bound to (SO_BINDTODEVICE); usually empty |
+| ` + "`reuseaddr`" + ` | ` + "`true` or `false`" + `: whether the socket that binds has SO_REUSEADDR |
+| ` + "`cause`" + ` | what was in the way of a bind: ` + "`listener`, `connection` (live or closing), `bound` (neither listening nor connected), `time_wait`, `unknown`" + ` |
 | ` + "`process`" + ` | what the thread called itself: printable, at most 64 characters, and not to be trusted |
 | ` + "`feature`, `mode`, `reason`" + ` | see [privileges.md](privileges.md) |
 | ` + "`state`" + ` | ` + "`established`, `syn_sent`, `syn_recv`, `fin_wait1`, `fin_wait2`, `time_wait`, `close`, `close_wait`, `last_ack`, `listen`, `closing`" + ` |

@@ -124,8 +124,9 @@ type Group struct {
 
 	// Count of the sockets, at least 1.
 	Count uint64
-	// Expires is the time from the end of the Read until the last one is gone
-	// by its timer, to a jiffy; KindTimeWait only, else 0.
+	// Expires is the time from the end of the Read until the timer of the last one is due,
+	// to a jiffy; KindTimeWait only, else 0. The kernel runs it later, by up to some seconds
+	// (kernel/time/timer.c), and until then the socket is there.
 	Expires time.Duration
 }
 
