@@ -153,13 +153,14 @@ func TestQueueStaysInAcceptQueue(t *testing.T) {
 	l := ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:4840"), Options{Backlog: 2})
 	l.Queue(t, 3, netip.MustParseAddr("127.0.0.2"))
 	// tcp_get_info fills tcpi_unacked with the accept queue's length.
-	info, err := unix.GetsockoptTCPInfo(l.FD(), unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Unacked != 3 {
-		t.Errorf("accept queue holds %d, want 3", info.Unacked)
-	}
+	var info *unix.TCPInfo
+	eventually(t, "accept queue holds 3", func() bool {
+		var err error
+		if info, err = unix.GetsockoptTCPInfo(l.FD(), unix.IPPROTO_TCP, unix.TCP_INFO); err != nil {
+			t.Fatal(err)
+		}
+		return info.Unacked == 3
+	})
 	if info.Sacked != 2 {
 		t.Errorf("accept queue limit is %d, want 2", info.Sacked)
 	}

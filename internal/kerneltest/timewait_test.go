@@ -58,7 +58,12 @@ func TestTimeWaitMakesWhatWasAskedFor(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := make(map[uint16]int)
+			crossed := 0 // the client's end is in TIME_WAIT, too: see makeTimeWait
 			for _, s := range sockets {
+				if _, listens := tt.byPort[s.Remote.Port()]; listens && s.State == StateTimeWait {
+					crossed++
+					continue
+				}
 				if s.State != StateTimeWait || s.IPv6 != tt.ipv6 || s.Local.Addr().String() != tt.local {
 					t.Fatalf("socket is %+v, want time_wait on %s", s, tt.local)
 				}
@@ -69,8 +74,8 @@ func TestTimeWaitMakesWhatWasAskedFor(t *testing.T) {
 					t.Errorf("%d sockets on port %d, want %d", got[port], port, want)
 				}
 			}
-			if len(sockets) != count {
-				t.Errorf("%d sockets, want %d", len(sockets), count)
+			if crossed > count/1000 || len(sockets) != count+crossed {
+				t.Errorf("%d sockets and %d other ends, want %d and a few at most", len(sockets)-crossed, crossed, count)
 			}
 		})
 	}
