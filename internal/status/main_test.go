@@ -2,12 +2,16 @@ package status
 
 import (
 	"net/netip"
+	"testing"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 var (
 	any4 = netip.IPv4Unspecified()
