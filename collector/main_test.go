@@ -102,7 +102,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 		Binds:     snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 		Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 			TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
-			ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232), Sockets: known(6),
+			ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
 		}, Duration: 4 * time.Millisecond},
 	}
 }

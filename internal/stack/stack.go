@@ -3,7 +3,6 @@ package stack
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -42,11 +41,6 @@ type Stats struct {
 	// EphemeralPorts is the ports of net.ipv4.ip_local_port_range that are not
 	// in net.ipv4.ip_local_reserved_ports.
 	EphemeralPorts Value
-
-	// Sockets is about how many sockets a dump of the namespace will walk:
-	// "inuse" of TCP and TCP6 in /proc/net/sockstat{,6}, plus TimeWait.
-	// Half-open connections (SYN_RECV) are not in it.
-	Sockets Value
 }
 
 // A Reader reads Stats. It may be used by several goroutines at once.
@@ -91,7 +85,11 @@ func (r *Reader) Read() (Stats, error) {
 }
 
 func (r *Reader) readSockstat(s *Stats) error {
-	tcp, err := protocol(r.thread.NetSockstat, "TCP")
+	stat, err := r.thread.NetSockstat()
+	if err != nil {
+		return fmt.Errorf("read net/sockstat: %w", err)
+	}
+	tcp, err := protocol(stat, "TCP")
 	if err != nil {
 		return fmt.Errorf("read net/sockstat: %w", err)
 	}
@@ -99,30 +97,15 @@ func (r *Reader) readSockstat(s *Stats) error {
 		return errors.New("read net/sockstat: no usable \"tw\" in the TCP line")
 	}
 	s.TimeWait = known(uint64(*tcp.TW))
-
-	tcp6, err := protocol(r.thread.NetSockstat6, "TCP6")
-	// A kernel without IPv6 (ipv6.disable=1) has no such file.
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read net/sockstat6: %w", err)
-	}
-	s.Sockets = known(uint64(tcp.InUse) + uint64(tcp6.InUse) + s.TimeWait.V)
 	return nil
 }
 
-// protocol picks one line out of what read returns.
-func protocol(read func() (*procfs.NetSockstat, error), name string) (procfs.NetSockstatProtocol, error) {
-	stat, err := read()
-	if err != nil {
-		return procfs.NetSockstatProtocol{}, err
-	}
+// protocol picks one line out of what was read.
+func protocol(stat *procfs.NetSockstat, name string) (procfs.NetSockstatProtocol, error) {
 	for _, p := range stat.Protocols {
-		if p.Protocol != name {
-			continue
+		if p.Protocol == name {
+			return p, nil
 		}
-		if p.InUse < 0 {
-			return procfs.NetSockstatProtocol{}, fmt.Errorf("%d sockets in the %s line", p.InUse, name)
-		}
-		return p, nil
 	}
 	return procfs.NetSockstatProtocol{}, fmt.Errorf("no %s line", name)
 }
