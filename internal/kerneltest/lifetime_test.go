@@ -23,7 +23,7 @@ const helperEnv = "SOCKSTATE_KERNELTEST_HELPER"
 func helperMain(what string) {
 	switch what {
 	case "sleep":
-		select {}
+		sleep()
 	case "netns":
 		link, err := os.Readlink("/proc/self/ns/net")
 		fmt.Println(link, err)
@@ -34,9 +34,16 @@ func helperMain(what string) {
 			fmt.Println(err)
 			os.Exit(1)
 		}
-		select {}
+		sleep()
 	}
 	os.Exit(0)
+}
+
+// sleep does not return. Without cgo the runtime would call select {} a deadlock, and exit.
+func sleep() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // leave fills a namespace with all that this package makes, and prints the
