@@ -85,6 +85,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	if s.Binds.Err != nil {
 		return
 	}
+	netns := netnsLabels(s)
 	binds, listens, conflicts := make(tally), make(tally), make(tally)
 	for _, c := range s.Binds.Data.Counts {
 		of := binds
@@ -92,13 +93,13 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 			of = listens
 		}
 		of[series{
-			netnsLabel(c.Netns == s.Binds.Data.OwnNetns),
+			netns.of(c.Netns),
 			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), errnoLabel(c.Errno),
 		}] += c.N
 	}
 	for _, c := range s.Binds.Data.Conflicts {
 		conflicts[series{
-			netnsLabel(c.OwnNetns),
+			netns.of(c.Netns),
 			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), strconv.FormatBool(c.ReuseAddr), c.Cause.String(),
 		}] += c.N
 	}
@@ -107,7 +108,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels()))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netnsLabel(l.OwnNetns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process))
+			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
@@ -118,14 +119,16 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 // it is an increase: of TCP, of both families, with each of the last two labels.
 func eachPort(s *snapshot.Snapshot, last, veryLast []string) iter.Seq[series] {
 	return func(yield func(series) bool) {
-		for _, p := range s.Watch.Data.Ports {
-			one := series{1: strconv.Itoa(int(p.Number)), 2: bindtrace.ProtocolTCP.String()}
-			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
-				one[3] = family.String()
-				for _, one[4] = range last {
-					for _, one[5] = range veryLast {
-						if !yield(one) {
-							return
+		for ns := range s.Namespaces() {
+			one := series{0: netnsLabel(ns), 2: bindtrace.ProtocolTCP.String()}
+			for _, p := range ns.Watch.Data.Ports {
+				one[1] = strconv.Itoa(int(p.Number))
+				for _, one[3] = range []string{bindtrace.FamilyIPv4.String(), bindtrace.FamilyIPv6.String()} {
+					for _, one[4] = range last {
+						for _, one[5] = range veryLast {
+							if !yield(one) {
+								return
+							}
 						}
 					}
 				}
@@ -148,13 +151,6 @@ func causeLabels() []string {
 		out = append(out, cause.String())
 	}
 	return out
-}
-
-func netnsLabel(own bool) string {
-	if own {
-		return ""
-	}
-	return "other"
 }
 
 func askedPort(port uint16, other bool) string {

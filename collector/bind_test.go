@@ -38,7 +38,7 @@ func zeroBinds() (binds, listens map[string]string) {
 }
 
 func TestWatchedPortsHaveZerosBeforeTheFirstFailure(t *testing.T) {
-	text := bindText(t, snapshot.Binds{OwnNetns: ownNetns})
+	text := bindText(t, snapshot.Binds{})
 	binds, listens := zeroBinds()
 	if got := values(text, "sockstate_bind_failures_total"); !maps.Equal(got, binds) {
 		t.Errorf("bind: got %v\nwant %v", got, binds)
@@ -121,7 +121,7 @@ func TestBindFailuresBySeries(t *testing.T) {
 			}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			text := bindText(t, snapshot.Binds{OwnNetns: ownNetns, Counts: tt.counts})
+			text := bindText(t, snapshot.Binds{Counts: tt.counts})
 			binds, listens := zeroBinds()
 			maps.Copy(binds, tt.binds)
 			maps.Copy(listens, tt.listens)
@@ -185,13 +185,13 @@ func TestHostileProcessNames(t *testing.T) {
 		"\x1b[31mred\x1b[0m":      "\uFFFD[31mred\uFFFD[0m",
 		strings.Repeat("é", 5000): strings.Repeat("é", 64),
 	}
-	binds := snapshot.Binds{OwnNetns: ownNetns}
+	binds := snapshot.Binds{}
 	want := make(map[string]string)
 	port := uint16(1000)
 	for name, label := range names {
 		port++
 		binds.Latest = append(binds.Latest, snapshot.Failure{
-			FailureKey: snapshot.FailureKey{OwnNetns: true, Port: port, Protocol: bindtrace.ProtocolTCP},
+			FailureKey: snapshot.FailureKey{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
 			Time:       at, Errno: unix.EACCES, Process: name,
 		})
 		want[`errno="EACCES",family="ipv4",netns="",port="`+askedPort(port, false)+`",process="`+label+`",protocol="tcp"`] = "1.7000000005e+09"
@@ -208,12 +208,12 @@ func TestHostileProcessNames(t *testing.T) {
 // Every key of the latest failures makes a sample of its own, whatever the processes are called.
 func TestLatestFailuresAreNeverTheSameSeries(t *testing.T) {
 	var binds snapshot.Binds
-	for _, own := range []bool{false, true} {
+	for _, netns := range []uint32{0, ownNetns} {
 		for _, port := range []snapshot.FailureKey{{Port: 0}, {Port: 80}, {OtherPort: true}} {
 			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
 				for _, protocol := range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP, bindtrace.ProtocolOther} {
 					key := port
-					key.OwnNetns, key.Family, key.Protocol = own, family, protocol
+					key.Netns, key.Family, key.Protocol = netns, family, protocol
 					binds.Latest = append(binds.Latest, snapshot.Failure{FailureKey: key, Errno: unix.EACCES, Process: "\xff"})
 				}
 			}

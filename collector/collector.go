@@ -10,7 +10,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
 )
 
 // A renderer makes metrics of one part of a snapshot.
@@ -72,7 +71,7 @@ func (c *Collector) Metrics() []*Metric {
 // Gather takes a snapshot, no longer than ctx lasts, and makes metrics of it.
 func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
 	snap := c.take(ctx)
-	c.reportDropped(snap.Watch.Data)
+	c.reportDropped(&snap)
 	ch := newSink()
 	for _, r := range c.renderers {
 		r.collect(&snap, ch)
@@ -111,15 +110,16 @@ func (c *Collector) report(name string, err error) {
 }
 
 // reportDropped logs when ports begin to be left out for the budget.
-func (c *Collector) reportDropped(set watch.Set) {
-	if set.Limit == 0 {
+func (c *Collector) reportDropped(s *snapshot.Snapshot) {
+	_, dropped, limit := budget(s)
+	if limit == 0 {
 		return // not known in this scrape
 	}
 	c.mu.Lock()
 	before := c.dropped
-	c.dropped = set.Dropped > 0
+	c.dropped = dropped > 0
 	c.mu.Unlock()
-	if set.Dropped > 0 && !before {
-		c.logger.Warn("more ports to watch than --watch.max-ports allows", "limit", set.Limit, "not_watched", set.Dropped)
+	if dropped > 0 && !before {
+		c.logger.Warn("more ports to watch than --watch.max-ports allows", "limit", limit, "not_watched", dropped)
 	}
 }

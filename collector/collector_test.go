@@ -212,13 +212,15 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("0010010"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
-				Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
-				TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
-				Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
-				Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
-				Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
-				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
-				Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
+				Namespace: snapshot.Namespace{
+					Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
+					TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
+					Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
+					Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
+					Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
+					Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
+				},
+				Binds: snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
 			}
 		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, feature}, " "), success("0000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
@@ -379,7 +381,7 @@ func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {
 	over := wholeSnapshot(t)
 	within := wholeSnapshot(t)
 	within.Watch.Data.Dropped = 0
-	unknown := snapshot.Snapshot{Watch: snapshot.Part[watch.Set]{Err: context.Canceled}}
+	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[watch.Set]{Err: context.Canceled}}}
 	for i, step := range []struct {
 		take snapshot.Snapshot
 		want []string

@@ -27,25 +27,25 @@ func zeroConflictValues() map[string]string {
 }
 
 func TestConflictsHaveZerosBeforeTheFirst(t *testing.T) {
-	text := bindText(t, snapshot.Binds{OwnNetns: ownNetns})
+	text := bindText(t, snapshot.Binds{})
 	if got, want := values(text, conflictsTotal), zeroConflictValues(); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }
 
 func TestConflictsBySeries(t *testing.T) {
-	tcp := snapshot.FailureKey{OwnNetns: true, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	tcp := snapshot.FailureKey{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
 	v6, mptcp, foreign, gone, zero, other := tcp, tcp, tcp, tcp, tcp, tcp
 	v6.Family = bindtrace.FamilyIPv6
 	mptcp.Protocol = bindtrace.ProtocolMPTCP
-	foreign.OwnNetns = false
+	foreign.Netns = 0
 	gone.Port = 8080
 	zero.Port = 0
 	other.Port, other.OtherPort = 0, true
 	count := func(key snapshot.FailureKey, reuseAddr bool, cause snapshot.Cause, n uint64) snapshot.ConflictCount {
 		return snapshot.ConflictCount{ConflictKey: snapshot.ConflictKey{FailureKey: key, ReuseAddr: reuseAddr, Cause: cause}, N: n}
 	}
-	text := bindText(t, snapshot.Binds{OwnNetns: ownNetns, Conflicts: []snapshot.ConflictCount{
+	text := bindText(t, snapshot.Binds{Conflicts: []snapshot.ConflictCount{
 		count(tcp, false, snapshot.CauseTimeWait, 1), count(tcp, true, snapshot.CauseTimeWait, 2),
 		count(tcp, true, snapshot.CauseListener, 3), count(v6, false, snapshot.CauseBound, 4),
 		count(mptcp, false, snapshot.CauseConnection, 5), count(foreign, false, snapshot.CauseUnknown, 6),

@@ -52,15 +52,21 @@ func (f *listenerFamily) metrics() []*Metric {
 }
 
 func (*listenerFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Listeners.Duration, s.Listeners.Err
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.Group] { return &ns.Listeners })
 }
 
 func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	if s.Listeners.Err != nil {
-		return
+	for ns := range s.Namespaces() {
+		if ns.Listeners.Err == nil {
+			f.collectIn(ns, netnsLabel(ns), ch)
+		}
 	}
-	for _, g := range s.Listeners.Data {
-		group := groupValues(&g.GroupKey, g.Interface)
+}
+
+func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
+	for i := range ns.Listeners.Data {
+		g := &ns.Listeners.Data[i]
+		group := groupValues(netns, &g.GroupKey, g.Interface)
 		v6only := ""
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
@@ -81,8 +87,8 @@ func groupLabels() []string {
 	return []string{"netns", "address", "port", "family", "interface"}
 }
 
-func groupValues(g *snapshot.GroupKey, device string) []string {
-	return []string{"", g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
+func groupValues(netns string, g *snapshot.GroupKey, device string) []string {
+	return []string{netns, g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
 }
 
 // interfaceLabel is the device's name. One that had to be changed gets the device's index:

@@ -94,16 +94,19 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 
 	known := func(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 	return snapshot.Snapshot{
-		Watch:     snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
-		Listeners: snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
-		TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
-		Reuse:     snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
-		Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
-		Binds:     snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
-		Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
-			TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
-			ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
-		}, Duration: 4 * time.Millisecond},
+		Namespace: snapshot.Namespace{
+			Inode:     ownNetns,
+			Watch:     snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+			Listeners: snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
+			TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
+			Reuse:     snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
+			Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
+			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
+				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
+				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
+			}, Duration: 4 * time.Millisecond},
+		},
+		Binds: snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 	}
 }
 
@@ -154,7 +157,6 @@ func someBinds() snapshot.Binds {
 	web := count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRINUSE, 3)
 	at := time.UnixMilli(1_700_000_000_123)
 	return snapshot.Binds{
-		OwnNetns: ownNetns,
 		Counts: []bindtrace.Count{
 			web,
 			changed(web, elsewhere),
@@ -165,7 +167,7 @@ func someBinds() snapshot.Binds {
 		},
 		Stats: bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
 		Latest: []snapshot.Failure{{
-			FailureKey: snapshot.FailureKey{OwnNetns: true, Port: 80, Protocol: bindtrace.ProtocolTCP},
+			FailureKey: snapshot.FailureKey{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
 			Time:       at, Errno: unix.EADDRINUSE, Process: "nginx",
 		}, {
 			FailureKey: snapshot.FailureKey{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},

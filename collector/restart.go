@@ -37,7 +37,7 @@ func (*restartFamily) name() string { return "restart" }
 func (f *restartFamily) metrics() []*Metric { return []*Metric{f.blockers, f.blocked, f.restart} }
 
 func (*restartFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Verdicts.Duration, s.Verdicts.Err
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.PortVerdicts] { return &ns.Verdicts })
 }
 
 // blockingStates are the states in which a socket can be in the way of a bind.
@@ -49,31 +49,36 @@ func blockingStates() []netlinkdiag.State {
 }
 
 func (f *restartFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	if s.Verdicts.Err != nil {
-		return
+	for ns := range s.Namespaces() {
+		if ns.Verdicts.Err == nil {
+			f.collectIn(ns, netnsLabel(ns), ch)
+		}
 	}
+}
+
+func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 	states := blockingStates()
-	for _, p := range s.Verdicts.Data {
+	for _, p := range ns.Verdicts.Data {
 		port := strconv.Itoa(int(p.Number))
 		for i := range p.Binds {
 			b := &p.Binds[i]
 			address, family, reuseaddr := b.Address.String(), snapshot.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
 			if seconds, ok := blockedSeconds(&b.Verdict); ok {
-				ch.put(f.blocked, seconds, "", address, port, family, reuseaddr)
+				ch.put(f.blocked, seconds, netns, address, port, family, reuseaddr)
 			}
 			if !b.BlockersKnown {
 				continue
 			}
 			for _, state := range states {
-				ch.put(f.blockers, float64(b.Blockers[state]), "", address, port, family, reuseaddr, state.String())
+				ch.put(f.blockers, float64(b.Blockers[state]), netns, address, port, family, reuseaddr, state.String())
 			}
 		}
-		f.restarts(p.Restarts, port, ch)
+		f.restarts(p.Restarts, netns, port, ch)
 	}
 }
 
 // restarts shows one verdict an address: of listeners on several devices the worst.
-func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, port string, ch *sink) {
+func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port string, ch *sink) {
 	worst := make(map[netip.Addr]*snapshot.Verdict, len(restarts))
 	var order []netip.Addr
 	for i := range restarts {
@@ -88,7 +93,7 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, port string
 	}
 	for _, address := range order {
 		if seconds, ok := blockedSeconds(worst[address]); ok {
-			ch.put(f.restart, seconds, "", address.String(), port, snapshot.FamilyOf(address).String())
+			ch.put(f.restart, seconds, netns, address.String(), port, snapshot.FamilyOf(address).String())
 		}
 	}
 }

@@ -29,15 +29,20 @@ func (*reuseFamily) name() string { return "reuse" }
 func (f *reuseFamily) metrics() []*Metric { return []*Metric{f.reuseAddr, f.reusePort} }
 
 func (*reuseFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Reuse.Duration, s.Reuse.Err
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[snapshot.Reuse] { return &ns.Reuse })
 }
 
 func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	if s.Reuse.Err != nil {
-		return
+	for ns := range s.Namespaces() {
+		if ns.Reuse.Err == nil {
+			f.collectIn(ns, netnsLabel(ns), ch)
+		}
 	}
-	for _, g := range s.Reuse.Data.Listeners {
-		labels := groupValues(&g.GroupKey, g.Interface)
+}
+
+func (f *reuseFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
+	for _, g := range ns.Reuse.Data.Listeners {
+		labels := groupValues(netns, &g.GroupKey, g.Interface)
 		for _, flag := range []struct {
 			metric *Metric
 			value  bindrule.Flag

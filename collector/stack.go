@@ -47,12 +47,17 @@ func (f *stackFamily) metrics() []*Metric {
 }
 
 func (*stackFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Stack.Duration, s.Stack.Err
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[stack.Stats] { return &ns.Stack })
 }
 
 // collect shows what of the part there is, as each value has a file of its own.
 func (f *stackFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	stats := &s.Stack.Data
+	for ns := range s.Namespaces() {
+		f.collectIn(&ns.Stack.Data, netnsLabel(ns), ch)
+	}
+}
+
+func (f *stackFamily) collectIn(stats *stack.Stats, netns string, ch *sink) {
 	for _, v := range []struct {
 		metric *Metric
 		value  stack.Value
@@ -65,7 +70,7 @@ func (f *stackFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		{f.ephemeralPorts, stats.EphemeralPorts},
 	} {
 		if v.value.OK {
-			ch.put(v.metric, float64(v.value.V), "")
+			ch.put(v.metric, float64(v.value.V), netns)
 		}
 	}
 }

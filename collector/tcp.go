@@ -32,22 +32,27 @@ func (*tcpFamily) name() string { return "tcp" }
 func (f *tcpFamily) metrics() []*Metric { return []*Metric{f.sockets, f.timeWaitRemaining} }
 
 func (*tcpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.TCP.Duration, s.TCP.Err
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.PortSockets] { return &ns.TCP })
 }
 
 func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	if s.TCP.Err != nil {
-		return
+	for ns := range s.Namespaces() {
+		if ns.TCP.Err == nil {
+			f.collectIn(ns, netnsLabel(ns), ch)
+		}
 	}
-	for i := range s.TCP.Data {
-		p := &s.TCP.Data[i]
+}
+
+func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
+	for i := range ns.TCP.Data {
+		p := &ns.TCP.Data[i]
 		port := strconv.Itoa(int(p.Number))
 		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
 			half := p.Of(family)
 			for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
-				ch.put(f.sockets, float64(half.States[state]), "", port, family.String(), state.String())
+				ch.put(f.sockets, float64(half.States[state]), netns, port, family.String(), state.String())
 			}
-			ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), "", port, family.String())
+			ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), netns, port, family.String())
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/watch"
 )
 
 // watchFamily: which ports are watched.
@@ -34,20 +35,33 @@ func (f *watchFamily) metrics() []*Metric {
 }
 
 func (*watchFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Watch.Duration, s.Watch.Err
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[watch.Set] { return &ns.Watch })
 }
 
 // collect shows the set also where it could not be brought up to date: asked-for ports are
 // watched whatever the kernel answers.
 func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	set := s.Watch.Data
-	if set.Limit == 0 {
+	for ns := range s.Namespaces() {
+		netns := netnsLabel(ns)
+		for _, p := range ns.Watch.Data.Ports {
+			ch.put(f.info, 1, netns, strconv.Itoa(int(p.Number)), "tcp", p.Name, string(p.Source))
+		}
+	}
+	watched, dropped, limit := budget(s)
+	if limit == 0 {
 		return
 	}
-	for _, p := range set.Ports {
-		ch.put(f.info, 1, "", strconv.Itoa(int(p.Number)), "tcp", p.Name, string(p.Source))
+	ch.put(f.ports, float64(watched))
+	ch.put(f.limit, float64(limit))
+	ch.put(f.dropped, float64(dropped))
+}
+
+// budget adds up the sets of all namespaces; a limit of 0 means that none is known.
+func budget(s *snapshot.Snapshot) (watched, dropped, limit int) {
+	for ns := range s.Namespaces() {
+		watched += len(ns.Watch.Data.Ports)
+		dropped += ns.Watch.Data.Dropped
+		limit = max(limit, ns.Watch.Data.Limit)
 	}
-	ch.put(f.ports, float64(len(set.Ports)))
-	ch.put(f.limit, float64(set.Limit))
-	ch.put(f.dropped, float64(set.Dropped))
+	return watched, dropped, limit
 }

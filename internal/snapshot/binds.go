@@ -17,10 +17,10 @@ import (
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
 type Binds struct {
-	OwnNetns uint32 // inode number of the namespace of the snapshot, as in Counts
-	Counts   []bindtrace.Count
-	Stats    bindtrace.Stats
-	Latest   []Failure // the latest failed bind() of each port, family and protocol
+	// Counts are by the Inode of a Namespace of the snapshot, or 0 for all others.
+	Counts []bindtrace.Count
+	Stats  bindtrace.Stats
+	Latest []Failure // the latest failed bind() of each namespace, port, family and protocol
 
 	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
 	// was read, a moment after it.
@@ -40,17 +40,18 @@ func ErrnoName(errno unix.Errno) string { return unix.ErrnoName(errno) }
 
 // A FailureKey is what the latest failure is kept for.
 type FailureKey struct {
-	OwnNetns  bool   // in the exporter's network namespace; else in another
+	Netns     uint32 // inode number of the network namespace, 0: not a watched one
 	Port      uint16 // the port that was asked for; valid unless OtherPort
 	OtherPort bool   // not a watched port
 	Family    bindtrace.Family
 	Protocol  bindtrace.Protocol
 }
 
-// compare puts the exporter's own namespace first, and watched ports.
+// compare puts what is watched first.
 func (k FailureKey) compare(o FailureKey) int {
 	return cmp.Or(
-		first(k.OwnNetns, o.OwnNetns),
+		first(k.Netns != 0, o.Netns != 0),
+		cmp.Compare(k.Netns, o.Netns),
 		first(!k.OtherPort, !o.OtherPort),
 		cmp.Compare(k.Port, o.Port),
 		cmp.Compare(k.Protocol, o.Protocol),
@@ -68,52 +69,46 @@ func first(a, b bool) int {
 	return 1
 }
 
-// readBinds reads the tracer's counts.
-func (w *worker) readBinds() (Binds, error) {
-	if w.cfg.Binds == nil {
+// binds tells the tracer which ports to count by number, and reads its counts.
+func (h *host) binds() (Binds, error) {
+	tracer := h.cfg.Binds
+	if tracer == nil {
 		return Binds{}, ErrOff
 	}
-	counts, err := w.cfg.Binds.Counts(nil)
+	h.failures.watch(map[uint32]watch.Set{h.cfg.OwnNetns: h.own.set})
+	if err := tracer.SetWatch(h.own.set.Numbers()); err != nil {
+		return Binds{}, err
+	}
+	counts, err := tracer.Counts(nil)
 	if err != nil {
 		return Binds{}, err
 	}
-	stats, err := w.cfg.Binds.Stats()
+	stats, err := tracer.Stats()
 	return Binds{
-		OwnNetns:  w.cfg.OwnNetns,
 		Counts:    counts,
 		Stats:     stats,
-		Latest:    w.failures.all(),
-		Conflicts: w.failures.conflicts.all(),
+		Latest:    h.failures.all(),
+		Conflicts: h.failures.conflicts.all(),
 	}, err
-}
-
-// traceWatched tells the tracer which ports to count by number.
-func (w *worker) traceWatched() error {
-	if w.cfg.Binds == nil {
-		return nil
-	}
-	w.failures.watch(w.set)
-	ports := make([]uint16, len(w.set.Ports))
-	for i, p := range w.set.Ports {
-		ports[i] = p.Number
-	}
-	return w.cfg.Binds.SetWatch(ports)
 }
 
 // failures keep the latest failed bind() by key. Their number is bounded by that of the
 // watched ports, whatever ports are asked for.
 type failures struct {
-	own uint32 // inode number of the exporter's network namespace
-
 	conflicts *conflicts
 
 	mu     sync.Mutex
-	set    watch.Set
+	sets   map[uint32]watch.Set // by inode number of the network namespace
+	union  map[uint16]struct{}  // the ports of all sets
 	latest map[FailureKey]Failure
 }
 
 func newFailures(own uint32) *failures {
-	return &failures{own: own, conflicts: newConflicts(), latest: make(map[FailureKey]Failure)}
+	return &failures{
+		conflicts: newConflicts(),
+		sets:      map[uint32]watch.Set{own: {}},
+		latest:    make(map[FailureKey]Failure),
+	}
 }
 
 // follow notes events until read says that there are no more.
@@ -133,8 +128,11 @@ func (f *failures) add(e *bindtrace.Event) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := FailureKey{OwnNetns: e.Netns == f.own, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
-	if !e.PortKnown || !f.watched(e.Port) {
+	key := FailureKey{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
+	if _, ok := f.sets[e.Netns]; !ok {
+		key.Netns = 0
+	}
+	if !e.PortKnown || !f.watched(e.Netns, e.Port) {
 		key.Port, key.OtherPort = 0, true
 	}
 	f.conflicts.add(key, e)
@@ -142,18 +140,36 @@ func (f *failures) add(e *bindtrace.Event) {
 }
 
 // watched is called with mu held.
-func (f *failures) watched(port uint16) bool {
-	_, ok := f.set.Find(port)
-	return ok || port == 0
+//
+// In a namespace that is not watched, as in the tracer's counts, it is a port that is watched
+// in another.
+func (f *failures) watched(netns uint32, port uint16) bool {
+	if port == 0 {
+		return true
+	}
+	set, ok := f.sets[netns]
+	if !ok {
+		_, ok = f.union[port]
+		return ok
+	}
+	_, ok = set.Find(port)
+	return ok
 }
 
-// watch takes the set of watched ports, and forgets the failures of others.
-func (f *failures) watch(set watch.Set) {
+// watch takes the watched ports of the watched namespaces, and forgets the failures of others.
+func (f *failures) watch(sets map[uint32]watch.Set) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.set = set
+	f.sets = sets
+	f.union = make(map[uint16]struct{})
+	for _, set := range sets {
+		for _, p := range set.Ports {
+			f.union[p.Number] = struct{}{}
+		}
+	}
 	for key := range f.latest {
-		if !key.OtherPort && !f.watched(key.Port) {
+		_, known := f.sets[key.Netns]
+		if key.Netns != 0 && !known || !key.OtherPort && !f.watched(key.Netns, key.Port) {
 			delete(f.latest, key)
 		}
 	}
@@ -193,7 +209,7 @@ func paced(read func(*bindtrace.Event) error) func(*bindtrace.Event) error {
 // FollowBinds notes the tracer's events, and looks for the causes of conflicts, until the
 // tracer is closed. It leaves nothing running.
 func (t *Taker) FollowBinds() error {
-	tracer := t.work.cfg.Binds
+	tracer := t.host.cfg.Binds
 	if tracer == nil {
 		return nil
 	}
@@ -206,11 +222,11 @@ func (t *Taker) FollowBinds() error {
 
 // follow notes events until read says that there are no more.
 func (t *Taker) follow(read func(*bindtrace.Event) error) error {
-	looker := &looker{cfg: &t.work.cfg, conflicts: t.work.failures.conflicts, tidings: newTidings()}
+	looker := newLooker(&t.host.cfg, t.host.failures.conflicts)
 	ctx, cancel := context.WithCancel(context.Background())
 	var looking sync.WaitGroup
 	looking.Go(func() { looker.run(ctx) })
 	defer looking.Wait()
 	defer cancel()
-	return t.work.failures.follow(paced(read))
+	return t.host.failures.follow(paced(read))
 }

@@ -77,8 +77,19 @@ type ConflictCount struct {
 	N uint64
 }
 
+// A place is a port of a network namespace.
+type place struct {
+	netns uint32 // inode number
+	port  uint16
+}
+
+func (p place) compare(o place) int {
+	return cmp.Or(cmp.Compare(p.netns, o.netns), cmp.Compare(p.port, o.port))
+}
+
 // A Conflict is one port's latest failure with EADDRINUSE, and what was in its way.
 type Conflict struct {
+	Netns    uint32 // inode number of the network namespace
 	Port     uint16
 	Protocol bindtrace.Protocol
 	Time     time.Time
@@ -115,7 +126,7 @@ type conflicts struct {
 
 	mu      sync.Mutex
 	counts  map[ConflictKey]uint64
-	waiting map[uint16]*waitingPort
+	waiting map[place]*waitingPort
 	others  int // of waiting: not watched
 }
 
@@ -141,7 +152,7 @@ func newConflicts() *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
 		counts:  make(map[ConflictKey]uint64),
-		waiting: make(map[uint16]*waitingPort),
+		waiting: make(map[place]*waitingPort),
 	}
 }
 
@@ -152,7 +163,7 @@ func (c *conflicts) add(key FailureKey, e *bindtrace.Event) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !visible(e) || !key.OwnNetns || !c.wait(key, e) {
+	if !visible(e) || key.Netns == 0 || !c.wait(key, e) {
 		c.count(ConflictKey{FailureKey: key, ReuseAddr: e.ReuseAddr}, 1)
 	}
 }
@@ -164,7 +175,8 @@ func visible(e *bindtrace.Event) bool {
 
 // wait puts a failure down for the next look, if there is room.
 func (c *conflicts) wait(key FailureKey, e *bindtrace.Event) bool {
-	port, ok := c.waiting[e.Port]
+	at := place{netns: key.Netns, port: e.Port}
+	port, ok := c.waiting[at]
 	if !ok {
 		switch {
 		case key.OtherPort && c.others == maxWaitingOthers,
@@ -174,7 +186,7 @@ func (c *conflicts) wait(key FailureKey, e *bindtrace.Event) bool {
 			c.others++
 		}
 		port = &waitingPort{watched: !key.OtherPort, binds: make(map[waitingBind]*waitingBinds)}
-		c.waiting[e.Port] = port
+		c.waiting[at] = port
 		select {
 		case c.wake <- struct{}{}:
 		default:
@@ -215,18 +227,18 @@ func (c *conflicts) count(key ConflictKey, n uint64) {
 }
 
 // take hands over what waits.
-func (c *conflicts) take() map[uint16]*waitingPort {
+func (c *conflicts) take() map[place]*waitingPort {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	taken := c.waiting
-	c.waiting, c.others = make(map[uint16]*waitingPort), 0
+	c.waiting, c.others = make(map[place]*waitingPort), 0
 	return taken
 }
 
 // settle counts what waited on a port by what a look has shown there, and returns the failure
 // that says most.
-func (c *conflicts) settle(number uint16, port *waitingPort, seen *bindrule.Port) Conflict {
-	told := Conflict{Port: number, Failures: port.failures}
+func (c *conflicts) settle(at place, port *waitingPort, seen *bindrule.Port) Conflict {
+	told := Conflict{Netns: at.netns, Port: at.port, Failures: port.failures}
 	for bind, same := range port.binds {
 		cause, blockers := causeOf(seen, bind.request)
 		c.settled(ConflictKey{FailureKey: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}, same.n)

@@ -115,7 +115,7 @@ func (tr *traced) settled(t *testing.T, n uint64, of func(ConflictCount) bool) m
 			t.Fatal(part.Err)
 		}
 		var sum uint64
-		got := byCause(part.Data.Conflicts, func(c ConflictCount) bool { return c.OwnNetns && of(c) })
+		got := byCause(part.Data.Conflicts, func(c ConflictCount) bool { return c.Netns != 0 && of(c) })
 		for _, m := range got {
 			sum += m
 		}
@@ -267,7 +267,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		tr.ns.Listen(t, at, kerneltest.Options{})
 		tr.mustFail(t, at, kerneltest.Options{})
 		tr.settled(t, 1, ofPort(4001))
-		elsewhere := byCause(tr.Take(t.Context()).Binds.Data.Conflicts, func(c ConflictCount) bool { return !c.OwnNetns && c.Port == 4001 })
+		elsewhere := byCause(tr.Take(t.Context()).Binds.Data.Conflicts, func(c ConflictCount) bool { return c.Netns == 0 && c.Port == 4001 })
 		if want := map[string]uint64{"unknown/false": 1}; !maps.Equal(elsewhere, want) {
 			t.Errorf("counted %v elsewhere, want %v", elsewhere, want)
 		}

@@ -58,7 +58,7 @@ func newFollowed(t *testing.T, ports watch.Config, flags FlagReader, sockets ...
 	cfg.OwnNetns, cfg.Flags = conflictNetns, flags
 	cfg.OnConflict = func(c Conflict) { f.told = append(f.told, c) }
 	f.Taker = openTaker(t, cfg, ports)
-	f.work.failures.watch(f.work.set)
+	f.host.failures.watch(map[uint32]watch.Set{conflictNetns: f.host.own.set})
 	go func() {
 		f.done <- f.follow(func(e *bindtrace.Event) error {
 			next, ok := <-f.events
@@ -92,7 +92,7 @@ func (f *followed) end(t *testing.T) {
 }
 
 func (f *followed) counted() map[string]uint64 {
-	return byCause(f.work.failures.conflicts.all(), func(ConflictCount) bool { return true })
+	return byCause(f.host.failures.conflicts.all(), func(ConflictCount) bool { return true })
 }
 
 // byCause sums the counts of some.
@@ -188,7 +188,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 	c := newConflicts()
 	var total uint64
 	add := func(port uint16, watched bool, n int) {
-		key := FailureKey{OwnNetns: true, Port: port}
+		key := FailureKey{Netns: conflictNetns, Port: port}
 		if !watched {
 			key.Port, key.OtherPort = 0, true
 		}
@@ -244,7 +244,7 @@ func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 		}
 		f.send(taken(80, 1)...)
 		f.end(t)
-		watched := byCause(f.work.failures.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
+		watched := byCause(f.host.failures.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
 		if want := map[string]uint64{"listener/false": 1}; !equalCounts(watched, want) {
 			t.Errorf("counted %v, want %v", watched, want)
 		}
@@ -361,7 +361,7 @@ func TestLinesOfAPortAreApart(t *testing.T) {
 		if want := []uint64{1, 30, 30, 30, 9}; !slices.Equal(failures, want) {
 			t.Errorf("lines of %v failures, want %v", failures, want)
 		}
-		if n := len(f.Taker.work.failures.conflicts.waiting); n != 0 {
+		if n := len(f.Taker.host.failures.conflicts.waiting); n != 0 {
 			t.Errorf("%d ports still wait", n)
 		}
 	})

@@ -174,7 +174,7 @@ func TestDropsAreForgottenAfterTheRetention(t *testing.T) {
 		f.set()
 		time.Sleep(retention + time.Second)
 		whole(t, taker)
-		if n := len(taker.work.drops.groups); n != 0 {
+		if n := len(taker.host.own.drops.groups); n != 0 {
 			t.Errorf("%d groups are remembered, want none", n)
 		}
 		f.set(withDrops(listening("0.0.0.0:80", 2), 1))

@@ -21,18 +21,22 @@ const (
 	lookGapRatio = 4 // of the gap to the look before it
 )
 
-// A looker looks at ports where a bind has failed. It has a connection of its own: a
-// snapshot may hold the other one for as long as a dump takes.
+// A looker looks at ports where a bind has failed. It has connections of its own: a
+// snapshot may hold the others for as long as a dump takes.
 type looker struct {
 	cfg       *Config
 	conflicts *conflicts
 	tidings   *tidings
-	conn      *netlinkdiag.Conn // nil until dialled
+	own       window
+}
+
+func newLooker(cfg *Config, c *conflicts) *looker {
+	return &looker{cfg: cfg, conflicts: c, tidings: newTidings(), own: window{cfg: cfg}}
 }
 
 // run looks until ctx ends.
 func (l *looker) run(ctx context.Context) {
-	defer l.close()
+	defer l.own.close()
 	for {
 		due := time.NewTimer(l.tidings.wait(time.Now()))
 		select {
@@ -49,12 +53,6 @@ func (l *looker) run(ctx context.Context) {
 	}
 }
 
-func (l *looker) close() {
-	if l.conn != nil {
-		_ = l.conn.Close()
-	}
-}
-
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -67,14 +65,38 @@ func pause(ctx context.Context, d time.Duration) {
 // look finds the causes of all that waits, and says how long that took.
 func (l *looker) look(ctx context.Context) time.Duration {
 	start := time.Now()
-	waiting := l.conflicts.take()
-	seen, err := l.see(ctx, waiting)
-	for number, port := range waiting {
-		conflict := l.conflicts.settle(number, port, seen.port(number))
-		conflict.Err = err
-		l.tidings.add(time.Now(), conflict, port.watched)
+	for netns, waiting := range byNetns(l.conflicts.take()) {
+		seen, err := l.own.see(ctx, waiting)
+		for number, port := range waiting {
+			conflict := l.conflicts.settle(place{netns, number}, port, seen.port(number))
+			conflict.Err = err
+			l.tidings.add(time.Now(), conflict, port.watched)
+		}
 	}
 	return time.Since(start)
+}
+
+func byNetns(waiting map[place]*waitingPort) map[uint32]map[uint16]*waitingPort {
+	out := make(map[uint32]map[uint16]*waitingPort)
+	for at, port := range waiting {
+		if out[at.netns] == nil {
+			out[at.netns] = make(map[uint16]*waitingPort)
+		}
+		out[at.netns][at.port] = port
+	}
+	return out
+}
+
+// A window looks into one network namespace.
+type window struct {
+	cfg  *Config
+	conn *netlinkdiag.Conn // nil until dialled
+}
+
+func (w *window) close() {
+	if w.conn != nil {
+		_ = w.conn.Close()
+	}
 }
 
 // sightings are what is on ports, listeners included.
@@ -114,12 +136,12 @@ func (s sightings) port(number uint16) *bindrule.Port {
 }
 
 // see looks at the ports. With an error it is not all that is there.
-func (l *looker) see(ctx context.Context, waiting map[uint16]*waitingPort) (sightings, error) {
+func (w *window) see(ctx context.Context, waiting map[uint16]*waitingPort) (sightings, error) {
 	ports := slices.Collect(maps.Keys(waiting))
 	s := newSightings(ports)
 	// Listeners are few, in a table of their own. Where one explains all, and that is what
 	// a storm of failures comes from as a rule, nothing else need be looked at.
-	listening, err := l.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), s)
+	listening, err := w.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), s)
 	if err != nil {
 		return s, err
 	}
@@ -128,12 +150,12 @@ func (l *looker) see(ctx context.Context, waiting map[uint16]*waitingPort) (sigh
 	if len(rest) == 0 {
 		return s, nil
 	}
-	return s, l.seeAll(ctx, rest, listening, s)
+	return s, w.seeAll(ctx, rest, listening, s)
 }
 
 // allBehindListeners: whatever else there may be, the cause is a listener.
-func (w *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
-	for bind := range w.binds {
+func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
+	for bind := range p.binds {
 		if cause, _ := causeOf(seen, bind.request); cause != CauseListener {
 			return false
 		}
@@ -142,18 +164,18 @@ func (w *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 }
 
 // seeAll looks for sockets of all states on the ports, and for the flags.
-func (l *looker) seeAll(ctx context.Context, ports []uint16, listening []listener, s sightings) error {
+func (w *window) seeAll(ctx context.Context, ports []uint16, listening []listener, s sightings) error {
 	// Where the flags of all sockets can be read, they come with the sockets, but for those
 	// that are only bound.
 	states := netlinkdiag.AllStates.Without(netlinkdiag.StateListen)
-	groups := l.cfg.Flags != nil && l.cfg.Flags.Mode() == sockflags.ModeBPF
+	groups := w.cfg.Flags != nil && w.cfg.Flags.Mode() == sockflags.ModeBPF
 	if groups {
 		states = netlinkdiag.States(netlinkdiag.StateBoundInactive)
 	}
-	if _, err := l.dump(ctx, ports, states, s); err != nil {
+	if _, err := w.dump(ctx, ports, states, s); err != nil {
 		return err
 	}
-	flags, err := l.readFlags(ctx, ports, listening)
+	flags, err := w.readFlags(ctx, ports, listening)
 	lacking := groups && err != nil // a dump of all states has all, without the flags too
 	s.addListeners(listening, flags.Listeners)
 	for _, g := range flags.Groups {
@@ -169,15 +191,15 @@ func (l *looker) seeAll(ctx context.Context, ports []uint16, listening []listene
 	return err
 }
 
-func (l *looker) readFlags(ctx context.Context, ports []uint16, listening []listener) (*sockflags.Result, error) {
-	if l.cfg.Flags == nil {
+func (w *window) readFlags(ctx context.Context, ports []uint16, listening []listener) (*sockflags.Result, error) {
+	if w.cfg.Flags == nil {
 		return new(sockflags.Result), nil
 	}
-	req := sockflags.Request{NetNS: l.cfg.NetNS, Ports: ports}
+	req := sockflags.Request{NetNS: w.cfg.NetNS, Ports: ports}
 	for i := range listening {
 		req.Listeners = append(req.Listeners, sockflags.ListenerID{Cookie: listening[i].cookie, Inode: listening[i].inode})
 	}
-	flags, err := l.cfg.Flags.Read(ctx, req)
+	flags, err := w.cfg.Flags.Read(ctx, req)
 	if err != nil {
 		return new(sockflags.Result), err
 	}
@@ -185,20 +207,20 @@ func (l *looker) readFlags(ctx context.Context, ports []uint16, listening []list
 }
 
 // dump takes the sockets on the ports but the listeners, which it returns.
-func (l *looker) dump(ctx context.Context, ports []uint16, states netlinkdiag.StateSet, s sightings) ([]listener, error) {
-	if l.conn == nil {
-		conn, err := l.cfg.Dial()
+func (w *window) dump(ctx context.Context, ports []uint16, states netlinkdiag.StateSet, s sightings) ([]listener, error) {
+	if w.conn == nil {
+		conn, err := w.cfg.Dial()
 		if err != nil {
 			return nil, err
 		}
-		l.conn = conn
+		w.conn = conn
 	}
 	req := netlinkdiag.Request{States: states}
 	for _, p := range ports {
 		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p))
 	}
 	var listening []listener
-	for socket, err := range l.conn.Dump(ctx, req) {
+	for socket, err := range w.conn.Dump(ctx, req) {
 		at := s[socket.Local.Port()]
 		switch {
 		case errors.Is(err, netlinkdiag.ErrRestarted):
@@ -259,7 +281,7 @@ func (l *looker) tell(ctx context.Context) {
 		ports = append(ports, conflicts[i].Port)
 	}
 	// An error leaves the sentence shorter.
-	listening, _ := l.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), newSightings(ports))
+	listening, _ := l.own.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), newSightings(ports))
 	for i := range conflicts {
 		c := &conflicts[i]
 		c.OtherHalf = otherHalf(c, listening)

@@ -71,10 +71,7 @@ func (w *worker) readReuse(ctx context.Context, listeners []listener, groups []G
 	if len(w.set.Ports) == 0 {
 		return Reuse{}, nil
 	}
-	req := sockflags.Request{NetNS: w.cfg.NetNS, ListenersOnly: listenersOnly}
-	for _, p := range w.set.Ports {
-		req.Ports = append(req.Ports, p.Number)
-	}
+	req := sockflags.Request{NetNS: w.cfg.NetNS, Ports: w.set.Numbers(), ListenersOnly: listenersOnly}
 	for _, l := range listeners {
 		req.Listeners = append(req.Listeners, sockflags.ListenerID{Cookie: l.cookie, Inode: l.inode})
 	}

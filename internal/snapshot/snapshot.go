@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"errors"
+	"iter"
 	"net/netip"
 	"time"
 
@@ -13,9 +14,40 @@ import (
 // ErrOff is the error of a part whose source is switched off.
 var ErrOff = errors.New("switched off")
 
-// A Snapshot is the state of one network namespace. Nobody changes it once it is
-// returned, so it may be kept and read from any goroutine.
+// A Snapshot is the state of a host's sockets. Nobody changes it once it is returned, so it
+// may be kept and read from any goroutine.
 type Snapshot struct {
+	// Namespace is the exporter's own network namespace.
+	Namespace
+
+	// Others are the further network namespaces that are watched, by name.
+	Others []Namespace
+
+	// Binds has the calls of bind() and listen() that failed on this host.
+	Binds Part[Binds]
+}
+
+// Namespaces are all of them, the exporter's own first.
+func (s *Snapshot) Namespaces() iter.Seq[*Namespace] {
+	return func(yield func(*Namespace) bool) {
+		if !yield(&s.Namespace) {
+			return
+		}
+		for i := range s.Others {
+			if !yield(&s.Others[i]) {
+				return
+			}
+		}
+	}
+}
+
+// A Namespace is the state of one network namespace.
+type Namespace struct {
+	// Name is what the namespace is called: any bytes, but no two alike. It is empty for the
+	// exporter's own. Inode is its number, which no other one has meanwhile.
+	Name  string
+	Inode uint32
+
 	// Watch is the set of watched ports. It is there even when it could not be
 	// brought up to date; then its error says why.
 	Watch Part[watch.Set]
@@ -32,9 +64,6 @@ type Snapshot struct {
 
 	// Verdicts say whether a bind would work: Verdicts.Data[i] is of Watch.Data.Ports[i].
 	Verdicts Part[[]PortVerdicts]
-
-	// Binds has the calls of bind() and listen() that failed on this host.
-	Binds Part[Binds]
 
 	// Stack has the namespace's counters and limits. What of it could be had is
 	// there also where Err is not nil.

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"iter"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ type Config struct {
 
 // A Taker takes snapshots, one at a time. Its methods may be called from any goroutine.
 type Taker struct {
-	work *worker
+	host *host
 	busy chan struct{} // holds a token while a flight runs
 
 	mu     sync.Mutex
@@ -65,14 +66,14 @@ func New(cfg Config) *Taker {
 	if cfg.OnConflict == nil {
 		cfg.OnConflict = func(Conflict) {}
 	}
-	return &Taker{work: newWorker(cfg), busy: make(chan struct{}, 1)}
+	return &Taker{host: newHost(cfg), busy: make(chan struct{}, 1)}
 }
 
 // Close closes the connection, after the snapshot that is being taken.
 func (t *Taker) Close() error {
 	t.busy <- struct{}{}
 	defer func() { <-t.busy }()
-	return t.work.close()
+	return t.host.close()
 }
 
 // Ready says whether a snapshot was ever completed: every part was had, or is off, or needs
@@ -112,15 +113,10 @@ func (t *Taker) join() *flight {
 	defer t.mu.Unlock()
 	if t.flight == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		t.flight = &flight{cancel: cancel, done: make(chan struct{}), snap: Snapshot{
-			Watch:     Part[watch.Set]{Err: errPending},
-			Listeners: Part[[]Group]{Err: errPending},
-			TCP:       Part[[]PortSockets]{Err: errPending},
-			Reuse:     Part[Reuse]{Err: errPending},
-			Verdicts:  Part[[]PortVerdicts]{Err: errPending},
-			Binds:     Part[Binds]{Err: errPending},
-			Stack:     Part[stack.Stats]{Err: errPending},
-		}}
+		t.flight = &flight{cancel: cancel, done: make(chan struct{})}
+		for err := range t.flight.snap.errs() {
+			*err = errPending
+		}
 		go t.fly(ctx, t.flight)
 	}
 	t.flight.waiters++
@@ -149,7 +145,7 @@ func (t *Taker) fly(ctx context.Context, f *flight) {
 	case <-ctx.Done():
 		return
 	}
-	t.work.run(ctx, f.publish)
+	t.host.run(ctx, f.publish)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -174,7 +170,7 @@ func (f *flight) view(cause error) Snapshot {
 	if cause == nil {
 		cause = errPending
 	}
-	for _, err := range s.errs() {
+	for err := range s.errs() {
 		if errors.Is(*err, errPending) {
 			*err = cause
 		}
@@ -183,7 +179,7 @@ func (f *flight) view(cause error) Snapshot {
 }
 
 func (s *Snapshot) complete() bool {
-	for _, err := range s.errs() {
+	for err := range s.errs() {
 		var lacking *netlinkdiag.ModuleError
 		if *err != nil && !errors.Is(*err, ErrOff) && !errors.As(*err, &lacking) {
 			return false
@@ -193,6 +189,15 @@ func (s *Snapshot) complete() bool {
 }
 
 // errs are the errors of all parts.
-func (s *Snapshot) errs() []*error {
-	return []*error{&s.Watch.Err, &s.Listeners.Err, &s.TCP.Err, &s.Reuse.Err, &s.Verdicts.Err, &s.Binds.Err, &s.Stack.Err}
+func (s *Snapshot) errs() iter.Seq[*error] {
+	return func(yield func(*error) bool) {
+		for ns := range s.Namespaces() {
+			for _, err := range []*error{&ns.Watch.Err, &ns.Listeners.Err, &ns.TCP.Err, &ns.Reuse.Err, &ns.Verdicts.Err, &ns.Stack.Err} {
+				if !yield(err) {
+					return
+				}
+			}
+		}
+		yield(&s.Binds.Err)
+	}
 }

@@ -18,7 +18,7 @@ const (
 
 // tidings are the Conflicts to report, by port.
 type tidings struct {
-	ports map[uint16]*tiding
+	ports map[place]*tiding
 }
 
 type tiding struct {
@@ -28,16 +28,16 @@ type tiding struct {
 	conflict Conflict
 }
 
-func newTidings() *tidings { return &tidings{ports: make(map[uint16]*tiding)} }
+func newTidings() *tidings { return &tidings{ports: make(map[place]*tiding)} }
 
 func (t *tidings) add(now time.Time, c Conflict, watched bool) {
-	told, ok := t.ports[c.Port]
+	told, ok := t.ports[place{c.Netns, c.Port}]
 	if !ok {
 		if !t.room(watched) {
 			return
 		}
 		told = &tiding{watched: watched, due: now.Add(tellAfter)}
-		t.ports[c.Port] = told
+		t.ports[place{c.Netns, c.Port}] = told
 	}
 	failures := told.conflict.Failures
 	if failures == 0 || !told.conflict.Cause.before(c.Cause) {
@@ -63,12 +63,12 @@ func (t *tidings) room(watched bool) bool {
 // due are the Conflicts whose time has come, by port.
 func (t *tidings) due(now time.Time) []Conflict {
 	var out []Conflict
-	for _, port := range slices.Sorted(maps.Keys(t.ports)) {
-		told := t.ports[port]
+	for _, at := range slices.SortedFunc(maps.Keys(t.ports), place.compare) {
+		told := t.ports[at]
 		switch {
 		case now.Before(told.due):
 		case told.conflict.Failures == 0:
-			delete(t.ports, port)
+			delete(t.ports, at)
 		default:
 			out = append(out, told.conflict)
 			told.conflict = Conflict{}

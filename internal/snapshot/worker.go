@@ -16,17 +16,25 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// A worker asks the sources. It is used by one flight at a time, and keeps what has to
-// outlive a snapshot.
+// A worker asks the sources of one network namespace. It is used by one flight at a time, and
+// keeps what has to outlive a snapshot.
 type worker struct {
 	cfg   Config
 	conn  *netlinkdiag.Conn // nil until dialled
 	drops *dropCounter
 	set   watch.Set // the latest
 
-	memory   *memory
-	failures *failures
-	quiet    bool // nothing but listeners was on the watched ports last time
+	memory *memory
+	quiet  bool // nothing but listeners was on the watched ports last time
+
+	listed listed // by the flight that runs
+}
+
+// listed is what list has seen: take goes on from there.
+type listed struct {
+	all       Part[[]listener]
+	onWatched []listener
+	groups    Part[[]Group]
 }
 
 func newWorker(cfg Config) *worker {
@@ -35,8 +43,7 @@ func newWorker(cfg Config) *worker {
 		drops: newDropCounter(cfg.Retention),
 		set:   cfg.Watcher.Update(time.Time{}, nil),
 
-		memory:   newMemory(cfg.Retention),
-		failures: newFailures(cfg.OwnNetns),
+		memory: newMemory(cfg.Retention),
 	}
 }
 
@@ -47,46 +54,44 @@ func (w *worker) close() error {
 	return w.conn.Close()
 }
 
-// run takes the parts and publishes each as soon as it is there.
-func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	wg.Go(func() {
-		part := take(func() (stack.Stats, error) {
-			if w.cfg.Stack == nil {
-				return stack.Stats{}, ErrOff
-			}
-			return w.cfg.Stack()
-		})
-		publish(func(s *Snapshot) { s.Stack = part })
-	})
-
-	listening := take(func() ([]listener, error) { return w.listening(ctx) })
-	watched := w.watched(listening)
-	publish(func(s *Snapshot) { s.Watch = watched })
-	binds := take(func() (Binds, error) {
-		if err := w.traceWatched(); err != nil {
-			return Binds{}, err
+// readStack takes the namespace's counters and limits.
+func (w *worker) readStack(publish func(func(*Namespace))) {
+	part := take(func() (stack.Stats, error) {
+		if w.cfg.Stack == nil {
+			return stack.Stats{}, ErrOff
 		}
-		return w.readBinds()
+		return w.cfg.Stack()
 	})
-	publish(func(s *Snapshot) { s.Binds = binds })
+	publish(func(s *Namespace) { s.Stack = part })
+}
 
-	onWatched := w.onWatched(listening.Data)
-	listeners := w.listeners(listening, onWatched)
-	publish(func(s *Snapshot) {
-		s.Listeners = listeners
+// list takes the listeners, and with them the set of watched ports.
+func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
+	all := take(func() ([]listener, error) { return w.listening(ctx) })
+	watched := w.watched(all)
+	publish(func(s *Namespace) { s.Watch = watched })
+
+	onWatched := w.onWatched(all.Data)
+	groups := w.listeners(all, onWatched)
+	publish(func(s *Namespace) {
+		s.Listeners = groups
 		if !w.cfg.Listeners {
 			s.Listeners = Part[[]Group]{Err: ErrOff}
 		}
 	})
+	w.listed = listed{all: all, onWatched: onWatched, groups: groups}
+}
+
+// take takes the sockets on the watched ports, their flags, and what follows from both.
+func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
+	l := w.listed
 	var reuse Part[Reuse]
 	readReuse := func(listenersOnly bool) {
-		reuse = Part[Reuse]{Err: listening.Err, Duration: listening.Duration}
+		reuse = Part[Reuse]{Err: l.all.Err, Duration: l.all.Duration}
 		if reuse.Err == nil || w.cfg.Flags == nil {
-			reuse = take(func() (Reuse, error) { return w.readReuse(ctx, onWatched, listeners.Data, listenersOnly) })
+			reuse = take(func() (Reuse, error) { return w.readReuse(ctx, l.onWatched, l.groups.Data, listenersOnly) })
 		}
-		publish(func(s *Snapshot) { s.Reuse = reuse })
+		publish(func(s *Namespace) { s.Reuse = reuse })
 	}
 	// The flags beside the dump: both walk the same table, for as long. Where nothing but
 	// listeners was there last time, the dump says whether that walk is needed at all.
@@ -94,8 +99,8 @@ func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
 	if !w.quiet {
 		beside.Go(func() { readReuse(false) })
 	}
-	tcp := w.tcp(ctx, listening)
-	publish(func(s *Snapshot) {
+	tcp := w.tcp(ctx, l.all)
+	publish(func(s *Namespace) {
 		s.TCP = Part[[]PortSockets]{Data: tcp.Data.ports, Err: tcp.Err, Duration: tcp.Duration}
 		if !w.cfg.TCP {
 			s.TCP = Part[[]PortSockets]{Err: ErrOff}
@@ -108,8 +113,8 @@ func (w *worker) run(ctx context.Context, publish func(func(*Snapshot))) {
 	beside.Wait()
 	w.quiet = quiet
 
-	verdicts := w.judge(onWatched, listeners, tcp, reuse)
-	publish(func(s *Snapshot) { s.Verdicts = verdicts })
+	verdicts := w.judge(l.onWatched, l.groups, tcp, reuse)
+	publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
 
 // take calls a source and notes how long it took.

@@ -52,6 +52,15 @@ func (s Set) Find(port uint16) (int, bool) {
 	return s.index.find(port)
 }
 
+// Numbers are the numbers of s.Ports.
+func (s Set) Numbers() []uint16 {
+	out := make([]uint16, len(s.Ports))
+	for i, p := range s.Ports {
+		out[i] = p.Number
+	}
+	return out
+}
+
 // A Watcher keeps the ports to watch from one snapshot to the next. It is not
 // safe for concurrent use.
 type Watcher struct {
