@@ -13,8 +13,6 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-func TestMain(m *testing.M) { kerneltest.Main(m) }
-
 // rtnl is a connection to change the interfaces of ns with.
 func rtnl(t *testing.T, ns *kerneltest.NetNS) *netlink.Handle {
 	t.Helper()

@@ -1,0 +1,177 @@
+package netns
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A candidate is a namespace that was seen, and what it could be called.
+type candidate struct {
+	inode uint64
+	rank  int // of its Spec
+
+	path        string // empty for that of a process
+	short, long string
+	pids        []int // some that are in it, lowest first
+
+	ns *Namespace
+}
+
+func (c *candidate) process() bool { return c.path == "" }
+
+// maxPIDs is how many processes are remembered to name and open a namespace
+// by: the first may end meanwhile, or have no name.
+const maxPIDs = 8
+
+// find lists each namespace once, under the first of its names.
+func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
+	seen := map[uint64]bool{d.own: true}
+	var found []*candidate
+	for rank, spec := range d.cfg.Specs {
+		paths, err := spec.paths(d.cfg.Dir)
+		if err != nil {
+			fail(fmt.Errorf("network namespace %q: %w", spec, err))
+		}
+		for _, path := range paths {
+			inode, err := d.stat(path)
+			if err != nil {
+				fail(err)
+			}
+			if inode == 0 || seen[inode] {
+				continue
+			}
+			seen[inode] = true
+			found = append(found, &candidate{
+				inode: inode, rank: rank, path: path, short: d.shortName(path), long: path,
+			})
+		}
+	}
+	if d.cfg.Processes {
+		processes, err := d.findProcesses(s, seen)
+		if err != nil {
+			fail(err)
+		}
+		found = append(found, processes...)
+	}
+	return found
+}
+
+// shortName is the last part of the path, but for the "net" of
+// /proc/1/ns/net.
+func (d *Discoverer) shortName(path string) string {
+	if strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, d.cfg.Proc+"/") {
+		return path
+	}
+	return filepath.Base(path)
+}
+
+// stat returns 0 for what is not there.
+func (d *Discoverer) stat(path string) (uint64, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	switch {
+	case gone(err):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("stat network namespace %s: %w", path, err)
+	case st.Dev != d.dev:
+		return 0, fmt.Errorf("%s: %w", path, ErrNotNetNS)
+	}
+	return st.Ino, nil
+}
+
+func (d *Discoverer) pidPath(pid int) string {
+	return filepath.Join(d.cfg.Proc, strconv.Itoa(pid), "ns/net")
+}
+
+func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, error) {
+	pids, err := d.pids()
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var found []*candidate
+	byInode := make(map[uint64]*candidate)
+	for _, pid := range pids {
+		link, err := os.Readlink(d.pidPath(pid))
+		if err != nil {
+			if os.IsPermission(err) && !d.kernelThread(pid) {
+				s.Unreadable++
+			}
+			continue
+		}
+		inode, ok := linkInode(link)
+		if !ok || seen[inode] {
+			continue
+		}
+		c := byInode[inode]
+		if c == nil {
+			c = &candidate{inode: inode, rank: len(d.cfg.Specs)}
+			byInode[inode] = c
+			found = append(found, c)
+		}
+		if len(c.pids) < maxPIDs {
+			c.pids = append(c.pids, pid)
+		}
+	}
+	slices.SortFunc(found, func(a, b *candidate) int { return cmp.Compare(a.inode, b.inode) })
+	return found, nil
+}
+
+// pids are in order.
+func (d *Discoverer) pids() ([]int, error) {
+	dir, err := os.Open(d.cfg.Proc)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	pids := make([]int, 0, len(entries))
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids, nil
+}
+
+// kernelThread: PF_KTHREAD is among the flags of proc_pid_stat(5). They are all
+// in the first namespace.
+func (d *Discoverer) kernelThread(pid int) bool {
+	const pfKthread = 0x00200000
+	stat, err := os.ReadFile(filepath.Join(d.cfg.Proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	// The name, in parentheses, may have parentheses.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	return err == nil && flags&pfKthread != 0
+}
+
+// linkInode parses net:[4026531840].
+func linkInode(link string) (uint64, bool) {
+	number, ok := strings.CutPrefix(link, "net:[")
+	if !ok {
+		return 0, false
+	}
+	number, ok = strings.CutSuffix(number, "]")
+	if !ok {
+		return 0, false
+	}
+	inode, err := strconv.ParseUint(number, 10, 64)
+	return inode, err == nil
+}

@@ -1,0 +1,132 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+func TestMain(m *testing.M) {
+	inPrivateMounts()
+	kerneltest.Main(m)
+}
+
+// privateEnv marks the test binary in its own mount namespace, and what it starts.
+const privateEnv = "SOCKSTATE_TEST_PRIVATE"
+
+// inPrivateMounts runs the tests in a mount namespace, which goes with them and with
+// which go the names that they pin. Where that is refused it returns, and
+// kerneltest.Main finds a way, or tests say what they cannot do.
+func inPrivateMounts() {
+	if os.Getenv(privateEnv) != "" {
+		return
+	}
+	runtime.LockOSThread() // Pdeathsig is sent when the forking thread ends
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), privateEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case errors.As(err, &exit):
+		os.Exit(max(exit.ExitCode(), 1))
+	}
+}
+
+// pin gives the namespace a name in the directory, as "ip netns" does.
+func pin(t testing.TB, ns *kerneltest.NetNS, dir, name string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	bind(t, ns.Path(), path)
+	return path
+}
+
+func bind(t testing.TB, source, path string) {
+	t.Helper()
+	if os.Getenv(privateEnv) == "" {
+		kerneltest.Skip(t, "needs a mount namespace of its own")
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("mount %s on %s: %v", source, path, err)
+	}
+	t.Cleanup(func() { unpin(t, path) })
+}
+
+// unpin takes the name away, unless it is.
+func unpin(t testing.TB, path string) {
+	t.Helper()
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		t.Errorf("unmount %s: %v", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func specs(t testing.TB, all ...string) []Spec {
+	t.Helper()
+	var parsed []Spec
+	for _, s := range all {
+		spec, err := ParseSpec(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed = append(parsed, spec)
+	}
+	return parsed
+}
+
+func discoverer(t testing.TB, cfg Config) *Discoverer {
+	t.Helper()
+	d, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// open is for what must go without an error.
+func open(t testing.TB, d *Discoverer) *Set {
+	t.Helper()
+	s := d.Open()
+	t.Cleanup(func() { s.Close() })
+	if s.Err != nil {
+		t.Fatal(s.Err)
+	}
+	return s
+}
+
+// names shows which namespace has which name: "blue=1 red=2", by the position
+// in known.
+func names(s *Set, known ...*kerneltest.NetNS) string {
+	var all []string
+	for _, n := range s.Namespaces {
+		position := 0
+		for i, k := range known {
+			if k.Inode() == n.ID.Inode {
+				position = i + 1
+			}
+		}
+		all = append(all, fmt.Sprintf("%s=%d", n.Name, position))
+	}
+	return strings.Join(all, " ")
+}
