@@ -119,7 +119,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
 	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767.").
-		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Range]{flag: "--watch.exclude", parse: watch.ParseRange, list: &watching.Exclude})
+		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
 	app.Flag("watch.max-ports", "Most ports to watch: those of --watch.port first, then by number.").Default("512").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 

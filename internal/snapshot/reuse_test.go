@@ -136,7 +136,7 @@ func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
 	flags := knowing(nil)
 	taker := newTaker(t, withFlags(f, flags), watch.Config{
 		Ports:     []watch.Spec{{Range: watch.Range{First: 443, Last: 443}}},
-		Listeners: true, Exclude: []watch.Range{{First: 22, Last: 22}}, MaxPorts: 512,
+		Listeners: true, Exclude: []watch.Exclusion{{Range: watch.Range{First: 22, Last: 22}}}, MaxPorts: 512,
 	})
 	whole(t, taker)
 	want := []sockflags.Request{{Ports: []uint16{80, 443}, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}}}}

@@ -17,10 +17,35 @@ type Range struct {
 	First, Last uint16
 }
 
+// A Protocol is one that has ports.
+type Protocol uint8
+
+// The protocols.
+const (
+	TCP Protocol = iota
+	UDP
+	protocols
+)
+
+// String is the protocol label, and what follows the slash of a Spec.
+func (p Protocol) String() string {
+	if p == UDP {
+		return "udp"
+	}
+	return "tcp"
+}
+
 // A Spec is ports somebody asked for and the name they gave them, if any.
 type Spec struct {
 	Range
-	Name string
+	Protocol Protocol
+	Name     string
+}
+
+// An Exclusion is ports not to discover.
+type Exclusion struct {
+	Range
+	Protocol Protocol
 }
 
 // ParseRange reads a port ("22") or a range of ports ("30000-32767").
@@ -48,18 +73,42 @@ func ParseRange(s string) (Range, error) {
 	return r, nil
 }
 
-// ParseSpec reads what ParseRange does, with an optional name after a colon:
-// "4840", "8000-8010", "4840:opcua", "8000-8010:web". The name is 1 to 64
+// ParseExclusion reads what ParseRange does, with an optional protocol after a slash: "22",
+// "30000-32767/udp". Without, it is TCP.
+// An error quotes what is wrong in s and says what would be right.
+func ParseExclusion(s string) (Exclusion, error) {
+	ports, protocol, err := cutProtocol(s)
+	if err != nil {
+		return Exclusion{}, err
+	}
+	r, err := ParseRange(ports)
+	return Exclusion{Range: r, Protocol: protocol}, err
+}
+
+func cutProtocol(s string) (string, Protocol, error) {
+	ports, protocol, given := strings.Cut(s, "/")
+	switch {
+	case !given, protocol == TCP.String():
+		return ports, TCP, nil
+	case protocol == UDP.String():
+		return ports, UDP, nil
+	}
+	return "", 0, fmt.Errorf("protocol %q is not known, want tcp or udp", protocol)
+}
+
+// ParseSpec reads what ParseExclusion does, with an optional name after a colon:
+// "4840", "53/udp", "8000-8010", "4840:opcua", "53/udp:dns". The name is 1 to 64
 // bytes of printable UTF-8 without a space at either end; it may hold colons.
 // An error quotes what is wrong in s and says what would be right.
 func ParseSpec(s string) (Spec, error) {
 	ports, name, named := strings.Cut(s, ":")
-	r, err := ParseRange(ports)
+	e, err := ParseExclusion(ports)
 	if err != nil {
 		return Spec{}, err
 	}
+	spec := Spec{Range: e.Range, Protocol: e.Protocol}
 	if !named {
-		return Spec{Range: r}, nil
+		return spec, nil
 	}
 	if name == "" {
 		return Spec{}, fmt.Errorf("%q has an empty name, want 1 to %d bytes after the colon, or no colon", s, maxName)
@@ -67,7 +116,8 @@ func ParseSpec(s string) (Spec, error) {
 	if err := checkName(name); err != nil {
 		return Spec{}, err
 	}
-	return Spec{Range: r, Name: name}, nil
+	spec.Name = name
+	return spec, nil
 }
 
 // String gives the form that ParseRange reads.
@@ -78,12 +128,21 @@ func (r Range) String() string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
+// String gives the form that ParseExclusion reads.
+func (e Exclusion) String() string {
+	if e.Protocol == TCP {
+		return e.Range.String()
+	}
+	return e.Range.String() + "/" + e.Protocol.String()
+}
+
 // String gives the form that ParseSpec reads.
 func (s Spec) String() string {
+	ports := Exclusion{Range: s.Range, Protocol: s.Protocol}.String()
 	if s.Name == "" {
-		return s.Range.String()
+		return ports
 	}
-	return s.Range.String() + ":" + s.Name
+	return ports + ":" + s.Name
 }
 
 func parsePort(s string) (uint16, error) {
@@ -107,9 +166,16 @@ func (r Range) check() error {
 	return nil
 }
 
+func (e Exclusion) check() error {
+	if e.Protocol >= protocols {
+		return fmt.Errorf("protocol %d is not known", e.Protocol)
+	}
+	return e.Range.check()
+}
+
 // check is for specs that did not come from ParseSpec.
 func (s Spec) check() error {
-	if err := s.Range.check(); err != nil {
+	if err := (Exclusion{Range: s.Range, Protocol: s.Protocol}).check(); err != nil {
 		return err
 	}
 	if s.Name == "" {

@@ -19,13 +19,17 @@ func TestParseSpec(t *testing.T) {
 		{"8000-8010", Spec{Range: Range{8000, 8010}}, "8000-8010"},
 		{"1-65535", Spec{Range: Range{1, 65535}}, "1-65535"},
 		{"80-80", Spec{Range: Range{80, 80}}, "80"},
+		{"4840/tcp", Spec{Range: Range{4840, 4840}}, "4840"},
+		{"53/udp", Spec{Range: Range{53, 53}, Protocol: UDP}, "53/udp"},
+		{"5000-5010/udp:voice", Spec{Range: Range{5000, 5010}, Protocol: UDP, Name: "voice"}, "5000-5010/udp:voice"},
+		{"80:a/udp", Spec{Range: Range{80, 80}, Name: "a/udp"}, "80:a/udp"},
 		{"0080", Spec{Range: Range{80, 80}}, "80"},
-		{"4840:opcua", Spec{Range{4840, 4840}, "opcua"}, "4840:opcua"},
-		{"8000-8010:web", Spec{Range{8000, 8010}, "web"}, "8000-8010:web"},
-		{"80:a b", Spec{Range{80, 80}, "a b"}, "80:a b"},
-		{"80:a:b-c", Spec{Range{80, 80}, "a:b-c"}, "80:a:b-c"},
-		{"80:größe ☃", Spec{Range{80, 80}, "größe ☃"}, "80:größe ☃"},
-		{"80:" + strings.Repeat("n", 64), Spec{Range{80, 80}, strings.Repeat("n", 64)}, "80:" + strings.Repeat("n", 64)},
+		{"4840:opcua", Spec{Range: Range{4840, 4840}, Name: "opcua"}, "4840:opcua"},
+		{"8000-8010:web", Spec{Range: Range{8000, 8010}, Name: "web"}, "8000-8010:web"},
+		{"80:a b", Spec{Range: Range{80, 80}, Name: "a b"}, "80:a b"},
+		{"80:a:b-c", Spec{Range: Range{80, 80}, Name: "a:b-c"}, "80:a:b-c"},
+		{"80:größe ☃", Spec{Range: Range{80, 80}, Name: "größe ☃"}, "80:größe ☃"},
+		{"80:" + strings.Repeat("n", 64), Spec{Range: Range{80, 80}, Name: strings.Repeat("n", 64)}, "80:" + strings.Repeat("n", 64)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
@@ -66,6 +70,9 @@ func TestParseSpecErrors(t *testing.T) {
 		{"80-65536", `range "80-65536": port "65536" is out of range, want 1 to 65535`},
 		{"8010-8000", `range "8010-8000" is reversed, want "8000-8010"`},
 		{"8010-8000:web", `range "8010-8000" is reversed, want "8000-8010"`},
+		{"53/sctp", `protocol "sctp" is not known, want tcp or udp`},
+		{"53/", `protocol "" is not known, want tcp or udp`},
+		{"/udp", `port "" is not a number, want 1 to 65535`},
 		{":web", `port "" is not a number, want 1 to 65535`},
 		{"80:", `"80:" has an empty name, want 1 to 64 bytes after the colon, or no colon`},
 		{"80: ", `name " " begins or ends with a space, want ""`},
@@ -103,8 +110,18 @@ func TestParseRangeTakesNoName(t *testing.T) {
 	}
 }
 
+func TestParseExclusion(t *testing.T) {
+	if got, err := ParseExclusion("30000-32767/udp"); err != nil || got != (Exclusion{Range{30000, 32767}, UDP}) || got.String() != "30000-32767/udp" {
+		t.Errorf("got %v, %v, want 30000-32767/udp", got, err)
+	}
+	_, err := ParseExclusion("22:ssh")
+	if want := `port "22:ssh" is not a number, want 1 to 65535`; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+}
+
 func FuzzParseSpec(f *testing.F) {
-	for _, s := range []string{"4840", "8000-8010", "4840:opcua", "8000-8010:web", "80:a:b-c", "0", "9-1", "80:", "65535-65536", "80:\xff", "80:\u202e"} {
+	for _, s := range []string{"4840", "8000-8010", "4840:opcua", "8000-8010:web", "80:a:b-c", "0", "9-1", "80:", "65535-65536", "80:\xff", "80:\u202e", "53/udp:dns", "53/x"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {

@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -28,17 +27,17 @@ type Config struct {
 	Ports     []Spec        // watched always, listener or not
 	Listeners bool          // watch every port that has a listener as well
 	Retention time.Duration // how long such a port stays after its listener was last seen; 0 or more
-	Exclude   []Range       // never by discovery; Ports are not affected
-	MaxPorts  int           // most ports in a Set; 1 or more
+	Exclude   []Exclusion   // never by discovery; Ports are not affected
+	MaxPorts  int           // most ports of all Watchers of a Plan; 1 or more
 }
 
 // A Set is the ports watched at one moment. Sets share memory: its fields must
 // not be changed. It is not changed by the Watcher either, so it may be kept,
 // and read from any goroutine.
 type Set struct {
-	Ports   []Port // sorted by number, at most Limit
+	Ports   []Port // sorted by number
 	Dropped int    // ports that should be watched and are not, for Limit
-	Limit   int    // Config.MaxPorts
+	Limit   int    // Config.MaxPorts: of the Ports of all Watchers together
 
 	index *portIndex
 }
@@ -61,78 +60,34 @@ func (s Set) Numbers() []uint16 {
 	return out
 }
 
-// A Watcher keeps the ports to watch from one snapshot to the next. It is not
-// safe for concurrent use.
+// A Watcher keeps the ports of one protocol to watch in one network namespace, from one
+// snapshot to the next. It is not safe for concurrent use; several of a Plan are.
 type Watcher struct {
-	cfg Config
+	plan  *Plan
+	rules *rules
+	kept  []Port // those of rules.asked that are watched, listener or not
 
-	explicit     portSet // all of them, those beyond the budget too
-	explicitKept []Port  // those within the budget, by number
-	excluded     portSet
-
-	now        time.Time            // latest time seen
-	seen       map[uint16]time.Time // when a discovered port last had a listener
-	discovered portSet              // the keys of seen, sorted
-	lingering  portSet
+	now       time.Time            // latest time seen
+	seen      map[uint16]time.Time // when a discovered port last had a listener
+	lingering []uint16             // sorted
 
 	set   Set
-	stale bool // set no longer fits discovered
+	claim int  // of the budget, for discovered ports
+	stale bool // set no longer fits seen
 }
 
-// New checks cfg and returns a Watcher. Two different names for one port are
-// an error; a name and no name are not, the name holds.
+// New checks cfg and returns the Watcher of the TCP ports of the exporter's own network
+// namespace, without others beside it: see [NewPlan].
 func New(cfg Config) (*Watcher, error) {
-	if cfg.MaxPorts < 1 {
-		return nil, fmt.Errorf("limit of %d watched ports is too low, want 1 or more", cfg.MaxPorts)
-	}
-	if cfg.Retention < 0 {
-		return nil, fmt.Errorf("retention %v is negative, want 0s or more", cfg.Retention)
-	}
-
-	w := &Watcher{cfg: cfg, seen: make(map[uint16]time.Time), stale: true}
-	for _, r := range cfg.Exclude {
-		if err := r.check(); err != nil {
-			return nil, err
-		}
-		w.excluded.addRange(r)
-	}
-	names, err := explicitNames(cfg.Ports)
+	p, err := NewPlan(cfg)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range cfg.Ports {
-		w.explicit.addRange(s.Range)
-	}
-	for p := range w.explicit.all() {
-		if len(w.explicitKept) == cfg.MaxPorts {
-			break
-		}
-		w.explicitKept = append(w.explicitKept, Port{Number: p, Name: names[p].Name, Source: SourceFlag})
-	}
-	return w, nil
+	return p.Own(TCP), nil
 }
 
-// explicitNames returns, for each port that has a name, the spec that gave it.
-func explicitNames(specs []Spec) (map[uint16]Spec, error) {
-	names := make(map[uint16]Spec)
-	for _, s := range specs {
-		if err := s.check(); err != nil {
-			return nil, err
-		}
-		if s.Name == "" {
-			continue
-		}
-		for p := int(s.First); p <= int(s.Last); p++ {
-			old, named := names[uint16(p)]
-			if named && old.Name != s.Name {
-				return nil, fmt.Errorf("port %d has two names, %q (from %q) and %q (from %q), want one",
-					p, old.Name, old, s.Name, s)
-			}
-			names[uint16(p)] = s
-		}
-	}
-	return names, nil
-}
+// Close gives the ports back to the budget. The Watcher must not be used any more.
+func (w *Watcher) Close() { w.claim = w.plan.budget.claim(w.claim, 0) }
 
 // Update takes the ports that have a listener now, in any order, duplicates
 // allowed, and returns the ports to watch. Ports the budget drops are
@@ -147,11 +102,9 @@ func (w *Watcher) Update(now time.Time, listening []uint16) Set {
 	if now.After(w.now) {
 		w.now = now
 	}
-	if w.cfg.Listeners {
-		w.discover(listening)
-		w.forget()
-	}
-	if w.stale {
+	w.discover(listening)
+	w.forget()
+	if w.stale || w.set.Dropped > 0 && w.plan.budget.hasRoom() {
 		w.set = w.build()
 		w.stale = false
 	}
@@ -163,52 +116,65 @@ func (w *Watcher) Update(now time.Time, listening []uint16) Set {
 // that failed, do not call it. It holds from the next Update on, and keeps
 // ports, never adds them.
 func (w *Watcher) Lingering(ports []uint16) {
-	clear(w.lingering[:])
-	for _, p := range ports {
-		w.lingering.add(p)
-	}
+	w.lingering = append(w.lingering[:0], ports...)
+	slices.Sort(w.lingering)
 }
 
 func (w *Watcher) discover(listening []uint16) {
 	for _, p := range listening {
-		if p == 0 || w.explicit.has(p) || w.excluded.has(p) {
+		if !w.discoverable(p) {
 			continue
 		}
-		if !w.discovered.has(p) {
-			w.discovered.add(p)
+		if _, ok := w.seen[p]; !ok {
 			w.stale = true
 		}
 		w.seen[p] = w.now
 	}
 }
 
+func (w *Watcher) discoverable(p uint16) bool {
+	asked := w.rules.asked.has(p)
+	switch {
+	case p == 0, asked && w.own():
+		return false
+	case asked:
+		return true
+	}
+	return w.plan.listeners && !w.rules.excluded.has(p)
+}
+
+// own: the ports that were asked for are watched here, listener or not.
+func (w *Watcher) own() bool { return w.kept != nil }
+
 func (w *Watcher) forget() {
 	maps.DeleteFunc(w.seen, func(p uint16, seen time.Time) bool {
-		listening := seen.Equal(w.now)
-		if listening || w.now.Sub(seen) < w.cfg.Retention || w.lingering.has(p) {
+		if seen.Equal(w.now) || w.now.Sub(seen) < w.plan.retention {
 			return false
 		}
-		w.discovered.remove(p)
+		if _, lingers := slices.BinarySearch(w.lingering, p); lingers {
+			return false
+		}
 		w.stale = true
 		return true
 	})
 }
 
 func (w *Watcher) build() Set {
-	wanted := w.explicit.len() + len(w.seen)
-	ports := append(make([]Port, 0, min(wanted, w.cfg.MaxPorts)), w.explicitKept...)
-	for p := range w.discovered.all() {
-		if len(ports) == w.cfg.MaxPorts {
-			break
-		}
-		ports = append(ports, Port{Number: p, Source: SourceListener})
+	w.claim = w.plan.budget.claim(w.claim, len(w.seen))
+	ports := append(make([]Port, 0, len(w.kept)+w.claim), w.kept...)
+	for _, p := range slices.Sorted(maps.Keys(w.seen))[:w.claim] {
+		ports = append(ports, Port{Number: p, Name: w.rules.names[p].Name, Source: SourceListener})
 	}
 	slices.SortFunc(ports, func(a, b Port) int { return int(a.Number) - int(b.Number) })
 
+	dropped := len(w.seen) - w.claim
+	if w.own() {
+		dropped += w.rules.asked.len() - len(w.kept)
+	}
 	return Set{
 		Ports:   ports,
-		Dropped: wanted - len(ports),
-		Limit:   w.cfg.MaxPorts,
+		Dropped: dropped,
+		Limit:   w.plan.budget.limit,
 		index:   newPortIndex(ports),
 	}
 }
