@@ -35,6 +35,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/check"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
@@ -65,7 +66,7 @@ func main() {
 
 // options are the command line.
 type options struct {
-	watcher     *watch.Watcher
+	watch       *watch.Plan
 	retention   time.Duration
 	tcp         bool
 	listener    bool
@@ -73,6 +74,8 @@ type options struct {
 	restart     bool
 	bind        bool
 	stack       bool
+	netns       []netns.Spec
+	processes   bool // their network namespaces too
 	maxRequests int
 	web         *web.FlagConfig
 	log         promslog.Config
@@ -113,15 +116,19 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Version(version.Print(name))
 
 	var watching watch.Config
-	app.Flag("watch.port", "Port to watch whether it has a listener or not, with a name if you like. Repeatable. Examples: 4840, 8000-8010, 4840:opcua.").
-		PlaceHolder("PORT|RANGE[:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
+	app.Flag("watch.port", "Port to watch whether it has a listener or not, of TCP unless /udp follows, with a name if you like. Repeatable. Examples: 4840, 53/udp, 8000-8010, 4840:opcua.").
+		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
 	app.Flag("watch.listeners", "Watch every port that has a TCP listener.").Default("true").BoolVar(&watching.Listeners)
 	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
-	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767.").
-		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
+	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767, 5353/udp.").
+		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
 	app.Flag("watch.max-ports", "Most ports to watch: those of --watch.port first, then by number.").Default("512").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
+
+	app.Flag("netns", "Network namespace to watch beside the exporter's own: a name or a glob of names in /run/netns, or a path or a glob of paths. Repeatable. Examples: blue, cni-*, /var/run/docker/netns/*.").
+		PlaceHolder("NAME|GLOB|PATH").SetValue(&value[netns.Spec]{flag: "--netns", parse: netns.ParseSpec, list: &opts.netns})
+	app.Flag("netns.processes", "Watch the network namespaces of all running processes, as those of containers.").Default("false").BoolVar(&opts.processes)
 
 	app.Flag("collector.tcp", "Sockets per watched port and TCP state.").Default("true").BoolVar(&opts.tcp)
 	app.Flag("collector.listener", "Listening sockets: accept queues and drops.").Default("true").BoolVar(&opts.listener)
@@ -146,7 +153,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
-	if opts.watcher, err = watch.New(watching); err != nil {
+	if opts.watch, err = watch.NewPlan(watching); err != nil {
 		return nil, fmt.Errorf("--watch.port: %w", err)
 	}
 	opts.retention = watching.Retention
@@ -217,7 +224,7 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	s := new(sources)
 	cfg := snapshot.Config{
 		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
-		Watcher:   opts.watcher,
+		Watch:     opts.watch,
 		Retention: opts.retention,
 		TCP:       opts.tcp,
 		Listeners: opts.listener,
@@ -226,6 +233,7 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	if opts.stack {
 		cfg.Stack = stackReader()
 	}
+	cfg.Namespaces = s.openNamespaces(opts, logger)
 	if opts.bind {
 		s.openTracer(logger)
 		cfg.Binds = s.tracer
@@ -240,6 +248,33 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	}
 	s.taker = snapshot.New(cfg)
 	return s
+}
+
+// openNamespaces returns nil where none are asked for. It looks once, to say at the start what
+// is missing; what is found, each snapshot finds anew.
+func (s *sources) openNamespaces(opts *options, logger *slog.Logger) *netns.Discoverer {
+	if len(opts.netns) == 0 && !opts.processes {
+		return nil
+	}
+	feature := collector.Feature{Name: "namespaces", Works: true}
+	discoverer, err := netns.New(netns.Config{Specs: opts.netns, Processes: opts.processes})
+	if err == nil {
+		set := discoverer.Open()
+		err = set.Err
+		logger.Info("network namespaces are watched", "found", len(set.Namespaces), "processes_unreadable", set.Unreadable)
+		_ = set.Close()
+	}
+	switch {
+	case errors.Is(err, netns.ErrPrivilege):
+		feature.Works, feature.Reason = false, "no CAP_SYS_ADMIN"
+	case err != nil:
+		feature.Works, feature.Reason = discoverer != nil, "failed"
+	}
+	if err != nil {
+		logger.Warn("network namespaces cannot be watched", "reason", feature.Reason, "err", err)
+	}
+	s.features = append(s.features, feature)
+	return discoverer
 }
 
 func (s *sources) openTracer(logger *slog.Logger) {
@@ -316,6 +351,12 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 	var needed []libcap.Value
 	if src.flags != nil && src.flags.Mode() == sockflags.ModePidfd {
 		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH)
+	}
+	if len(opts.netns) > 0 || opts.processes {
+		needed = append(needed, libcap.SYS_ADMIN) // setns
+	}
+	if opts.processes {
+		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
 	}
 	const linux519 = 5<<16 | 19<<8
 	if code, err := features.LinuxVersionCode(); err != nil || code < linux519 {

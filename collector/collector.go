@@ -49,6 +49,7 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []Feature
 			newBindFamily(),
 			newStackFamily(),
 			newWatchFamily(),
+			newNetnsFamily(),
 			newFeatureFamily(features),
 		},
 		success: gauge("scrape_collector_success",

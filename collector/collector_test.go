@@ -164,52 +164,54 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total"
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds"
 		feature = "sockstate_feature_available"
+
+		namespaces = "sockstate_watched_namespaces sockstate_watched_namespaces_dropped sockstate_namespaces_unreadable_processes"
 	)
 	lacking := fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
 	for _, tt := range []struct {
 		name    string
 		change  func(*snapshot.Snapshot)
 		missing string            // metrics
-		success map[string]string // collectors, tcp listener stack watch reuse bind restart
+		success map[string]string // collectors, tcp listener stack watch reuse bind restart netns
 		feature string
 	}{
-		{"nothing", func(*snapshot.Snapshot) {}, "", success("1111111"), "1"},
+		{"nothing", func(*snapshot.Snapshot) {}, "", success("11111111"), "1"},
 		{"tcp", func(s *snapshot.Snapshot) {
 			s.TCP.Err = errBroken // what there is of it is not to be shown
-		}, tcp, success("0111111"), "1"},
+		}, tcp, success("01111111"), "1"},
 		{"listeners", func(s *snapshot.Snapshot) {
 			s.Listeners.Err = errBroken
-		}, listener, success("1011111"), "1"},
+		}, listener, success("10111111"), "1"},
 		{"reuse flags", func(s *snapshot.Snapshot) {
 			s.Reuse.Err = errBroken
-		}, reuse, success("1111011"), "1"},
+		}, reuse, success("11110111"), "1"},
 		{"verdicts", func(s *snapshot.Snapshot) {
 			s.Verdicts.Err = errBroken
-		}, restart, success("1111110"), "1"},
+		}, restart, success("11111101"), "1"},
 		{"failed binds", func(s *snapshot.Snapshot) {
 			s.Binds.Err = errBroken
-		}, bind, success("1111101"), "1"},
+		}, bind, success("11111011"), "1"},
 		{"stack", func(s *snapshot.Snapshot) {
 			s.Stack = snapshot.Part[stack.Stats]{Err: errBroken}
-		}, netns, success("1101111"), "1"},
+		}, netns, success("11011111"), "1"},
 		{"part of the stack", func(s *snapshot.Snapshot) {
 			s.Stack.Err = errBroken
 			s.Stack.Data.ListenDrops.OK = false
-		}, "sockstate_netns_listen_drops_total", success("1101111"), "1"},
+		}, "sockstate_netns_listen_drops_total", success("11011111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: errBroken}
-		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("0010010"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("00100101"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: lacking}
-		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("0010010"), "0"},
+		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("00100101"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
@@ -220,9 +222,10 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 					Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
 					Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 				},
-				Binds: snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
+				Discovery: snapshot.Part[snapshot.Discovery]{Err: errScrapeTimeout},
+				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
 			}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, feature}, " "), success("0000000"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, feature}, " "), success("00000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
@@ -230,7 +233,8 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: snapshot.ErrOff}
 			s.Binds = snapshot.Part[snapshot.Binds]{Err: snapshot.ErrOff}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
+			s.Discovery = snapshot.Part[snapshot.Discovery]{Err: snapshot.ErrOff}
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := wholeSnapshot(t)
@@ -259,10 +263,10 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 	}
 }
 
-// success of the collectors tcp, listener, stack, watch, reuse and bind.
+// success of the collectors, in the order of their names in there.
 func success(of string) map[string]string {
 	out := make(map[string]string)
-	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart"} {
+	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart", "netns"} {
 		out[`collector="`+name+`"`] = of[i : i+1]
 	}
 	return out

@@ -23,7 +23,7 @@ import (
 // serve serves the metrics of a namespace over HTTP.
 func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 	t.Helper()
-	watcher, err := watch.New(watch.Config{
+	plan, err := watch.NewPlan(watch.Config{
 		Ports:     []watch.Spec{{Range: watch.Range{First: 7, Last: 7}}},
 		Listeners: true,
 		MaxPorts:  512,
@@ -33,7 +33,7 @@ func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 	}
 	taker := snapshot.New(snapshot.Config{
 		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watcher:   watcher,
+		Watch:     plan,
 		TCP:       true,
 		Listeners: true,
 		NetNS:     ns.FD(),

@@ -106,7 +106,8 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
 			}, Duration: 4 * time.Millisecond},
 		},
-		Binds: snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
+		Discovery: snapshot.Part[snapshot.Discovery]{Data: snapshot.Discovery{Dropped: 1, Unreadable: 2}, Duration: time.Millisecond},
+		Binds:     snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 	}
 }
 

@@ -57,3 +57,37 @@ func outcome[T any](s *snapshot.Snapshot, part func(*snapshot.Namespace) *snapsh
 	}
 	return took, err
 }
+
+// netnsFamily: the network namespaces that are watched beside the exporter's own.
+type netnsFamily struct {
+	watched    *Metric
+	dropped    *Metric
+	unreadable *Metric
+}
+
+func newNetnsFamily() *netnsFamily {
+	const source = "the exporter's --netns flags, nsfs and /proc"
+	return &netnsFamily{
+		watched:    gauge("watched_namespaces", "Network namespaces that are watched beside the exporter's own. Absent where none are looked for.", source),
+		dropped:    gauge("watched_namespaces_dropped", "Network namespaces that would be watched but for their number.", source),
+		unreadable: gauge("namespaces_unreadable_processes", "Processes whose network namespace the exporter may not see, with --netns.processes.", source),
+	}
+}
+
+func (*netnsFamily) name() string { return "netns" }
+
+func (f *netnsFamily) metrics() []*Metric { return []*Metric{f.watched, f.dropped, f.unreadable} }
+
+func (*netnsFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return s.Discovery.Duration, s.Discovery.Err
+}
+
+// collect shows what was found also where something kept the exporter from finding more.
+func (f *netnsFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	if s.Discovery.Off() || s.Discovery.Duration == 0 {
+		return
+	}
+	ch.put(f.watched, float64(len(s.Others)))
+	ch.put(f.dropped, float64(s.Discovery.Data.Dropped))
+	ch.put(f.unreadable, float64(s.Discovery.Data.Unreadable))
+}

@@ -285,13 +285,13 @@ func TestKernelVerdictsAsText(t *testing.T) {
 	l.Peers(t, kerneltest.StateTimeWait, 3, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateCloseWait, 2, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateSynRecv, 4, netip.MustParseAddr("127.0.0.1"))
-	watcher, err := watch.New(watch.Config{Listeners: true, MaxPorts: 512})
+	plan, err := watch.NewPlan(watch.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		t.Fatal(err)
 	}
 	taker := snapshot.New(snapshot.Config{
 		Dial:     func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watcher:  watcher,
+		Watch:    plan,
 		Verdicts: true,
 		NetNS:    ns.FD(),
 	})

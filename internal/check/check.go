@@ -83,13 +83,13 @@ func colours(w io.Writer) bool {
 
 // look takes a snapshot of the ports and judges it.
 func look(ctx context.Context, opts *options) (*status.Report, error) {
-	watcher, err := watch.New(watch.Config{Ports: opts.ports, MaxPorts: 1 << 16})
+	plan, err := watch.NewPlan(watch.Config{Ports: opts.ports, MaxPorts: 1 << 16})
 	if err != nil {
 		return nil, err
 	}
 	cfg := snapshot.Config{
 		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
-		Watcher:   watcher,
+		Watch:     plan,
 		Listeners: true,
 		Verdicts:  true,
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -69,15 +71,22 @@ func first(a, b bool) int {
 	return 1
 }
 
-// binds tells the tracer which ports to count by number, and reads its counts.
-func (h *host) binds() (Binds, error) {
+// binds tells the tracer which ports and namespaces to count by number, and reads its counts.
+func (h *host) binds(set *netns.Set) (Binds, error) {
 	tracer := h.cfg.Binds
 	if tracer == nil {
 		return Binds{}, ErrOff
 	}
-	h.failures.watch(map[uint32]watch.Set{h.cfg.OwnNetns: h.own.set})
-	if err := tracer.SetWatch(h.own.set.Numbers()); err != nil {
+	sets := h.watched(set)
+	gone := h.retired.replace(set)
+	h.failures.watch(sets, gone)
+	if err := tracer.SetWatch(h.failures.ports()); err != nil {
 		return Binds{}, err
+	}
+	if h.cfg.Namespaces != nil { // else it is the own one, as from the beginning
+		if err := tracer.SetNamespaces(slices.Collect(maps.Keys(sets))); err != nil {
+			return Binds{}, err
+		}
 	}
 	counts, err := tracer.Counts(nil)
 	if err != nil {
@@ -85,7 +94,7 @@ func (h *host) binds() (Binds, error) {
 	}
 	stats, err := tracer.Stats()
 	return Binds{
-		Counts:    counts,
+		Counts:    h.retired.settle(counts, gone),
 		Stats:     stats,
 		Latest:    h.failures.all(),
 		Conflicts: h.failures.conflicts.all(),
@@ -157,7 +166,9 @@ func (f *failures) watched(netns uint32, port uint16) bool {
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
-func (f *failures) watch(sets map[uint32]watch.Set) {
+// gone has the numbers of namespaces that are no more.
+func (f *failures) watch(sets map[uint32]watch.Set, gone map[uint32]bool) {
+	f.conflicts.retire(gone)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sets = sets
@@ -168,11 +179,17 @@ func (f *failures) watch(sets map[uint32]watch.Set) {
 		}
 	}
 	for key := range f.latest {
-		_, known := f.sets[key.Netns]
-		if key.Netns != 0 && !known || !key.OtherPort && !f.watched(key.Netns, key.Port) {
+		if gone[key.Netns] || !key.OtherPort && !f.watched(key.Netns, key.Port) {
 			delete(f.latest, key)
 		}
 	}
+}
+
+// ports are those that are watched anywhere.
+func (f *failures) ports() []uint16 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Keys(f.union))
 }
 
 func (f *failures) all() []Failure {
@@ -222,7 +239,7 @@ func (t *Taker) FollowBinds() error {
 
 // follow notes events until read says that there are no more.
 func (t *Taker) follow(read func(*bindtrace.Event) error) error {
-	looker := newLooker(&t.host.cfg, t.host.failures.conflicts)
+	looker := newLooker(t.host)
 	ctx, cancel := context.WithCancel(context.Background())
 	var looking sync.WaitGroup
 	looking.Go(func() { looker.run(ctx) })

@@ -226,6 +226,22 @@ func (c *conflicts) count(key ConflictKey, n uint64) {
 	c.counts[key] += n
 }
 
+// retire counts what namespaces that are gone have had as of others.
+func (c *conflicts) retire(gone map[uint32]bool) {
+	if len(gone) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, n := range c.counts {
+		if gone[key.Netns] {
+			delete(c.counts, key)
+			key.Netns = 0
+			c.count(key, n)
+		}
+	}
+}
+
 // take hands over what waits.
 func (c *conflicts) take() map[place]*waitingPort {
 	c.mu.Lock()

@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -25,13 +26,17 @@ const (
 // snapshot may hold the others for as long as a dump takes.
 type looker struct {
 	cfg       *Config
+	finder    *finder
 	conflicts *conflicts
 	tidings   *tidings
 	own       window
 }
 
-func newLooker(cfg *Config, c *conflicts) *looker {
-	return &looker{cfg: cfg, conflicts: c, tidings: newTidings(), own: window{cfg: cfg}}
+func newLooker(h *host) *looker {
+	return &looker{
+		cfg: &h.cfg, finder: h.finder, conflicts: h.failures.conflicts, tidings: newTidings(),
+		own: window{cfg: h.cfg},
+	}
 }
 
 // run looks until ctx ends.
@@ -65,16 +70,56 @@ func pause(ctx context.Context, d time.Duration) {
 // look finds the causes of all that waits, and says how long that took.
 func (l *looker) look(ctx context.Context) time.Duration {
 	start := time.Now()
-	for netns, waiting := range byNetns(l.conflicts.take()) {
-		seen, err := l.own.see(ctx, waiting)
+	all := byNetns(l.conflicts.take())
+	l.through(slices.Collect(maps.Keys(all)), func(inode uint32, w *window) {
+		waiting := all[inode]
+		seen, err := w.see(ctx, waiting)
 		for number, port := range waiting {
-			conflict := l.conflicts.settle(place{netns, number}, port, seen.port(number))
+			conflict := l.conflicts.settle(place{inode, number}, port, seen.port(number))
 			conflict.Err = err
 			l.tidings.add(time.Now(), conflict, port.watched)
 		}
-	}
+	})
 	return time.Since(start)
 }
+
+// through opens a window on each network namespace. Of one that is gone it shows nothing.
+func (l *looker) through(inodes []uint32, look func(uint32, *window)) {
+	set := new(inside)
+	for _, inode := range inodes {
+		if inode == l.cfg.OwnNetns {
+			look(inode, &l.own)
+			continue
+		}
+		w := set.window(l, inode)
+		look(inode, w)
+		w.close()
+	}
+	set.close()
+}
+
+// inside are the other namespaces, which are found once they are needed.
+type inside struct{ set *netns.Set }
+
+func (i *inside) window(l *looker, inode uint32) *window {
+	if i.set == nil {
+		i.set, _ = l.finder.open()
+	}
+	for _, ns := range i.set.Namespaces {
+		if ns.ID.Inode == uint64(inode) {
+			return &window{cfg: l.cfg.in(ns)}
+		}
+	}
+	return &window{cfg: Config{Dial: func() (*netlinkdiag.Conn, error) { return nil, errGone }}}
+}
+
+func (i *inside) close() {
+	if i.set != nil {
+		_ = i.set.Close()
+	}
+}
+
+var errGone = errors.New("the network namespace is gone")
 
 func byNetns(waiting map[place]*waitingPort) map[uint32]map[uint16]*waitingPort {
 	out := make(map[uint32]map[uint16]*waitingPort)
@@ -89,7 +134,7 @@ func byNetns(waiting map[place]*waitingPort) map[uint32]map[uint16]*waitingPort 
 
 // A window looks into one network namespace.
 type window struct {
-	cfg  *Config
+	cfg  Config
 	conn *netlinkdiag.Conn // nil until dialled
 }
 
@@ -276,17 +321,20 @@ func (l *looker) tell(ctx context.Context) {
 	if len(conflicts) == 0 || ctx.Err() != nil {
 		return
 	}
-	var ports []uint16
+	ports := make(map[uint32][]uint16)
 	for i := range conflicts {
-		ports = append(ports, conflicts[i].Port)
+		ports[conflicts[i].Netns] = append(ports[conflicts[i].Netns], conflicts[i].Port)
 	}
-	// An error leaves the sentence shorter.
-	listening, _ := l.own.dump(ctx, ports, netlinkdiag.States(netlinkdiag.StateListen), newSightings(ports))
-	for i := range conflicts {
-		c := &conflicts[i]
-		c.OtherHalf = otherHalf(c, listening)
-		l.cfg.OnConflict(*c)
-	}
+	l.through(slices.Sorted(maps.Keys(ports)), func(inode uint32, w *window) {
+		// An error leaves the sentence shorter.
+		listening, _ := w.dump(ctx, ports[inode], netlinkdiag.States(netlinkdiag.StateListen), newSightings(ports[inode]))
+		for i := range conflicts {
+			if c := &conflicts[i]; c.Netns == inode {
+				c.OtherHalf = otherHalf(c, listening)
+				l.cfg.OnConflict(*c)
+			}
+		}
+	})
 }
 
 // otherHalf are the listeners of the other family that could be of the same server.

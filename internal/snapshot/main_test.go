@@ -109,7 +109,7 @@ func newTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
 func openTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
 	t.Helper()
 	var err error
-	if cfg.Watcher, err = watch.New(ports); err != nil {
+	if cfg.Watch, err = watch.NewPlan(ports); err != nil {
 		t.Fatal(err)
 	}
 	return New(cfg)

@@ -23,8 +23,17 @@ type Snapshot struct {
 	// Others are the further network namespaces that are watched, by name.
 	Others []Namespace
 
+	// Discovery says how the others were found. It is off where none are looked for.
+	Discovery Part[Discovery]
+
 	// Binds has the calls of bind() and listen() that failed on this host.
 	Binds Part[Binds]
+}
+
+// Discovery is what there is beside Others.
+type Discovery struct {
+	Dropped    int // namespaces that would be watched but for their number
+	Unreadable int // processes whose namespace the exporter may not see
 }
 
 // Namespaces are all of them, the exporter's own first.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -15,13 +17,17 @@ import (
 
 // Config says what a Taker takes, and from where.
 type Config struct {
-	// Dial connects to the network namespace's sock_diag. It is called once, or until it
-	// succeeds: a kernel without costs the parts that need it, no more. FollowBinds has a
-	// connection of its own.
+	// Dial connects to the sock_diag of the process's own network namespace. It is called
+	// once, or until it succeeds: a kernel without costs the parts that need it, no more.
+	// FollowBinds has a connection of its own.
 	Dial func() (*netlinkdiag.Conn, error)
 
-	// Watcher decides which ports are watched. The Taker alone uses it from now on.
-	Watcher *watch.Watcher
+	// Watch decides which ports are watched. The Taker alone uses it from now on.
+	Watch *watch.Plan
+
+	// Namespaces finds the network namespaces to take beside the process's own; nil takes
+	// none. The Taker alone uses it from now on.
+	Namespaces *netns.Discoverer
 
 	// Retention is how long a listener group is remembered after its last socket: its drop
 	// counter, its address and flags.
@@ -31,14 +37,15 @@ type Config struct {
 	// dump of TCP, whether that part is on or not.
 	TCP, Listeners, Verdicts bool
 
-	// Stack reads the namespace's counters and limits; nil switches the part off.
+	// Stack reads the counters and limits of the calling thread's network namespace; nil
+	// switches the part off.
 	Stack func() (stack.Stats, error)
 
 	// Flags reads the reuse flags; nil switches the part off.
 	Flags FlagReader
 
 	// Binds counts failed binds; nil switches the part off. The Taker sets which ports it
-	// watches. OwnNetns is the inode number of the network namespace that is dumped.
+	// watches. OwnNetns is the inode number of the process's own network namespace.
 	Binds    *bindtrace.Tracer
 	OwnNetns uint32
 
@@ -46,8 +53,8 @@ type Config struct {
 	// a minute a port. It is called by FollowBinds, once at a time; nil is not.
 	OnConflict func(Conflict)
 
-	// NetNS is the descriptor of the namespace, to look up device names in; 0 for the
-	// process's own.
+	// NetNS is a descriptor of the namespace that is taken as the process's own, to look up
+	// device names in; 0 for the one that it really is in.
 	NetNS int
 }
 
@@ -76,8 +83,8 @@ func (t *Taker) Close() error {
 	return t.host.close()
 }
 
-// Ready says whether a snapshot was ever completed: every part was had, or is off, or needs
-// what this kernel does not have.
+// Ready says whether a snapshot was ever completed: every part of the own namespace was had,
+// or is off, or needs what this kernel does not have.
 func (t *Taker) Ready() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -166,6 +173,7 @@ func (f *flight) publish(set func(*Snapshot)) {
 func (f *flight) view(cause error) Snapshot {
 	f.mu.Lock()
 	s := f.snap
+	s.Others = slices.Clone(s.Others)
 	f.mu.Unlock()
 	if cause == nil {
 		cause = errPending
@@ -179,7 +187,8 @@ func (f *flight) view(cause error) Snapshot {
 }
 
 func (s *Snapshot) complete() bool {
-	for err := range s.errs() {
+	own := Snapshot{Namespace: s.Namespace, Discovery: Part[Discovery]{Err: ErrOff}, Binds: s.Binds}
+	for err := range own.errs() {
 		var lacking *netlinkdiag.ModuleError
 		if *err != nil && !errors.Is(*err, ErrOff) && !errors.As(*err, &lacking) {
 			return false
@@ -192,12 +201,16 @@ func (s *Snapshot) complete() bool {
 func (s *Snapshot) errs() iter.Seq[*error] {
 	return func(yield func(*error) bool) {
 		for ns := range s.Namespaces() {
-			for _, err := range []*error{&ns.Watch.Err, &ns.Listeners.Err, &ns.TCP.Err, &ns.Reuse.Err, &ns.Verdicts.Err, &ns.Stack.Err} {
+			for err := range ns.errs() {
 				if !yield(err) {
 					return
 				}
 			}
 		}
-		yield(&s.Binds.Err)
+		_ = yield(&s.Discovery.Err) && yield(&s.Binds.Err)
 	}
+}
+
+func (n *Namespace) errs() iter.Seq[*error] {
+	return slices.Values([]*error{&n.Watch.Err, &n.Listeners.Err, &n.TCP.Err, &n.Reuse.Err, &n.Verdicts.Err, &n.Stack.Err})
 }

@@ -19,10 +19,11 @@ import (
 // A worker asks the sources of one network namespace. It is used by one flight at a time, and
 // keeps what has to outlive a snapshot.
 type worker struct {
-	cfg   Config
-	conn  *netlinkdiag.Conn // nil until dialled
-	drops *dropCounter
-	set   watch.Set // the latest
+	cfg     Config
+	watcher *watch.Watcher
+	conn    *netlinkdiag.Conn // nil until dialled
+	drops   *dropCounter
+	set     watch.Set // the latest
 
 	memory *memory
 	quiet  bool // nothing but listeners was on the watched ports last time
@@ -37,11 +38,14 @@ type listed struct {
 	groups    Part[[]Group]
 }
 
-func newWorker(cfg Config) *worker {
+// newWorker makes one; plan makes its Watcher.
+func newWorker(cfg Config, plan func(watch.Protocol) *watch.Watcher) *worker {
+	watcher := plan(watch.TCP)
 	return &worker{
-		cfg:   cfg,
-		drops: newDropCounter(cfg.Retention),
-		set:   cfg.Watcher.Update(time.Time{}, nil),
+		cfg:     cfg,
+		watcher: watcher,
+		drops:   newDropCounter(cfg.Retention),
+		set:     watcher.Update(time.Time{}, nil),
 
 		memory: newMemory(cfg.Retention),
 	}
@@ -160,7 +164,7 @@ func (w *worker) watched(listening Part[[]listener]) Part[watch.Set] {
 		for i, l := range listening.Data {
 			ports[i] = l.key.Port
 		}
-		w.set = w.cfg.Watcher.Update(time.Now(), ports)
+		w.set = w.watcher.Update(time.Now(), ports)
 	}
 	return Part[watch.Set]{Data: w.set, Err: listening.Err, Duration: listening.Duration}
 }
@@ -205,7 +209,7 @@ func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[fold]
 	part := take(func() (fold, error) { return w.foldTCP(ctx, listening.Data) })
 	part.Duration += listening.Duration
 	if part.Err == nil {
-		w.cfg.Watcher.Lingering(lingering(part.Data.ports))
+		w.watcher.Lingering(lingering(part.Data.ports))
 	}
 	return part
 }

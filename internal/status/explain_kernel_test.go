@@ -32,7 +32,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = flags.Close() })
-	watcher, err := watch.New(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}}}, MaxPorts: 1})
+	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}}}, MaxPorts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	lines := make(chan string, 100)
 	taker := snapshot.New(snapshot.Config{
 		Dial:       func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watcher:    watcher,
+		Watch:      plan,
 		Flags:      flags,
 		Binds:      tracer,
 		OwnNetns:   uint32(ns.Inode()),
