@@ -31,9 +31,9 @@ type Config struct {
 
 const defaultLimit = 1024
 
-// ErrNotNetNS: there is a file, and it is not a network namespace. An empty
-// file in /run/netns is one that "ip netns" is just about to create or delete,
-// or one that it mounted in another mount namespace.
+// ErrNotNetNS is of a file that is there, and is not a network namespace. An
+// empty file in /run/netns is one that "ip netns" is just about to create or
+// delete, or one that it mounted in another mount namespace.
 var ErrNotNetNS = errors.New("not a network namespace")
 
 // An ID tells a namespace from every other, those that are gone included. It

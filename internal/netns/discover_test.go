@@ -87,15 +87,3 @@ func TestDescriptorIsOfTheNamespace(t *testing.T) {
 	n := open(t, discoverer(t, Config{Dir: dir, Specs: specs(t, "blue")})).Namespaces[0]
 	check(t, interfaces(t, n.FD()), index, "inside")
 }
-
-func TestRunRunsInside(t *testing.T) {
-	ns := kerneltest.New(t)
-	var inside unix.Stat_t
-	err := Run(ns.FD(), func() error { return unix.Stat("/proc/thread-self/ns/net", &inside) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if inside.Ino != ns.Inode() {
-		t.Errorf("got namespace %d, want %d", inside.Ino, ns.Inode())
-	}
-}

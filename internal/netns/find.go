@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"os"
@@ -154,7 +155,7 @@ func (d *Discoverer) kernelThread(pid int) bool {
 		return false
 	}
 	// The name, in parentheses, may have parentheses.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 7 {
 		return false
 	}

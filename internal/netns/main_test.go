@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,9 +18,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	switch os.Getenv(roleEnv) {
+	case "sleep":
+		for {
+			time.Sleep(time.Hour)
+		}
+	case "look":
+		look(os.Args[1])
+		return
+	}
 	inPrivateMounts()
 	kerneltest.Main(m)
 }
+
+// roleEnv makes the test binary the process that a test needs.
+const roleEnv = "SOCKSTATE_TEST_ROLE"
 
 // privateEnv marks the test binary in its own mount namespace, and what it starts.
 const privateEnv = "SOCKSTATE_TEST_PRIVATE"
@@ -129,4 +142,31 @@ func names(s *Set, known ...*kerneltest.NetNS) string {
 		all = append(all, fmt.Sprintf("%s=%d", n.Name, position))
 	}
 	return strings.Join(all, " ")
+}
+
+// find returns nil if it is not there.
+func find(t testing.TB, s *Set, inode uint64) *Namespace {
+	t.Helper()
+	var found *Namespace
+	for _, n := range s.Namespaces {
+		if n.ID.Inode != inode {
+			continue
+		}
+		if found != nil {
+			t.Errorf("namespace %d is there twice, as %q and %q", inode, found.Name, n.Name)
+		}
+		found = n
+	}
+	return found
+}
+
+// sleeper is a process inside the namespace.
+func sleeper(t testing.TB, ns *kerneltest.NetNS) *kerneltest.Cmd {
+	t.Helper()
+	cmd := ns.Command(t, "/proc/self/exe")
+	cmd.Env = append(os.Environ(), roleEnv+"=sleep")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
 }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrPrivilege: the caller may not enter the namespace. What wraps it also
+// ErrPrivilege is why the caller may not enter a namespace. What wraps it also
 // wraps EPERM, and so is an os.ErrPermission.
 var ErrPrivilege = errors.New("needs CAP_SYS_ADMIN")
 

@@ -1,0 +1,48 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+// look is what the process of a user sees.
+func look(dir string) {
+	d, err := New(Config{Dir: dir, Specs: []Spec{{pattern: "*", glob: true}}, Processes: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	s := d.Open()
+	fmt.Println("unreadable", s.Unreadable > 0)
+	for _, n := range s.Namespaces {
+		if n.Name == "blue" {
+			fmt.Println(n.Name, n.ID.Cookie)
+		}
+	}
+	fmt.Println(s.Err, errors.Is(s.Err, ErrPrivilege) && errors.Is(s.Err, os.ErrPermission))
+}
+
+func TestNobodySeesNamesButMayNotEnter(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns, own := kerneltest.New(t), kerneltest.New(t)
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // of this test alone
+		t.Fatal(err)
+	}
+	path := pin(t, ns, dir, "blue")
+	sleeper(t, ns) // of root
+
+	cmd := own.Command(t, "/proc/self/exe", dir).As(65534, 65534)
+	cmd.Env = append(os.Environ(), roleEnv+"=look")
+	out, err := cmd.CombinedOutput()
+	want := "unreadable true\nblue 0\nnetwork namespace " + path +
+		": enter network namespace: needs CAP_SYS_ADMIN: operation not permitted true\n"
+	if err != nil || string(out) != want {
+		t.Errorf("got error %v and\n%s\nwant\n%s", err, out, want)
+	}
+}
