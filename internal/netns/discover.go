@@ -126,6 +126,19 @@ func (d *Discoverer) Open() *Set {
 	fail := func(err error) { errs = append(errs, err) }
 	found := d.find(s, fail)
 
+	opened := d.openAll(s, found, fail)
+	if err := cookies(s.Namespaces); err != nil {
+		fail(err)
+	}
+	d.name(opened)
+	d.remember(opened)
+	slices.SortFunc(s.Namespaces, func(a, b *Namespace) int { return strings.Compare(a.Name, b.Name) })
+	s.Err = joinSome(errs)
+	return s
+}
+
+// openAll fills the Set, and returns those candidates that are in it.
+func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*candidate {
 	slices.SortStableFunc(found, func(a, b *candidate) int {
 		return cmp.Or(
 			compareBool(a.process(), b.process()),
@@ -159,14 +172,7 @@ func (d *Discoverer) Open() *Set {
 		opened = append(opened, c)
 		s.Namespaces = append(s.Namespaces, n)
 	}
-	if err := cookies(s.Namespaces); err != nil {
-		fail(err)
-	}
-	d.name(opened)
-	d.remember(opened)
-	slices.SortFunc(s.Namespaces, func(a, b *Namespace) int { return strings.Compare(a.Name, b.Name) })
-	s.Err = joinSome(errs)
-	return s
+	return opened
 }
 
 // remember forgets what is no more.

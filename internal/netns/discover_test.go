@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -48,9 +49,13 @@ func TestSpecThatMatchesNothingIsNoError(t *testing.T) {
 }
 
 func TestOwnNamespaceIsLeftOut(t *testing.T) {
-	s := open(t, discoverer(t, Config{Specs: specs(t, "/proc/self/ns/net", "/proc/thread-self/ns/net")}))
-	if len(s.Namespaces) != 0 {
+	d := discoverer(t, Config{Specs: specs(t, "/proc/self/ns/net", "/proc/thread-self/ns/net")})
+	if s := open(t, d); len(s.Namespaces) != 0 {
 		t.Errorf("got %s", names(s))
+	}
+	// Nor does it count against the limit.
+	if found := d.find(new(Set), func(err error) { t.Error(err) }); len(found) != 0 {
+		t.Errorf("got %d candidates, want none", len(found))
 	}
 }
 
@@ -79,6 +84,13 @@ func TestFileThatIsNoNetworkNamespaceCostsOnlyItself(t *testing.T) {
 	}
 }
 
+func TestFileOfAnotherKindIsNotEvenOpened(t *testing.T) {
+	inode, err := discoverer(t, Config{}).stat(os.DevNull)
+	if inode != 0 || !errors.Is(err, ErrNotNetNS) {
+		t.Errorf("got %d, error %v, want %v", inode, err, ErrNotNetNS)
+	}
+}
+
 func TestDescriptorIsOfTheNamespace(t *testing.T) {
 	ns := kerneltest.New(t)
 	index := link(t, rtnl(t, ns), bridge("inside"))
@@ -86,4 +98,58 @@ func TestDescriptorIsOfTheNamespace(t *testing.T) {
 	pin(t, ns, dir, "blue")
 	n := open(t, discoverer(t, Config{Dir: dir, Specs: specs(t, "blue")})).Namespaces[0]
 	check(t, interfaces(t, n.FD()), index, "inside")
+}
+
+func TestChangesBetweenFindingAndOpening(t *testing.T) {
+	a, b, c := kerneltest.New(t), kerneltest.New(t), kerneltest.New(t)
+	dir := t.TempDir()
+	blue, red := pin(t, a, dir, "blue"), pin(t, b, dir, "red")
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pid, moved := sleeper(t, c).Process.Pid, sleeper(t, kerneltest.New(t)).Process.Pid
+
+	var got Set
+	var errs []error
+	d := discoverer(t, Config{})
+	d.openAll(&got, []*candidate{
+		{inode: 1, path: blue},                        // was another namespace
+		{inode: b.Inode(), path: red},                 // as found
+		{inode: 2, path: b.Path()},                    // became one that there is already
+		{inode: 3, path: "/proc/thread-self/ns/net"},  // became ours
+		{inode: 4, path: empty},                       // was unmounted
+		{inode: 5, path: filepath.Join(dir, "gone")},  // was deleted
+		{inode: 6, pids: []int{moved}},                // moved to another namespace
+		{inode: c.Inode(), pids: []int{1 << 23, pid}}, // the first of them ended
+	}, func(err error) { errs = append(errs, err) })
+	defer got.Close()
+
+	want := []uint64{a.Inode(), b.Inode(), c.Inode()}
+	var inodes []uint64
+	for _, n := range got.Namespaces {
+		inodes = append(inodes, n.ID.Inode)
+	}
+	if !slices.Equal(inodes, want) {
+		t.Errorf("got %v, want %v", inodes, want)
+	}
+	if len(errs) != 1 || errs[0].Error() != empty+": not a network namespace" {
+		t.Errorf("got errors %v, want one of %s", errs, empty)
+	}
+}
+
+func TestProcessesAreAskedInTheOrderOfTheirNumbers(t *testing.T) {
+	proc := t.TempDir()
+	for _, pid := range []string{"10", "9", "100", "self"} {
+		if err := os.MkdirAll(filepath.Join(proc, pid, "ns"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("net:[4000000000]", filepath.Join(proc, pid, "ns/net")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, err := discoverer(t, Config{Proc: proc}).findProcesses(new(Set), nil)
+	if err != nil || len(found) != 1 || !slices.Equal(found[0].pids, []int{9, 10, 100}) {
+		t.Errorf("got %v, error %v, want one of 9, 10 and 100", found, err)
+	}
 }

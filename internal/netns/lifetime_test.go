@@ -113,7 +113,7 @@ func TestReusedNumberDoesNotInheritTheNameOfAContainer(t *testing.T) {
 	d := discoverer(t, Config{Processes: true, NameOf: func(int) string { return "now" }})
 	d.names = map[ID]string{{Inode: ns.Inode(), Cookie: 1}: "before"}
 	for range 2 {
-		n := find(t, open(t, d), ns.Inode())
+		n := find(t, openAmid(t, d), ns.Inode())
 		if n == nil || n.Name != "now" && n.Name != numbered("now", ns.Inode()) {
 			t.Errorf("got %v, want now", n)
 		}

@@ -128,6 +128,15 @@ func open(t testing.TB, d *Discoverer) *Set {
 	return s
 }
 
+// openAmid is for what looks at the processes of the host: there may be
+// others, that may not be entered.
+func openAmid(t testing.TB, d *Discoverer) *Set {
+	t.Helper()
+	s := d.Open()
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
 // names shows which namespace has which name: "blue=1 red=2", by the position
 // in known.
 func names(s *Set, known ...*kerneltest.NetNS) string {

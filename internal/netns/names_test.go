@@ -109,8 +109,12 @@ func TestLimitKeepsWhatWasThere(t *testing.T) {
 	}
 	// What is asked for by name comes before what is merely running.
 	sleeper(t, kerneltest.New(t))
-	d = discoverer(t, Config{Dir: dir, Specs: specs(t, "d"), Processes: true, Limit: 1})
-	if got := names(open(t, d), all...); got != "d=1" {
-		t.Errorf("got %s, want d=1", got)
+	d = discoverer(t, Config{Dir: dir, Specs: specs(t, "asked"), Processes: true, Limit: 1})
+	if got := openAmid(t, d); len(got.Namespaces) != 1 {
+		t.Fatalf("got %s, want that of a process", names(got))
+	}
+	pin(t, kerneltest.New(t), dir, "asked")
+	if got := names(openAmid(t, d)); got != "asked=0" {
+		t.Errorf("got %s, want asked=0", got)
 	}
 }

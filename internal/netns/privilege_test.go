@@ -12,17 +12,22 @@ import (
 
 // look is what the process of a user sees.
 func look(dir string) {
-	d, err := New(Config{Dir: dir, Specs: []Spec{{pattern: "*", glob: true}}, Processes: true})
+	processes, err := New(Config{Processes: true})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	s := d.Open()
+	s := processes.Open()
 	fmt.Println("unreadable", s.Unreadable > 0)
+
+	named, err := New(Config{Dir: dir, Specs: []Spec{{pattern: "*", glob: true}}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	s = named.Open()
 	for _, n := range s.Namespaces {
-		if n.Name == "blue" {
-			fmt.Println(n.Name, n.ID.Cookie)
-		}
+		fmt.Println(n.Name, n.ID.Cookie)
 	}
 	fmt.Println(s.Err, errors.Is(s.Err, ErrPrivilege) && errors.Is(s.Err, os.ErrPermission))
 }

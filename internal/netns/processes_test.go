@@ -23,7 +23,7 @@ func TestProcessesAreNamedAfterTheirContainer(t *testing.T) {
 		return pids[pid]
 	}})
 
-	s := open(t, d)
+	s := openAmid(t, d)
 	for ns, want := range map[*kerneltest.NetNS]string{a: "web", b: fmt.Sprintf("net:[%d]", b.Inode())} {
 		if n := find(t, s, ns.Inode()); n == nil || n.Name != want {
 			t.Errorf("got %v, want %s", n, want)
@@ -37,7 +37,7 @@ func TestNamespaceKeepsTheNameOfAContainerWhoseProcessEnds(t *testing.T) {
 	sleeper(t, ns)
 	name := "first"
 	d := discoverer(t, Config{Processes: true, NameOf: func(int) string { return name }})
-	before := find(t, open(t, d), ns.Inode())
+	before := find(t, openAmid(t, d), ns.Inode())
 	if before == nil {
 		t.Fatal("namespace not found")
 	}
@@ -46,7 +46,7 @@ func TestNamespaceKeepsTheNameOfAContainerWhoseProcessEnds(t *testing.T) {
 	}
 	first.Kill()
 	name = "second"
-	after := find(t, open(t, d), ns.Inode())
+	after := find(t, openAmid(t, d), ns.Inode())
 	// Other processes of this host may be in namespaces, too.
 	if after == nil || after.Name != "first" && after.Name != numbered("first", ns.Inode()) {
 		t.Errorf("got %v, want %s", after, before.Name)
@@ -58,13 +58,13 @@ func TestNamespaceGoesWithItsLastProcess(t *testing.T) {
 	p := sleeper(t, ns)
 	inode := ns.Inode()
 	d := discoverer(t, Config{Processes: true})
-	if find(t, open(t, d), inode) == nil {
+	if find(t, openAmid(t, d), inode) == nil {
 		t.Fatal("namespace not found")
 	}
 	// ns holds it, so nobody else has the number.
 	p.Kill()
 	eventually(t, "it goes", func() bool {
-		s := open(t, d)
+		s := openAmid(t, d)
 		defer s.Close()
 		return find(t, s, inode) == nil
 	})
@@ -82,7 +82,7 @@ func TestSpecHasPrecedenceOverProcesses(t *testing.T) {
 		}
 		return ""
 	}})
-	s := open(t, d)
+	s := openAmid(t, d)
 	for ns, want := range map[*kerneltest.NetNS]string{a: "blue", b: numbered("blue", b.Inode())} {
 		if n := find(t, s, ns.Inode()); n == nil || n.Name != want {
 			t.Errorf("got %v, want %s", n, want)
