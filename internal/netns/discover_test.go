@@ -153,3 +153,36 @@ func TestProcessesAreAskedInTheOrderOfTheirNumbers(t *testing.T) {
 		t.Errorf("got %v, error %v, want one of 9, 10 and 100", found, err)
 	}
 }
+
+func TestNamesThatIPHasMade(t *testing.T) {
+	ip := kerneltest.RequireCommand(t, "ip")
+	if os.Getenv(privateEnv) == "" {
+		kerneltest.Skip(t, "needs a mount namespace of its own")
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
+		t.Fatalf("mount tmpfs on /run: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount("/run", unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount /run: %v", err)
+		}
+	})
+	own := kerneltest.New(t)
+	d := discoverer(t, Config{Specs: specs(t, "blu*")})
+	for _, step := range []struct {
+		arg  []string
+		want string
+	}{
+		{nil, ""},
+		{[]string{"add", "blue"}, "blue=0"},
+		{[]string{"add", "red"}, "blue=0"},
+		{[]string{"delete", "blue"}, ""},
+	} {
+		if step.arg != nil {
+			own.Output(t, ip, append([]string{"netns"}, step.arg...)...)
+		}
+		if got := names(open(t, d)); got != step.want {
+			t.Errorf("%q: got %q, want %q", step.arg, got, step.want)
+		}
+	}
+}

@@ -20,3 +20,27 @@ func ExampleInterfaces() {
 	// "if2000000000"
 	// <nil>
 }
+
+func ExampleDiscoverer() {
+	spec, err := netns.ParseSpec("/proc/thread-self/ns/net")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	d, err := netns.New(netns.Config{Specs: []netns.Spec{spec}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	set := d.Open()
+	for _, ns := range set.Namespaces {
+		err := netns.Run(ns.FD(), func() error {
+			// What is opened here is of ns, and is closed here.
+			return nil
+		})
+		fmt.Println(ns.Name, err, ns.Close())
+	}
+	fmt.Println(len(set.Namespaces), set.Err) // the caller's own is never in it
+	// Output: 0 <nil>
+}
