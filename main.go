@@ -72,6 +72,10 @@ type options struct {
 	listener    bool
 	reuse       bool
 	restart     bool
+	udp         bool
+	remote      bool
+	ephemeral   bool
+	remotePorts []watch.Range
 	bind        bool
 	stack       bool
 	netns       []netns.Spec
@@ -123,7 +127,9 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
 	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767, 5353/udp.").
 		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
-	app.Flag("watch.max-ports", "Most ports to watch: those of --watch.port first, then by number.").Default("512").
+	app.Flag("watch.remote-port", "Port of others to count TCP sockets to. Repeatable. Examples: 5432, 9092-9095.").
+		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Range]{flag: "--watch.remote-port", parse: watch.ParseRange, list: &opts.remotePorts})
+	app.Flag("watch.max-ports", "Most ports to watch, of all namespaces: those of --watch.port first, then by number.").Default("512").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
 	app.Flag("netns", "Network namespace to watch beside the exporter's own: a name or a glob of names in /run/netns, or a path or a glob of paths. Repeatable. Examples: blue, cni-*, /var/run/docker/netns/*.").
@@ -135,6 +141,9 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("collector.reuse", "SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.reuse)
 	app.Flag("collector.restart", "Whether a restart of a listener could bind, and what is in the way.").Default("true").BoolVar(&opts.restart)
 	app.Flag("collector.bind", "Failed bind() and listen() calls.").Default("true").BoolVar(&opts.bind)
+	app.Flag("collector.udp", "Sockets, receive queues and drops of watched UDP ports.").Default("true").BoolVar(&opts.udp)
+	app.Flag("collector.remote", "Sockets to the ports of --watch.remote-port.").Default("true").BoolVar(&opts.remote)
+	app.Flag("collector.ephemeral", "Local ports in use for the busiest destinations.").Default("true").BoolVar(&opts.ephemeral)
 	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
 
 	opts.web = webflag.AddFlags(app, ":10048")
@@ -149,7 +158,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil && err.Error() == "unexpected check":
 		return nil, errors.New("check comes first: sockstate_exporter check [flags] PORT... (try check --help)")
 	case err != nil && strings.Contains(err.Error(), "collector."):
-		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind and stack", err)
+		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral and stack", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
@@ -157,6 +166,9 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 		return nil, fmt.Errorf("--watch.port: %w", err)
 	}
 	opts.retention = watching.Retention
+	if n := countPorts(opts.remotePorts); n > watching.MaxPorts {
+		return nil, fmt.Errorf("--watch.remote-port: %d ports, want --watch.max-ports=%d or fewer", n, watching.MaxPorts)
+	}
 	if *opts.web.WebConfigFile != "" {
 		if err := web.Validate(*opts.web.WebConfigFile); err != nil {
 			return nil, fmt.Errorf("--web.config.file=%s: %w", *opts.web.WebConfigFile, err)
@@ -189,6 +201,14 @@ func (v *value[T]) Set(s string) error {
 
 func (*value[T]) String() string       { return "" }
 func (v *value[T]) IsCumulative() bool { return v.list != nil }
+
+func countPorts(ranges []watch.Range) int {
+	n := 0
+	for _, r := range ranges {
+		n += int(r.Last) - int(r.First) + 1
+	}
+	return n
+}
 
 func parseRetention(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
@@ -229,9 +249,16 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 		TCP:       opts.tcp,
 		Listeners: opts.listener,
 		Verdicts:  opts.restart,
+		UDP:       opts.udp,
+		Ephemeral: opts.ephemeral,
 	}
+	readStack, localPorts := stackReader()
+	cfg.LocalPorts = localPorts
 	if opts.stack {
-		cfg.Stack = stackReader()
+		cfg.Stack = readStack
+	}
+	if opts.remote && len(opts.remotePorts) > 0 {
+		cfg.Remote = watch.NewPorts(opts.remotePorts)
 	}
 	cfg.Namespaces = s.openNamespaces(opts, logger)
 	if opts.bind {
@@ -386,12 +413,12 @@ func ownNetns() uint32 {
 	return uint32(st.Ino)
 }
 
-func stackReader() func() (stack.Stats, error) {
+func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error)) {
 	reader, err := stack.NewReader("/proc")
 	if err != nil {
-		return func() (stack.Stats, error) { return stack.Stats{}, err }
+		return func() (stack.Stats, error) { return stack.Stats{}, err }, nil
 	}
-	return reader.Read
+	return reader.Read, reader.LocalPorts
 }
 
 // newHandler is everything that is served.

@@ -266,11 +266,11 @@ func TestPortsBeyondTheBudgetAreCountedAndLoggedOnce(t *testing.T) {
 }
 
 func TestCollectorSwitchedOffIsAbsent(t *testing.T) {
-	e := start(t, kerneltest.New(t), "--no-collector.tcp", "--no-collector.stack", "--no-collector.listener", "--no-collector.reuse", "--no-collector.restart", "--no-collector.bind")
+	e := start(t, kerneltest.New(t), "--no-collector.tcp", "--no-collector.stack", "--no-collector.listener", "--no-collector.reuse", "--no-collector.restart", "--no-collector.bind", "--no-collector.udp", "--no-collector.ephemeral")
 	metrics := e.get(t, "/metrics")
 	for _, absent := range []string{
-		"sockstate_tcp_", "sockstate_netns_", "sockstate_bind_", "sockstate_listen_", "bind_tracing", "reuse_flags",
-		`collector="tcp"`, `collector="stack"`, `collector="listener"`, `collector="reuse"`, `collector="restart"`, `collector="bind"`,
+		"sockstate_tcp_", "sockstate_netns_", "sockstate_bind_", "sockstate_listen_", "sockstate_udp_", "bind_tracing", "reuse_flags",
+		`collector="tcp"`, `collector="stack"`, `collector="listener"`, `collector="reuse"`, `collector="restart"`, `collector="bind"`, `collector="udp"`, `collector="remote"`, `collector="ephemeral"`,
 	} {
 		if strings.Contains(metrics, absent) {
 			t.Errorf("serves %s", absent)
@@ -288,12 +288,16 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.port=80:a\nb", `--watch.port=80:a` + "\n" + `b: name "a\nb" holds '\n', want printable UTF-8 (try --help)`},
 		{"--watch.port=80:", `--watch.port=80:: "80:" has an empty name, want 1 to 64 bytes after the colon, or no colon (try --help)`},
 		{"--watch.port=80:a --watch.port=80:b", `--watch.port: port 80 has two names, "a" (from "80:a") and "b" (from "80:b"), want one`},
+		{"--watch.port=53/icmp", `--watch.port=53/icmp: protocol "icmp" is not known, want tcp or udp (try --help)`},
+		{"--watch.remote-port=0", `--watch.remote-port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
+		{"--watch.remote-port=1-1000", `--watch.remote-port: 1000 ports, want --watch.max-ports=512 or fewer`},
+		{"--netns=a/b", `--netns=a/b: network namespace "a/b": a path must begin with a slash (try --help)`},
 		{"--watch.exclude=1-x", `--watch.exclude=1-x: range "1-x": port "x" is not a number, want 1 to 65535 (try --help)`},
 		{"--watch.retention=soon", `--watch.retention=soon: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.retention=-1s", `--watch.retention=-1s: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.max-ports=0", `--watch.max-ports=0: want a whole number, 1 or more (try --help)`},
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
-		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind and stack`},
+		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},
 		{"4840", `unexpected 4840 (try --help)`},
 		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},

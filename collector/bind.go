@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/watch"
 )
 
 // bindFamily: the calls of bind() and listen() that failed on this host.
@@ -103,9 +104,9 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), strconv.FormatBool(c.ReuseAddr), c.Cause.String(),
 		}] += c.N
 	}
-	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}))
-	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}))
-	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels()))
+	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}, watch.TCP, watch.UDP))
+	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}, watch.TCP))
+	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), watch.TCP))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process))
@@ -116,25 +117,38 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 // eachPort are the series of watched ports that are there before the first failure, so that
-// it is an increase: of TCP, of both families, with each of the last two labels.
-func eachPort(s *snapshot.Snapshot, last, veryLast []string) iter.Seq[series] {
+// it is an increase: of both families, with each of the last two labels.
+func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...watch.Protocol) iter.Seq[series] {
 	return func(yield func(series) bool) {
 		for ns := range s.Namespaces() {
-			one := series{0: netnsLabel(ns), 2: bindtrace.ProtocolTCP.String()}
-			for _, p := range ns.Watch.Data.Ports {
-				one[1] = strconv.Itoa(int(p.Number))
-				for _, one[3] = range []string{bindtrace.FamilyIPv4.String(), bindtrace.FamilyIPv6.String()} {
-					for _, one[4] = range last {
-						for _, one[5] = range veryLast {
-							if !yield(one) {
-								return
-							}
-						}
+			one := series{0: netnsLabel(ns)}
+			for protocol, set := range watched(ns) {
+				if !slices.Contains(protocols, protocol) {
+					continue
+				}
+				one[2] = protocol.String()
+				for _, p := range set.Ports {
+					one[1] = strconv.Itoa(int(p.Number))
+					if !eachFamily(one, last, veryLast, yield) {
+						return
 					}
 				}
 			}
 		}
 	}
+}
+
+func eachFamily(one series, last, veryLast []string, yield func(series) bool) bool {
+	for _, one[3] = range []string{bindtrace.FamilyIPv4.String(), bindtrace.FamilyIPv6.String()} {
+		for _, one[4] = range last {
+			for _, one[5] = range veryLast {
+				if !yield(one) {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 func errnoLabels(errnos ...syscall.Errno) []string {

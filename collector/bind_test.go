@@ -26,6 +26,11 @@ func bindText(t *testing.T, binds snapshot.Binds) []byte {
 // zeroBinds are the series that are there before anything failed.
 func zeroBinds() (binds, listens map[string]string) {
 	binds, listens = make(map[string]string), make(map[string]string)
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for _, errno := range []string{"EADDRINUSE", "EADDRNOTAVAIL", "EACCES"} {
+			binds[`errno="`+errno+`",family="`+family+`",netns="",port="53",protocol="udp"`] = "0"
+		}
+	}
 	for _, port := range []string{"80", "4840"} {
 		for _, family := range []string{"ipv4", "ipv6"} {
 			for _, errno := range []string{"EADDRINUSE", "EADDRNOTAVAIL", "EACCES"} {
@@ -53,7 +58,7 @@ func TestWatchedPortsHaveZerosBeforeTheFirstFailure(t *testing.T) {
 
 func TestNoPortWatchedIsNoZero(t *testing.T) {
 	s := wholeSnapshot(t)
-	s.Watch.Data = watch.Set{Limit: 1}
+	s.Watch.Data, s.UDP.Data.Watch = watch.Set{Limit: 1}, watch.Set{}
 	s.Binds.Data.Counts = nil
 	c, _ := collectorOf(s)
 	if got := values(exposition(t, c), "sockstate_bind_failures_total"); len(got) != 0 {

@@ -165,6 +165,10 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds"
 		feature = "sockstate_feature_available"
 
+		udp       = "sockstate_udp_sockets sockstate_udp_receive_queue_bytes sockstate_udp_drops_total"
+		remote    = "sockstate_tcp_remote_sockets"
+		ephemeral = "sockstate_netns_ephemeral_ports_used"
+
 		namespaces = "sockstate_watched_namespaces sockstate_watched_namespaces_dropped sockstate_namespaces_unreadable_processes"
 	)
 	lacking := fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
@@ -172,46 +176,46 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		name    string
 		change  func(*snapshot.Snapshot)
 		missing string            // metrics
-		success map[string]string // collectors, tcp listener stack watch reuse bind restart netns
+		success map[string]string // collectors, tcp listener stack watch reuse bind restart netns udp remote ephemeral
 		feature string
 	}{
-		{"nothing", func(*snapshot.Snapshot) {}, "", success("11111111"), "1"},
+		{"nothing", func(*snapshot.Snapshot) {}, "", success("11111111111"), "1"},
 		{"tcp", func(s *snapshot.Snapshot) {
 			s.TCP.Err = errBroken // what there is of it is not to be shown
-		}, tcp, success("01111111"), "1"},
+		}, tcp, success("01111111111"), "1"},
 		{"listeners", func(s *snapshot.Snapshot) {
 			s.Listeners.Err = errBroken
-		}, listener, success("10111111"), "1"},
+		}, listener, success("10111111111"), "1"},
 		{"reuse flags", func(s *snapshot.Snapshot) {
 			s.Reuse.Err = errBroken
-		}, reuse, success("11110111"), "1"},
+		}, reuse, success("11110111111"), "1"},
 		{"verdicts", func(s *snapshot.Snapshot) {
 			s.Verdicts.Err = errBroken
-		}, restart, success("11111101"), "1"},
+		}, restart, success("11111101111"), "1"},
 		{"failed binds", func(s *snapshot.Snapshot) {
 			s.Binds.Err = errBroken
-		}, bind, success("11111011"), "1"},
+		}, bind, success("11111011111"), "1"},
 		{"stack", func(s *snapshot.Snapshot) {
 			s.Stack = snapshot.Part[stack.Stats]{Err: errBroken}
-		}, netns, success("11011111"), "1"},
+		}, netns, success("11011111111"), "1"},
 		{"part of the stack", func(s *snapshot.Snapshot) {
 			s.Stack.Err = errBroken
 			s.Stack.Data.ListenDrops.OK = false
-		}, "sockstate_netns_listen_drops_total", success("11011111"), "1"},
+		}, "sockstate_netns_listen_drops_total", success("11011111111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: errBroken}
-		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("00100101"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("00100101111"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: lacking}
-		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("00100101"), "0"},
+		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("00100101111"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
@@ -220,12 +224,15 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 					Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
 					Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
 					Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
+					Remote:    snapshot.Part[[]snapshot.RemotePort]{Err: errScrapeTimeout},
+					Ephemeral: snapshot.Part[snapshot.Ephemeral]{Err: errScrapeTimeout},
+					UDP:       snapshot.Part[snapshot.UDP]{Err: errScrapeTimeout},
 					Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 				},
 				Discovery: snapshot.Part[snapshot.Discovery]{Err: errScrapeTimeout},
 				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
 			}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, feature}, " "), success("00000000"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, udp, remote, ephemeral, feature}, " "), success("00000000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
@@ -234,7 +241,10 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: snapshot.ErrOff}
 			s.Binds = snapshot.Part[snapshot.Binds]{Err: snapshot.ErrOff}
 			s.Discovery = snapshot.Part[snapshot.Discovery]{Err: snapshot.ErrOff}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
+			s.Remote = snapshot.Part[[]snapshot.RemotePort]{Err: snapshot.ErrOff}
+			s.Ephemeral = snapshot.Part[snapshot.Ephemeral]{Err: snapshot.ErrOff}
+			s.UDP = snapshot.Part[snapshot.UDP]{Err: snapshot.ErrOff}
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces, udp, remote, ephemeral}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := wholeSnapshot(t)
@@ -266,7 +276,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 // success of the collectors, in the order of their names in there.
 func success(of string) map[string]string {
 	out := make(map[string]string)
-	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart", "netns"} {
+	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart", "netns", "udp", "remote", "ephemeral"} {
 		out[`collector="`+name+`"`] = of[i : i+1]
 	}
 	return out

@@ -92,6 +92,21 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 		}
 	}
 
+	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 53, Last: 53}, Protocol: watch.UDP, Name: "dns"}}, MaxPorts: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	udp := snapshot.UDP{
+		Watch: plan.Own(watch.UDP).Update(time.Time{}, nil),
+		Ports: []snapshot.UDPPort{{
+			Number: 53,
+			IPv4:   snapshot.UDPSockets{Sockets: 2, Queue: 4096, Drops: 7, DropsKnown: true},
+			IPv6:   snapshot.UDPSockets{Sockets: 1},
+		}},
+	}
+	remote := snapshot.RemotePort{Number: 5432}
+	remote.IPv4[netlinkdiag.StateEstablished], remote.IPv6[netlinkdiag.StateTimeWait] = 20, 3
+
 	known := func(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
@@ -100,6 +115,9 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Listeners: snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
 			Reuse:     snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
+			Remote:    snapshot.Part[[]snapshot.RemotePort]{Data: []snapshot.RemotePort{remote}, Duration: 250 * time.Millisecond},
+			Ephemeral: snapshot.Part[snapshot.Ephemeral]{Data: snapshot.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
+			UDP:       snapshot.Part[snapshot.UDP]{Data: udp, Duration: 2 * time.Millisecond},
 			Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),

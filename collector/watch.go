@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"iter"
 	"strconv"
 	"time"
 
@@ -43,25 +44,36 @@ func (*watchFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		netns := netnsLabel(ns)
-		for _, p := range ns.Watch.Data.Ports {
-			ch.put(f.info, 1, netns, strconv.Itoa(int(p.Number)), "tcp", p.Name, string(p.Source))
+		for protocol, set := range watched(ns) {
+			for _, p := range set.Ports {
+				ch.put(f.info, 1, netns, strconv.Itoa(int(p.Number)), protocol.String(), p.Name, string(p.Source))
+			}
 		}
 	}
-	watched, dropped, limit := budget(s)
+	ports, dropped, limit := budget(s)
 	if limit == 0 {
 		return
 	}
-	ch.put(f.ports, float64(watched))
+	ch.put(f.ports, float64(ports))
 	ch.put(f.limit, float64(limit))
 	ch.put(f.dropped, float64(dropped))
 }
 
 // budget adds up the sets of all namespaces; a limit of 0 means that none is known.
-func budget(s *snapshot.Snapshot) (watched, dropped, limit int) {
+func budget(s *snapshot.Snapshot) (ports, dropped, limit int) {
 	for ns := range s.Namespaces() {
-		watched += len(ns.Watch.Data.Ports)
-		dropped += ns.Watch.Data.Dropped
-		limit = max(limit, ns.Watch.Data.Limit)
+		for _, set := range watched(ns) {
+			ports += len(set.Ports)
+			dropped += set.Dropped
+			limit = max(limit, set.Limit)
+		}
 	}
-	return watched, dropped, limit
+	return ports, dropped, limit
+}
+
+// watched are the sets of ports of both protocols.
+func watched(ns *snapshot.Namespace) iter.Seq2[watch.Protocol, *watch.Set] {
+	return func(yield func(watch.Protocol, *watch.Set) bool) {
+		_ = yield(watch.TCP, &ns.Watch.Data) && yield(watch.UDP, &ns.UDP.Data.Watch)
+	}
 }

@@ -107,15 +107,15 @@ type failures struct {
 	conflicts *conflicts
 
 	mu     sync.Mutex
-	sets   map[uint32]watch.Set // by inode number of the network namespace
-	union  map[uint16]struct{}  // the ports of all sets
+	sets   map[uint32][]watch.Set // by inode number of the network namespace
+	union  map[uint16]struct{}    // the ports of all sets
 	latest map[FailureKey]Failure
 }
 
 func newFailures(own uint32) *failures {
 	return &failures{
 		conflicts: newConflicts(),
-		sets:      map[uint32]watch.Set{own: {}},
+		sets:      map[uint32][]watch.Set{own: nil},
 		latest:    make(map[FailureKey]Failure),
 	}
 }
@@ -156,26 +156,30 @@ func (f *failures) watched(netns uint32, port uint16) bool {
 	if port == 0 {
 		return true
 	}
-	set, ok := f.sets[netns]
+	sets, ok := f.sets[netns]
 	if !ok {
 		_, ok = f.union[port]
 		return ok
 	}
-	_, ok = set.Find(port)
-	return ok
+	return slices.ContainsFunc(sets, func(set watch.Set) bool {
+		_, ok := set.Find(port)
+		return ok
+	})
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the numbers of namespaces that are no more.
-func (f *failures) watch(sets map[uint32]watch.Set, gone map[uint32]bool) {
+func (f *failures) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) {
 	f.conflicts.retire(gone)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sets = sets
 	f.union = make(map[uint16]struct{})
-	for _, set := range sets {
-		for _, p := range set.Ports {
-			f.union[p.Number] = struct{}{}
+	for _, of := range sets {
+		for _, set := range of {
+			for _, p := range set.Ports {
+				f.union[p.Number] = struct{}{}
+			}
 		}
 	}
 	for key := range f.latest {

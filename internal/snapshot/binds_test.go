@@ -29,7 +29,7 @@ func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
 func failuresOf(t *testing.T, ports []watch.Range, events ...bindtrace.Event) *failures {
 	t.Helper()
 	f := newFailures(ownNetns)
-	f.watch(map[uint32]watch.Set{ownNetns: watching(t, ports...)}, nil)
+	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, ports...)}}, nil)
 	for i := range events {
 		f.add(&events[i])
 	}
@@ -128,7 +128,7 @@ func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
 func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
 	f := failuresOf(t, []watch.Range{one(80), one(443)},
 		failed(80, "a", 1), failed(443, "b", 2), failed(0, "c", 3), failed(8080, "d", 4))
-	f.watch(map[uint32]watch.Set{ownNetns: watching(t, one(443))}, nil)
+	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(443))}}, nil)
 	var ports []string
 	for _, l := range f.all() {
 		ports = append(ports, l.Process)
@@ -177,7 +177,7 @@ func TestFailuresWhileWatchedPortsChange(t *testing.T) {
 	}()
 	sets := []watch.Set{watching(t, one(80)), watching(t, one(81))}
 	for i := range 200 {
-		f.watch(map[uint32]watch.Set{ownNetns: sets[i%2]}, nil)
+		f.watch(map[uint32][]watch.Set{ownNetns: {sets[i%2]}}, nil)
 		if n := len(f.all()); n > 2 {
 			t.Fatalf("%d failures are kept, want 2 at most", n)
 		}

@@ -58,7 +58,7 @@ func newFollowed(t *testing.T, ports watch.Config, flags FlagReader, sockets ...
 	cfg.OwnNetns, cfg.Flags = conflictNetns, flags
 	cfg.OnConflict = func(c Conflict) { f.told = append(f.told, c) }
 	f.Taker = openTaker(t, cfg, ports)
-	f.host.failures.watch(map[uint32]watch.Set{conflictNetns: f.host.own.set}, nil)
+	f.host.failures.watch(map[uint32][]watch.Set{conflictNetns: {f.host.own.set}}, nil)
 	go func() {
 		f.done <- f.follow(func(e *bindtrace.Event) error {
 			next, ok := <-f.events

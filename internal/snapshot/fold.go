@@ -17,11 +17,16 @@ type fold struct {
 	held    []holders // as set.Ports
 	holdAll bool
 
+	clients *clients
+
 	at time.Time // that the dump ended
 }
 
-func newFold(set watch.Set, holdAll bool) *fold {
-	f := &fold{set: set, ports: make([]PortSockets, len(set.Ports)), held: make([]holders, len(set.Ports)), holdAll: holdAll}
+func newFold(set watch.Set, holdAll bool, c *clients) *fold {
+	f := &fold{
+		set: set, ports: make([]PortSockets, len(set.Ports)), held: make([]holders, len(set.Ports)), holdAll: holdAll,
+		clients: c,
+	}
 	f.reset()
 	return f
 }
@@ -32,9 +37,11 @@ func (f *fold) reset() {
 		f.ports[i] = PortSockets{Number: f.set.Ports[i].Number}
 		f.held[i] = holders{}
 	}
+	f.clients.reset()
 }
 
 func (f *fold) add(s *netlinkdiag.Socket) {
+	f.clients.add(s)
 	i, ok := f.set.Find(s.Local.Port())
 	if !ok {
 		return

@@ -127,7 +127,7 @@ func (h *host) keep(set *netns.Set) {
 	}
 	maps.DeleteFunc(h.others, func(id netns.ID, w *worker) bool {
 		if !there[id] {
-			w.watcher.Close()
+			w.forget()
 		}
 		return !there[id]
 	})
@@ -139,12 +139,20 @@ func (h *host) keep(set *netns.Set) {
 }
 
 // watched are the ports that are watched, by the number of the namespace.
-func (h *host) watched(set *netns.Set) map[uint32]watch.Set {
-	sets := map[uint32]watch.Set{h.cfg.OwnNetns: h.own.set}
+func (h *host) watched(set *netns.Set) map[uint32][]watch.Set {
+	sets := map[uint32][]watch.Set{h.cfg.OwnNetns: h.own.sets()}
 	for _, ns := range set.Namespaces {
-		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].set
+		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].sets()
 	}
 	return sets
+}
+
+// sets are those of the protocols.
+func (w *worker) sets() []watch.Set {
+	if w.udp == nil {
+		return []watch.Set{w.set}
+	}
+	return []watch.Set{w.set, w.udp.set}
 }
 
 // leave lets go of the namespace: its sockets would keep it in being.
@@ -157,7 +165,7 @@ func (w *worker) leave() {
 
 // in is the Config for another network namespace, while that is open.
 func (c Config) in(ns *netns.Namespace) Config {
-	fd, read := ns.FD(), c.Stack
+	fd, read, localPorts := ns.FD(), c.Stack, c.LocalPorts
 	c.NetNS = fd
 	c.Dial = func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	if read != nil {
@@ -167,6 +175,15 @@ func (c Config) in(ns *netns.Namespace) Config {
 				return err
 			})
 			return s, err
+		}
+	}
+	if localPorts != nil {
+		c.LocalPorts = func() (first, last uint16, err error) {
+			err = netns.Run(fd, func() (err error) {
+				first, last, err = localPorts()
+				return err
+			})
+			return first, last, err
 		}
 	}
 	return c

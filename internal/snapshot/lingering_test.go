@@ -129,7 +129,7 @@ func TestMoreKindsOfSocketsThanFitLeaveAPortUnknown(t *testing.T) {
 
 // A dump that begins anew begins with nothing.
 func TestResetForgetsWhatHolds(t *testing.T) {
-	f := newFold(watchedSet(t, 80), true)
+	f := newFold(watchedSet(t, 80), true, newClients(nil, watch.Range{}))
 	s := inState(netlinkdiag.StateCloseWait)
 	f.add(&s)
 	f.reset()
@@ -188,7 +188,7 @@ func BenchmarkFold(b *testing.B) {
 				b.Run(fmt.Sprintf("ports=%d/%s/holdAll=%v", ports, kinds.name, holdAll), func(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
-						f := newFold(set, holdAll)
+						f := newFold(set, holdAll, newClients(nil, watch.Range{}))
 						for i := range million {
 							f.add(&sockets[i%len(sockets)])
 						}

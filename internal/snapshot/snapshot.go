@@ -68,6 +68,15 @@ type Namespace struct {
 	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
 	TCP Part[[]PortSockets]
 
+	// Remote has the sockets to each watched remote port, by number.
+	Remote Part[[]RemotePort]
+
+	// Ephemeral has the local ports in use for the busiest destinations.
+	Ephemeral Part[Ephemeral]
+
+	// UDP has the sockets of watched UDP ports. Its set of ports is there even when Err is not nil.
+	UDP Part[UDP]
+
 	// Reuse has the reuse flags of the listeners and of the sockets behind them.
 	Reuse Part[Reuse]
 

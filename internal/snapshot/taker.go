@@ -37,6 +37,20 @@ type Config struct {
 	// dump of TCP, whether that part is on or not.
 	TCP, Listeners, Verdicts bool
 
+	// UDP switches the part of that name on.
+	UDP bool
+
+	// Remote are the remote ports to count sockets to, in the dump of TCP; nil switches the
+	// part off.
+	Remote *watch.Ports
+
+	// Ephemeral switches the part of that name on, in the dump of TCP.
+	Ephemeral bool
+
+	// LocalPorts reads the range of ports that the kernel chooses from in the calling thread's
+	// network namespace; nil: it is not known.
+	LocalPorts func() (first, last uint16, err error)
+
 	// Stack reads the counters and limits of the calling thread's network namespace; nil
 	// switches the part off.
 	Stack func() (stack.Stats, error)
@@ -212,5 +226,5 @@ func (s *Snapshot) errs() iter.Seq[*error] {
 }
 
 func (n *Namespace) errs() iter.Seq[*error] {
-	return slices.Values([]*error{&n.Watch.Err, &n.Listeners.Err, &n.TCP.Err, &n.Reuse.Err, &n.Verdicts.Err, &n.Stack.Err})
+	return slices.Values([]*error{&n.Watch.Err, &n.Listeners.Err, &n.TCP.Err, &n.Remote.Err, &n.Ephemeral.Err, &n.UDP.Err, &n.Reuse.Err, &n.Verdicts.Err, &n.Stack.Err})
 }

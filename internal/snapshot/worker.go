@@ -25,10 +25,14 @@ type worker struct {
 	drops   *dropCounter
 	set     watch.Set // the latest
 
+	udp *udpWorker // nil: off
+
 	memory *memory
 	quiet  bool // nothing but listeners was on the watched ports last time
 
-	listed listed // by the flight that runs
+	// Of the flight that runs:
+	listed     listed
+	localPorts watch.Range // that the kernel chooses from; empty where that is not known
 }
 
 // listed is what list has seen: take goes on from there.
@@ -41,7 +45,7 @@ type listed struct {
 // newWorker makes one; plan makes its Watcher.
 func newWorker(cfg Config, plan func(watch.Protocol) *watch.Watcher) *worker {
 	watcher := plan(watch.TCP)
-	return &worker{
+	w := &worker{
 		cfg:     cfg,
 		watcher: watcher,
 		drops:   newDropCounter(cfg.Retention),
@@ -49,6 +53,30 @@ func newWorker(cfg Config, plan func(watch.Protocol) *watch.Watcher) *worker {
 
 		memory: newMemory(cfg.Retention),
 	}
+	if cfg.UDP {
+		w.udp = newUDPWorker(plan(watch.UDP), cfg.Retention)
+	}
+	return w
+}
+
+// forget gives its ports back.
+func (w *worker) forget() {
+	w.watcher.Close()
+	if w.udp != nil {
+		w.udp.watcher.Close()
+	}
+}
+
+func (w *worker) dial() error {
+	if w.conn != nil {
+		return nil
+	}
+	conn, err := w.cfg.Dial()
+	if err != nil {
+		return err
+	}
+	w.conn = conn
+	return nil
 }
 
 func (w *worker) close() error {
@@ -71,6 +99,13 @@ func (w *worker) readStack(publish func(func(*Namespace))) {
 
 // list takes the listeners, and with them the set of watched ports.
 func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
+	w.localPorts = watch.Range{}
+	if w.cfg.LocalPorts != nil {
+		// Where that fails, the stack part says so.
+		if first, last, err := w.cfg.LocalPorts(); err == nil {
+			w.localPorts = watch.Range{First: first, Last: last}
+		}
+	}
 	all := take(func() ([]listener, error) { return w.listening(ctx) })
 	watched := w.watched(all)
 	publish(func(s *Namespace) { s.Watch = watched })
@@ -84,6 +119,9 @@ func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
 		}
 	})
 	w.listed = listed{all: all, onWatched: onWatched, groups: groups}
+
+	udp := take(func() (UDP, error) { return w.readUDP(ctx) })
+	publish(func(s *Namespace) { s.UDP = udp })
 }
 
 // take takes the sockets on the watched ports, their flags, and what follows from both.
@@ -105,9 +143,11 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 	}
 	tcp := w.tcp(ctx, l.all)
 	publish(func(s *Namespace) {
-		s.TCP = Part[[]PortSockets]{Data: tcp.Data.ports, Err: tcp.Err, Duration: tcp.Duration}
-		if !w.cfg.TCP {
-			s.TCP = Part[[]PortSockets]{Err: ErrOff}
+		s.TCP = part(w.cfg.TCP, &tcp, func(f *fold) []PortSockets { return f.ports })
+		s.Remote = part(w.cfg.Remote != nil, &tcp, func(f *fold) []RemotePort { return f.clients.ports })
+		s.Ephemeral = part(w.cfg.Ephemeral, &tcp, func(f *fold) Ephemeral { return f.clients.to.busiest() })
+		if s.Ephemeral.Err == nil && w.localPorts == (watch.Range{}) {
+			s.Ephemeral = Part[Ephemeral]{Err: errLocalPorts, Duration: tcp.Duration}
 		}
 	})
 	quiet := tcp.Err == nil && !slices.ContainsFunc(tcp.Data.ports, func(p PortSockets) bool { return p.lingers() })
@@ -121,6 +161,20 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 	publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
 
+// errLocalPorts: the stack part says why.
+var errLocalPorts = errors.New("net.ipv4.ip_local_port_range is not known")
+
+// part is one of those that come out of the dump.
+func part[T any](on bool, tcp *Part[fold], of func(*fold) T) Part[T] {
+	switch {
+	case !on:
+		return Part[T]{Err: ErrOff}
+	case tcp.Err != nil:
+		return Part[T]{Err: tcp.Err, Duration: tcp.Duration}
+	}
+	return Part[T]{Data: of(&tcp.Data), Duration: tcp.Duration}
+}
+
 // take calls a source and notes how long it took.
 func take[T any](source func() (T, error)) Part[T] {
 	start := time.Now()
@@ -131,12 +185,8 @@ func take[T any](source func() (T, error)) Part[T] {
 // listening dumps every listening socket. They are few, in tables of their own, and all
 // three parts need them.
 func (w *worker) listening(ctx context.Context) ([]listener, error) {
-	if w.conn == nil {
-		conn, err := w.cfg.Dial()
-		if err != nil {
-			return nil, err
-		}
-		w.conn = conn
+	if err := w.dial(); err != nil {
+		return nil, err
 	}
 	var found []listener
 	req := netlinkdiag.Request{
@@ -200,7 +250,7 @@ func (w *worker) listeners(listening Part[[]listener], onWatched []listener) Par
 
 // tcp dumps the sockets on the watched ports.
 func (w *worker) tcp(ctx context.Context, listening Part[[]listener]) Part[fold] {
-	if !w.cfg.TCP && !w.cfg.Verdicts {
+	if !w.cfg.TCP && !w.cfg.Verdicts && w.cfg.Remote == nil && !w.cfg.Ephemeral {
 		return Part[fold]{Err: ErrOff}
 	}
 	if listening.Err != nil {
@@ -246,13 +296,14 @@ func (w *worker) flagsOfAll() bool {
 const maxKernelFilter = 1024
 
 func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error) {
-	f := newFold(w.set, w.cfg.Verdicts && !w.flagsOfAll())
-	if len(w.set.Ports) == 0 {
+	f := newFold(w.set, w.cfg.Verdicts && !w.flagsOfAll(), w.clients())
+	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen), Ports: f.clients.filter()}
+	req.Ports.Local = append(req.Ports.Local, ranges(w.set.Ports)...)
+	switch n := len(req.Ports.Local) + len(req.Ports.Remote); {
+	case n == 0:
 		return *f, nil
-	}
-	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen)}
-	if len(w.set.Ports) <= maxKernelFilter {
-		req.Ports.Local = ranges(w.set.Ports)
+	case n > maxKernelFilter:
+		req.Ports = netlinkdiag.PortFilter{}
 	}
 	if err := w.dumpTCP(ctx, req, f); err != nil {
 		return fold{}, fmt.Errorf("dump tcp sockets: %w", err)
@@ -262,6 +313,13 @@ func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error
 		f.addListener(&listening[i])
 	}
 	return *f, nil
+}
+
+func (w *worker) clients() *clients {
+	if !w.cfg.Ephemeral {
+		return newClients(w.cfg.Remote, watch.Range{})
+	}
+	return newClients(w.cfg.Remote, w.localPorts)
 }
 
 func (w *worker) dumpTCP(ctx context.Context, req netlinkdiag.Request, f *fold) error {

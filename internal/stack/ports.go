@@ -17,15 +17,26 @@ type portRange struct {
 	first, last int
 }
 
-func (r *Reader) readEphemeralPorts(s *Stats) error {
-	const rangeSysctl, reservedSysctl = "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports"
-
-	v, err := r.proc.SysctlInts(rangeSysctl)
+// LocalPorts returns the first and the last port of net.ipv4.ip_local_port_range of the calling
+// thread's network namespace.
+func (r *Reader) LocalPorts() (first, last uint16, err error) {
+	const sysctl = "net.ipv4.ip_local_port_range"
+	v, err := r.proc.SysctlInts(sysctl)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", rangeSysctl, err)
+		return 0, 0, fmt.Errorf("read %s: %w", sysctl, err)
 	}
 	if len(v) != 2 || v[0] < 0 || v[0] > v[1] || v[1] > 65535 {
-		return fmt.Errorf("read %s: got %v, want two ports, the lower first", rangeSysctl, v)
+		return 0, 0, fmt.Errorf("read %s: got %v, want two ports, the lower first", sysctl, v)
+	}
+	return uint16(v[0]), uint16(v[1]), nil
+}
+
+func (r *Reader) readEphemeralPorts(s *Stats) error {
+	const reservedSysctl = "net.ipv4.ip_local_reserved_ports"
+
+	first, last, err := r.LocalPorts()
+	if err != nil {
+		return err
 	}
 
 	// Not with procfs.FS.SysctlStrings: that reads 128 bytes and no more.
@@ -37,7 +48,7 @@ func (r *Reader) readEphemeralPorts(s *Stats) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", reservedSysctl, err)
 	}
-	s.EphemeralPorts = known(uint64(countUnreserved(portRange{v[0], v[1]}, reserved)))
+	s.EphemeralPorts = known(uint64(countUnreserved(portRange{int(first), int(last)}, reserved)))
 	return nil
 }
 

@@ -69,3 +69,50 @@ func (x *portIndex) find(p uint16) (int, bool) {
 	}
 	return int(x.before[p/64]) + bits.OnesCount64(word&(bit-1)), true
 }
+
+// Ports is a fixed set of ports. A nil one is empty.
+type Ports struct {
+	ranges  []Range
+	numbers []uint16
+	index   *portIndex
+}
+
+// NewPorts makes a set of ranges, which may overlap.
+func NewPorts(ranges []Range) *Ports {
+	var set portSet
+	for _, r := range ranges {
+		set.addRange(r)
+	}
+	p := &Ports{ranges: ranges}
+	var ports []Port
+	for n := range set.all() {
+		p.numbers = append(p.numbers, n)
+		ports = append(ports, Port{Number: n})
+	}
+	p.index = newPortIndex(ports)
+	return p
+}
+
+// Find returns the position of a port in Numbers, and whether it is there.
+func (p *Ports) Find(port uint16) (int, bool) {
+	if p == nil {
+		return 0, false
+	}
+	return p.index.find(port)
+}
+
+// Numbers are the ports, sorted. They must not be changed.
+func (p *Ports) Numbers() []uint16 {
+	if p == nil {
+		return nil
+	}
+	return p.numbers
+}
+
+// Ranges are what the set was made of. They must not be changed.
+func (p *Ports) Ranges() []Range {
+	if p == nil {
+		return nil
+	}
+	return p.ranges
+}

@@ -89,6 +89,9 @@ func New(cfg Config) (*Watcher, error) {
 // Close gives the ports back to the budget. The Watcher must not be used any more.
 func (w *Watcher) Close() { w.claim = w.plan.budget.claim(w.claim, 0) }
 
+// Asked says whether somebody asked for the port.
+func (w *Watcher) Asked(p uint16) bool { return w.rules.asked.has(p) }
+
 // Update takes the ports that have a listener now, in any order, duplicates
 // allowed, and returns the ports to watch. Ports the budget drops are
 // remembered like the others, so they come in when there is room.
@@ -133,7 +136,7 @@ func (w *Watcher) discover(listening []uint16) {
 }
 
 func (w *Watcher) discoverable(p uint16) bool {
-	asked := w.rules.asked.has(p)
+	asked := w.Asked(p)
 	switch {
 	case p == 0, asked && w.own():
 		return false

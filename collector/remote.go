@@ -1,0 +1,82 @@
+package collector
+
+import (
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// remoteFamily: the sockets to watched remote ports.
+type remoteFamily struct{ sockets *Metric }
+
+func newRemoteFamily() *remoteFamily {
+	return &remoteFamily{sockets: gauge("tcp_remote_sockets",
+		"TCP sockets that are connected, connecting or closing to the watched remote port, by state; 0 where there are none.",
+		"sock_diag, idiag_state", "netns", "remote_port", "family", "state")}
+}
+
+func (*remoteFamily) name() string { return "remote" }
+
+func (f *remoteFamily) metrics() []*Metric { return []*Metric{f.sockets} }
+
+func (*remoteFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.RemotePort] { return &ns.Remote })
+}
+
+func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	for ns := range s.Namespaces() {
+		if ns.Remote.Err == nil {
+			f.collectIn(ns.Remote.Data, netnsLabel(ns), ch)
+		}
+	}
+}
+
+// collectIn leaves out the states without a peer.
+func (f *remoteFamily) collectIn(ports []snapshot.RemotePort, netns string, ch *sink) {
+	for i := range ports {
+		p := &ports[i]
+		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+			for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
+				if state != netlinkdiag.StateListen && state != netlinkdiag.StateClose {
+					ch.put(f.sockets, float64(p.Of(family)[state]), netns, strconv.Itoa(int(p.Number)), family.String(), state.String())
+				}
+			}
+		}
+	}
+}
+
+// ephemeralFamily: how near connect() is to finding no local port.
+type ephemeralFamily struct{ used *Metric }
+
+func newEphemeralFamily() *ephemeralFamily {
+	return &ephemeralFamily{used: gauge("netns_ephemeral_ports_used",
+		"Local ports that are in use for one destination, TIME_WAIT included, of those in sockstate_netns_ephemeral_ports_limit: the limit holds for each destination (address and port, from one source address). rank 1 is the busiest destination, of that family of address; 0 where there is none. Too low by an 8192nd of all client connections at most.",
+		"sock_diag", "netns", "family", "rank")}
+}
+
+func (*ephemeralFamily) name() string { return "ephemeral" }
+
+func (f *ephemeralFamily) metrics() []*Metric { return []*Metric{f.used} }
+
+func (*ephemeralFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[snapshot.Ephemeral] { return &ns.Ephemeral })
+}
+
+func (f *ephemeralFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	for ns := range s.Namespaces() {
+		if ns.Ephemeral.Err != nil {
+			continue
+		}
+		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+			used := ns.Ephemeral.Data.Of(family)
+			if len(used) == 0 {
+				used = []uint64{0}
+			}
+			for rank, n := range used {
+				ch.put(f.used, float64(n), netnsLabel(ns), family.String(), strconv.Itoa(rank+1))
+			}
+		}
+	}
+}

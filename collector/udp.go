@@ -1,0 +1,62 @@
+package collector
+
+import (
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// udpFamily: the sockets of watched UDP ports.
+type udpFamily struct {
+	sockets *Metric
+	queue   *Metric
+	drops   *Metric
+}
+
+func newUDPFamily() *udpFamily {
+	labels := []string{"netns", "port", "family"}
+	return &udpFamily{
+		sockets: gauge("udp_sockets",
+			"UDP sockets on the watched local port, connected ones included; 0 where there are none.",
+			"sock_diag", labels...),
+		queue: gauge("udp_receive_queue_bytes",
+			"Bytes that wait to be read from the sockets of the port, with the kernel's overhead for each datagram.",
+			"sock_diag, idiag_rqueue: sk_rmem_alloc", labels...),
+		drops: counter("udp_drops_total",
+			"Datagrams dropped at the sockets of the port, for a full receive queue or a wrong checksum. Counts on when sockets close or are replaced.",
+			"sock_diag, SK_MEMINFO_DROPS: sk_drops", labels...),
+	}
+}
+
+func (*udpFamily) name() string { return "udp" }
+
+func (f *udpFamily) metrics() []*Metric { return []*Metric{f.sockets, f.queue, f.drops} }
+
+func (*udpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[snapshot.UDP] { return &ns.UDP })
+}
+
+func (f *udpFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	for ns := range s.Namespaces() {
+		if ns.UDP.Err == nil {
+			f.collectIn(ns.UDP.Data.Ports, netnsLabel(ns), ch)
+		}
+	}
+}
+
+func (f *udpFamily) collectIn(ports []snapshot.UDPPort, netns string, ch *sink) {
+	for i := range ports {
+		p := &ports[i]
+		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+			half := p.Of(family)
+			labels := []string{netns, strconv.Itoa(int(p.Number)), family.String()}
+			ch.put(f.sockets, float64(half.Sockets), labels...)
+			ch.put(f.queue, float64(half.Queue), labels...)
+			if half.DropsKnown {
+				ch.put(f.drops, float64(half.Drops), labels...)
+			}
+		}
+	}
+}

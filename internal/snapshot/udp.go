@@ -1,0 +1,133 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// UDP is the sockets of watched UDP ports.
+type UDP struct {
+	Watch watch.Set
+	Ports []UDPPort // Ports[i] is of Watch.Ports[i]
+}
+
+// UDPPort are the UDP sockets whose local port is a watched one, connected ones included.
+type UDPPort struct {
+	Number     uint16
+	IPv4, IPv6 UDPSockets // as PortSockets
+}
+
+// Of is the family's half.
+func (p *UDPPort) Of(f netlinkdiag.Family) *UDPSockets {
+	if f == netlinkdiag.FamilyIPv6 {
+		return &p.IPv6
+	}
+	return &p.IPv4
+}
+
+// UDPSockets are the sockets of one port and family.
+type UDPSockets struct {
+	Sockets uint64
+	Queue   uint64 // bytes that wait to be read, with the kernel's overhead
+
+	// Drops is how many datagrams were dropped here, by all the sockets that were ever seen on
+	// the port: it never falls. DropsKnown is false where the kernel did not say.
+	Drops      uint64
+	DropsKnown bool
+}
+
+// A datagramSocket is what is kept of a UDP socket.
+type datagramSocket struct {
+	listener      // of its port and family; queue is in bytes
+	serves   bool // it is not connected: whoever sends to the port
+}
+
+// udpWorker is what of a worker is about UDP.
+type udpWorker struct {
+	watcher *watch.Watcher
+	set     watch.Set // the latest
+	drops   *dropCounter
+}
+
+func newUDPWorker(watcher *watch.Watcher, retention time.Duration) *udpWorker {
+	return &udpWorker{watcher: watcher, set: watcher.Update(time.Time{}, nil), drops: newDropCounter(retention)}
+}
+
+// udp dumps all UDP sockets, for there are few as a rule, and counts those on watched ports.
+func (w *worker) readUDP(ctx context.Context) (UDP, error) {
+	if w.udp == nil {
+		return UDP{}, ErrOff
+	}
+	sockets, err := w.dumpUDP(ctx)
+	if err != nil {
+		// As with TCP: no port may go because we could not look.
+		return UDP{Watch: w.udp.set}, err
+	}
+	return w.udp.fold(time.Now(), sockets, w.localPorts), nil
+}
+
+func (w *worker) dumpUDP(ctx context.Context) ([]datagramSocket, error) {
+	if err := w.dial(); err != nil {
+		return nil, err
+	}
+	var sockets []datagramSocket
+	req := netlinkdiag.Request{Protocol: netlinkdiag.ProtocolUDP, Extensions: netlinkdiag.ExtensionSKMemInfo}
+	for s, err := range w.conn.Dump(ctx, req) {
+		switch {
+		case errors.Is(err, netlinkdiag.ErrRestarted):
+			sockets = sockets[:0]
+		case err != nil:
+			return nil, fmt.Errorf("dump udp sockets: %w", err)
+		default:
+			l := newListener(&s)
+			l.key = GroupKey{Port: s.Local.Port(), Family: s.Family}
+			sockets = append(sockets, datagramSocket{listener: l, serves: s.State == netlinkdiag.StateClose})
+		}
+	}
+	return sockets, nil
+}
+
+// fold discovers ports and counts. One that the kernel may have chosen itself, for a client, is
+// not discovered: such ports come and go with every query.
+func (u *udpWorker) fold(now time.Time, sockets []datagramSocket, chosen watch.Range) UDP {
+	var serving []uint16
+	for i := range sockets {
+		port := sockets[i].key.Port
+		if sockets[i].serves && (u.watcher.Asked(port) || port < chosen.First || port > chosen.Last) {
+			serving = append(serving, port)
+		}
+	}
+	u.set = u.watcher.Update(now, serving)
+
+	out := UDP{Watch: u.set, Ports: make([]UDPPort, len(u.set.Ports))}
+	for i, p := range u.set.Ports {
+		out.Ports[i] = UDPPort{Number: p.Number, IPv4: UDPSockets{DropsKnown: true}, IPv6: UDPSockets{DropsKnown: true}}
+	}
+	watched := slices.DeleteFunc(sockets, func(s datagramSocket) bool {
+		_, ok := u.set.Find(s.key.Port)
+		return !ok
+	})
+	counted := make([]listener, len(watched))
+	for n := range watched {
+		s := &watched[n].listener
+		counted[n] = *s
+		i, _ := u.set.Find(s.key.Port)
+		half := out.Ports[i].Of(s.key.Family)
+		half.Sockets++
+		half.Queue += uint64(s.queue)
+		half.DropsKnown = half.DropsKnown && s.hasMem
+	}
+	u.drops.update(now, counted)
+	for i := range out.Ports {
+		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+			out.Ports[i].Of(family).Drops = u.drops.total(GroupKey{Port: out.Ports[i].Number, Family: family})
+		}
+	}
+	return out
+}
