@@ -10,7 +10,6 @@ import (
 type portSet [1 << 16 / 64]uint64
 
 func (s *portSet) add(p uint16)      { s[p/64] |= 1 << (p % 64) }
-func (s *portSet) remove(p uint16)   { s[p/64] &^= 1 << (p % 64) }
 func (s *portSet) has(p uint16) bool { return s[p/64]&(1<<(p%64)) != 0 }
 
 func (s *portSet) len() int {
