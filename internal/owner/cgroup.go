@@ -1,0 +1,225 @@
+package owner
+
+import (
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/procfs"
+)
+
+// A place is what a cgroup's path says.
+type place struct {
+	unit, runtime, container string
+	manager                  bool // it is a service manager's own: init.scope
+}
+
+// placeOf reads the unit and the container from the cgroups of a process.
+func placeOf(cgroups []procfs.Cgroup) place {
+	var p place
+	for _, c := range byTrust(cgroups) {
+		switch q := parsePath(c.Path); {
+		case p.container != "":
+			return p
+		case q.container != "":
+			// A unit that only another hierarchy knows is the runtime's: dockerd with its
+			// cgroupfs driver leaves the unified one alone.
+			p = q
+		case p.unit == "":
+			p = q
+		}
+	}
+	return p
+}
+
+// byTrust puts the hierarchy first that systemd keeps its units in: on a host with cgroup v1,
+// hybrid or not, name=systemd, else the unified one. A container without systemd's driver may
+// be in the others only.
+func byTrust(cgroups []procfs.Cgroup) []procfs.Cgroup {
+	rank := func(c procfs.Cgroup) int {
+		switch {
+		case slices.Contains(c.Controllers, "name=systemd"):
+			return 0
+		case c.HierarchyID == 0:
+			return 1
+		default:
+			return 2
+		}
+	}
+	sorted := slices.Clone(cgroups)
+	slices.SortStableFunc(sorted, func(a, b procfs.Cgroup) int { return rank(a) - rank(b) })
+	return sorted
+}
+
+// maxName is NAME_MAX: no directory has a longer name, and no unit (UNIT_NAME_MAX).
+const maxName = 255
+
+// parsePath reads a cgroup's path from the root down. The innermost unit and the innermost
+// container count: a user's service and not user@1000.service, a service of systemd in a
+// container and not the container's scope.
+func parsePath(path string) place {
+	var p place
+	parent := ""
+	// proc_cgroup_show says so of a process that waits to be reaped.
+	for name := range strings.SplitSeq(strings.TrimSuffix(path, " (deleted)"), "/") {
+		if name == "" || name == ".." || len(name) > maxName {
+			continue // ..: above the root of a cgroup namespace
+		}
+		name = strings.TrimPrefix(name, "_") // cg_escape of systemd
+		if runtime, id := containerOf(parent, name); id != "" {
+			p.runtime, p.container = runtime, id
+			if strings.Contains(name, ":") {
+				p.unit = "" // of the runtime itself, which did not understand its parent
+			}
+		}
+		switch {
+		case name == "init.scope":
+			// The manager of a user or a container is that unit's process.
+			p.manager = true
+			if p.unit == "" && p.container == "" {
+				p.unit = name
+			}
+		case isUnit(name):
+			p.unit, p.manager = name, false
+		}
+		parent = name
+	}
+	return p
+}
+
+// isUnit says whether a name is that of a unit that has processes. Slices have none of their
+// own, and group others.
+func isUnit(name string) bool {
+	if !plain(name) {
+		return false
+	}
+	for _, suffix := range []string{".service", ".scope", ".socket", ".mount", ".swap"} {
+		if stem, ok := strings.CutSuffix(name, suffix); ok {
+			return stem != ""
+		}
+	}
+	return false
+}
+
+// plain says whether a name has only characters of unit names (VALID_CHARS of systemd). Those
+// of containers have no others.
+func plain(name string) bool {
+	for _, c := range []byte(name) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case strings.IndexByte(`:-_.\@`, c) >= 0:
+		default:
+			return false
+		}
+	}
+	return name != ""
+}
+
+// runtimeOf are the prefixes of a container's cgroup.
+var runtimeOf = map[string]string{
+	"docker":         RuntimeDocker,
+	"cri-containerd": RuntimeContainerd,
+	"containerd":     RuntimeContainerd,
+	"nerdctl":        RuntimeContainerd,
+	"crio":           RuntimeCRIO,
+	"libpod":         RuntimePodman,
+	"libpod-payload": RuntimePodman, // --cgroups=split
+}
+
+// containerOf reads a container from a cgroup's name.
+func containerOf(parent, name string) (runtime, id string) {
+	if !plain(name) {
+		return "", ""
+	}
+	// docker-ID.scope of systemd's driver, crio-ID and /docker/ID of cgroupfs'
+	stem := strings.TrimSuffix(name, ".scope")
+	if prefix, id, ok := cutID(stem); ok {
+		switch {
+		case strings.HasSuffix(prefix, "conmon"):
+			return "", "" // watches the container from outside
+		case runtimeOf[prefix] != "":
+			return runtimeOf[prefix], id
+		case prefix == "" && runtimeOf[parent] != "":
+			return runtimeOf[parent], id
+		default:
+			return RuntimeOther, id
+		}
+	}
+	// cri-containerd's own notation, slice:prefix:id, where kubelet speaks systemd and it does not
+	if i := strings.LastIndexByte(name, ':'); i >= 0 && isID(name[i+1:]) {
+		return RuntimeContainerd, name[i+1:]
+	}
+	return machineOf(parent, name)
+}
+
+// cutID cuts PREFIX-ID.
+func cutID(name string) (prefix, id string, ok bool) {
+	if isID(name) {
+		return "", name, true
+	}
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 || !isID(name[i+1:]) {
+		return "", "", false
+	}
+	return name[:i], name[i+1:], true
+}
+
+// idDigits is the length of an id: 32 bytes, in hexadecimal.
+const idDigits = 64
+
+func isID(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == idDigits
+}
+
+// machineOf reads a container that is called by its name.
+func machineOf(parent, name string) (runtime, id string) {
+	if parent == "lxc" || parent == "lxc.payload" {
+		return RuntimeLXC, name
+	}
+	if id, ok := strings.CutPrefix(name, "lxc.payload."); ok {
+		return RuntimeLXC, id
+	}
+	if id, ok := cutBoth(name, "machine-", ".scope"); ok {
+		return RuntimeMachine, unescape(id)
+	}
+	if id, ok := cutBoth(name, "systemd-nspawn@", ".service"); ok {
+		return RuntimeMachine, unescape(id)
+	}
+	return "", ""
+}
+
+func cutBoth(s, prefix, suffix string) (string, bool) {
+	s, ok := strings.CutPrefix(s, prefix)
+	if !ok {
+		return "", false
+	}
+	s, ok = strings.CutSuffix(s, suffix)
+	return s, ok && s != ""
+}
+
+// unescape takes unit_name_escape of systemd back: "foo\x2dbar" is foo-bar. It leaves alone
+// what would not be plain.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if rest, ok := strings.CutPrefix(s[i:], `\x`); ok && len(rest) >= 2 {
+			if c, err := hex.DecodeString(rest[:2]); err == nil && plain(string(c)) {
+				b.Write(c)
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// scopeOf says whether a unit is nothing but the scope around a container.
+func scopeOf(unit, container string) bool {
+	if container == "" {
+		return false
+	}
+	_, id := containerOf("", unit)
+	return id == container
+}

@@ -1,0 +1,158 @@
+package owner
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/procfs"
+)
+
+// cgroupCases are in testdata/cgroup, a file each: what is expected, one "# key: value" a line,
+// then a cgroup file as the kernel writes it.
+func cgroupCases(t testing.TB) map[string]cgroupCase {
+	t.Helper()
+	files, err := filepath.Glob("testdata/cgroup/*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no test data: %v", err)
+	}
+	cases := make(map[string]cgroupCase)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cases[filepath.Base(file)] = parseCase(t, string(text))
+	}
+	return cases
+}
+
+type cgroupCase struct {
+	want    Owner
+	service string
+	manager bool
+	text    string
+}
+
+func parseCase(t testing.TB, text string) (c cgroupCase) {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		comment, ok := strings.CutPrefix(line, "# ")
+		if !ok {
+			c.text += line
+			continue
+		}
+		key, value, _ := strings.Cut(strings.TrimSpace(comment), ": ")
+		switch key {
+		case "unit":
+			c.want.Unit = value
+		case "runtime":
+			c.want.Runtime = value
+		case "container":
+			c.want.Container = value
+		case "service":
+			c.service = value
+		case "manager":
+			c.manager = true
+		default:
+			t.Fatalf("unknown key %q", key)
+		}
+	}
+	return c
+}
+
+// readCgroups has the library read a cgroup file.
+func readCgroups(t testing.TB, text string) ([]procfs.Cgroup, error) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "1", "cgroup"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := procfs.NewFS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := fs.Proc(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p.Cgroups()
+}
+
+func TestUnitAndContainerOfCgroups(t *testing.T) {
+	for name, c := range cgroupCases(t) {
+		t.Run(name, func(t *testing.T) {
+			cgroups, err := readCgroups(t, c.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := process{place: placeOf(cgroups)}
+			got := p.owner()
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if got.Service() != c.service {
+				t.Errorf("service %q, want %q", got.Service(), c.service)
+			}
+			if p.place.manager != c.manager {
+				t.Errorf("a service manager: %t, want %t", p.place.manager, c.manager)
+			}
+		})
+	}
+}
+
+func TestNamesThatAreNoUnitsAreLeftOut(t *testing.T) {
+	for _, path := range []string{
+		"/", "", "//", "/foo", "/system.slice", "/.service", "/..", "/../..",
+		"/a\"b.service", "/<script>.service", "/new\nline.service", "/\xff.service", "/ü.service",
+		"/a b.service", "/" + strings.Repeat("x", 250) + ".service",
+		"/docker-0123.scopes", "/lxc.payload.", "/machine-.scopes", "/lxc/<b>",
+	} {
+		if got := parsePath(path); got != (place{}) {
+			t.Errorf("%q: got %+v, want nothing", path, got)
+		}
+	}
+}
+
+func FuzzParsePath(f *testing.F) {
+	for _, c := range cgroupCases(f) {
+		for line := range strings.Lines(c.text) {
+			if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); len(fields) == 3 {
+				f.Add(fields[2])
+			}
+		}
+	}
+	f.Add(`/machine.slice/machine-\x\x2\x2d\xff.scope`)
+	f.Add("/_/__/_.service/_docker-/:/a:b:c")
+	f.Fuzz(func(t *testing.T, path string) {
+		p := parsePath(path)
+		for _, name := range []string{p.unit, p.container} {
+			if name != "" && (!plain(name) || len(name) > maxName) {
+				t.Errorf("%q: got name %q", path, name)
+			}
+		}
+		if (p.runtime == "") != (p.container == "") {
+			t.Errorf("%q: got runtime %q and container %q", path, p.runtime, p.container)
+		}
+		if p.manager && p.unit == "" && p.container == "" {
+			t.Errorf("%q: a service manager without unit", path)
+		}
+		// A deeper cgroup that says nothing does not change what the others say.
+		if q := parsePath(strings.TrimSuffix(path, " (deleted)") + "/payload"); !q.sameNames(p) && !strings.HasSuffix(path, "/lxc") && !strings.HasSuffix(path, "lxc.payload") {
+			t.Errorf("%q: got %+v, and %+v one level down", path, p, q)
+		}
+		owner := (&process{place: p}).owner()
+		if s := owner.Service(); s != "" && !plain(s) {
+			t.Errorf("%q: service %q", path, s)
+		}
+	})
+}
+
+func (p place) sameNames(q place) bool {
+	return p.unit == q.unit && p.container == q.container && p.runtime == q.runtime
+}

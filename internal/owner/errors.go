@@ -1,0 +1,65 @@
+package owner
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Reason says in a word what keeps owners from being found: a label value.
+type Reason string
+
+// The reasons.
+const (
+	ReasonCapPtrace    Reason = "cap_sys_ptrace"      // CAP_SYS_PTRACE is missing
+	ReasonCapReadOther Reason = "cap_dac_read_search" // CAP_DAC_READ_SEARCH is missing
+	ReasonPIDNamespace Reason = "pid_namespace"       // procfs shows the processes of one pid namespace
+	ReasonRefused      Reason = "refused"             // some processes, in spite of the capabilities: AppArmor, SELinux
+)
+
+// A Shortfall is something without which some owners are not found.
+type Shortfall struct {
+	Reason Reason
+	Need   string // what is missing, in words
+}
+
+func (s Shortfall) Error() string { return fmt.Sprintf("owners of sockets: needs %s", s.Need) }
+
+// Shortfalls says what keeps some owners from being found: nothing, where all can be.
+func (f *Finder) Shortfalls() []Shortfall {
+	var short []Shortfall
+	if !hasCap(unix.CAP_SYS_PTRACE) {
+		short = append(short, Shortfall{ReasonCapPtrace,
+			"CAP_SYS_PTRACE for the sockets of other users' processes"})
+	}
+	if !hasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
+		short = append(short, Shortfall{ReasonCapReadOther,
+			"CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended"})
+	}
+	if !f.root {
+		short = append(short, Shortfall{ReasonPIDNamespace,
+			"procfs of the initial pid namespace for processes outside of this one"})
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(short) == 0 && f.refused > 0 {
+		short = append(short, Shortfall{ReasonRefused,
+			fmt.Sprintf("leave to look into %d processes, which a security module refuses", f.refused)})
+	}
+	return short
+}
+
+// hasCap says whether one of the capabilities is effective in this thread.
+func hasCap(caps ...uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	for _, c := range caps {
+		if data[c/32].Effective&(1<<(c%32)) != 0 {
+			return true
+		}
+	}
+	return false
+}

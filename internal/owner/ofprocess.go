@@ -1,0 +1,72 @@
+package owner
+
+import (
+	"errors"
+	"path/filepath"
+
+	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
+)
+
+// inInitPIDNamespace says whether procfs shows the processes of the initial pid namespace, and
+// so of the host, wherever this process is: kernel threads are only in that one. Where
+// hidepid hides them, this process is the only one to ask.
+func inInitPIDNamespace(proc string, fs procfs.FS) bool {
+	const (
+		kthreadd      = 2
+		pfKthread     = 0x00200000 // PF_KTHREAD of include/linux/sched.h
+		procPIDInitNo = 0xEFFFFFFC // PROC_PID_INIT_INO of include/linux/proc_ns.h
+	)
+	if p, err := fs.Proc(kthreadd); err == nil {
+		if stat, err := p.Stat(); err == nil && stat.Flags&pfKthread != 0 {
+			return true
+		}
+	}
+	var st unix.Stat_t
+	err := unix.Stat(filepath.Join(proc, "self/ns/pid"), &st)
+	return err == nil && st.Ino == procPIDInitNo
+}
+
+var errOtherProcess = errors.New("another process has its id")
+
+// OfProcess returns what is known of a process that may have ended: pid is its id in the
+// initial pid namespace, and cgroupID that of its cgroup (bpf_get_current_cgroup_id). Process
+// and PID are empty when it has ended.
+func (f *Finder) OfProcess(pid uint32, cgroupID uint64) (Owner, bool) {
+	at, known := f.cgroup.place(cgroupID)
+	if p, err := f.live(pid, cgroupID); err == nil {
+		owner := p.owner()
+		owner.Processes = 1
+		return owner, true
+	}
+	p := process{place: at}
+	owner := p.owner()
+	return owner, known && (owner.Unit != "" || owner.Container != "")
+}
+
+// live reads a process, if it still is the one that was in that cgroup.
+func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
+	proc, err := f.fs.Proc(int(pid))
+	if err != nil {
+		return process{}, err
+	}
+	return readProcess(proc, func() error {
+		if f.cgroup.mount == nil {
+			if f.root {
+				return nil
+			}
+			return errOtherProcess
+		}
+		cgroups, err := proc.Cgroups()
+		if err != nil {
+			return err
+		}
+		for _, c := range cgroups {
+			// Of the unified hierarchy there is one, the last line.
+			if c.HierarchyID == 0 && f.cgroup.is(c.Path, cgroupID) {
+				return nil
+			}
+		}
+		return errOtherProcess
+	})
+}
