@@ -92,7 +92,7 @@ func TestUnitAndContainerOfCgroups(t *testing.T) {
 				t.Fatal(err)
 			}
 			p := process{place: placeOf(cgroups)}
-			got := p.owner()
+			got := p.shown()
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -146,7 +146,7 @@ func FuzzParsePath(f *testing.F) {
 		if q := parsePath(strings.TrimSuffix(path, " (deleted)") + "/payload"); !q.sameNames(p) && !strings.HasSuffix(path, "/lxc") && !strings.HasSuffix(path, "lxc.payload") {
 			t.Errorf("%q: got %+v, and %+v one level down", path, p, q)
 		}
-		owner := (&process{place: p}).owner()
+		owner := (&process{place: p}).shown()
 		if s := owner.Service(); s != "" && !plain(s) {
 			t.Errorf("%q: service %q", path, s)
 		}

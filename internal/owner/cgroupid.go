@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// fileidKernfs is FILEID_KERNFS of include/linux/exportfs.h: a handle that is nothing but
+	// fileidKernfs is FILEID_KERNFS (Linux 5.5): a handle that is nothing but
 	// the id of a node, which for a directory of cgroup2 is the id of the cgroup.
 	fileidKernfs = 0xfe
 
@@ -76,8 +76,8 @@ func (c *cgroupIDs) keep(id uint64, p place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.known) >= maxCgroups {
-		for any := range c.known {
-			delete(c.known, any)
+		for old := range c.known {
+			delete(c.known, old)
 			break
 		}
 	}

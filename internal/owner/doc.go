@@ -8,9 +8,9 @@
 // own: the caller waits [Options.Wait] at most and has the answer at the next call. Scans take
 // a tenth of one CPU at most, however fast sockets come and go. A socket that no process has
 // open (the kernel's own: NFS, WireGuard), or none that may be looked into, is looked for again
-// after 10 seconds, then 20, and so on up to an hour. An owner is looked up again every minute,
-// one process at a time; when it has ended, or is another by now, the socket is looked for
-// anew. Sockets that nobody asks about are forgotten after ten minutes.
+// after 10 seconds, then 20, and so on up to an hour. Every minute an owner
+// is asked again for its name and whether it still has the socket; if not, the socket is looked
+// for anew. Sockets that nobody asks about are forgotten after ten minutes.
 //
 // Of several processes that have a socket open, by fork or by SCM_RIGHTS, the owner is the one
 // that started first; Owner.Processes is how many there were at the last scan. A service

@@ -53,16 +53,15 @@ type Finder struct {
 	known   map[uint64]*entry // by cookie
 	working bool
 	changed chan struct{} // closed, and replaced, when a scan is done
-	refused int           // processes that the last scan was not allowed to look into
+	refused int           // processes that the last scan was not allowed to look into, and missed something
 	err     error         // of the last scan
 }
 
 // An entry is what is known of a socket.
 type entry struct {
-	inode  uint32
-	found  bool
-	owner  process
-	count  int
+	inode uint32
+	found bool
+	holders
 	misses int       // how often it was looked for in vain
 	looked bool      // at all
 	due    time.Time // when it is looked for, or looked up, again
@@ -176,7 +175,7 @@ func (f *Finder) answer(sockets []Socket) (owners map[uint64]Owner, complete boo
 		switch {
 		case e == nil: // without inode
 		case e.found:
-			owner := e.owner.owner()
+			owner := e.owner.shown()
 			owner.Processes = e.count
 			owners[s.Cookie] = owner
 		case !e.looked:

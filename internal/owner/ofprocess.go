@@ -35,12 +35,12 @@ var errOtherProcess = errors.New("another process has its id")
 func (f *Finder) OfProcess(pid uint32, cgroupID uint64) (Owner, bool) {
 	at, known := f.cgroup.place(cgroupID)
 	if p, err := f.live(pid, cgroupID); err == nil {
-		owner := p.owner()
+		owner := p.shown()
 		owner.Processes = 1
 		return owner, true
 	}
 	p := process{place: at}
-	owner := p.owner()
+	owner := p.shown()
 	return owner, known && (owner.Unit != "" || owner.Container != "")
 }
 

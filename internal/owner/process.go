@@ -62,7 +62,7 @@ func readProcess(p procfs.Proc, check func() error) (process, error) {
 // maxComm is what proc_task_name shows at most.
 const maxComm = 64
 
-func (p *process) owner() Owner {
+func (p *process) shown() Owner {
 	return Owner{
 		Process:   p.name,
 		Unit:      p.place.unit,

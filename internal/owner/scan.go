@@ -13,14 +13,15 @@ import (
 // holders are the processes that have one socket open.
 type holders struct {
 	owner process
+	at    descriptor // where the owner has it
 	count int
 }
 
 // add counts a process, and makes it the owner if it is a better one.
-func (h *holders) add(p *process) {
+func (h *holders) add(p *process, at descriptor) {
 	h.count++
 	if h.count == 1 || before(p, &h.owner) {
-		h.owner = *p
+		h.owner, h.at = *p, at
 	}
 }
 
@@ -53,7 +54,7 @@ func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (findings, er
 		if err := ctx.Err(); err != nil {
 			return found, err
 		}
-		dir := filepath.Join(f.proc, strconv.Itoa(p.PID), "fd")
+		dir := f.fdDir(p.PID)
 		held, err := socketsOf(dir, wanted)
 		if errors.Is(err, os.ErrPermission) {
 			found.refused++
@@ -72,6 +73,8 @@ func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (findings, er
 	return found, nil
 }
 
+func (f *Finder) fdDir(pid int) string { return filepath.Join(f.proc, strconv.Itoa(pid), "fd") }
+
 // add counts a process for each socket that it has open, however often.
 func (f *findings) add(p *process, held []descriptor) {
 	seen := make(map[uint32]bool, len(held))
@@ -85,6 +88,6 @@ func (f *findings) add(p *process, held []descriptor) {
 			h = new(holders)
 			f.holders[d.inode] = h
 		}
-		h.add(p)
+		h.add(p, d)
 	}
 }

@@ -33,18 +33,18 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// due says whose owner has to be looked up again, and whether any socket has to be looked for.
-// If there is neither, the worker is done.
-func (f *Finder) due() (stale map[identity]bool, missing bool) {
+// due says which sockets of which owners have to be looked up again, and whether any has to be
+// looked for. If there is neither, the worker is done.
+func (f *Finder) due() (stale map[identity][]descriptor, missing bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	stale = make(map[identity]bool)
+	stale = make(map[identity][]descriptor)
 	now := time.Now()
 	for _, e := range f.known {
 		switch {
 		case e.due.After(now):
 		case e.settled():
-			stale[e.owner.identity] = true
+			stale[e.owner.identity] = append(stale[e.owner.identity], e.at)
 		default:
 			missing = true
 		}
@@ -60,16 +60,27 @@ func (f *Finder) due() (stale map[identity]bool, missing bool) {
 // socket on.
 func (e *entry) settled() bool { return e.found && !e.owner.place.manager }
 
-// confirm looks those owners up again, and says whether any is gone.
-func (f *Finder) confirm(stale map[identity]bool) (lost bool) {
-	fresh := make(map[identity]process)
-	for id := range stale {
+// confirm looks whether those owners still have those sockets, and says whether any has not.
+func (f *Finder) confirm(stale map[identity][]descriptor) (lost bool) {
+	type having struct {
+		identity
+		descriptor
+	}
+	fresh := make(map[having]process)
+	for id, held := range stale {
 		p, err := f.fs.Proc(id.pid)
 		if err != nil {
 			continue
 		}
-		if owner, err := readProcess(p, nil); err == nil && owner.identity == id {
-			fresh[id] = owner
+		owner, err := readProcess(p, func() (err error) {
+			held, err = stillOpen(f.fdDir(id.pid), held)
+			return err
+		})
+		if err != nil || owner.identity != id {
+			continue
+		}
+		for _, d := range held {
+			fresh[having{id, d}] = owner
 		}
 	}
 
@@ -77,14 +88,15 @@ func (f *Finder) confirm(stale map[identity]bool) (lost bool) {
 	defer f.mu.Unlock()
 	now := time.Now()
 	for _, e := range f.known {
-		if !e.settled() || !stale[e.owner.identity] {
+		if _, asked := stale[e.owner.identity]; !asked || e.due.After(now) || !e.settled() {
 			continue
 		}
-		if owner, ok := fresh[e.owner.identity]; ok {
-			e.owner, e.due = owner, now.Add(confirmEvery)
-		} else {
-			e.due, lost = now, true
+		owner, ok := fresh[having{e.owner.identity, e.at}]
+		if !ok {
+			lost = true
+			continue
 		}
+		e.owner, e.due = owner, now.Add(confirmEvery)
 	}
 	return lost
 }
@@ -109,7 +121,7 @@ func (f *Finder) conclude(wanted map[uint32]bool, found findings, err error) {
 	}
 	f.err = err
 	if err == nil {
-		f.refused = found.refused
+		f.refused = 0
 	}
 	now := time.Now()
 	for _, e := range f.known {
@@ -118,9 +130,9 @@ func (f *Finder) conclude(wanted map[uint32]bool, found findings, err error) {
 		}
 		e.looked = true
 		if h := found.holders[e.inode]; h != nil {
-			e.found, e.owner, e.count = true, h.owner, h.count
+			e.found, e.holders = true, *h
 		} else if err == nil {
-			e.found = false
+			e.found, f.refused = false, found.refused
 		}
 		if e.settled() && err == nil {
 			e.misses, e.due = 0, now.Add(confirmEvery)

@@ -1,0 +1,136 @@
+package owner
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+const sliceName = "sockstate-owner-test-"
+
+// newCgroup makes a cgroup that is removed when the test ends, and removes those that tests
+// which were killed have left.
+func newCgroup(t *testing.T, path string) (dir string, id uint64) {
+	t.Helper()
+	kerneltest.RequireRoot(t)
+	ids := openCgroupIDs("/sys/fs/cgroup")
+	if ids.mount == nil {
+		kerneltest.Skip(t, "needs cgroup2 mounted on /sys/fs/cgroup or below")
+	}
+	defer ids.mount.Close()
+	root := ids.mount.Name()
+	left, err := filepath.Glob(filepath.Join(root, sliceName+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range left {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), sliceName))
+		if err == nil && unix.Kill(pid, 0) != nil {
+			removeCgroup(dir)
+		}
+	}
+	slice := filepath.Join(root, sliceName+strconv.Itoa(os.Getpid()))
+	dir = filepath.Join(slice, path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	t.Cleanup(func() { removeCgroup(slice) })
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return dir, st.Ino
+}
+
+// removeCgroup removes a cgroup and those below, unless they have processes.
+func removeCgroup(dir string) {
+	below, _ := filepath.Glob(filepath.Join(dir, "*.*"))
+	for _, dir := range below {
+		removeCgroup(dir)
+	}
+	_ = unix.Rmdir(dir)
+}
+
+func join(t *testing.T, dir string, pid int) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOfProcessWhileItRunsAndAfterwards(t *testing.T) {
+	for path, want := range map[string]Owner{
+		`foo@bar\x2dbaz.service`:                              {Unit: `foo@bar\x2dbaz.service`},
+		`docker-` + strings.Repeat("0123", 16) + `.scope/a.b`: {Unit: `docker-` + strings.Repeat("0123", 16) + ".scope", Runtime: "docker", Container: strings.Repeat("0123", 16)},
+	} {
+		t.Run(path, func(t *testing.T) {
+			dir, id := newCgroup(t, path)
+			f := newFinder(t, Options{})
+			if !f.root {
+				kerneltest.Skip(t, "needs procfs of the initial pid namespace")
+			}
+			_, cmd := start(t, kerneltest.New(t), task{Name: []byte("binder")}, nil)
+			pid := uint32(cmd.Process.Pid)
+			join(t, dir, cmd.Process.Pid)
+
+			live := want
+			live.Process, live.PID, live.Processes = "binder", cmd.Process.Pid, 1
+			expectProcess(t, f, pid, id, live, true)
+			// A process in another cgroup has its pid by now.
+			expectProcess(t, f, uint32(os.Getpid()), id, want, true)
+
+			cmd.Kill()
+			expectProcess(t, f, pid, id, want, true)
+			expectProcess(t, newFinder(t, Options{}), pid, id, want, true)
+
+			removeCgroup(dir)
+			expectProcess(t, f, pid, id, want, true)
+			expectProcess(t, newFinder(t, Options{}), pid, id, Owner{}, false)
+		})
+	}
+}
+
+func expectProcess(t *testing.T, f *Finder, pid uint32, cgroup uint64, want Owner, wantOK bool) {
+	t.Helper()
+	got, ok := f.OfProcess(pid, cgroup)
+	if got != want || ok != wantOK {
+		t.Fatalf("got %+v, %t; want %+v, %t", got, ok, want, wantOK)
+	}
+}
+
+// Without cgroup2, as on a host with cgroup v1 alone, the pid is all there is.
+func TestOfProcessWithoutCgroup2(t *testing.T) {
+	empty := t.TempDir()
+	f := newFinder(t, Options{Cgroup: empty})
+	_, cmd := start(t, kerneltest.New(t), task{Name: []byte("binder")}, nil)
+	got, ok := f.OfProcess(uint32(cmd.Process.Pid), 1)
+	if want := ownerOf(t, f, "binder", cmd.Process.Pid, 1); !f.root || !ok || got != want {
+		t.Errorf("got %+v, %t; want %+v", got, ok, want)
+	}
+	cmd.Kill()
+	expectProcess(t, f, uint32(cmd.Process.Pid), 1, Owner{}, false)
+
+	// In a pid namespace it may be anybody's.
+	f = newFinder(t, Options{Cgroup: empty, Proc: newFakeProc(t, nginx()).path})
+	expectProcess(t, f, 100, 1, Owner{}, false)
+}
+
+func TestPlacesOfCgroupsAreBounded(t *testing.T) {
+	c := &cgroupIDs{known: make(map[uint64]place)}
+	for id := range uint64(3 * maxCgroups) {
+		c.keep(id, place{unit: fmt.Sprint(id)})
+		if p, ok := c.place(id); !ok || p.unit != fmt.Sprint(id) {
+			t.Fatalf("cgroup %d: got %v, %t", id, p, ok)
+		}
+	}
+	if len(c.known) != maxCgroups {
+		t.Errorf("%d places kept, want %d", len(c.known), maxCgroups)
+	}
+}

@@ -1,0 +1,84 @@
+package owner
+
+import (
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+func TestOtherUsersNeedExactlyCapSysPtraceAndCapDACReadSearch(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	server, _ := start(t, ns, task{Listen: true}, nil)
+	for _, test := range []struct {
+		name    string
+		caps    []uintptr
+		found   bool
+		reasons []Reason
+	}{
+		{"both", []uintptr{unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}, true, nil},
+		{"no_cap_sys_ptrace", []uintptr{unix.CAP_DAC_READ_SEARCH}, false, []Reason{ReasonCapPtrace}},
+		{"no_cap_dac_read_search", []uintptr{unix.CAP_SYS_PTRACE}, false, []Reason{ReasonCapReadOther}},
+		{"cap_sys_admin_is_no_substitute", []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER},
+			false, []Reason{ReasonCapPtrace}},
+		{"none", nil, false, []Reason{ReasonCapPtrace, ReasonCapReadOther}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, _ := start(t, ns, task{Find: []Socket{server.Socket}}, asNobody(test.caps...))
+			if _, found := got.Owners[server.Socket.Cookie]; found != test.found {
+				t.Errorf("found: %t, want %t", found, test.found)
+			}
+			if !slices.Equal(got.Reasons, test.reasons) {
+				t.Errorf("reasons %v, want %v", got.Reasons, test.reasons)
+			}
+		})
+	}
+}
+
+func TestSameUserNeedsNoCapability(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	server, cmd := start(t, ns, task{Name: []byte("server"), Listen: true}, asNobody())
+	got, _ := start(t, ns, task{Find: []Socket{server.Socket}}, asNobody())
+	if owner := got.Owners[server.Socket.Cookie]; owner.PID != cmd.Process.Pid || owner.Process != "server" {
+		t.Errorf("got %+v, want process %d", owner, cmd.Process.Pid)
+	}
+}
+
+func TestHidepid(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	mine, cmd := start(t, ns, task{Listen: true}, asNobody())
+	other, _ := start(t, kerneltest.New(t), task{Listen: true}, nil)
+	hidden := "hidepid=invisible"
+	got, _ := start(t, ns, task{Procfs: &hidden, Drop: true, Find: []Socket{mine.Socket, other.Socket}}, unshareMounts)
+	if owner := got.Owners[mine.Socket.Cookie]; owner.PID != cmd.Process.Pid || len(got.Owners) != 1 {
+		t.Errorf("got %+v, want process %d alone", got.Owners, cmd.Process.Pid)
+	}
+	if want := []Reason{ReasonCapPtrace, ReasonCapReadOther}; !slices.Equal(got.Reasons, want) {
+		t.Errorf("reasons %v, want %v", got.Reasons, want)
+	}
+}
+
+func unshareMounts(cmd *kerneltest.Cmd) {
+	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+}
+
+func TestPIDNamespaceShowsItsOwnProcesses(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	other, _ := start(t, ns, task{Listen: true}, nil)
+	options := ""
+	got, _ := start(t, ns, task{Procfs: &options, Find: []Socket{other.Socket}}, func(cmd *kerneltest.Cmd) {
+		cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
+	})
+	if len(got.Owners) != 0 {
+		t.Errorf("got %+v, want none", got.Owners)
+	}
+	if want := []Reason{ReasonPIDNamespace}; !slices.Equal(got.Reasons, want) {
+		t.Errorf("reasons %v, want %v", got.Reasons, want)
+	}
+}
