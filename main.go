@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/check"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
@@ -75,6 +77,7 @@ type options struct {
 	udp         bool
 	remote      bool
 	ephemeral   bool
+	owners      bool
 	remotePorts []watch.Range
 	bind        bool
 	stack       bool
@@ -144,6 +147,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("collector.udp", "Sockets, receive queues and drops of watched UDP ports.").Default("true").BoolVar(&opts.udp)
 	app.Flag("collector.remote", "Sockets to the ports of --watch.remote-port.").Default("true").BoolVar(&opts.remote)
 	app.Flag("collector.ephemeral", "Local ports in use for the busiest destinations.").Default("true").BoolVar(&opts.ephemeral)
+	app.Flag("collector.owner", "Process and systemd unit or container of listeners and of those who fail to bind.").Default("true").BoolVar(&opts.owners)
 	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
 
 	opts.web = webflag.AddFlags(app, ":10048")
@@ -158,7 +162,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil && err.Error() == "unexpected check":
 		return nil, errors.New("check comes first: sockstate_exporter check [flags] PORT... (try check --help)")
 	case err != nil && strings.Contains(err.Error(), "collector."):
-		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral and stack", err)
+		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral, owner and stack", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
@@ -233,6 +237,7 @@ type sources struct {
 	taker    *snapshot.Taker
 	tracer   *bindtrace.Tracer // nil where binds cannot be traced
 	flags    *sockflags.Reader // nil where flags cannot be read
+	owners   *owner.Finder     // nil where owners cannot be found
 	features []collector.Feature
 
 	following sync.WaitGroup // ends with the tracer
@@ -260,6 +265,12 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	if opts.remote && len(opts.remotePorts) > 0 {
 		cfg.Remote = watch.NewPorts(opts.remotePorts)
 	}
+	if opts.owners {
+		s.openOwners(logger)
+		if s.owners != nil {
+			cfg.Owners = s.owners
+		}
+	}
 	cfg.Namespaces = s.openNamespaces(opts, logger)
 	if opts.bind {
 		s.openTracer(logger)
@@ -277,6 +288,15 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	return s
 }
 
+// containerOf names a network namespace after the container that a process in it is of.
+func (s *sources) containerOf(pid int) string {
+	if s.owners == nil {
+		return ""
+	}
+	of, _ := s.owners.OfPID(pid)
+	return of.ShortContainer()
+}
+
 // openNamespaces returns nil where none are asked for. It looks once, to say at the start what
 // is missing; what is found, each snapshot finds anew.
 func (s *sources) openNamespaces(opts *options, logger *slog.Logger) *netns.Discoverer {
@@ -284,7 +304,7 @@ func (s *sources) openNamespaces(opts *options, logger *slog.Logger) *netns.Disc
 		return nil
 	}
 	feature := collector.Feature{Name: "namespaces", Works: true}
-	discoverer, err := netns.New(netns.Config{Specs: opts.netns, Processes: opts.processes})
+	discoverer, err := netns.New(netns.Config{Specs: opts.netns, Processes: opts.processes, NameOf: s.containerOf})
 	if err == nil {
 		set := discoverer.Open()
 		err = set.Err
@@ -302,6 +322,26 @@ func (s *sources) openNamespaces(opts *options, logger *slog.Logger) *netns.Disc
 	}
 	s.features = append(s.features, feature)
 	return discoverer
+}
+
+func (s *sources) openOwners(logger *slog.Logger) {
+	feature := collector.Feature{Name: "owners"}
+	finder, err := owner.New(owner.Options{})
+	if err != nil {
+		feature.Reason = "failed"
+		logger.Warn("owners of sockets are not known", "reason", feature.Reason, "err", err)
+	} else {
+		s.owners, feature.Works = finder, true
+		var lacking []string
+		for _, shortfall := range finder.Shortfalls() {
+			if feature.Reason == "" {
+				feature.Reason = string(shortfall.Reason)
+			}
+			lacking = append(lacking, shortfall.Need)
+		}
+		logger.Info("owners of sockets are found", "lacking", strings.Join(lacking, "; "))
+	}
+	s.features = append(s.features, feature)
 }
 
 func (s *sources) openTracer(logger *slog.Logger) {
@@ -371,6 +411,9 @@ func (s *sources) close() {
 	if s.flags != nil {
 		_ = s.flags.Close()
 	}
+	if s.owners != nil {
+		_ = s.owners.Close()
+	}
 }
 
 // dropPrivileges keeps the capabilities that are needed after the start.
@@ -378,6 +421,9 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 	var needed []libcap.Value
 	if src.flags != nil && src.flags.Mode() == sockflags.ModePidfd {
 		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH)
+	}
+	if src.owners != nil {
+		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH) // /proc/PID/fd of other users
 	}
 	if len(opts.netns) > 0 || opts.processes {
 		needed = append(needed, libcap.SYS_ADMIN) // setns
@@ -396,7 +442,8 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 			}
 		}
 	}
-	kept, err := privilege.Keep(needed...)
+	slices.Sort(needed)
+	kept, err := privilege.Keep(slices.Compact(needed)...)
 	if err != nil {
 		return err
 	}

@@ -161,13 +161,13 @@ func loopback(port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
 }
 
-func TestServesStatesAndListenersWithoutAnyFlag(t *testing.T) {
+func TestServesStatesAndListeners(t *testing.T) {
 	ns := kerneltest.New(t)
 	l := ns.Listen(t, loopback(4840), kerneltest.Options{Backlog: 5})
 	l.Peers(t, kerneltest.StateEstablished, 3, loopback(0).Addr())
 	l.Peers(t, kerneltest.StateCloseWait, 2, loopback(0).Addr())
 	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 20, Listeners: []*kerneltest.Listener{l}})
-	e := start(t, ns)
+	e := start(t, ns, "--no-collector.owner")
 
 	wantLines(t, e.get(t, "/metrics"),
 		`sockstate_tcp_sockets{family="ipv4",netns="",port="4840",state="established"} 3`,
@@ -175,7 +175,7 @@ func TestServesStatesAndListenersWithoutAnyFlag(t *testing.T) {
 		`sockstate_tcp_sockets{family="ipv4",netns="",port="4840",state="time_wait"} 20`,
 		`sockstate_tcp_sockets{family="ipv4",netns="",port="4840",state="listen"} 1`,
 		`sockstate_tcp_sockets{family="ipv6",netns="",port="4840",state="listen"} 0`,
-		`sockstate_tcp_listener_info{address="127.0.0.1",family="ipv4",interface="",netns="",port="4840",v6only=""} 1`,
+		`sockstate_tcp_listener_info{address="127.0.0.1",family="ipv4",interface="",netns="",port="4840",process="",unit="",v6only=""} 1`,
 		`sockstate_tcp_listener_accept_queue_limit{address="127.0.0.1",family="ipv4",interface="",netns="",port="4840"} 5`,
 		`sockstate_netns_time_wait_sockets{netns=""} 20`,
 		`sockstate_watched_port_info{name="",netns="",port="4840",protocol="tcp",source="listener"} 1`,
@@ -232,8 +232,8 @@ func TestOrdinaryUserGetsEverySeriesThatNeedsNoPrivilege(t *testing.T) {
 	nobody.cmd.Dir = "/"
 	nobody.cmd.As(65534, 65534)
 	ordinary := series(t, nobody)
-	// Of these two families nothing, or how they work, depends on privileges.
-	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|tcp_listener_reuse|feature_available)|collector="bind"`)
+	// Of these families nothing, or how they work, depends on privileges.
+	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|feature_available)|collector="bind"`)
 	root = slices.DeleteFunc(root, privileged.MatchString)
 	ordinary = slices.DeleteFunc(ordinary, privileged.MatchString)
 	if len(root) < 40 || !slices.Equal(root, ordinary) {
@@ -297,7 +297,7 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.retention=-1s", `--watch.retention=-1s: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.max-ports=0", `--watch.max-ports=0: want a whole number, 1 or more (try --help)`},
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
-		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral and stack`},
+		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral, owner and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},
 		{"4840", `unexpected 4840 (try --help)`},
 		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},

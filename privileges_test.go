@@ -170,12 +170,12 @@ func TestCapabilitiesOfEachFeature(t *testing.T) {
 		{"CAP_PERFMON CAP_DAC_READ_SEARCH", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), false, "CAP_DAC_READ_SEARCH"},
 		{"CAP_BPF CAP_DAC_READ_SEARCH", feature{false, "", "cap_perfmon"}, byPidfd("cap_perfmon"), false, "CAP_DAC_READ_SEARCH"},
 		{"CAP_BPF CAP_PERFMON", denied, byBPF, true, ""},
-		{"CAP_SYS_PTRACE CAP_DAC_READ_SEARCH", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), true, "CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"},
+		{"CAP_SYS_PTRACE CAP_DAC_READ_SEARCH", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), true, "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"},
 		{"CAP_SYS_PTRACE", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), false, "CAP_SYS_PTRACE"},
 		{"", feature{false, "", "cap_bpf"}, byPidfd("cap_bpf"), false, ""},
 	} {
 		t.Run(tt.caps, func(t *testing.T) {
-			e := startAs(t, ns, strings.Fields(tt.caps), "--watch.exclude=10048")
+			e := startAs(t, ns, strings.Fields(tt.caps), "--watch.exclude=10048", "--no-collector.owner")
 			if got := featureOf(t, e, "bind_tracing"); got != tt.binds {
 				t.Errorf("bind_tracing is %+v, want %+v", got, tt.binds)
 			}
@@ -214,7 +214,7 @@ func TestCapabilitiesOfEachFeature(t *testing.T) {
 // What was attached with privileges counts on without.
 func TestTracesWithoutAnyCapabilityOnceItRuns(t *testing.T) {
 	ns := kerneltest.New(t)
-	e := startTracing(t, ns)
+	e := startTracing(t, ns, "--no-collector.owner")
 	e.checkKept(t)
 	e.checkLog(t)
 	c := call{"ipv4", "udp"}
@@ -232,10 +232,59 @@ func TestTracesWithoutAnyCapabilityOnceItRuns(t *testing.T) {
 	}
 }
 
+func TestOwnersOfOtherUsersNeedBothCapabilities(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	ns.Listen(t, loopback(4840), kerneltest.Options{})
+	for _, tt := range []struct {
+		caps, reason string
+		known        bool
+	}{
+		{"CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "", true},
+		{"CAP_DAC_READ_SEARCH", "cap_sys_ptrace", false},
+		{"CAP_SYS_PTRACE", "cap_dac_read_search", false},
+		{"", "cap_sys_ptrace", false},
+	} {
+		t.Run(tt.caps, func(t *testing.T) {
+			e := startAs(t, ns, strings.Fields(tt.caps), withoutPrivileges("--watch.exclude=10048")...)
+			if got, want := featureOf(t, e, "owners"), (feature{true, "", tt.reason}); got != want {
+				t.Errorf("owners is %+v, want %+v", got, want)
+			}
+			e.checkKept(t, strings.Fields(tt.caps)...)
+			process := ""
+			if tt.known {
+				process = processName(t)
+			}
+			wantLines(t, e.get(t, "/metrics"), fmt.Sprintf(
+				`sockstate_tcp_restart_info{address="127.0.0.1",family="ipv4",netns="",port="4840",process=%q,unit=%q} 1`, process, unitOf(t, e)))
+		})
+	}
+}
+
+// processName is what this process is called.
+func processName(t *testing.T) string {
+	t.Helper()
+	name, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(name), "\n")
+}
+
+// unitOf is the unit of the listener on port 4840, whatever these tests run in.
+func unitOf(t *testing.T, e *exporter) string {
+	t.Helper()
+	m := regexp.MustCompile(`sockstate_tcp_restart_info\{[^}]*port="4840"[^}]*unit="([^"]*)"\}`).FindStringSubmatch(e.get(t, "/metrics"))
+	if m == nil {
+		t.Fatal("no owner of port 4840")
+	}
+	return m[1]
+}
+
 func TestKeepsWhatAPrivilegedPortNeeds(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
-	e := start(t, ns, "--web.listen-address=127.0.0.1:443")
+	e := start(t, ns, "--web.listen-address=127.0.0.1:443", "--no-collector.owner")
 	e.checkKept(t, "CAP_NET_BIND_SERVICE")
 	resp, err := e.client.Get("http://127.0.0.1:443/-/healthy")
 	if err != nil {

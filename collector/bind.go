@@ -37,8 +37,8 @@ func newBindFamily() *bindFamily {
 			"Calls of bind() that failed with EADDRINUSE, by what was in the way: of several the first of listener, connection (live or closing), bound (neither listening nor connected), time_wait. unknown: gone when the exporter looked, not visible, or not tcp or mptcp in its own network namespace. reuseaddr is of the socket that failed. Those in bind_events_lost_total are missing.",
 			"eBPF, sock_diag and the rules of inet_csk_get_port", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
 		last: gauge("bind_last_failure_timestamp_seconds",
-			"Seconds since 1970 at the latest failed bind() to that port; process is the name of the thread that called it.",
-			"eBPF, __sys_bind", append(call[:len(call):len(call)], "process")...),
+			"Seconds since 1970 at the latest failed bind() to that port; process is the name of the thread that called it, unit that of its systemd unit or container where it is known.",
+			"eBPF, __sys_bind", append(call[:len(call):len(call)], "process", "unit")...),
 		lost: counter("bind_events_lost_total",
 			"Failed calls that were counted, but whose details were lost because they came faster than the exporter reads.",
 			"eBPF ring buffer"),
@@ -109,7 +109,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), watch.TCP))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process))
+			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process), clean(l.Owner.Service()))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))

@@ -199,7 +199,7 @@ func TestHostileProcessNames(t *testing.T) {
 			FailureKey: snapshot.FailureKey{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
 			Time:       at, Errno: unix.EACCES, Process: name,
 		})
-		want[`errno="EACCES",family="ipv4",netns="",port="`+askedPort(port, false)+`",process="`+label+`",protocol="tcp"`] = "1.7000000005e+09"
+		want[`errno="EACCES",family="ipv4",netns="",port="`+askedPort(port, false)+`",process="`+label+`",protocol="tcp",unit=""`] = "1.7000000005e+09"
 	}
 	text := bindText(t, binds)
 	if !utf8.Valid(text) {

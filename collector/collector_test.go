@@ -162,7 +162,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
 		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_last_failure_timestamp_seconds " +
 			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total"
-		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds"
+		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds sockstate_tcp_restart_info"
 		feature = "sockstate_feature_available"
 
 		udp       = "sockstate_udp_sockets sockstate_udp_receive_queue_bytes sockstate_udp_drops_total"

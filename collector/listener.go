@@ -24,9 +24,9 @@ func newListenerFamily() *listenerFamily {
 	group := groupLabels()
 	return &listenerFamily{
 		info: gauge("tcp_listener_info",
-			"1 for each group of listening sockets: those of one address, port and device. v6only is empty for IPv4.",
-			"sock_diag, INET_DIAG_SKV6ONLY",
-			"netns", "address", "port", "family", "interface", "v6only"),
+			"1 for each group of listening sockets: those of one address, port and device. v6only is empty for IPv4. process and unit are of the process that has the socket open, of several the oldest; empty where that is not known. unit is the systemd unit, or, where that is only a container's scope, the runtime and the first digits of the container's id.",
+			"sock_diag, INET_DIAG_SKV6ONLY; /proc/PID/fd, comm and cgroup",
+			"netns", "address", "port", "family", "interface", "v6only", "process", "unit"),
 		sockets: gauge("tcp_listener_sockets",
 			"Listening sockets in the group; more than 1 with SO_REUSEPORT.",
 			"sock_diag", group...),
@@ -71,7 +71,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only)...)
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, clean(g.Owner.Process), clean(g.Owner.Service()))...)
 		ch.put(f.sockets, float64(g.Sockets), group...)
 		ch.put(f.queue, float64(g.Queue), group...)
 		ch.put(f.queueLimit, float64(g.QueueLimit), group...)

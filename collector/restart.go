@@ -15,6 +15,7 @@ type restartFamily struct {
 	blockers *Metric
 	blocked  *Metric
 	restart  *Metric
+	info     *Metric
 }
 
 func newRestartFamily() *restartFamily {
@@ -29,12 +30,17 @@ func newRestartFamily() *restartFamily {
 		restart: gauge("tcp_restart_blocked_seconds",
 			"Seconds for which a restart of this listener, with its address and flags, could not bind: 0 it could now, +Inf a live socket is in the way. Kept after the listener went, for the watch retention. Absent where that cannot be known.",
 			source, "netns", "address", "port", "family"),
+		info: gauge("tcp_restart_info",
+			"1 for each address that sockstate_tcp_restart_blocked_seconds is of: whose listener it is, or was. process and unit as in sockstate_tcp_listener_info; kept after the listener went, for the watch retention. Absent before there was one.",
+			"/proc/PID/fd, comm and cgroup", "netns", "address", "port", "family", "process", "unit"),
 	}
 }
 
 func (*restartFamily) name() string { return "restart" }
 
-func (f *restartFamily) metrics() []*Metric { return []*Metric{f.blockers, f.blocked, f.restart} }
+func (f *restartFamily) metrics() []*Metric {
+	return []*Metric{f.blockers, f.blocked, f.restart, f.info}
+}
 
 func (*restartFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.PortVerdicts] { return &ns.Verdicts })
@@ -79,7 +85,7 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 
 // restarts shows one verdict an address: of listeners on several devices the worst.
 func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port string, ch *sink) {
-	worst := make(map[netip.Addr]*snapshot.Verdict, len(restarts))
+	worst := make(map[netip.Addr]*snapshot.RestartVerdict, len(restarts))
 	var order []netip.Addr
 	for i := range restarts {
 		r := &restarts[i]
@@ -87,14 +93,17 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port
 		if !seen {
 			order = append(order, r.Address)
 		}
-		if !seen || r.Worse(before) {
-			worst[r.Address] = &r.Verdict
+		if !seen || r.Worse(&before.Verdict) {
+			worst[r.Address] = r
 		}
 	}
 	for _, address := range order {
-		if seconds, ok := blockedSeconds(worst[address]); ok {
-			ch.put(f.restart, seconds, netns, address.String(), port, snapshot.FamilyOf(address).String())
+		r := worst[address]
+		labels := []string{netns, address.String(), port, snapshot.FamilyOf(address).String()}
+		if seconds, ok := blockedSeconds(&r.Verdict); ok {
+			ch.put(f.restart, seconds, labels...)
 		}
+		ch.put(f.info, 1, append(labels, clean(r.Owner.Process), clean(r.Owner.Service()))...)
 	}
 }
 

@@ -70,3 +70,18 @@ func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
 		return errOtherProcess
 	})
 }
+
+// OfPID returns what is known of the process that now has the id, which may soon be another.
+func (f *Finder) OfPID(pid int) (Owner, bool) {
+	proc, err := f.fs.Proc(pid)
+	if err != nil {
+		return Owner{}, false
+	}
+	p, err := readProcess(proc, func() error { return nil })
+	if err != nil {
+		return Owner{}, false
+	}
+	owner := p.shown()
+	owner.Processes = 1
+	return owner, true
+}

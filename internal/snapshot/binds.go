@@ -14,6 +14,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -35,6 +36,9 @@ type Failure struct {
 	Time    time.Time
 	Errno   unix.Errno
 	Process string // what the thread called itself: any bytes
+
+	// Owner is the process, as far as that is known: it may have ended.
+	Owner owner.Owner
 }
 
 // ErrnoName is the symbolic name of an error, EADDRINUSE, or empty where it has none.
@@ -105,6 +109,7 @@ func (h *host) binds(set *netns.Set) (Binds, error) {
 // watched ports, whatever ports are asked for.
 type failures struct {
 	conflicts *conflicts
+	callers   *callers
 
 	mu     sync.Mutex
 	sets   map[uint32][]watch.Set // by inode number of the network namespace
@@ -112,9 +117,10 @@ type failures struct {
 	latest map[FailureKey]Failure
 }
 
-func newFailures(own uint32) *failures {
+func newFailures(own uint32, owners OwnerFinder) *failures {
 	return &failures{
 		conflicts: newConflicts(),
+		callers:   &callers{finder: owners},
 		sets:      map[uint32][]watch.Set{own: nil},
 		latest:    make(map[FailureKey]Failure),
 	}
@@ -135,6 +141,7 @@ func (f *failures) add(e *bindtrace.Event) {
 	if e.Op != bindtrace.OpBind {
 		return
 	}
+	by := f.callers.of(e)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := FailureKey{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
@@ -145,7 +152,7 @@ func (f *failures) add(e *bindtrace.Event) {
 		key.Port, key.OtherPort = 0, true
 	}
 	f.conflicts.add(key, e)
-	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command()}
+	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }
 
 // watched is called with mu held.

@@ -28,7 +28,7 @@ func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
 // failuresOf watches ports and notes events.
 func failuresOf(t *testing.T, ports []watch.Range, events ...bindtrace.Event) *failures {
 	t.Helper()
-	f := newFailures(ownNetns)
+	f := newFailures(ownNetns, nil)
 	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, ports...)}}, nil)
 	for i := range events {
 		f.add(&events[i])

@@ -28,7 +28,7 @@ func newHost(cfg Config) *host {
 		own:      newWorker(cfg, cfg.Watch.Own),
 		others:   make(map[netns.ID]*worker),
 		finder:   &finder{discoverer: cfg.Namespaces},
-		failures: newFailures(cfg.OwnNetns),
+		failures: newFailures(cfg.OwnNetns, cfg.Owners),
 		retired:  newRetired(),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -145,6 +146,9 @@ type GroupKey struct {
 type Group struct {
 	GroupKey
 	Interface string // name of the device; empty for none
+
+	// Owner has the sockets open, as far as that is known; of several the oldest.
+	Owner owner.Owner
 
 	// V6Only is IPV6_V6ONLY of every socket of the group: IPv4 is not served here.
 	V6Only bool

@@ -58,6 +58,9 @@ type Config struct {
 	// Flags reads the reuse flags; nil switches the part off.
 	Flags FlagReader
 
+	// Owners finds who has a socket open, and who failed to bind; nil: nobody is known.
+	Owners OwnerFinder
+
 	// Binds counts failed binds; nil switches the part off. The Taker sets which ports it
 	// watches. OwnNetns is the inode number of the process's own network namespace.
 	Binds    *bindtrace.Tracer

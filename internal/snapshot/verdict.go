@@ -9,6 +9,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -36,6 +37,7 @@ type RestartVerdict struct {
 	Address   netip.Addr
 	Ifindex   uint32
 	Listening bool // it is there; else it went less than the retention ago
+	Owner     owner.Owner
 	ReuseAddr bindrule.Flag
 	ReusePort bindrule.Flag
 	Verdict
@@ -76,8 +78,9 @@ func FamilyOf(a netip.Addr) netlinkdiag.Family {
 type remembered struct {
 	v6only               bindrule.Flag
 	reuseAddr, reusePort bindrule.Flag
-	owner
-	seen time.Time
+	creator
+	owner owner.Owner
+	seen  time.Time
 }
 
 // maxRememberedPerPort bounds the addresses that are remembered of one port.
@@ -100,15 +103,18 @@ func (m *memory) update(now time.Time, set watch.Set, listeners []listener, grou
 		_, watched := set.Find(k.Port)
 		return !watched || now.Sub(r.seen) > m.keep
 	})
-	owners := owners(listeners)
+	creators := creatorsOf(listeners)
 	for i, g := range groups {
-		r := remembered{seen: now, v6only: bindrule.FlagOf(g.V6Only), owner: owners[g.GroupKey]}
+		r := remembered{seen: now, v6only: bindrule.FlagOf(g.V6Only), creator: creators[g.GroupKey], owner: g.Owner}
 		if i < len(flags) {
 			r.reuseAddr, r.reusePort = flags[i].ReuseAddr, flags[i].ReusePort
 		}
 		if before := m.groups[g.GroupKey]; before.cookies == r.cookies {
 			r.reuseAddr = keepKnown(r.reuseAddr, before.reuseAddr)
 			r.reusePort = keepKnown(r.reusePort, before.reusePort)
+			if r.owner == (owner.Owner{}) {
+				r.owner = before.owner
+			}
 		}
 		m.groups[g.GroupKey] = r
 	}
@@ -145,14 +151,14 @@ func keepKnown(now, before bindrule.Flag) bindrule.Flag {
 	return now
 }
 
-// An owner is who holds the sockets of a group.
-type owner struct {
+// A creator is the user that made the sockets of a group.
+type creator struct {
 	uid     bindrule.UID // where it is one
 	cookies uint64       // all of them, folded: other sockets, another number
 }
 
-func owners(listeners []listener) map[GroupKey]owner {
-	out := make(map[GroupKey]owner)
+func creatorsOf(listeners []listener) map[GroupKey]creator {
+	out := make(map[GroupKey]creator)
 	for _, l := range listeners {
 		o, ok := out[l.key]
 		switch {
@@ -191,14 +197,14 @@ func bindPorts(set watch.Set, tcp *fold, reuse *Reuse, wheel wheel) []bindrule.P
 
 // addListeners adds the listener groups to their ports.
 func addListeners(ports []bindrule.Port, set watch.Set, listeners []listener, groups []Group, flags []GroupReuse) {
-	owners := owners(listeners)
+	creators := creatorsOf(listeners)
 	for i, g := range groups {
 		n, ok := set.Find(g.Port)
 		if !ok {
 			continue
 		}
 		s := bindrule.Socket{
-			Addr: g.Address, Ifindex: g.Ifindex, V6Only: bindrule.FlagOf(g.V6Only), UID: owners[g.GroupKey].uid,
+			Addr: g.Address, Ifindex: g.Ifindex, V6Only: bindrule.FlagOf(g.V6Only), UID: creators[g.GroupKey].uid,
 			State: bindrule.StateListen, Count: g.Sockets,
 		}
 		if i < len(flags) {
@@ -260,7 +266,7 @@ func (m *memory) judge(now time.Time, number uint16, groups []GroupKey, port *bi
 			ReuseAddr: r.reuseAddr, ReusePort: r.reusePort, UID: r.uid, ListenersAside: true,
 		}
 		v.Restarts = append(v.Restarts, RestartVerdict{
-			Address: key.Address, Ifindex: key.Ifindex, Listening: r.seen.Equal(now),
+			Address: key.Address, Ifindex: key.Ifindex, Listening: r.seen.Equal(now), Owner: r.owner,
 			ReuseAddr: r.reuseAddr, ReusePort: r.reusePort, Verdict: ask(port, request),
 		})
 		v.addBinds(port, request)

@@ -112,12 +112,6 @@ func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
 
 	onWatched := w.onWatched(all.Data)
 	groups := w.listeners(all, onWatched)
-	publish(func(s *Namespace) {
-		s.Listeners = groups
-		if !w.cfg.Listeners {
-			s.Listeners = Part[[]Group]{Err: ErrOff}
-		}
-	})
 	w.listed = listed{all: all, onWatched: onWatched, groups: groups}
 
 	udp := take(func() (UDP, error) { return w.readUDP(ctx) })
@@ -127,6 +121,17 @@ func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
 // take takes the sockets on the watched ports, their flags, and what follows from both.
 func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 	l := w.listed
+	var beside sync.WaitGroup
+	named := l.groups
+	beside.Go(func() {
+		named = w.named(ctx, l.groups, l.onWatched)
+		publish(func(s *Namespace) {
+			s.Listeners = named
+			if !w.cfg.Listeners {
+				s.Listeners = Part[[]Group]{Err: ErrOff}
+			}
+		})
+	})
 	var reuse Part[Reuse]
 	readReuse := func(listenersOnly bool) {
 		reuse = Part[Reuse]{Err: l.all.Err, Duration: l.all.Duration}
@@ -137,7 +142,6 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 	}
 	// The flags beside the dump: both walk the same table, for as long. Where nothing but
 	// listeners was there last time, the dump says whether that walk is needed at all.
-	var beside sync.WaitGroup
 	if !w.quiet {
 		beside.Go(func() { readReuse(false) })
 	}
@@ -157,7 +161,7 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 	beside.Wait()
 	w.quiet = quiet
 
-	verdicts := w.judge(l.onWatched, l.groups, tcp, reuse)
+	verdicts := w.judge(l.onWatched, named, tcp, reuse)
 	publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
 
