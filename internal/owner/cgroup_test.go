@@ -142,17 +142,9 @@ func FuzzParsePath(f *testing.F) {
 		if p.manager && p.unit == "" && p.container == "" {
 			t.Errorf("%q: a service manager without unit", path)
 		}
-		// A deeper cgroup that says nothing does not change what the others say.
-		if q := parsePath(strings.TrimSuffix(path, " (deleted)") + "/payload"); !q.sameNames(p) && !strings.HasSuffix(path, "/lxc") && !strings.HasSuffix(path, "lxc.payload") {
-			t.Errorf("%q: got %+v, and %+v one level down", path, p, q)
-		}
 		owner := (&process{place: p}).shown()
 		if s := owner.Service(); s != "" && !plain(s) {
 			t.Errorf("%q: service %q", path, s)
 		}
 	})
-}
-
-func (p place) sameNames(q place) bool {
-	return p.unit == q.unit && p.container == q.container && p.runtime == q.runtime
 }
