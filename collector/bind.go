@@ -90,8 +90,11 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	binds, listens, conflicts := make(tally), make(tally), make(tally)
 	for _, c := range s.Binds.Data.Counts {
 		of := binds
-		if c.Op == bindtrace.OpListen {
+		switch c.Op {
+		case bindtrace.OpListen:
 			of = listens
+		case bindtrace.OpConnect:
+			continue
 		}
 		of[series{
 			netns.of(c.Netns),

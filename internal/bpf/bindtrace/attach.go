@@ -5,6 +5,8 @@ package bindtrace
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -58,8 +60,25 @@ func load(opts Options) (*Tracer, error) {
 	return nil, &UnavailableError{unavailable(err).Reason, errors.Join(unavailable(err).Err, unavailable(fexitErr).Err)}
 }
 
-// attach loads the programs of one mode, attaches them, and proves them.
-func attach(opts Options, mode Mode, cache *btf.Cache) (_ *Tracer, err error) {
+// attach attaches in one mode: for connect as well, unless just that does not work.
+func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
+	connectsErr := ErrOff
+	if !opts.NoConnects {
+		var t *Tracer
+		if t, connectsErr = attachCalls(opts, mode, cache, true); connectsErr == nil {
+			return t, nil
+		}
+	}
+	t, err := attachCalls(opts, mode, cache, false)
+	if err != nil {
+		return nil, err
+	}
+	t.connectsErr = connectsErr
+	return t, nil
+}
+
+// attachCalls loads the programs of one mode, attaches them, and proves them.
+func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *Tracer, err error) {
 	t := &Tracer{mode: mode}
 	defer func() {
 		if err != nil {
@@ -84,17 +103,17 @@ func attach(opts Options, mode Mode, cache *btf.Cache) (_ *Tracer, err error) {
 		return nil, err
 	}
 
-	load := &ebpf.CollectionOptions{Cache: cache}
-	switch mode {
-	case ModeFexit:
-		err = t.attachFexit(spec, load)
-	default:
-		err = t.attachTracepoints(spec, load)
-	}
-	if err != nil {
+	programs := attachments(mode, connects)
+	if err := t.load(spec, cache, programs); err != nil {
 		return nil, err
 	}
-	if err := t.proven(probe); err != nil {
+	if err := t.prepare(); err != nil {
+		return nil, err
+	}
+	if err := t.attach(programs); err != nil {
+		return nil, err
+	}
+	if err := t.proven(probe, connects); err != nil {
 		return nil, err
 	}
 	return t, nil
@@ -109,12 +128,14 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe) error {
 		}
 	}
 	for name, value := range map[string]any{
-		bpfVarErrnoClass:        classes,
-		bpfVarErrnoEbadf:        uint32(unix.EBADF),
-		bpfVarErrnoEnotsock:     uint32(unix.ENOTSOCK),
-		bpfVarErrnoEaddrinuse:   uint32(unix.EADDRINUSE),
-		bpfVarErrnoEafnosupport: uint32(unix.EAFNOSUPPORT),
-		bpfVarProbeAddr:         p.addr,
+		bpfVarErrnoClass:         classes,
+		bpfVarErrnoEbadf:         uint32(unix.EBADF),
+		bpfVarErrnoEnotsock:      uint32(unix.ENOTSOCK),
+		bpfVarErrnoEaddrinuse:    uint32(unix.EADDRINUSE),
+		bpfVarErrnoEaddrnotavail: uint32(unix.EADDRNOTAVAIL),
+		bpfVarErrnoEagain:        uint32(unix.EAGAIN),
+		bpfVarErrnoEafnosupport:  uint32(unix.EAFNOSUPPORT),
+		bpfVarProbeAddr:          p.addr,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
@@ -123,65 +144,82 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe) error {
 	return nil
 }
 
-func (t *Tracer) attachFexit(spec *ebpf.CollectionSpec, load *ebpf.CollectionOptions) error {
-	var o struct {
-		objects
-		Bind   *ebpf.Program `ebpf:"fexit_bind"`
-		Listen *ebpf.Program `ebpf:"fexit_listen"`
+// An attachment is a program and the tracepoint it goes to; a fexit program names
+// its function itself.
+type attachment struct {
+	program, tracepoint string
+}
+
+// attachments are in the order of attaching. Exits come first, and are detached
+// last: no entry may stay without its exit.
+func attachments(mode Mode, connects bool) []attachment {
+	all := []attachment{
+		{bpfProgExitBind, "sys_exit_bind"},
+		{bpfProgExitListen, "sys_exit_listen"},
+		{bpfProgEnterBind, "sys_enter_bind"},
+		{bpfProgEnterListen, "sys_enter_listen"},
 	}
-	if err := spec.LoadAndAssign(&o, load); err != nil {
+	connect := attachment{bpfProgExitConnect, "sys_exit_connect"}
+	if mode == ModeFexit {
+		all = []attachment{{program: bpfProgFexitBind}, {program: bpfProgFexitListen}}
+		connect = attachment{program: bpfProgFexitConnect}
+	}
+	if connects {
+		all = append(all, connect)
+	}
+	return all
+}
+
+// load loads the programs to attach, and no other: the kernel may refuse those of
+// the other mode.
+func (t *Tracer) load(spec *ebpf.CollectionSpec, cache *btf.Cache, attach []attachment) error {
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		return !slices.ContainsFunc(attach, func(a attachment) bool { return a.program == name })
+	})
+	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	if err != nil {
 		return fmt.Errorf("load programs: %w", err)
 	}
-	t.objects, t.programs = o.objects, []*ebpf.Program{o.Bind, o.Listen}
-	if err := t.prepare(); err != nil {
-		return err
+	defer loaded.Close()
+	if err := loaded.Assign(&t.objects); err != nil {
+		return fmt.Errorf("load programs: %w", err)
 	}
-	for _, p := range t.programs {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+	for _, a := range attach {
+		t.programs = append(t.programs, loaded.DetachProgram(a.program))
+	}
+	return nil
+}
+
+// attach attaches the programs that load has loaded.
+func (t *Tracer) attach(attach []attachment) error {
+	if t.mode == ModeTracepoint {
+		if err := findTracefs(); err != nil {
+			return err
+		}
+	}
+	for i, a := range attach {
+		l, err := a.attach(t.programs[i])
 		if err != nil {
-			return fmt.Errorf("attach %s: %w", p, err)
+			return err
 		}
 		t.links = append(t.links, l)
 	}
 	return nil
 }
 
-func (t *Tracer) attachTracepoints(spec *ebpf.CollectionSpec, load *ebpf.CollectionOptions) error {
-	var o struct {
-		objects
-		EnterBind   *ebpf.Program `ebpf:"enter_bind"`
-		ExitBind    *ebpf.Program `ebpf:"exit_bind"`
-		EnterListen *ebpf.Program `ebpf:"enter_listen"`
-		ExitListen  *ebpf.Program `ebpf:"exit_listen"`
-	}
-	if err := spec.LoadAndAssign(&o, load); err != nil {
-		return fmt.Errorf("load programs: %w", err)
-	}
-	t.objects = o.objects
-	t.programs = []*ebpf.Program{o.EnterBind, o.ExitBind, o.EnterListen, o.ExitListen}
-	if err := t.prepare(); err != nil {
-		return err
-	}
-	if err := findTracefs(); err != nil {
-		return err
-	}
-	// Exits first, and detached last: no entry may stay without its exit.
-	for _, at := range []struct {
-		name    string
-		program *ebpf.Program
-	}{
-		{"sys_exit_bind", o.ExitBind},
-		{"sys_exit_listen", o.ExitListen},
-		{"sys_enter_bind", o.EnterBind},
-		{"sys_enter_listen", o.EnterListen},
-	} {
-		l, err := link.Tracepoint("syscalls", at.name, at.program, nil)
+func (a attachment) attach(p *ebpf.Program) (link.Link, error) {
+	if a.tracepoint == "" {
+		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
-			return fmt.Errorf("attach to tracepoint syscalls/%s: %w", at.name, err)
+			return nil, fmt.Errorf("attach %s: %w", p, err)
 		}
-		t.links = append(t.links, l)
+		return l, nil
 	}
-	return nil
+	l, err := link.Tracepoint("syscalls", a.tracepoint, p, nil)
+	if err != nil {
+		return nil, fmt.Errorf("attach to tracepoint syscalls/%s: %w", a.tracepoint, err)
+	}
+	return l, nil
 }
 
 // prepare readies maps and readers before the first call can be seen.

@@ -19,12 +19,21 @@ func BenchmarkSyscalls(b *testing.B) {
 	kerneltest.RequireRoot(b)
 	ns := kerneltest.New(b)
 	required, set := requiredModes()
-	for _, mode := range []string{"off", ModeTracepoint.String(), ModeFexit.String()} {
-		if mode != "off" && set && !slices.Contains(required, mode) {
+	for _, c := range []struct {
+		name string
+		opts Options // without a mode: no tracer
+	}{
+		{"off", Options{}},
+		{"tracepoint", Options{Mode: ModeTracepoint}},
+		{"tracepoint_no_connects", Options{Mode: ModeTracepoint, NoConnects: true}},
+		{"fexit", Options{Mode: ModeFexit}},
+		{"fexit_no_connects", Options{Mode: ModeFexit, NoConnects: true}},
+	} {
+		if c.opts.Mode != ModeAuto && set && !slices.Contains(required, c.opts.Mode.String()) {
 			continue
 		}
-		b.Run(mode, func(b *testing.B) {
-			attachForBenchmark(b, mode)
+		b.Run(c.name, func(b *testing.B) {
+			attachForBenchmark(b, c.opts)
 			b.Run("getppid", func(b *testing.B) {
 				for b.Loop() {
 					_, _, _ = unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)
@@ -61,18 +70,98 @@ func BenchmarkSyscalls(b *testing.B) {
 					}
 				})
 			})
+			b.Run("connect_fails", func(b *testing.B) { ns.Do(b, func() { benchmarkFailingConnect(b) }) })
+			b.Run("connect_udp", func(b *testing.B) { ns.Do(b, func() { benchmarkConnectUDP(b) }) })
+			b.Run("tcp_connection", func(b *testing.B) { ns.Do(b, func() { benchmarkConnection(b) }) })
 		})
 	}
 }
 
-func attachForBenchmark(b *testing.B, mode string) {
+// openForBenchmark makes a socket that is closed when the benchmark ends.
+func openForBenchmark(b *testing.B, typ int) int {
 	b.Helper()
-	opts := Options{Mode: ModeTracepoint}
-	switch mode {
-	case "off":
+	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// listenForBenchmark is a listener and its address.
+func listenForBenchmark(b *testing.B) (int, []byte) {
+	b.Helper()
+	fd, addr := openForBenchmark(b, unix.SOCK_STREAM), sockaddrOf(netip.MustParseAddr("127.0.0.1"), testPort)
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err := errors.Join(err, bindRaw(fd, addr), unix.Listen(fd, 16)); err != nil {
+		b.Fatal(err)
+	}
+	return fd, addr
+}
+
+// benchmarkFailingConnect asks for a connection that exists: this fails with
+// EADDRNOTAVAIL without a search for a port.
+func benchmarkFailingConnect(b *testing.B) {
+	b.Helper()
+	_, addr := listenForBenchmark(b)
+	var fds [2]int
+	for i := range fds {
+		fds[i] = openForBenchmark(b, unix.SOCK_STREAM)
+		err := unix.SetsockoptInt(fds[i], unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if err := errors.Join(err, bindRaw(fds[i], sockaddrOf(netip.MustParseAddr("127.0.0.1"), otherPort))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	linger := &unix.Linger{Onoff: 1} // nothing stays in TIME_WAIT
+	if err := errors.Join(unix.SetsockoptLinger(fds[0], unix.SOL_SOCKET, unix.SO_LINGER, linger), connectRaw(fds[0], addr)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := connectRaw(fds[1], addr); err != unix.EADDRNOTAVAIL {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchmarkConnectUDP connects a UDP socket again and again: no connect() that
+// succeeds costs less.
+func benchmarkConnectUDP(b *testing.B) {
+	b.Helper()
+	fd, addr := openForBenchmark(b, unix.SOCK_DGRAM), sockaddrOf(netip.MustParseAddr("127.0.0.1"), testPort)
+	for b.Loop() {
+		if err := connectRaw(fd, addr); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchmarkConnection opens and aborts a TCP connection by loopback, as a busy
+// client and its server would.
+func benchmarkConnection(b *testing.B) {
+	b.Helper()
+	listener, addr := listenForBenchmark(b)
+	for b.Loop() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		err = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		if err := errors.Join(err, connectRaw(fd, addr)); err != nil {
+			b.Fatal(err)
+		}
+		peer, _, err := unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		if err != nil {
+			b.Fatal(err)
+		}
+		unix.Close(fd)
+		unix.Close(peer)
+	}
+}
+
+func attachForBenchmark(b *testing.B, opts Options) {
+	b.Helper()
+	if opts.Mode == ModeAuto {
 		return
-	case ModeFexit.String():
-		opts.Mode = ModeFexit
 	}
 	tr, err := New(opts)
 	var unavailable *UnavailableError

@@ -362,7 +362,7 @@ func TestAnswerOfSeccompIsNotCounted(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer unix.Close(fd)
-			answerBind(t, unix.EADDRINUSE)
+			answer(t, unix.SYS_BIND, unix.EADDRINUSE)
 			if err := bindRaw(fd, sockaddrOf(netip.IPv4Unspecified(), testPort)); !errors.Is(err, unix.EADDRINUSE) {
 				t.Errorf("bind: want EADDRINUSE, got %v", err)
 			}

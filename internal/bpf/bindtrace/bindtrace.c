@@ -2,7 +2,8 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * Failed bind() and listen() calls, counted by what the caller asked for.
+ * Failed bind(), listen() and connect() calls, counted by what the caller asked
+ * for.
  *
  * At the exit of a failed bind inet_sport is 0: the port that was asked for
  * stands in the call's sockaddr alone. So the programs sit at the exit of the
@@ -37,7 +38,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define SIN6_LEN 28
 #define ADDR_MAX_LEN 128
 
-enum op { OP_BIND, OP_LISTEN, OPS };
+enum op { OP_BIND, OP_LISTEN, OP_CONNECT, OPS };
 enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
 enum protocol { PROTO_OTHER, PROTO_TCP, PROTO_UDP, PROTO_MPTCP, PROTO_SCTP, PROTOS };
 enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8, REUSES = 4 };
@@ -49,12 +50,15 @@ const volatile u8 errno_class[ERRNO_MAX];
 const volatile u32 errno_ebadf;
 const volatile u32 errno_enotsock;
 const volatile u32 errno_eaddrinuse;
+const volatile u32 errno_eaddrnotavail;
+const volatile u32 errno_eagain;
 const volatile u32 errno_eafnosupport;
 
-/* The address of the loader's own failing bind, by which it learns whether the
+/* The address of the loader's own failing calls, by which it learns whether the
  * attached programs see anything. */
 const volatile u8 probe_addr[16];
 u64 probes_seen;
+u64 connect_probes_seen;
 
 /* A bit for each port; 64-bit words so that user space changes one at a time. */
 u64 watched_ports[65536 / 64];
@@ -68,7 +72,7 @@ u64 unattributed;
 
 struct key {
 	u32 netns; /* inode number; 0: not a watched one */
-	u16 port;  /* host order; 0 with port_other set */
+	u16 port;  /* host order; 0 with port_other set, and of connect() */
 	u8 port_other;
 	u8 op;
 	u8 family;
@@ -336,14 +340,26 @@ static __always_inline u8 port_watched(u16 port)
 	return !port || (watched_ports[port / 64] >> (port % 64)) & 1;
 }
 
-/* All that happens to a call that failed, whichever way it was seen. */
+/* What the socket adds to the key. Returns the inode number of its namespace. */
+static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 family)
+{
+	struct net *net = READ(sk->__sk_common.skc_net.net);
+	u32 netns = READ(net->ns.inum);
+
+	if (bpf_map_lookup_elem(&watched_netns, &netns))
+		key->netns = netns;
+	key->family = family == AF_INET6 ? FAMILY_IPV6 : FAMILY_IPV4;
+	key->protocol = protocol_class(READ(sk->sk_type), READ(sk->sk_protocol));
+	return netns;
+}
+
+/* All that happens to a bind or listen that failed, whichever way it was seen. */
 static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error)
 {
 	struct request req = {};
 	struct key key = {};
 	struct event *event;
 	struct sock *sk;
-	struct net *net;
 	u64 pid_tgid;
 	u16 family;
 	u32 netns;
@@ -374,20 +390,15 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 		}
 	}
 
-	net = READ(sk->__sk_common.skc_net.net);
-	netns = READ(net->ns.inum);
+	netns = read_socket(&key, sk, family);
 	flags = (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
 		(READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0);
 
-	if (bpf_map_lookup_elem(&watched_netns, &netns))
-		key.netns = netns;
 	if (req.port_known && port_watched(req.port))
 		key.port = req.port;
 	else
 		key.port_other = 1;
 	key.op = op;
-	key.family = family == AF_INET6 ? FAMILY_IPV6 : FAMILY_IPV4;
-	key.protocol = protocol_class(READ(sk->sk_type), READ(sk->sk_protocol));
 	if (error < ERRNO_MAX)
 		key.errno_class = errno_class[error];
 	key.reuse = flags;
@@ -424,6 +435,80 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* The errors of a connect() that found no port, and that of the probe. This is
+ * all that other calls of connect() pay. */
+static __always_inline int connect_concerns(u32 error)
+{
+	return error == errno_eaddrnotavail || error == errno_eagain || error == errno_eafnosupport;
+}
+
+static __always_inline int v4_mapped(const struct request *req)
+{
+	u8 differs = 0;
+
+	for (int i = 0; i < 10; i++)
+		differs |= req->addr[i];
+	return !(differs | (u8)~req->addr[10] | (u8)~req->addr[11]);
+}
+
+/* EADDRNOTAVAIL is no lack of ports where the socket has one (its connection
+ * exists already), and where IPv6 had no source address: tcp_v6_connect keeps
+ * the route once it has both, and only then looks for a port. With IPv4 there
+ * always is an address where there is a route. */
+static __always_inline int lacked_port(struct sock *sk, u8 family, u8 protocol, const struct request *req)
+{
+	struct sock *tcp = sk;
+
+	if (READ(sk->__sk_common.skc_num))
+		return 0;
+	if (protocol == PROTO_MPTCP && HAS(struct mptcp_sock, first))
+		tcp = READ(((struct mptcp_sock *)sk)->first);
+	else if (protocol != PROTO_TCP)
+		return 0;
+	return family == FAMILY_IPV4 || v4_mapped(req) || READ(tcp->sk_dst_cache);
+}
+
+/* Where inet_autobind finds no port, for UDP and others than TCP, connect()
+ * says EAGAIN. */
+static __always_inline int autobind_failed(struct sock *sk)
+{
+	return !READ(sk->__sk_common.skc_num);
+}
+
+static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen, u32 error)
+{
+	struct sock *sk = socket_of(fd);
+	struct request req = {};
+	struct key key = {};
+	u16 family;
+
+	read_sockaddr(&req, addr, addrlen);
+	if (error == errno_eafnosupport) {
+		if (sk && is_probe(&req))
+			__sync_fetch_and_add(&connect_probes_seen, 1);
+		return;
+	}
+	if (!sk) {
+		__sync_fetch_and_add(&unattributed, 1);
+		return;
+	}
+	family = READ(sk->__sk_common.skc_family);
+	if (family != AF_INET && family != AF_INET6)
+		return;
+
+	read_socket(&key, sk, family);
+	if (error == errno_eagain) {
+		if (!autobind_failed(sk))
+			return;
+	} else {
+		key.port_other = !lacked_port(sk, key.family, key.protocol, &req);
+	}
+	key.op = OP_CONNECT;
+	if (error < ERRNO_MAX)
+		key.errno_class = errno_class[error];
+	count(&key);
+}
+
 /* int __sys_bind(int fd, struct sockaddr __user *umyaddr, int addrlen) */
 SEC("fexit/__sys_bind")
 int fexit_bind(u64 *ctx)
@@ -443,6 +528,17 @@ int fexit_listen(u64 *ctx)
 
 	if (ret < 0)
 		failed(OP_LISTEN, ctx[0], 0, 0, -ret);
+	return 0;
+}
+
+/* int __sys_connect(int fd, struct sockaddr __user *uservaddr, int addrlen) */
+SEC("fexit/__sys_connect")
+int fexit_connect(u64 *ctx)
+{
+	u32 error = -(s32)ctx[3];
+
+	if (connect_concerns(error))
+		connect_failed(ctx[0], (void *)ctx[1], ctx[2], error);
 	return 0;
 }
 
@@ -504,5 +600,37 @@ SEC("tracepoint/syscalls/sys_exit_listen")
 int exit_listen(const struct syscall_exit *ctx)
 {
 	leave(ctx, OP_LISTEN);
+	return 0;
+}
+
+/* Clients connect often, so nothing is kept at the entry: at the exit the
+ * arguments are still in the registers that the entry saved. (arm64 has the
+ * return value in regs[0] by then.) */
+SEC("tracepoint/syscalls/sys_exit_connect")
+int exit_connect(const struct syscall_exit *ctx)
+{
+	u32 error = -(s32)ctx->ret;
+	struct call call = {};
+	void *regs;
+
+	if (!connect_concerns(error))
+		return 0;
+	regs = bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (HAS(struct pt_regs___x86, di)) {
+		struct pt_regs___x86 *x86 = regs;
+
+		call.fd = READ(x86->di);
+		call.addr = READ(x86->si);
+		call.addrlen = READ(x86->dx);
+	} else if (HAS(struct pt_regs___arm64, orig_x0)) {
+		struct pt_regs___arm64 *arm64 = regs;
+
+		call.fd = READ(arm64->orig_x0);
+		call.addr = READ(arm64->regs[1]);
+		call.addrlen = READ(arm64->regs[2]);
+	} else {
+		return 0;
+	}
+	connect_failed(call.fd, (void *)call.addr, call.addrlen, error);
 	return 0;
 }

@@ -65,29 +65,34 @@ type bpfSlot struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapCalls             = "calls"
-	bpfMapEvents            = "events"
-	bpfMapFreeSlots         = "free_slots"
-	bpfMapSlotIndex         = "slot_index"
-	bpfMapSlots             = "slots"
-	bpfMapWatchedNetns      = "watched_netns"
-	bpfProgEnterBind        = "enter_bind"
-	bpfProgEnterListen      = "enter_listen"
-	bpfProgExitBind         = "exit_bind"
-	bpfProgExitListen       = "exit_listen"
-	bpfProgFexitBind        = "fexit_bind"
-	bpfProgFexitListen      = "fexit_listen"
-	bpfVarErrnoClass        = "errno_class"
-	bpfVarErrnoEaddrinuse   = "errno_eaddrinuse"
-	bpfVarErrnoEafnosupport = "errno_eafnosupport"
-	bpfVarErrnoEbadf        = "errno_ebadf"
-	bpfVarErrnoEnotsock     = "errno_enotsock"
-	bpfVarEventType         = "event_type"
-	bpfVarEventsLost        = "events_lost"
-	bpfVarProbeAddr         = "probe_addr"
-	bpfVarProbesSeen        = "probes_seen"
-	bpfVarUnattributed      = "unattributed"
-	bpfVarWatchedPorts      = "watched_ports"
+	bpfMapCalls              = "calls"
+	bpfMapEvents             = "events"
+	bpfMapFreeSlots          = "free_slots"
+	bpfMapSlotIndex          = "slot_index"
+	bpfMapSlots              = "slots"
+	bpfMapWatchedNetns       = "watched_netns"
+	bpfProgEnterBind         = "enter_bind"
+	bpfProgEnterListen       = "enter_listen"
+	bpfProgExitBind          = "exit_bind"
+	bpfProgExitConnect       = "exit_connect"
+	bpfProgExitListen        = "exit_listen"
+	bpfProgFexitBind         = "fexit_bind"
+	bpfProgFexitConnect      = "fexit_connect"
+	bpfProgFexitListen       = "fexit_listen"
+	bpfVarConnectProbesSeen  = "connect_probes_seen"
+	bpfVarErrnoClass         = "errno_class"
+	bpfVarErrnoEaddrinuse    = "errno_eaddrinuse"
+	bpfVarErrnoEaddrnotavail = "errno_eaddrnotavail"
+	bpfVarErrnoEafnosupport  = "errno_eafnosupport"
+	bpfVarErrnoEagain        = "errno_eagain"
+	bpfVarErrnoEbadf         = "errno_ebadf"
+	bpfVarErrnoEnotsock      = "errno_enotsock"
+	bpfVarEventType          = "event_type"
+	bpfVarEventsLost         = "events_lost"
+	bpfVarProbeAddr          = "probe_addr"
+	bpfVarProbesSeen         = "probes_seen"
+	bpfVarUnattributed       = "unattributed"
+	bpfVarWatchedPorts       = "watched_ports"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -132,12 +137,14 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	EnterBind   *ebpf.ProgramSpec `ebpf:"enter_bind"`
-	EnterListen *ebpf.ProgramSpec `ebpf:"enter_listen"`
-	ExitBind    *ebpf.ProgramSpec `ebpf:"exit_bind"`
-	ExitListen  *ebpf.ProgramSpec `ebpf:"exit_listen"`
-	FexitBind   *ebpf.ProgramSpec `ebpf:"fexit_bind"`
-	FexitListen *ebpf.ProgramSpec `ebpf:"fexit_listen"`
+	EnterBind    *ebpf.ProgramSpec `ebpf:"enter_bind"`
+	EnterListen  *ebpf.ProgramSpec `ebpf:"enter_listen"`
+	ExitBind     *ebpf.ProgramSpec `ebpf:"exit_bind"`
+	ExitConnect  *ebpf.ProgramSpec `ebpf:"exit_connect"`
+	ExitListen   *ebpf.ProgramSpec `ebpf:"exit_listen"`
+	FexitBind    *ebpf.ProgramSpec `ebpf:"fexit_bind"`
+	FexitConnect *ebpf.ProgramSpec `ebpf:"fexit_connect"`
+	FexitListen  *ebpf.ProgramSpec `ebpf:"fexit_listen"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -156,17 +163,20 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	ErrnoClass        *ebpf.VariableSpec `ebpf:"errno_class"`
-	ErrnoEaddrinuse   *ebpf.VariableSpec `ebpf:"errno_eaddrinuse"`
-	ErrnoEafnosupport *ebpf.VariableSpec `ebpf:"errno_eafnosupport"`
-	ErrnoEbadf        *ebpf.VariableSpec `ebpf:"errno_ebadf"`
-	ErrnoEnotsock     *ebpf.VariableSpec `ebpf:"errno_enotsock"`
-	EventType         *ebpf.VariableSpec `ebpf:"event_type"`
-	EventsLost        *ebpf.VariableSpec `ebpf:"events_lost"`
-	ProbeAddr         *ebpf.VariableSpec `ebpf:"probe_addr"`
-	ProbesSeen        *ebpf.VariableSpec `ebpf:"probes_seen"`
-	Unattributed      *ebpf.VariableSpec `ebpf:"unattributed"`
-	WatchedPorts      *ebpf.VariableSpec `ebpf:"watched_ports"`
+	ConnectProbesSeen  *ebpf.VariableSpec `ebpf:"connect_probes_seen"`
+	ErrnoClass         *ebpf.VariableSpec `ebpf:"errno_class"`
+	ErrnoEaddrinuse    *ebpf.VariableSpec `ebpf:"errno_eaddrinuse"`
+	ErrnoEaddrnotavail *ebpf.VariableSpec `ebpf:"errno_eaddrnotavail"`
+	ErrnoEafnosupport  *ebpf.VariableSpec `ebpf:"errno_eafnosupport"`
+	ErrnoEagain        *ebpf.VariableSpec `ebpf:"errno_eagain"`
+	ErrnoEbadf         *ebpf.VariableSpec `ebpf:"errno_ebadf"`
+	ErrnoEnotsock      *ebpf.VariableSpec `ebpf:"errno_enotsock"`
+	EventType          *ebpf.VariableSpec `ebpf:"event_type"`
+	EventsLost         *ebpf.VariableSpec `ebpf:"events_lost"`
+	ProbeAddr          *ebpf.VariableSpec `ebpf:"probe_addr"`
+	ProbesSeen         *ebpf.VariableSpec `ebpf:"probes_seen"`
+	Unattributed       *ebpf.VariableSpec `ebpf:"unattributed"`
+	WatchedPorts       *ebpf.VariableSpec `ebpf:"watched_ports"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -212,29 +222,34 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	ErrnoClass        *ebpf.Variable `ebpf:"errno_class"`
-	ErrnoEaddrinuse   *ebpf.Variable `ebpf:"errno_eaddrinuse"`
-	ErrnoEafnosupport *ebpf.Variable `ebpf:"errno_eafnosupport"`
-	ErrnoEbadf        *ebpf.Variable `ebpf:"errno_ebadf"`
-	ErrnoEnotsock     *ebpf.Variable `ebpf:"errno_enotsock"`
-	EventType         *ebpf.Variable `ebpf:"event_type"`
-	EventsLost        *ebpf.Variable `ebpf:"events_lost"`
-	ProbeAddr         *ebpf.Variable `ebpf:"probe_addr"`
-	ProbesSeen        *ebpf.Variable `ebpf:"probes_seen"`
-	Unattributed      *ebpf.Variable `ebpf:"unattributed"`
-	WatchedPorts      *ebpf.Variable `ebpf:"watched_ports"`
+	ConnectProbesSeen  *ebpf.Variable `ebpf:"connect_probes_seen"`
+	ErrnoClass         *ebpf.Variable `ebpf:"errno_class"`
+	ErrnoEaddrinuse    *ebpf.Variable `ebpf:"errno_eaddrinuse"`
+	ErrnoEaddrnotavail *ebpf.Variable `ebpf:"errno_eaddrnotavail"`
+	ErrnoEafnosupport  *ebpf.Variable `ebpf:"errno_eafnosupport"`
+	ErrnoEagain        *ebpf.Variable `ebpf:"errno_eagain"`
+	ErrnoEbadf         *ebpf.Variable `ebpf:"errno_ebadf"`
+	ErrnoEnotsock      *ebpf.Variable `ebpf:"errno_enotsock"`
+	EventType          *ebpf.Variable `ebpf:"event_type"`
+	EventsLost         *ebpf.Variable `ebpf:"events_lost"`
+	ProbeAddr          *ebpf.Variable `ebpf:"probe_addr"`
+	ProbesSeen         *ebpf.Variable `ebpf:"probes_seen"`
+	Unattributed       *ebpf.Variable `ebpf:"unattributed"`
+	WatchedPorts       *ebpf.Variable `ebpf:"watched_ports"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	EnterBind   *ebpf.Program `ebpf:"enter_bind"`
-	EnterListen *ebpf.Program `ebpf:"enter_listen"`
-	ExitBind    *ebpf.Program `ebpf:"exit_bind"`
-	ExitListen  *ebpf.Program `ebpf:"exit_listen"`
-	FexitBind   *ebpf.Program `ebpf:"fexit_bind"`
-	FexitListen *ebpf.Program `ebpf:"fexit_listen"`
+	EnterBind    *ebpf.Program `ebpf:"enter_bind"`
+	EnterListen  *ebpf.Program `ebpf:"enter_listen"`
+	ExitBind     *ebpf.Program `ebpf:"exit_bind"`
+	ExitConnect  *ebpf.Program `ebpf:"exit_connect"`
+	ExitListen   *ebpf.Program `ebpf:"exit_listen"`
+	FexitBind    *ebpf.Program `ebpf:"fexit_bind"`
+	FexitConnect *ebpf.Program `ebpf:"fexit_connect"`
+	FexitListen  *ebpf.Program `ebpf:"fexit_listen"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -242,8 +257,10 @@ func (p *bpfPrograms) Close() error {
 		p.EnterBind,
 		p.EnterListen,
 		p.ExitBind,
+		p.ExitConnect,
 		p.ExitListen,
 		p.FexitBind,
+		p.FexitConnect,
 		p.FexitListen,
 	)
 }

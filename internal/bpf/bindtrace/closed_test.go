@@ -15,48 +15,60 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// A descriptor that is closed while bind reads the sockaddr has no socket when
-// bind returns.
+// A descriptor that is closed while the kernel reads the sockaddr has no socket
+// when the call returns.
 func TestFailureOnClosedDescriptorIsUnattributed(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
-		ns := kerneltest.New(t)
-		watchOnly(t, tr, ns, testPort)
-		page := newLatePage(t)
-		before, err := tr.Stats()
-		if err != nil {
-			t.Fatal(err)
-		}
-
-		fds, returned := make(chan int, 1), make(chan error, 1)
-		go func() {
-			returned <- ns.Run(func() error {
-				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-				fds <- fd
+		for _, c := range []struct {
+			name string
+			call func(fd int, sockaddr []byte) error
+			addr netip.Addr
+		}{
+			{"bind", bindRaw, netip.MustParseAddr("2001:db8::1")},
+			{"connect", connectRaw, netip.IPv6Loopback()},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				ns := kerneltest.New(t)
+				ns.Sysctl(t, "net.ipv6.conf.lo.disable_ipv6", "1") // both fail with EADDRNOTAVAIL
+				watchOnly(t, tr, ns, testPort)
+				page := newLatePage(t)
+				before, err := tr.Stats()
 				if err != nil {
-					return err
+					t.Fatal(err)
 				}
-				return bindRaw(fd, page.memory[:unix.SizeofSockaddrInet4])
-			})
-		}()
-		fd := <-fds
-		page.waitForFault(t)
-		if err := unix.Close(fd); err != nil {
-			t.Error(err)
-		}
-		page.fill(t, sockaddrOf(netip.MustParseAddr("192.0.2.1"), testPort))
-		if err := <-returned; !errors.Is(err, unix.EADDRNOTAVAIL) {
-			t.Fatalf("bind: want EADDRNOTAVAIL, got %v", err)
-		}
 
-		after, err := tr.Stats()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := after.Unattributed - before.Unattributed; got != 1 {
-			t.Errorf("%d failures unattributed, want 1", got)
-		}
-		if got := countsOf(t, tr, uint32(ns.Inode())); len(got) != 0 {
-			t.Errorf("counted %+v, want nothing", got)
+				fds, returned := make(chan int, 1), make(chan error, 1)
+				go func() {
+					returned <- ns.Run(func() error {
+						fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+						fds <- fd
+						if err != nil {
+							return err
+						}
+						return c.call(fd, page.memory[:unix.SizeofSockaddrInet6])
+					})
+				}()
+				fd := <-fds
+				page.waitForFault(t)
+				if err := unix.Close(fd); err != nil {
+					t.Error(err)
+				}
+				page.fill(t, sockaddrOf(c.addr, testPort))
+				if err := <-returned; !errors.Is(err, unix.EADDRNOTAVAIL) {
+					t.Fatalf("want EADDRNOTAVAIL, got %v", err)
+				}
+
+				after, err := tr.Stats()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := after.Unattributed - before.Unattributed; got != 1 {
+					t.Errorf("%d failures unattributed, want 1", got)
+				}
+				if got := countsOf(t, tr, uint32(ns.Inode())); len(got) != 0 {
+					t.Errorf("counted %+v, want nothing", got)
+				}
+			})
 		}
 	})
 }

@@ -17,14 +17,19 @@ type Op uint8
 const (
 	OpBind Op = iota
 	OpListen
+	OpConnect
 	ops
 )
 
 func (o Op) String() string {
-	if o == OpListen {
+	switch o {
+	case OpListen:
 		return "listen"
+	case OpConnect:
+		return "connect"
+	default:
+		return "bind"
 	}
-	return "bind"
 }
 
 // Family is the address family of a socket.
@@ -87,8 +92,8 @@ const fixedSlots = int(ops) * int(families) * int(protocols) * 16 * reuses
 // A Key is what failures are counted by.
 type Key struct {
 	Netns     uint32 // inode number of the namespace, 0: not a watched one
-	Port      uint16 // the port that was asked for; valid unless OtherPort
-	OtherPort bool   // not a watched port, or none that could be read
+	Port      uint16 // the port that was asked for; valid unless OtherPort; of connect 0
+	OtherPort bool   // not a watched port, or none that could be read; of connect: no lack of ports
 	Op        Op
 	Family    Family // of the socket
 	Protocol  Protocol

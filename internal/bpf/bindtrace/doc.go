@@ -1,5 +1,5 @@
-// Package bindtrace counts failed bind(2) and listen(2) calls of the whole
-// host by what the caller asked for, with eBPF.
+// Package bindtrace counts failed bind(2), listen(2) and connect(2) calls of the
+// whole host by what the caller asked for, with eBPF.
 //
 // At the exit of a failed bind the kernel's own socket has no port any more
 // (inet_sport is 0); the port that was asked for stands only in the call's
@@ -28,17 +28,43 @@
 // filter for. errno values that bind and listen are not known for count as
 // errno 0.
 //
+// # connect
+//
+// A connect that finds no ephemeral port left for its destination counts once
+// under [OpConnect], Port 0, without events and without the socket's flags:
+//
+//	EADDRNOTAVAIL  TCP, MPTCP  __inet_hash_connect
+//	EAGAIN         all others  inet_autobind, before the destination is looked at
+//
+// The first has other causes, which count with OtherPort set: the socket is bound
+// to a port and has the very connection already, or IPv6 has no source address
+// (tcp_v6_connect, ip6_datagram_connect), as for ::1 where IPv6 is disabled. A
+// socket that bind gave an ephemeral port, and whose connection exists, is taken
+// for one without: connect lets go of that port as it fails. Other errors are not
+// counted, nor is an EAGAIN that has other causes.
+//
+// UDP sockets that are not connected find their port in sendto, which says EAGAIN
+// as well. That is not seen.
+//
+// connect is called often where bind is not, so all that is done for other results
+// is to look at the result. With tracepoints there is only sys_exit_connect, which
+// finds the call's arguments in the task's saved registers: x86-64 and arm64, Linux
+// 5.15 and later (bpf_task_pt_regs). Options.NoConnects leaves connect alone. Where
+// it cannot be traced binds are all the same: [Tracer.ConnectsErr].
+//
 // # What is left out
 //
 //   - EBADF and ENOTSOCK: no socket, so neither family nor protocol.
 //   - Sockets of other families.
 //   - Calls on a descriptor that another thread closed before they returned:
 //     [Stats.Unattributed]. (One that was replaced counts as what it is then.)
-//   - Binds that are not system calls: io_uring's (Linux 6.11 and later), and the
-//     kernel's own.
+//   - What is no such system call: io_uring's connects, and binds (Linux 6.11 and
+//     later), and the kernel's own. TCP Fast Open connects in sendto.
 //   - With tracepoints: 32-bit callers on a 64-bit kernel, which the kernel's
 //     tracepoints do not see, and calls that seccomp or ptrace answered in the
-//     kernel's stead. fexit sees the first; the second never reach bind.
+//     kernel's stead. fexit sees the first; the second never reach bind. A connect
+//     that was answered so does count with tracepoints, if it was with one of the
+//     errors above: its exit is all that is seen.
 //   - Calls that began while the tracer was being attached.
 //   - What the kernel skipped by its own rules: see Exactness.
 //
@@ -47,15 +73,16 @@
 //
 // # Modes
 //
-// [ModeFexit] attaches to __sys_bind and __sys_listen: other system calls, and
-// binds that succeed, cost nothing to speak of. Where the kernel refuses it
-// [ModeTracepoint] uses the tracepoints syscalls/sys_enter_bind, sys_exit_bind
-// and the same of listen, which need tracefs:
+// [ModeFexit] attaches to __sys_bind, __sys_listen and __sys_connect: other system
+// calls cost nothing to speak of. Where the kernel refuses it [ModeTracepoint] uses
+// the tracepoints syscalls/sys_enter_bind, sys_exit_bind, the same of listen, and
+// sys_exit_connect, which need tracefs:
 //
 //	mount -t tracefs tracefs /sys/kernel/tracing
 //
-// [New] proves what it attached by a bind of its own that must fail, so that a
-// kernel whose compiler inlined __sys_bind does not count nothing in silence.
+// [New] proves what it attached by a bind and a connect of its own that must fail,
+// so that a kernel whose compiler inlined __sys_bind does not count nothing in
+// silence.
 //
 // # Exactness
 //

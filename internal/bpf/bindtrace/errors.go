@@ -38,7 +38,7 @@ func (e *UnavailableError) Error() string { return "bind tracing unavailable: " 
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
 var (
-	errNothingSeen = errors.New("attached, but the tracer's own failing bind was not seen")
+	errNothingSeen = errors.New("attached, but the tracer's own failing call was not seen")
 	errNoTracefs   = errors.New("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
 )
 

@@ -21,6 +21,8 @@ typedef u16 umode_t;
 #define __type(name, val) typeof(val) *name
 #define __always_inline inline __attribute__((always_inline))
 
+struct task_struct;
+
 /* include/uapi/linux/bpf.h */
 enum {
 	BPF_MAP_TYPE_HASH = 1,
@@ -47,6 +49,8 @@ static long (*bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (vo
 static u64 (*bpf_ktime_get_boot_ns)(void) = (void *)125;
 static void *(*bpf_ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
+static struct task_struct *(*bpf_get_current_task_btf)(void) = (void *)158;
+static void *(*bpf_task_pt_regs)(struct task_struct *task) = (void *)175;
 
 /* One member of a kernel struct; 0 where it cannot be read. */
 #define READ(member)                                                     \
@@ -57,7 +61,16 @@ static void (*bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
 	})
 
 /* enum bpf_field_info_kind of clang's __builtin_preserve_field_info */
-enum { FIELD_BYTE_OFFSET = 0, FIELD_BYTE_SIZE = 1, FIELD_LSHIFT_U64 = 4, FIELD_RSHIFT_U64 = 5 };
+enum {
+	FIELD_BYTE_OFFSET = 0,
+	FIELD_BYTE_SIZE = 1,
+	FIELD_EXISTS = 2,
+	FIELD_LSHIFT_U64 = 4,
+	FIELD_RSHIFT_U64 = 5,
+};
+
+/* Whether the kernel that runs has the member of a struct. */
+#define HAS(type, member) __builtin_preserve_field_info(((type *)0)->member, FIELD_EXISTS)
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BITFIELD_START(value, size) ((void *)&(value))
@@ -112,10 +125,18 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
+struct dst_entry;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct dst_entry *sk_dst_cache;
 	u16 sk_type;
 	u16 sk_protocol;
+};
+
+/* CONFIG_MPTCP */
+struct mptcp_sock {
+	struct sock *first;
 };
 
 struct socket {
@@ -142,6 +163,18 @@ struct files_struct {
 
 struct task_struct {
 	struct files_struct *files;
+};
+
+/* What is behind ___ is not part of the name that is looked up. */
+struct pt_regs___x86 {
+	u64 di;
+	u64 si;
+	u64 dx;
+};
+
+struct pt_regs___arm64 {
+	u64 orig_x0;
+	u64 regs[31];
 };
 
 #pragma clang attribute pop

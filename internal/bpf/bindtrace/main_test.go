@@ -84,10 +84,11 @@ func mountTracefs() error {
 // roles are the processes that tests start.
 func roles() map[string]func() error {
 	return map[string]func() error{
-		"storm":      storm,
-		"trace":      traceUntilKilled,
-		"caps":       traceWithoutCaps,
-		"no-tracefs": traceWithoutTracefs,
+		"storm":         storm,
+		"connect-storm": connectStorm,
+		"trace":         traceUntilKilled,
+		"caps":          traceWithoutCaps,
+		"no-tracefs":    traceWithoutTracefs,
 	}
 }
 

@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// A probe is a bind that must fail, and that the programs tell from others by
+// A probe is a call that must fail, and that the programs tell from others by
 // its address, so that they do not count it.
 type probe struct {
 	addr [16]byte
@@ -24,30 +25,38 @@ func newProbe() (*probe, error) {
 	return p, nil
 }
 
-// bind binds an IPv4 socket to an IPv6 address, which __inet_bind refuses
-// whatever the namespace looks like.
-func (p *probe) bind() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+// call gives an IPv4 socket an IPv6 address, which __inet_bind and tcp_v4_connect
+// refuse whatever the namespace looks like.
+func (p *probe) call(name string, call func(fd int, addr unix.Sockaddr) error) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open socket to probe with: %w", err)
 	}
 	defer unix.Close(fd)
-	err = unix.Bind(fd, &unix.SockaddrInet6{Addr: p.addr})
+	err = call(fd, &unix.SockaddrInet6{Addr: p.addr})
 	if !errors.Is(err, unix.EAFNOSUPPORT) {
-		return fmt.Errorf("probe bind: got %w, want %w", err, unix.EAFNOSUPPORT)
+		return fmt.Errorf("probe %s: got %w, want %w", name, err, unix.EAFNOSUPPORT)
 	}
 	return nil
 }
 
-// proven fails unless the attached programs see the probe. One may be missed:
-// see Exactness.
-func (t *Tracer) proven(p *probe) error {
+// proven fails unless the attached programs see the probes.
+func (t *Tracer) proven(p *probe, connects bool) error {
+	err := seen(t.objects.ProbesSeen, func() error { return p.call("bind", unix.Bind) })
+	if err != nil || !connects {
+		return err
+	}
+	return seen(t.objects.ConnectProbesSeen, func() error { return p.call("connect", unix.Connect) })
+}
+
+// seen fails unless the programs see a probe. One may be missed: see Exactness.
+func seen(count *ebpf.Variable, probe func() error) error {
 	for range 5 {
-		if err := p.bind(); err != nil {
+		if err := probe(); err != nil {
 			return err
 		}
 		var seen uint64
-		if err := t.objects.ProbesSeen.Get(&seen); err != nil {
+		if err := count.Get(&seen); err != nil {
 			return fmt.Errorf("read probes seen: %w", err)
 		}
 		if seen > 0 {

@@ -411,18 +411,29 @@ func traceWithoutTracefs() error {
 // Programs that do not see the probe are not taken for attached.
 func TestBlindTracerIsNotProven(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
-		if err := tr.objects.ProbesSeen.Set(uint64(0)); err != nil {
-			t.Fatal(err)
-		}
 		for _, l := range slices.Backward(tr.links) {
 			if err := l.Close(); err != nil {
 				t.Fatal(err)
 			}
 		}
 		tr.links = nil
-		err := unavailable(tr.proven(new(probe)))
-		if err.Reason != ReasonNothingSeen {
-			t.Errorf("want reason %q, got %v", ReasonNothingSeen, err)
+		// The probes of New were seen.
+		if err := tr.proven(new(probe), true); err != nil {
+			t.Fatal(err)
+		}
+		for name, seen := range map[string]*ebpf.Variable{
+			"bind": tr.objects.ProbesSeen, "connect": tr.objects.ConnectProbesSeen,
+		} {
+			if err := seen.Set(uint64(0)); err != nil {
+				t.Fatal(err)
+			}
+			err := tr.proven(new(probe), true)
+			if err == nil || unavailable(err).Reason != ReasonNothingSeen {
+				t.Errorf("%s: want reason %q, got %v", name, ReasonNothingSeen, err)
+			}
+			if err := seen.Set(uint64(1)); err != nil {
+				t.Fatal(err)
+			}
 		}
 	})
 }

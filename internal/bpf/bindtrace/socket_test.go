@@ -137,13 +137,13 @@ func dropCap(t *testing.T, capability int) {
 	}
 }
 
-// answerBind lets seccomp answer bind(2) for the calling thread, which must not
+// answer lets seccomp answer a system call for the calling thread, which must not
 // be used for anything else.
-func answerBind(t *testing.T, errno unix.Errno) {
+func answer(t *testing.T, nr uint32, errno unix.Errno) {
 	t.Helper()
 	filter := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BIND, Jf: 1},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 	}

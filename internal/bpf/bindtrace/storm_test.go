@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,10 +43,17 @@ func storm() error {
 func runStorm(t *testing.T, ns *kerneltest.NetNS, processes, calls, ports int) {
 	t.Helper()
 	start := time.Now()
+	runProcesses(t, ns, processes, "storm", fmt.Sprint(calls, " ", ports))
+	t.Logf("%d failing binds in %v", processes*calls, time.Since(start).Round(time.Millisecond))
+}
+
+// runProcesses starts processes of a role and waits for them.
+func runProcesses(t *testing.T, ns *kerneltest.NetNS, processes int, role, storm string) {
+	t.Helper()
 	done := make(chan error, processes)
 	for range processes {
 		cmd := ns.Command(t, "/proc/self/exe")
-		cmd.Env = append(os.Environ(), roleEnv+"=storm", stormEnv+"="+strconv.Itoa(calls)+" "+strconv.Itoa(ports))
+		cmd.Env = append(os.Environ(), roleEnv+"="+role, stormEnv+"="+storm)
 		cmd.Stderr = os.Stderr
 		go func() { done <- cmd.Run() }()
 	}
@@ -56,7 +62,6 @@ func runStorm(t *testing.T, ns *kerneltest.NetNS, processes, calls, ports int) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d failing binds in %v", processes*calls, time.Since(start).Round(time.Millisecond))
 }
 
 // checkStats fails for anything the tracer says it did not see.

@@ -24,6 +24,9 @@ type Options struct {
 	Mode      Mode         // how to attach; the zero value is ModeAuto
 	RingSize  int          // bytes for events, rounded up to a power of two; 0: 1 MiB
 	MaxCounts int          // keys counted one by one; 0: 8192
+
+	// NoConnects leaves connect(2) alone.
+	NoConnects bool
 }
 
 const (
@@ -38,13 +41,18 @@ const (
 
 var errOutOfRange = errors.New("not within")
 
-// A Tracer counts failed binds from New to Close. Its methods may be called
+// ErrOff is returned for what Options switched off.
+var ErrOff = errors.New("switched off")
+
+// A Tracer counts failed calls from New to Close. Its methods may be called
 // from several goroutines.
 type Tracer struct {
 	mode     Mode
 	objects  objects
 	links    []link.Link
 	programs []*ebpf.Program
+
+	connectsErr error
 
 	countsMu sync.Mutex
 	table    *table
@@ -101,6 +109,10 @@ func (o *Options) normalize() error {
 
 // Mode tells how the tracer is attached: ModeFexit or ModeTracepoint.
 func (t *Tracer) Mode() Mode { return t.mode }
+
+// ConnectsErr tells why connect is not counted: nil where it is, ErrOff with
+// Options.NoConnects, else an [*UnavailableError].
+func (t *Tracer) ConnectsErr() error { return t.connectsErr }
 
 // SetWatch sets the ports that are counted by number. Counts that are there
 // stay.
