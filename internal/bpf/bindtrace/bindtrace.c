@@ -340,6 +340,14 @@ static __always_inline u8 port_watched(u16 port)
 	return !port || (watched_ports[port / 64] >> (port % 64)) & 1;
 }
 
+/* The compiler must index with the very register that it compared: the verifier
+ * does not know that others hold the same. */
+static __always_inline u8 class_of(u32 error)
+{
+	asm volatile("" : "+r"(error));
+	return error < ERRNO_MAX ? errno_class[error] : 0;
+}
+
 /* What the socket adds to the key. Returns the inode number of its namespace. */
 static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 family)
 {
@@ -399,8 +407,7 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	else
 		key.port_other = 1;
 	key.op = op;
-	if (error < ERRNO_MAX)
-		key.errno_class = errno_class[error];
+	key.errno_class = class_of(error);
 	key.reuse = flags;
 	count(&key);
 
@@ -504,8 +511,7 @@ static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen
 		key.port_other = !lacked_port(sk, key.family, key.protocol, &req);
 	}
 	key.op = OP_CONNECT;
-	if (error < ERRNO_MAX)
-		key.errno_class = errno_class[error];
+	key.errno_class = class_of(error);
 	count(&key);
 }
 

@@ -372,27 +372,39 @@ func TestBindsAreTracedWhereConnectsCannotBe(t *testing.T) {
 }
 
 // A connect() that seccomp answers never came to the kernel; but the exit
-// tracepoint alone cannot tell.
+// tracepoint alone cannot tell. Where the socket has a port no port was missing.
 func TestConnectAnsweredBySeccomp(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
-		ns := kerneltest.New(t)
-		watchOnly(t, tr, ns)
-		netns := uint32(ns.Inode())
-		tg := targets(t, ns)[0]
-		ns.Do(t, func() {
-			fd := tg.open(t)
-			answer(t, unix.SYS_CONNECT, unix.EADDRNOTAVAIL)
-			if err := connectRaw(fd, sockaddrOf(tg.local, testPort)); !errors.Is(err, unix.EADDRNOTAVAIL) {
-				t.Errorf("connect: want EADDRNOTAVAIL, got %v", err)
+		for _, errno := range []unix.Errno{unix.EADDRNOTAVAIL, unix.EAGAIN} {
+			for _, port := range []uint16{0, testPort} {
+				t.Run(fmt.Sprint(unix.ErrnoName(errno), " with port ", port), func(t *testing.T) {
+					ns := kerneltest.New(t)
+					watchOnly(t, tr, ns)
+					netns := uint32(ns.Inode())
+					before := countsOf(t, tr, netns)
+					tg := targets(t, ns)[0]
+					ns.Do(t, func() {
+						fd := tg.open(t)
+						if port != 0 {
+							fd = tg.openBound(t, port)
+						}
+						answer(t, unix.SYS_CONNECT, errno)
+						if err := connectRaw(fd, sockaddrOf(tg.local, testPort)); !errors.Is(err, errno) {
+							t.Errorf("connect: want %v, got %v", errno, err)
+						}
+					})
+					want := map[Key]uint64{}
+					key := tg.connectKey(netns, errno)
+					key.OtherPort = port != 0
+					if tr.Mode() == ModeTracepoint && (port == 0 || errno == unix.EADDRNOTAVAIL) {
+						want[key] = 1
+					}
+					if got := grown(before, countsOf(t, tr, netns)); !maps.Equal(got, want) {
+						t.Errorf("counted %+v, want %+v", got, want)
+					}
+				})
 			}
-		})
-		want := map[Key]uint64{}
-		if tr.Mode() == ModeTracepoint {
-			want[tg.connectKey(netns, unix.EADDRNOTAVAIL)] = 1
-		}
-		if got := countsOf(t, tr, netns); !maps.Equal(got, want) {
-			t.Errorf("counted %+v, want %+v", got, want)
 		}
 	})
 }
