@@ -233,6 +233,9 @@ func traceWithoutCaps() error {
 		}
 		return r.print()
 	}
+	if err := tr.ConnectsErr(); err != nil {
+		return fmt.Errorf("connect is not traced: %w", err)
+	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
