@@ -80,6 +80,7 @@ type options struct {
 	owners      bool
 	remotePorts []watch.Range
 	bind        bool
+	connect     bool
 	stack       bool
 	netns       []netns.Spec
 	processes   bool // their network namespaces too
@@ -144,6 +145,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("collector.reuse", "SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.reuse)
 	app.Flag("collector.restart", "Whether a restart of a listener could bind, and what is in the way.").Default("true").BoolVar(&opts.restart)
 	app.Flag("collector.bind", "Failed bind() and listen() calls.").Default("true").BoolVar(&opts.bind)
+	app.Flag("collector.connect", "Calls of connect() that found no local port, traced with those of bind().").Default("true").BoolVar(&opts.connect)
 	app.Flag("collector.udp", "Sockets, receive queues and drops of watched UDP ports.").Default("true").BoolVar(&opts.udp)
 	app.Flag("collector.remote", "Sockets to the ports of --watch.remote-port.").Default("true").BoolVar(&opts.remote)
 	app.Flag("collector.ephemeral", "Local ports in use for the busiest destinations.").Default("true").BoolVar(&opts.ephemeral)
@@ -162,7 +164,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil && err.Error() == "unexpected check":
 		return nil, errors.New("check comes first: sockstate_exporter check [flags] PORT... (try check --help)")
 	case err != nil && strings.Contains(err.Error(), "collector."):
-		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral, owner and stack", err)
+		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
@@ -273,7 +275,7 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	}
 	cfg.Namespaces = s.openNamespaces(opts, logger)
 	if opts.bind {
-		s.openTracer(logger)
+		s.openTracer(opts, logger)
 		cfg.Binds = s.tracer
 		cfg.OwnNetns = ownNetns()
 		cfg.OnConflict = conflictLogger(logger)
@@ -344,9 +346,9 @@ func (s *sources) openOwners(logger *slog.Logger) {
 	s.features = append(s.features, feature)
 }
 
-func (s *sources) openTracer(logger *slog.Logger) {
+func (s *sources) openTracer(opts *options, logger *slog.Logger) {
 	feature := collector.Feature{Name: "bind_tracing"}
-	tracer, err := bindtrace.New(bindtrace.Options{Logger: logger})
+	tracer, err := bindtrace.New(bindtrace.Options{Logger: logger, NoConnects: !opts.connect})
 	if err != nil {
 		feature.Reason = "failed"
 		var unavailable *bindtrace.UnavailableError
@@ -359,6 +361,25 @@ func (s *sources) openTracer(logger *slog.Logger) {
 		logger.Info("failed binds are counted", "mode", feature.Mode)
 	}
 	s.features = append(s.features, feature)
+	if opts.connect && tracer != nil {
+		s.features = append(s.features, connectTracing(tracer, logger))
+	}
+}
+
+func connectTracing(tracer *bindtrace.Tracer, logger *slog.Logger) collector.Feature {
+	feature := collector.Feature{Name: "connect_tracing"}
+	err := tracer.ConnectsErr()
+	if err == nil {
+		feature.Works, feature.Mode = true, tracer.Mode().String()
+		return feature
+	}
+	feature.Reason = "failed"
+	var unavailable *bindtrace.UnavailableError
+	if errors.As(err, &unavailable) {
+		feature.Reason = unavailable.Reason
+	}
+	logger.Warn("failed connects are not counted", "reason", feature.Reason, "err", err)
+	return feature
 }
 
 func (s *sources) openFlags(logger *slog.Logger) {

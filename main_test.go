@@ -233,7 +233,7 @@ func TestOrdinaryUserGetsEverySeriesThatNeedsNoPrivilege(t *testing.T) {
 	nobody.cmd.As(65534, 65534)
 	ordinary := series(t, nobody)
 	// Of these families nothing, or how they work, depends on privileges.
-	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|feature_available)|collector="bind"`)
+	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|connect_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|feature_available)|collector="(bind|connect)"`)
 	root = slices.DeleteFunc(root, privileged.MatchString)
 	ordinary = slices.DeleteFunc(ordinary, privileged.MatchString)
 	if len(root) < 40 || !slices.Equal(root, ordinary) {
@@ -297,7 +297,7 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.retention=-1s", `--watch.retention=-1s: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.max-ports=0", `--watch.max-ports=0: want a whole number, 1 or more (try --help)`},
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
-		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, udp, remote, ephemeral, owner and stack`},
+		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},
 		{"4840", `unexpected 4840 (try --help)`},
 		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},

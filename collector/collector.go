@@ -47,6 +47,7 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []Feature
 			newReuseFamily(),
 			newRestartFamily(),
 			newBindFamily(),
+			newConnectFamily(),
 			newUDPFamily(),
 			newRemoteFamily(),
 			newEphemeralFamily(),

@@ -161,7 +161,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
 		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
 		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_last_failure_timestamp_seconds " +
-			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total"
+			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total sockstate_connect_failures_total"
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds sockstate_tcp_restart_info"
 		feature = "sockstate_feature_available"
 
@@ -176,46 +176,46 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		name    string
 		change  func(*snapshot.Snapshot)
 		missing string            // metrics
-		success map[string]string // collectors, tcp listener stack watch reuse bind restart netns udp remote ephemeral
+		success map[string]string // collectors, tcp listener stack watch reuse bind restart netns udp remote ephemeral connect
 		feature string
 	}{
-		{"nothing", func(*snapshot.Snapshot) {}, "", success("11111111111"), "1"},
+		{"nothing", func(*snapshot.Snapshot) {}, "", success("111111111111"), "1"},
 		{"tcp", func(s *snapshot.Snapshot) {
 			s.TCP.Err = errBroken // what there is of it is not to be shown
-		}, tcp, success("01111111111"), "1"},
+		}, tcp, success("011111111111"), "1"},
 		{"listeners", func(s *snapshot.Snapshot) {
 			s.Listeners.Err = errBroken
-		}, listener, success("10111111111"), "1"},
+		}, listener, success("101111111111"), "1"},
 		{"reuse flags", func(s *snapshot.Snapshot) {
 			s.Reuse.Err = errBroken
-		}, reuse, success("11110111111"), "1"},
+		}, reuse, success("111101111111"), "1"},
 		{"verdicts", func(s *snapshot.Snapshot) {
 			s.Verdicts.Err = errBroken
-		}, restart, success("11111101111"), "1"},
+		}, restart, success("111111011111"), "1"},
 		{"failed binds", func(s *snapshot.Snapshot) {
 			s.Binds.Err = errBroken
-		}, bind, success("11111011111"), "1"},
+		}, bind, success("111110111110"), "1"},
 		{"stack", func(s *snapshot.Snapshot) {
 			s.Stack = snapshot.Part[stack.Stats]{Err: errBroken}
-		}, netns, success("11011111111"), "1"},
+		}, netns, success("110111111111"), "1"},
 		{"part of the stack", func(s *snapshot.Snapshot) {
 			s.Stack.Err = errBroken
 			s.Stack.Data.ListenDrops.OK = false
-		}, "sockstate_netns_listen_drops_total", success("11011111111"), "1"},
+		}, "sockstate_netns_listen_drops_total", success("110111111111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: errBroken}
-		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("00100101111"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("001001011111"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
 			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: lacking}
-		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("00100101111"), "0"},
+		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("001001011111"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
@@ -232,7 +232,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 				Discovery: snapshot.Part[snapshot.Discovery]{Err: errScrapeTimeout},
 				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
 			}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, udp, remote, ephemeral, feature}, " "), success("00000000000"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, udp, remote, ephemeral, feature}, " "), success("000000000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
 			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
@@ -276,7 +276,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 // success of the collectors, in the order of their names in there.
 func success(of string) map[string]string {
 	out := make(map[string]string)
-	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart", "netns", "udp", "remote", "ephemeral"} {
+	for i, name := range []string{"tcp", "listener", "stack", "watch", "reuse", "bind", "restart", "netns", "udp", "remote", "ephemeral", "connect"} {
 		out[`collector="`+name+`"`] = of[i : i+1]
 	}
 	return out

@@ -169,6 +169,7 @@ func changed(c bindtrace.Count, change func(*bindtrace.Key)) bindtrace.Count {
 
 func elsewhere(k *bindtrace.Key) { k.Netns = 0 }
 func otherPort(k *bindtrace.Key) { k.Port, k.OtherPort = 0, true }
+func byConnect(k *bindtrace.Key) { k.Op = bindtrace.OpConnect }
 func byListen(k *bindtrace.Key)  { k.Op = bindtrace.OpListen }
 
 // someBinds has a failure of every kind.
@@ -183,8 +184,11 @@ func someBinds() snapshot.Binds {
 			changed(web, byListen),
 			count(0, bindtrace.FamilyIPv6, bindtrace.ProtocolUDP, unix.EADDRINUSE, 1),
 			count(4840, bindtrace.FamilyIPv6, bindtrace.ProtocolMPTCP, 0, 1<<40),
+			changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 17), byConnect),
+			changed(changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 1000), byConnect), otherPort),
 		},
-		Stats: bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
+		Connects: true,
+		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
 		Latest: []snapshot.Failure{{
 			FailureKey: snapshot.FailureKey{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
 			Time:       at, Errno: unix.EADDRINUSE, Process: "nginx",

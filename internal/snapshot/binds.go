@@ -22,8 +22,10 @@ import (
 type Binds struct {
 	// Counts are by the Inode of a Namespace of the snapshot, or 0 for all others.
 	Counts []bindtrace.Count
-	Stats  bindtrace.Stats
-	Latest []Failure // the latest failed bind() of each namespace, port, family and protocol
+	// Connects says that connect() is counted, too.
+	Connects bool
+	Stats    bindtrace.Stats
+	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
 
 	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
 	// was read, a moment after it.
@@ -99,6 +101,7 @@ func (h *host) binds(set *netns.Set) (Binds, error) {
 	stats, err := tracer.Stats()
 	return Binds{
 		Counts:    h.retired.settle(counts, gone),
+		Connects:  tracer.ConnectsErr() == nil,
 		Stats:     stats,
 		Latest:    h.failures.all(),
 		Conflicts: h.failures.conflicts.all(),

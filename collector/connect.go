@@ -1,0 +1,52 @@
+package collector
+
+import (
+	"syscall"
+	"time"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/snapshot"
+)
+
+// connectFamily: the calls of connect() that found no local port.
+type connectFamily struct{ failures *Metric }
+
+func newConnectFamily() *connectFamily {
+	return &connectFamily{failures: counter("connect_failures_total",
+		"Calls of connect() that failed because no ephemeral port was left: EADDRNOTAVAIL of TCP, for the destination; EAGAIN of UDP and others, for any. Other reasons for EADDRNOTAVAIL are left out. netns is other for network namespaces that are not watched.",
+		"eBPF, __sys_connect", "netns", "family", "errno")}
+}
+
+func (*connectFamily) name() string { return "connect" }
+
+func (f *connectFamily) metrics() []*Metric { return []*Metric{f.failures} }
+
+// outcome: where connects cannot be traced, a feature says so.
+func (*connectFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+	if s.Binds.Err == nil && !s.Binds.Data.Connects {
+		return 0, snapshot.ErrOff
+	}
+	return s.Binds.Duration, s.Binds.Err
+}
+
+func (f *connectFamily) collect(s *snapshot.Snapshot, ch *sink) {
+	if s.Binds.Err != nil || !s.Binds.Data.Connects {
+		return
+	}
+	netns := netnsLabels(s)
+	failures := make(tally)
+	for _, c := range s.Binds.Data.Counts {
+		if c.Op == bindtrace.OpConnect && !c.OtherPort {
+			failures[series{netns.of(c.Netns), c.Family.String(), errnoLabel(c.Errno)}] += c.N
+		}
+	}
+	failures.put(ch, f.failures, func(yield func(series) bool) {
+		for ns := range s.Namespaces() {
+			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
+				if !yield(series{netnsLabel(ns), family.String(), errnoLabel(syscall.EADDRNOTAVAIL)}) {
+					return
+				}
+			}
+		}
+	})
+}
