@@ -184,6 +184,9 @@ func flatten(panels []Panel) []*Panel {
 	return all
 }
 
+// Name is the name of the dashboard's file.
+func (d *Dashboard) Name() string { return filepath.Base(d.Path) }
+
 // VariableNames are the names of the dashboard's variables.
 func (d *Dashboard) VariableNames() []string {
 	var names []string
@@ -201,7 +204,7 @@ func (d *Dashboard) Queries() []Query {
 	var queries []Query
 	vars := d.VariableNames()
 	add := func(kind Kind, place, expr, label string, instant bool) {
-		place = fmt.Sprintf("%s: %s", filepath.Base(d.Path), place)
+		place = fmt.Sprintf("%s: %s", d.Name(), place)
 		queries = append(queries, Query{Kind: kind, Place: place, Expr: expr, Label: label, Instant: instant, Vars: vars})
 	}
 	for i := range d.Templating.List {

@@ -126,6 +126,12 @@ func (m *Metrics) find(name string) (metric, bool) {
 	return metric{}, false
 }
 
+// Has says whether a metric can have a label.
+func (m *Metrics) Has(name, label string) bool {
+	x, ok := m.find(name)
+	return ok && x.labels.has(label)
+}
+
 // A labelSet is labels that a series may have; any says that nobody knows.
 type labelSet struct {
 	any   bool
