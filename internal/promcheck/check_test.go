@@ -167,6 +167,23 @@ func TestRecordingRuleThatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
+func TestRecordingRuleMayUseItsOwnLastValueAndGetsNoLabelFromThat(t *testing.T) {
+	rules, err := promcheck.LoadRules(write(t, "r.yml",
+		"groups: [{name: g, rules: [{record: 'a:b:c', expr: 'group by (job) (up) or last_over_time(a:b:c[1h]) and on (job) up'}]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := known(t)
+	if err := m.AddRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	err = m.Check(promcheck.Query{Place: "p", Expr: `a:b:c{instance="x"}`})
+	want := "p: a:b:c has no label \"instance\" (labels: job)\n\t" + `a:b:c{instance="x"}`
+	if err == nil || err.Error() != want {
+		t.Errorf("error = %v\nwant %s", err, want)
+	}
+}
+
 func TestPromQLBlocksOfRunbooksAreQueries(t *testing.T) {
 	path := write(t, "R.md", "# R\n\n```sh\nss -tan\n```\n\n```promql\nup\n  == 0\n```\n\n1. x\n\n   ```promql\n   down\n   ```\n")
 	queries, err := promcheck.LoadRunbooks(filepath.Dir(path))

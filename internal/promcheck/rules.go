@@ -80,13 +80,14 @@ func (r *Rules) query(rule Rule) Query {
 }
 
 // AddRules makes the metrics of recording rules known, each with the labels that its
-// expression can have. They are gauges. A rule may use those before it.
+// expression can have. They are gauges. A rule may use those before it, and its own last value.
 func (m *Metrics) AddRules(r *Rules) error {
 	var errs []error
 	for _, rule := range r.All() {
 		if rule.Record == "" {
 			continue
 		}
+		m.byName[rule.Record] = metric{labels: m.labelsWithoutItself(r, rule)}
 		set, err := m.labelsOf(r.query(rule))
 		if err != nil {
 			errs = append(errs, err)
@@ -98,4 +99,14 @@ func (m *Metrics) AddRules(r *Rules) error {
 		m.byName[rule.Record] = metric{labels: set}
 	}
 	return errors.Join(errs...)
+}
+
+// labelsWithoutItself is what a rule's own last value can add no label to.
+func (m *Metrics) labelsWithoutItself(r *Rules, rule Rule) labelSet {
+	m.byName[rule.Record] = metric{labels: anyLabels()}
+	set, err := m.labelsOf(r.query(rule))
+	if err != nil {
+		return anyLabels() // the error is the same when it is asked again
+	}
+	return newLabelSet(set.list()...)
 }
