@@ -3,9 +3,7 @@ package dashboards_test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -162,10 +160,6 @@ const runbooks = "../docs/runbooks"
 var runbookLink = regexp.MustCompile(`^\$\{runbooks:raw\}/(\w+)\.md$`)
 
 func TestLinksLeadToRunbooksThatExist(t *testing.T) {
-	_, err := os.Stat(runbooks)
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skip("no runbooks yet") //nolint:forbidigo // until they are there
-	}
 	each(t, func(t *testing.T, d *promcheck.Dashboard) {
 		for place, l := range links(t, d) {
 			if strings.HasPrefix(l.URL, "/d/") || l.URL == "${runbooks:raw}/${__data.fields.alertname}.md" {

@@ -124,11 +124,17 @@ const ruleFile = `groups:
       of: binds
   - record: instance:sockstate_bind_failures:rate5m
     expr: sum by (job, instance) (instance_port:sockstate_bind_failures:rate5m{of="binds"})
+  - record: seen
+    expr: group by (job, instance) (sockstate_exporter_build_info) or last_over_time(seen{job="a"}[1h]) and on (job, instance) up
   - alert: A
     expr: instance_port:sockstate_bind_failures:rate5m{port="1"} > 0
     for: 5m
     labels: {severity: page}
-    annotations: {summary: s}
+    annotations:
+      summary: s
+      description: >-
+        {{ with query (printf "max(sockstate_tcp_sockets{%s, port=%q, state=\"listen\"})" $x $y) }}{{ . | first | value }}{{ end }}
+        {{ query "down" }}
 `
 
 func TestRecordingRulesHaveTheLabelsOfTheirExpression(t *testing.T) {
@@ -153,6 +159,42 @@ func TestRecordingRulesHaveTheLabelsOfTheirExpression(t *testing.T) {
 	}
 	if alerts := rules.Alerts(); len(alerts) != 1 || alerts[0].For != "5m" || alerts[0].Labels["severity"] != "page" || alerts[0].Annotations["summary"] != "s" {
 		t.Errorf("alerts = %+v", alerts)
+	}
+}
+
+func TestRecordingRuleThatUsesItselfHasNoOtherLabels(t *testing.T) {
+	rules, err := promcheck.LoadRules(write(t, "r.yml", ruleFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := known(t)
+	if err := m.AddRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	if !m.Has("seen", "instance") || m.Has("seen", "port") {
+		t.Errorf("seen has instance: %t, port: %t; want true, false", m.Has("seen", "instance"), m.Has("seen", "port"))
+	}
+}
+
+func TestTemplatesOfAlertsHaveQueries(t *testing.T) {
+	rules, err := promcheck.LoadRules(write(t, "r.yml", ruleFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries, err := rules.TemplateQueries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(queries) != 2 {
+		t.Fatalf("queries = %+v, want 2", queries)
+	}
+	m := known(t)
+	if err := m.Check(queries[0]); err != nil {
+		t.Error(err)
+	}
+	err = m.Check(queries[1])
+	if want := "r.yml: alert A, description: no metric down\n\t" + "down"; err == nil || err.Error() != want {
+		t.Errorf("error = %v\nwant %s", err, want)
 	}
 }
 

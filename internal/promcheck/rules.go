@@ -3,8 +3,13 @@ package promcheck
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -79,34 +84,51 @@ func (r *Rules) query(rule Rule) Query {
 	return q
 }
 
+// asked is what a template of an annotation asks Prometheus for: query "..." or
+// query (printf "..." ...).
+var asked = regexp.MustCompile(`\bquery\s+(?:\(\s*printf\s+)?("(?:[^"\\]|\\.)*")`)
+
+// TemplateQueries are the queries in the annotations of all alerts.
+func (r *Rules) TemplateQueries() ([]Query, error) {
+	// What printf would put in: a value, and matchers.
+	placeholders := strings.NewReplacer("%q", `"value"`, "%s", `instance="value"`)
+	var queries []Query
+	for _, rule := range r.Alerts() {
+		for _, name := range slices.Sorted(maps.Keys(rule.Annotations)) {
+			place := r.query(rule).Place + ", " + name
+			for _, m := range asked.FindAllStringSubmatch(rule.Annotations[name], -1) {
+				text, err := strconv.Unquote(m[1])
+				if err != nil {
+					return nil, fmt.Errorf("%s: query %s: %w", place, m[1], err)
+				}
+				queries = append(queries, Query{Kind: KindAlert, Place: place, Expr: placeholders.Replace(text), Instant: true})
+			}
+		}
+	}
+	return queries, nil
+}
+
 // AddRules makes the metrics of recording rules known, each with the labels that its
-// expression can have. They are gauges. A rule may use those before it, and its own last value.
+// expression can have. They are gauges. A rule may use those before it, and what it recorded
+// itself before.
 func (m *Metrics) AddRules(r *Rules) error {
 	var errs []error
 	for _, rule := range r.All() {
 		if rule.Record == "" {
 			continue
 		}
-		m.byName[rule.Record] = metric{labels: m.labelsWithoutItself(r, rule)}
+		own := slices.Collect(maps.Keys(rule.Labels))
+		// What it has of itself brings no label that it has not from elsewhere.
+		m.byName[rule.Record] = metric{labels: anyLabels()}
+		if set, err := m.labelsOf(r.query(rule)); err == nil {
+			m.byName[rule.Record] = metric{labels: newLabelSet(set.list()...).with(own...)}
+		}
 		set, err := m.labelsOf(r.query(rule))
 		if err != nil {
 			errs = append(errs, err)
-			set = anyLabels() // so that those who use it are not refused as well
+			continue // any label, so that those who use it are not refused as well
 		}
-		for l := range rule.Labels {
-			set = set.with(l)
-		}
-		m.byName[rule.Record] = metric{labels: set}
+		m.byName[rule.Record] = metric{labels: set.with(own...)}
 	}
 	return errors.Join(errs...)
-}
-
-// labelsWithoutItself is what a rule's own last value can add no label to.
-func (m *Metrics) labelsWithoutItself(r *Rules, rule Rule) labelSet {
-	m.byName[rule.Record] = metric{labels: anyLabels()}
-	set, err := m.labelsOf(r.query(rule))
-	if err != nil {
-		return anyLabels() // the error is the same when it is asked again
-	}
-	return newLabelSet(set.list()...)
 }
