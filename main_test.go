@@ -36,8 +36,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Geteuid() == 0 {
-		inPrivateMounts()
+	if kerneltest.PrivateMounts() {
+		if err := kerneltest.MountTracefs(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
 	}
 	kerneltest.Main(m)
 }

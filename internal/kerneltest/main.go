@@ -63,6 +63,12 @@ func runInUserNS() (int, error) {
 		return 0, fmt.Errorf("start test binary in a user namespace: %w", err)
 	}
 
+	return exitCode(cmd), nil
+}
+
+// exitCode waits for a test binary and passes on the signals that this process
+// gets.
+func exitCode(cmd *exec.Cmd) int {
 	// cmd/go asks a hanging test for its stacks by SIGQUIT.
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT)
@@ -77,15 +83,15 @@ func runInUserNS() (int, error) {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			return 128 + int(status.Signal()), nil
+			return 128 + int(status.Signal())
 		}
-		return exit.ExitCode(), nil
+		return exit.ExitCode()
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kerneltest: wait for test binary: %v\n", err)
-		return 1, nil
+		return 1
 	}
-	return 0, nil
+	return 0
 }
 
 // hasCaps reports whether all of caps are effective in this thread.

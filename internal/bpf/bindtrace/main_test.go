@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,13 +20,9 @@ const (
 	// modesEnv names the modes that must work on this kernel, "fexit,tracepoint".
 	// Others are not tried. Unset: what works is tested.
 	modesEnv = "SOCKSTATE_BPF_MODES"
-	// privateEnv marks the test binary in its own mount namespace.
-	privateEnv = "SOCKSTATE_BINDTRACE_PRIVATE"
 	// roleEnv makes the test binary one of the processes in roles.
 	roleEnv = "SOCKSTATE_BINDTRACE_ROLE"
 )
-
-const tracefs = "/sys/kernel/tracing"
 
 // TestMain runs the tests in a mount namespace that has tracefs and goes with
 // them.
@@ -40,45 +34,12 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Geteuid() == 0 && os.Getenv(privateEnv) == "" {
-		os.Exit(runPrivate())
-	}
-	if os.Getenv(privateEnv) != "" {
-		if err := mountTracefs(); err != nil {
+	if kerneltest.PrivateMounts() {
+		if err := kerneltest.MountTracefs(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}
 	kerneltest.Main(m)
-}
-
-func runPrivate() int {
-	runtime.LockOSThread() // Pdeathsig is sent when the forking thread ends
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), privateEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && exit.Exited():
-		return exit.ExitCode()
-	case err != nil:
-		fmt.Fprintf(os.Stderr, "run tests in a mount namespace: %v\n", err)
-		return 1
-	}
-	return 0
-}
-
-func mountTracefs() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(tracefs, &st); err == nil && st.Type == unix.TRACEFS_MAGIC {
-		return nil
-	}
-	if err := unix.Mount("tracefs", tracefs, "tracefs", 0, ""); err != nil {
-		return fmt.Errorf("mount tracefs: %w", err)
-	}
-	return nil
 }
 
 // roles are the processes that tests start.

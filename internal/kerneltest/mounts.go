@@ -1,0 +1,71 @@
+package kerneltest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// privateMountsEnv marks a test binary that PrivateMounts already started once.
+const privateMountsEnv = "SOCKSTATE_KERNELTEST_MOUNTS"
+
+// Tracefs is where [MountTracefs] mounts.
+const Tracefs = "/sys/kernel/tracing"
+
+// PrivateMounts runs this binary again, with the same arguments, in a mount
+// namespace of its own, and exits as that one did; call it from TestMain,
+// before [Main]. There it returns true: what is mounted from then on nobody
+// else sees, and it goes with the last process, also when that is killed.
+// It needs real root. Where that is missing or the kernel refuses, it returns
+// false, and tests skip what they cannot do.
+func PrivateMounts() bool {
+	if os.Getenv(privateMountsEnv) != "" {
+		return true
+	}
+	if os.Geteuid() != 0 || !hasCaps(unix.CAP_SYS_ADMIN) {
+		return false
+	}
+	code, err := runInMountNS()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "kerneltest: running without a mount namespace: %v\n", err)
+		return false
+	}
+	os.Exit(code)
+	return false
+}
+
+// runInMountNS runs this binary in a new mount namespace and returns its exit
+// code, or an error when it could not be started.
+func runInMountNS() (int, error) {
+	// Pdeathsig is sent when the thread that forked ends, not the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), privateMountsEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// Unshareflags, unlike Cloneflags, makes mounts private as well.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start test binary in a mount namespace: %w", err)
+	}
+	return exitCode(cmd), nil
+}
+
+// MountTracefs mounts tracefs, which the tracepoints of tests need, unless it
+// is there. Call it where [PrivateMounts] returned true.
+func MountTracefs() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(Tracefs, &st); err == nil && st.Type == unix.TRACEFS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("tracefs", Tracefs, "tracefs", 0, ""); err != nil {
+		return fmt.Errorf("mount tracefs: %w", err)
+	}
+	return nil
+}
