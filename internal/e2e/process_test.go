@@ -1,0 +1,84 @@
+package e2e
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+// patience is how long a condition may take to come true, on a machine that has much else to
+// do. Nothing is expected to take that long.
+const patience = 3 * time.Minute
+
+// eventually waits until a condition holds, and fails the test with what is missing.
+func eventually(t *testing.T, what string, holds func() (missing string)) {
+	t.Helper()
+	eventuallyWithin(t, patience, what, holds)
+}
+
+func eventuallyWithin(t *testing.T, limit time.Duration, what string, holds func() (missing string)) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
+		missing := holds()
+		if missing == "" {
+			return
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %s", what, limit, missing)
+		}
+	}
+}
+
+// An output is what a process wrote so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// has says whether the process wrote the line.
+func (o *output) has(line string) bool {
+	return strings.Contains("\n"+o.String(), "\n"+line+"\n")
+}
+
+// start starts a process whose output is shown when the test fails.
+func start(t *testing.T, name string, cmd *kerneltest.Cmd) *output {
+	t.Helper()
+	out := new(output)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	t.Cleanup(func() {
+		cmd.Kill()
+		if t.Failed() {
+			t.Logf("%s wrote:\n%s", name, tail(out.String(), 4000))
+		}
+	})
+	return out
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "..." + s[len(s)-n:]
+	}
+	return s
+}
