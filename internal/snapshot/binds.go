@@ -30,6 +30,10 @@ type Binds struct {
 	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
 	// was read, a moment after it.
 	Conflicts []ConflictCount
+
+	// Recent are the latest failed bind()s, the latest first, watched ports or not. Their
+	// number is bounded.
+	Recent []RecentFailure
 }
 
 // A Failure is a failed bind().
@@ -105,6 +109,7 @@ func (h *host) binds(set *netns.Set) (Binds, error) {
 		Stats:     stats,
 		Latest:    h.failures.all(),
 		Conflicts: h.failures.conflicts.all(),
+		Recent:    h.failures.conflicts.recent.all(),
 	}, err
 }
 
@@ -154,6 +159,7 @@ func (f *failures) add(e *bindtrace.Event) {
 	if !e.PortKnown || !f.watched(e.Netns, e.Port) {
 		key.Port, key.OtherPort = 0, true
 	}
+	f.conflicts.recent.add(key, e)
 	f.conflicts.add(key, e)
 	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }

@@ -122,7 +122,8 @@ const (
 
 // conflicts find the causes of failures, and count by them.
 type conflicts struct {
-	wake chan struct{} // holds a token while something waits
+	wake   chan struct{} // holds a token while something waits
+	recent *recent       // is told the causes
 
 	mu      sync.Mutex
 	counts  map[ConflictKey]uint64
@@ -151,6 +152,7 @@ type waitingBinds struct {
 func newConflicts() *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
+		recent:  newRecent(),
 		counts:  make(map[ConflictKey]uint64),
 		waiting: make(map[place]*waitingPort),
 	}
@@ -257,6 +259,7 @@ func (c *conflicts) settle(at place, port *waitingPort, seen *bindrule.Port) Con
 	told := Conflict{Netns: at.netns, Port: at.port, Failures: port.failures}
 	for bind, same := range port.binds {
 		cause, blockers := causeOf(seen, bind.request)
+		c.recent.settle(at, bind, cause, summary(blockers))
 		c.settled(ConflictKey{FailureKey: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}, same.n)
 		if e := &same.latest; cause.before(told.Cause) || cause == told.Cause && e.Time.After(told.Time) {
 			told.Protocol, told.Time, told.Process, told.PID = e.Protocol, e.Time, e.Command(), e.PID
