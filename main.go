@@ -153,7 +153,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.stack)
 
 	opts.web = webflag.AddFlags(app, ":10048")
-	app.Flag("web.max-requests", "Most scrapes served at a time; 0 for no limit.").Default("40").
+	app.Flag("web.max-requests", "Most scrapes and pages served at a time; 0 for no limit.").Default("40").
 		SetValue(&value[int]{flag: "--web.max-requests", parse: atLeast(0), one: &opts.maxRequests})
 	promslogflag.AddFlags(app, &opts.log)
 
@@ -407,6 +407,15 @@ func (s *sources) openFlags(logger *slog.Logger) {
 	s.features = append(s.features, feature)
 }
 
+// shown are the features as pages show them.
+func (s *sources) shown() []status.Feature {
+	out := make([]status.Feature, len(s.features))
+	for i, f := range s.features {
+		out[i] = status.Feature(f)
+	}
+	return out
+}
+
 // follow takes the details of failed binds, and the causes of conflicts, until close.
 func (s *sources) follow(logger *slog.Logger) {
 	s.following.Go(func() {
@@ -497,12 +506,19 @@ func newHandler(opts *options, src *sources, logger *slog.Logger) (http.Handler,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	pages, err := status.NewPages(status.PagesConfig{Take: src.taker.Take, Features: src.shown, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
 	landing, err := web.NewLandingPage(web.LandingConfig{
 		Name:        name,
 		Description: "Socket state on Linux, for Prometheus",
 		Version:     version.Info(),
 		Profiling:   "false",
+		ExtraHTML:   status.FeatureList(src.shown()),
 		Links: []web.LandingLinks{
+			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
+			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
 			{Address: "/metrics", Text: "Metrics"},
 			{Address: "/-/ready", Text: "Ready", Description: "whether a first snapshot succeeded"},
 			{Address: "/-/healthy", Text: "Healthy"},
@@ -513,9 +529,17 @@ func newHandler(opts *options, src *sources, logger *slog.Logger) (http.Handler,
 	}
 	metrics := collector.New(src.taker.Take, func() []collector.Feature { return src.features }, logger).Handler(process, logger)
 
+	snapshots := http.NewServeMux() // each takes one, or joins it
+	snapshots.Handle("/metrics", metrics)
+	snapshots.Handle("/ports", pages.Ports())
+	snapshots.Handle("/failures", pages.Failures())
+	limited := limit(opts.maxRequests, snapshots)
+
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", landing)
-	mux.Handle("GET /metrics", limit(opts.maxRequests, metrics))
+	for _, path := range []string{"/metrics", "/ports", "/failures"} {
+		mux.Handle("GET "+path, limited)
+	}
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "healthy")
 	})

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"regexp"
@@ -191,21 +192,97 @@ func TestServesStatesAndListeners(t *testing.T) {
 
 func TestServesPages(t *testing.T) {
 	e := start(t, kerneltest.New(t), withoutPrivileges()...)
-	if body := e.get(t, "/"); !strings.Contains(body, `href="/metrics"`) {
-		t.Errorf("landing page does not link the metrics:\n%s", body)
+	landing := e.get(t, "/")
+	for path, holds := range map[string]string{
+		"/metrics":  "sockstate_watched_ports 1\n",
+		"/ports":    `<span class="port">10048</span>`,
+		"/failures": "Whether binds have failed is not known",
+	} {
+		if !strings.Contains(landing, `href="`+path+`"`) {
+			t.Errorf("landing page does not link %s:\n%s", path, landing)
+		}
+		if body := e.get(t, path); !strings.Contains(body, holds) {
+			t.Errorf("%s has no %q:\n%s", path, holds, body)
+		}
 	}
 	e.get(t, "/-/healthy")
 	if status, _, err := e.tryGet("/nothing"); status != http.StatusNotFound {
 		t.Errorf("GET /nothing: status %d, %v, want 404", status, err)
 	}
-	resp, err := e.client.Post("http://"+address+"/metrics", "text/plain", nil)
+	for _, path := range []string{"/metrics", "/ports", "/failures"} {
+		resp, err := e.client.Post("http://"+address+path, "text/plain", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: status %d, want 405", path, resp.StatusCode)
+		}
+		if resp, err = e.client.Head("http://" + address + path); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("HEAD %s: status %d, want 200", path, resp.StatusCode)
+		}
+	}
+}
+
+func TestLandingPageSaysWhatWorksHere(t *testing.T) {
+	e := start(t, kerneltest.New(t))
+	landing := e.get(t, "/")
+	for _, feature := range []string{"bind_tracing", "reuse_flags"} {
+		f := featureOf(t, e, feature)
+		want := "<li>" + feature + ": not available (" + f.reason + ")</li>"
+		if f.works {
+			want = "<li>" + feature + ": works (" + f.mode + ")</li>"
+		}
+		if !strings.Contains(landing, want) {
+			t.Errorf("no %s in\n%s", want, landing)
+		}
+	}
+}
+
+func TestScrapesAndPagesShareOneLimit(t *testing.T) {
+	opts, err := parse([]string{"--web.max-requests=1", "--no-collector.bind", "--no-collector.reuse"}, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("POST /metrics: status %d, want 405", resp.StatusCode)
+	logger := slog.New(slog.DiscardHandler)
+	src := openSources(opts, logger)
+	defer src.close()
+	h, err := newHandler(opts, src, logger)
+	if err != nil {
+		t.Fatal(err)
 	}
+	slow := &slowWriter{entered: make(chan struct{}), release: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.ServeHTTP(slow, httptest.NewRequest(http.MethodGet, "/ports", nil))
+	}()
+	<-slow.entered
+	for _, path := range []string{"/metrics", "/ports", "/failures"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != http.StatusServiceUnavailable {
+			t.Errorf("GET %s beside a page that is being served: status %d, want 503", path, w.Code)
+		}
+	}
+	close(slow.release)
+	<-done
+}
+
+// A slowWriter is a client that does not take its answer until it is told to.
+type slowWriter struct {
+	httptest.ResponseRecorder
+	entered, release chan struct{}
+}
+
+func (w *slowWriter) Write(p []byte) (int, error) {
+	close(w.entered)
+	<-w.release
+	return len(p), nil
 }
 
 // sampleValue matches what may differ between two scrapes.

@@ -20,19 +20,23 @@ func Explain(c *snapshot.Conflict) string {
 		who = name(c.Process)
 	}
 	where := netip.AddrPortFrom(c.Request.Addr, c.Port)
-	line := fmt.Sprintf("bind to %s by %s (pid %d) failed: ", where, who, c.PID)
-	switch {
-	case len(c.Blockers) > 0:
-		line += blockedBy(c.Request, c.Port, c.Blockers)
-	case c.Err != nil:
-		line += "what is on the port could not be seen: " + plain(c.Err.Error())
-	default:
-		line += "what was in the way was gone when the exporter looked, or cannot be seen"
-	}
+	line := fmt.Sprintf("bind to %s by %s (pid %d) failed: ", where, who, c.PID) + inWords(c.Request, c.Port, c.Blockers, c.Err)
 	if len(c.OtherHalf) > 0 {
 		line += "; " + otherHalf(c)
 	}
 	return line
+}
+
+// inWords says what was in the way of a bind().
+func inWords(r bindrule.Request, port uint16, blockers []bindrule.Socket, err error) string {
+	switch {
+	case len(blockers) > 0:
+		return blockedBy(r, port, blockers)
+	case err != nil:
+		return "what is on the port could not be seen: " + plain(err.Error())
+	default:
+		return "what was in the way was gone when the exporter looked, or cannot be seen"
+	}
 }
 
 // blockedBy says which sockets stop a bind() to the port, and which flag is missing where.
