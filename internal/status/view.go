@@ -193,7 +193,7 @@ func lackingFeatures(features []Feature) []string {
 	var out []string
 	for _, f := range features {
 		if !f.Works {
-			out = append(out, "Not available on this host: "+f.Name+" ("+plain(f.Reason)+").")
+			out = append(out, "On this host: "+f.FeatureLine()+".")
 		}
 	}
 	return out
@@ -201,16 +201,14 @@ func lackingFeatures(features []Feature) []string {
 
 // FeatureLine says in a line whether a feature works, and how.
 func (f *Feature) FeatureLine() string {
-	switch {
-	case !f.Works && f.Reason != "":
-		return f.Name + ": not available (" + plain(f.Reason) + ")"
-	case !f.Works:
-		return f.Name + ": not available"
-	case f.Mode != "":
-		return f.Name + ": works (" + f.Mode + ")"
-	default:
-		return f.Name + ": works"
+	line, how := f.Name+": works", f.Mode
+	if !f.Works {
+		line, how = f.Name+": not available", f.Reason
 	}
+	if how != "" {
+		line += " (" + how + ")"
+	}
+	return plain(line)
 }
 
 // flagTags remark on reuse flags.
