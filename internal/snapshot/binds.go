@@ -156,7 +156,7 @@ func (f *failures) add(e *bindtrace.Event) {
 	if _, ok := f.sets[e.Netns]; !ok {
 		key.Netns = 0
 	}
-	if !e.PortKnown || !f.watched(e.Netns, e.Port) {
+	if !e.PortKnown || !f.watched(e.Port) {
 		key.Port, key.OtherPort = 0, true
 	}
 	f.conflicts.recent.add(key, e)
@@ -164,29 +164,20 @@ func (f *failures) add(e *bindtrace.Event) {
 	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }
 
-// watched is called with mu held.
-//
-// In a namespace that is not watched, as in the tracer's counts, it is a port that is watched
-// in another.
-func (f *failures) watched(netns uint32, port uint16) bool {
-	if port == 0 {
-		return true
-	}
-	sets, ok := f.sets[netns]
-	if !ok {
-		_, ok = f.union[port]
-		return ok
-	}
-	return slices.ContainsFunc(sets, func(set watch.Set) bool {
-		_, ok := set.Find(port)
-		return ok
-	})
+// watched is called with mu held. As in the tracer's counts, a port that is watched in one
+// namespace is told by number in all.
+func (f *failures) watched(port uint16) bool {
+	_, ok := f.union[port]
+	return ok || port == 0
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the numbers of namespaces that are no more.
 func (f *failures) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) {
-	f.conflicts.retire(gone)
+	f.conflicts.retire(func(netns uint32) bool {
+		_, watched := sets[netns]
+		return gone[netns] || !watched
+	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sets = sets
@@ -199,7 +190,7 @@ func (f *failures) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) {
 		}
 	}
 	for key := range f.latest {
-		if gone[key.Netns] || !key.OtherPort && !f.watched(key.Netns, key.Port) {
+		if gone[key.Netns] || !key.OtherPort && !f.watched(key.Port) {
 			delete(f.latest, key)
 		}
 	}

@@ -228,15 +228,13 @@ func (c *conflicts) count(key ConflictKey, n uint64) {
 	c.counts[key] += n
 }
 
-// retire counts what namespaces that are gone have had as of others.
-func (c *conflicts) retire(gone map[uint32]bool) {
-	if len(gone) == 0 {
-		return
-	}
+// retire counts what namespaces that are gone have had as of others: at each snapshot, since a
+// look that was under way counts for one that is gone after that.
+func (c *conflicts) retire(gone func(netns uint32) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, n := range c.counts {
-		if gone[key.Netns] {
+		if key.Netns != 0 && gone(key.Netns) {
 			delete(c.counts, key)
 			key.Netns = 0
 			c.count(key, n)
