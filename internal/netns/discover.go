@@ -59,6 +59,8 @@ type Namespace struct {
 // Namespace's.
 func (n *Namespace) FD() int { return int(n.file.Fd()) }
 
+func (n *Namespace) closed() bool { return n.FD() < 0 }
+
 // Close lets go of the namespace. Closing it again does nothing.
 func (n *Namespace) Close() error {
 	if err := n.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
@@ -72,7 +74,8 @@ type Set struct {
 	Namespaces []*Namespace // by name
 
 	// Err is what kept Open from finding more, nil if nothing did. It wraps
-	// ErrNotNetNS and ErrPrivilege, and names each path.
+	// ErrNotNetNS, of what was none the last time either, and ErrPrivilege, and
+	// names each path.
 	Err error
 	// Unreadable is the processes whose namespace the caller may not see.
 	Unreadable int
@@ -97,6 +100,9 @@ type Discoverer struct {
 	own   uint64 // inode
 	known map[uint64]bool
 	names map[ID]string
+
+	// The paths that were no network namespace, this time and the time before.
+	alien, wasAlien map[string]bool
 }
 
 // New returns a Discoverer. The calling thread's namespace is the one that
@@ -124,12 +130,10 @@ func (d *Discoverer) Open() *Set {
 	s := new(Set)
 	var errs []error
 	fail := func(err error) { errs = append(errs, err) }
+	d.wasAlien, d.alien = d.alien, make(map[string]bool)
 	found := d.find(s, fail)
 
-	opened := d.openAll(s, found, fail)
-	if err := cookies(s.Namespaces); err != nil {
-		fail(err)
-	}
+	opened := s.enterable(d.openAll(s, found, fail), fail)
 	d.name(opened)
 	d.remember(opened)
 	slices.SortFunc(s.Namespaces, func(a, b *Namespace) int { return strings.Compare(a.Name, b.Name) })
@@ -153,7 +157,7 @@ func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*ca
 			break
 		}
 		n, err := d.open(c)
-		if err != nil {
+		if err != nil && d.tell(c.path, err) {
 			fail(err)
 			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 				break // the rest would say the same
@@ -173,6 +177,26 @@ func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*ca
 		s.Namespaces = append(s.Namespaces, n)
 	}
 	return opened
+}
+
+// enterable reads the cookies, and takes those out that the caller may not enter, which nothing
+// can be read of.
+func (s *Set) enterable(opened []*candidate, fail func(error)) []*candidate {
+	if err := cookies(s.Namespaces); err != nil {
+		fail(err)
+	}
+	s.Namespaces = slices.DeleteFunc(s.Namespaces, (*Namespace).closed)
+	return slices.DeleteFunc(opened, func(c *candidate) bool { return c.ns.closed() })
+}
+
+// tell says whether an error is worth it. A name that "ip netns add" is about to make is no
+// namespace for an instant.
+func (d *Discoverer) tell(path string, err error) bool {
+	if !errors.Is(err, ErrNotNetNS) {
+		return true
+	}
+	d.alien[path] = true
+	return d.wasAlien[path]
 }
 
 // remember forgets what is no more.

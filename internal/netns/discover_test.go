@@ -72,7 +72,9 @@ func TestFileThatIsNoNetworkNamespaceCostsOnlyItself(t *testing.T) {
 	}
 	bind(t, "/proc/self/ns/uts", mount)
 
-	s := discoverer(t, Config{Dir: dir, Specs: specs(t, "*")}).Open()
+	d := discoverer(t, Config{Dir: dir, Specs: specs(t, "*")})
+	open(t, d) // a name that is just being made looks the same
+	s := d.Open()
 	defer s.Close()
 	if got := names(s, ns); got != "good=1" {
 		t.Errorf("got %s", got)
@@ -82,6 +84,28 @@ func TestFileThatIsNoNetworkNamespaceCostsOnlyItself(t *testing.T) {
 	if s.Err == nil || s.Err.Error() != want || !errors.Is(s.Err, ErrNotNetNS) {
 		t.Errorf("got error %v\nwant %s", s.Err, want)
 	}
+}
+
+func TestNameThatIsJustBeingMadeIsNoError(t *testing.T) {
+	ns := kerneltest.New(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "blue")
+	if err := os.WriteFile(path, nil, 0o600); err != nil { // as "ip netns add" begins
+		t.Fatal(err)
+	}
+	d := discoverer(t, Config{Dir: dir, Specs: specs(t, "*")})
+	if got := names(open(t, d)); got != "" {
+		t.Errorf("got %s", got)
+	}
+	bind(t, ns.Path(), path)
+	if got := names(open(t, d), ns); got != "blue=1" {
+		t.Errorf("got %s", got)
+	}
+	unpin(t, path)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open(t, d) // it is another one that begins
 }
 
 func TestFileOfAnotherKindIsNotEvenOpened(t *testing.T) {
@@ -113,6 +137,7 @@ func TestChangesBetweenFindingAndOpening(t *testing.T) {
 	var got Set
 	var errs []error
 	d := discoverer(t, Config{})
+	d.wasAlien, d.alien = map[string]bool{empty: true}, make(map[string]bool)
 	d.openAll(&got, []*candidate{
 		{inode: 1, path: blue},                        // was another namespace
 		{inode: b.Inode(), path: red},                 // as found

@@ -21,8 +21,8 @@
 // does not do: the kernel hands out the lowest free one (proc_alloc_inum), so a
 // new namespace is likely to get the number of one just deleted. The cookie
 // (SO_NETNS_COOKIE, Linux 5.14) is not reused before a reboot. Where a kernel
-// has none, or the caller may not enter the namespace, it is 0, and a namespace
-// that was replaced by another one of the same number cannot be told from it.
+// has none it is 0, and a namespace that was replaced by another one of the same
+// number cannot be told from it.
 //
 // # Names
 //
@@ -33,7 +33,8 @@
 // # Privileges
 //
 // None in the caller's own namespace. To look into another one takes
-// CAP_SYS_ADMIN, there and in the caller's user namespace: setns(2). To see
+// CAP_SYS_ADMIN, there and in the caller's user namespace: setns(2). One that may
+// not be entered is not in the Set, but in its error. To see
 // which namespace a process of another user is in takes CAP_SYS_PTRACE
 // (ptrace_may_access).
 package netns

@@ -42,7 +42,7 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 		}
 		for _, path := range paths {
 			inode, err := d.stat(path)
-			if err != nil {
+			if err != nil && d.tell(path, err) {
 				fail(err)
 			}
 			if inode == 0 || seen[inode] {

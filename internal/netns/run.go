@@ -3,6 +3,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,16 @@ func Run(fd int, f func() error) error {
 		}
 		return f()
 	})
+}
+
+// MayEnter says why the caller may not enter other network namespaces: it enters its own.
+func MayEnter() error {
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer own.Close()
+	return Run(int(own.Fd()), func() error { return nil })
 }
 
 // enter moves the calling thread.
@@ -58,7 +69,8 @@ func onThread(f func() error) error {
 	return err
 }
 
-// cookies fills in the cookies, as far as the kernel has and shows them.
+// cookies fills in the cookies, as far as the kernel has and shows them, and closes what may
+// not be entered.
 func cookies(all []*Namespace) error {
 	if len(all) == 0 {
 		return nil
@@ -68,6 +80,7 @@ func cookies(all []*Namespace) error {
 		for _, n := range all {
 			if err := enter(n.FD()); err != nil {
 				errs = append(errs, fmt.Errorf("network namespace %s: %w", n.path, err))
+				_ = n.Close()
 				continue
 			}
 			cookie, err := cookie()
