@@ -100,4 +100,17 @@ func (c *dropCounter) update(now time.Time, listeners []listener) {
 	maps.DeleteFunc(c.groups, func(_ GroupKey, d dropTotal) bool { return now.Sub(d.seen) > c.keep })
 }
 
+func (c *dropCounter) knows(k GroupKey) bool {
+	_, ok := c.groups[k]
+	return ok
+}
+
+// hold keeps a group that has no socket.
+func (c *dropCounter) hold(now time.Time, k GroupKey) {
+	if d, ok := c.groups[k]; ok {
+		d.seen = now
+		c.groups[k] = d
+	}
+}
+
 func (c *dropCounter) total(k GroupKey) uint64 { return c.groups[k].total }

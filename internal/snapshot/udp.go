@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"sockstate_exporter/internal/watch"
@@ -109,15 +108,21 @@ func (u *udpWorker) fold(now time.Time, sockets []datagramSocket, chosen watch.R
 	for i, p := range u.set.Ports {
 		out.Ports[i] = UDPPort{Number: p.Number, IPv4: UDPSockets{DropsKnown: true}, IPv6: UDPSockets{DropsKnown: true}}
 	}
-	watched := slices.DeleteFunc(sockets, func(s datagramSocket) bool {
-		_, ok := u.set.Find(s.key.Port)
-		return !ok
-	})
-	counted := make([]listener, len(watched))
-	for n := range watched {
-		s := &watched[n].listener
-		counted[n] = *s
-		i, _ := u.set.Find(s.key.Port)
+	for _, p := range u.set.Ports {
+		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+			u.drops.hold(now, GroupKey{Port: p.Number, Family: family})
+		}
+	}
+	var counted []listener
+	for n := range sockets {
+		s := &sockets[n].listener
+		i, ok := u.set.Find(s.key.Port)
+		if ok || u.drops.knows(s.key) { // a port may be watched again
+			counted = append(counted, *s)
+		}
+		if !ok {
+			continue
+		}
 		half := out.Ports[i].Of(s.key.Family)
 		half.Sockets++
 		half.Queue += uint64(s.queue)
