@@ -104,7 +104,9 @@ type clients struct {
 	remote     *watch.Ports // nil: none
 	ports      []RemotePort // as remote's
 	localPorts watch.Range  // that the kernel chooses from; empty: not counted
-	to         destinations
+	// serving are those of them that a server has: connect() is given no port that was bound.
+	serving map[uint16]struct{}
+	to      destinations
 }
 
 func newClients(remote *watch.Ports, localPorts watch.Range) *clients {
@@ -137,7 +139,34 @@ func (c *clients) add(s *netlinkdiag.Socket) {
 	if i, ok := c.remote.Find(s.Remote.Port()); ok {
 		c.ports[i].Of(s.Family)[s.State]++
 	}
-	if port := s.Local.Port(); port >= c.localPorts.First && port <= c.localPorts.Last && port != 0 && s.Remote.Port() != 0 {
+	if port := s.Local.Port(); port >= c.localPorts.First && port <= c.localPorts.Last && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
 		c.to.add(s)
+	}
+}
+
+func (c *clients) serves(port uint16) bool {
+	if len(c.serving) == 0 {
+		return false
+	}
+	_, ok := c.serving[port]
+	return ok
+}
+
+// serve takes the ports that have a listener, or were found by one: its connections stay when it
+// goes.
+func (c *clients) serve(listening []listener, set watch.Set) {
+	c.serving = make(map[uint16]struct{})
+	note := func(port uint16) {
+		if port >= c.localPorts.First && port <= c.localPorts.Last {
+			c.serving[port] = struct{}{}
+		}
+	}
+	for i := range listening {
+		note(listening[i].key.Port)
+	}
+	for _, p := range set.Ports {
+		if p.Source == watch.SourceListener {
+			note(p.Number)
+		}
 	}
 }

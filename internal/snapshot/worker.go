@@ -301,6 +301,7 @@ const maxKernelFilter = 1024
 
 func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error) {
 	f := newFold(w.set, w.cfg.Verdicts && !w.flagsOfAll(), w.clients())
+	f.clients.serve(listening, w.set)
 	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen), Ports: f.clients.filter()}
 	req.Ports.Local = append(req.Ports.Local, ranges(w.set.Ports)...)
 	switch n := len(req.Ports.Local) + len(req.Ports.Remote); {
