@@ -3,6 +3,7 @@ package collector
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
@@ -12,11 +13,11 @@ import (
 const otherNetns = "other"
 
 // netnsLabel is the name of a namespace: empty for the exporter's own. One that had to be
-// changed, or means something else here, gets the namespace's number: two of them may look
-// the same now, and a sample that is there twice is an error.
+// changed, or means something else here, or looks like such a one, gets the namespace's number:
+// two of them may look the same now, and a sample that is there twice is an error.
 func netnsLabel(ns *snapshot.Namespace) string {
 	name := clean(ns.Name)
-	if name != ns.Name || name == otherNetns {
+	if name != ns.Name || name == otherNetns || strings.Contains(name, "#") {
 		name += "#" + strconv.FormatUint(uint64(ns.Inode), 10)
 	}
 	return name
