@@ -258,6 +258,7 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 		Verdicts:  opts.restart,
 		UDP:       opts.udp,
 		Ephemeral: opts.ephemeral,
+		OwnNetns:  ownNetns(),
 	}
 	readStack, localPorts := stackReader()
 	cfg.LocalPorts = localPorts
@@ -277,7 +278,6 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 	if opts.bind {
 		s.openTracer(opts, logger)
 		cfg.Binds = s.tracer
-		cfg.OwnNetns = ownNetns()
 		cfg.OnConflict = conflictLogger(logger)
 	}
 	if opts.reuse {
@@ -305,22 +305,24 @@ func (s *sources) openNamespaces(opts *options, logger *slog.Logger) *netns.Disc
 	if len(opts.netns) == 0 && !opts.processes {
 		return nil
 	}
-	feature := collector.Feature{Name: "namespaces", Works: true}
+	feature := collector.Feature{Name: "namespaces"}
 	discoverer, err := netns.New(netns.Config{Specs: opts.netns, Processes: opts.processes, NameOf: s.containerOf})
 	if err == nil {
-		set := discoverer.Open()
-		err = set.Err
-		logger.Info("network namespaces are watched", "found", len(set.Namespaces), "processes_unreadable", set.Unreadable)
-		_ = set.Close()
+		err = netns.MayEnter()
 	}
 	switch {
-	case errors.Is(err, netns.ErrPrivilege):
-		feature.Works, feature.Reason = false, "no CAP_SYS_ADMIN"
-	case err != nil:
-		feature.Works, feature.Reason = discoverer != nil, "failed"
-	}
-	if err != nil {
-		logger.Warn("network namespaces cannot be watched", "reason", feature.Reason, "err", err)
+	case err == nil:
+		feature.Works = true
+		set := discoverer.Open()
+		defer set.Close()
+		logger.Info("network namespaces are watched", "found", len(set.Namespaces), "processes_unreadable", set.Unreadable)
+	default:
+		// Each snapshot would fail for the same reason.
+		discoverer, feature.Reason = nil, "failed"
+		if errors.Is(err, netns.ErrPrivilege) {
+			feature.Reason = "cap_sys_admin"
+		}
+		logger.Warn("network namespaces are not watched", "reason", feature.Reason, "err", err)
 	}
 	s.features = append(s.features, feature)
 	return discoverer
@@ -428,7 +430,11 @@ func (s *sources) follow(logger *slog.Logger) {
 // conflictLogger writes why a bind has failed.
 func conflictLogger(logger *slog.Logger) func(snapshot.Conflict) {
 	return func(c snapshot.Conflict) {
-		logger.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", status.Explain(&c))
+		where := logger
+		if c.Namespace != "" {
+			where = logger.With("netns", c.Namespace)
+		}
+		where.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", status.Explain(&c))
 	}
 }
 
@@ -456,7 +462,7 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH) // /proc/PID/fd of other users
 	}
 	if len(opts.netns) > 0 || opts.processes {
-		needed = append(needed, libcap.SYS_ADMIN) // setns
+		needed = append(needed, libcap.SYS_ADMIN, libcap.DAC_READ_SEARCH) // setns; directories of container engines
 	}
 	if opts.processes {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users

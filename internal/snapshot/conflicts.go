@@ -89,7 +89,10 @@ func (p place) compare(o place) int {
 
 // A Conflict is one port's latest failure with EADDRINUSE, and what was in its way.
 type Conflict struct {
-	Netns    uint32 // inode number of the network namespace
+	Netns uint32 // inode number of the network namespace
+	// Namespace is what it is called: empty for the exporter's own.
+	Namespace string
+
 	Port     uint16
 	Protocol bindtrace.Protocol
 	Time     time.Time

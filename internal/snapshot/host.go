@@ -73,7 +73,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	set, found := h.finder.open()
 	defer func() {
 		running.Wait()
-		_ = set.Close() // of what was only read
+		_ = set.Close()
 	}()
 	publish(func(s *Snapshot) {
 		s.expect(set)
@@ -91,7 +91,10 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		publish := func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }
 		listed.Add(1)
 		running.Go(func() {
-			defer w.leave()
+			defer func() {
+				w.leave()
+				_ = ns.Close() // of what was only read
+			}()
 			enter(func() {
 				defer listed.Done()
 				w.cfg = h.cfg.in(ns)

@@ -76,7 +76,7 @@ func (l *looker) look(ctx context.Context) time.Duration {
 		seen, err := w.see(ctx, waiting)
 		for number, port := range waiting {
 			conflict := l.conflicts.settle(place{inode, number}, port, seen.port(number))
-			conflict.Err = err
+			conflict.Namespace, conflict.Err = w.name, err
 			l.tidings.add(time.Now(), conflict, port.watched)
 		}
 	})
@@ -107,10 +107,13 @@ func (i *inside) window(l *looker, inode uint32) *window {
 	}
 	for _, ns := range i.set.Namespaces {
 		if ns.ID.Inode == uint64(inode) {
-			return &window{cfg: l.cfg.in(ns)}
+			return &window{name: ns.Name, cfg: l.cfg.in(ns)}
 		}
 	}
-	return &window{cfg: Config{Dial: func() (*netlinkdiag.Conn, error) { return nil, errGone }}}
+	return &window{
+		name: fmt.Sprintf("net:[%d]", inode),
+		cfg:  Config{Dial: func() (*netlinkdiag.Conn, error) { return nil, errGone }},
+	}
 }
 
 func (i *inside) close() {
@@ -134,6 +137,7 @@ func byNetns(waiting map[place]*waitingPort) map[uint32]map[uint16]*waitingPort 
 
 // A window looks into one network namespace.
 type window struct {
+	name string // of the namespace
 	cfg  Config
 	conn *netlinkdiag.Conn // nil until dialled
 }
