@@ -112,7 +112,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), watch.TCP))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), clean(l.Process), clean(l.Owner.Service()))
+			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), snapshot.Printable(l.Process), snapshot.Printable(l.Owner.Service()))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
@@ -124,7 +124,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...watch.Protocol) iter.Seq[series] {
 	return func(yield func(series) bool) {
 		for ns := range s.Namespaces() {
-			one := series{0: netnsLabel(ns)}
+			one := series{0: ns.Label()}
 			for protocol, set := range watched(ns) {
 				if !slices.Contains(protocols, protocol) {
 					continue

@@ -342,8 +342,8 @@ func TestClean(t *testing.T) {
 		strings.Repeat("é", 65):    strings.Repeat("é", 64),
 		strings.Repeat("\xff", 70): strings.Repeat("\uFFFD", 64),
 	} {
-		if got := clean(in); got != want {
-			t.Errorf("clean(%q) is %q, want %q", in, got, want)
+		if got := snapshot.Printable(in); got != want {
+			t.Errorf("snapshot.Printable(%q) is %q, want %q", in, got, want)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (f *connectFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	failures.put(ch, f.failures, func(yield func(series) bool) {
 		for ns := range s.Namespaces() {
 			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
-				if !yield(series{netnsLabel(ns), family.String(), errnoLabel(syscall.EADDRNOTAVAIL)}) {
+				if !yield(series{ns.Label(), family.String(), errnoLabel(syscall.EADDRNOTAVAIL)}) {
 					return
 				}
 			}

@@ -58,7 +58,7 @@ func (*listenerFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.Listeners.Err == nil {
-			f.collectIn(ns, netnsLabel(ns), ch)
+			f.collectIn(ns, ns.Label(), ch)
 		}
 	}
 }
@@ -71,7 +71,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, clean(g.Owner.Process), clean(g.Owner.Service()))...)
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, snapshot.Printable(g.Owner.Process), snapshot.Printable(g.Owner.Service()))...)
 		ch.put(f.sockets, float64(g.Sockets), group...)
 		ch.put(f.queue, float64(g.Queue), group...)
 		ch.put(f.queueLimit, float64(g.QueueLimit), group...)
@@ -94,7 +94,7 @@ func groupValues(netns string, g *snapshot.GroupKey, device string) []string {
 // interfaceLabel is the device's name. One that had to be changed gets the device's index:
 // two of them may look the same now, and a sample that is there twice is an error.
 func interfaceLabel(device string, ifindex uint32) string {
-	name := clean(device)
+	name := snapshot.Printable(device)
 	if strings.ContainsRune(name, unicode.ReplacementChar) {
 		name += "#" + strconv.FormatUint(uint64(ifindex), 10)
 	}

@@ -3,7 +3,6 @@ package collector
 import (
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -129,26 +128,6 @@ func (s *slab[T]) take(n int) []T {
 	taken := s.free[:n:n]
 	s.free = s.free[n:]
 	return taken
-}
-
-// maxLabel bounds a label value that comes from outside the exporter, in runes.
-const maxLabel = 64
-
-// clean makes a label value of a name that the kernel hardly restricts: valid, printable
-// UTF-8 of bounded length, whatever bytes it was.
-func clean(name string) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range name { // an invalid byte comes as U+FFFD
-		if n++; n > maxLabel {
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = unicode.ReplacementChar
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 func boolValue(b bool) float64 {

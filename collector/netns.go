@@ -2,26 +2,10 @@ package collector
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
 )
-
-// otherNetns is the label of all network namespaces that are not watched.
-const otherNetns = "other"
-
-// netnsLabel is the name of a namespace: empty for the exporter's own. One that had to be
-// changed, or means something else here, or looks like such a one, gets the namespace's number:
-// two of them may look the same now, and a sample that is there twice is an error.
-func netnsLabel(ns *snapshot.Namespace) string {
-	name := clean(ns.Name)
-	if name != ns.Name || name == otherNetns || strings.Contains(name, "#") {
-		name += "#" + strconv.FormatUint(uint64(ns.Inode), 10)
-	}
-	return name
-}
 
 // A netnsNames has the labels of the watched namespaces by number.
 type netnsNames map[uint32]string
@@ -29,7 +13,7 @@ type netnsNames map[uint32]string
 func netnsLabels(s *snapshot.Snapshot) netnsNames {
 	names := make(netnsNames, 1+len(s.Others))
 	for ns := range s.Namespaces() {
-		names[ns.Inode] = netnsLabel(ns)
+		names[ns.Inode] = ns.Label()
 	}
 	return names
 }
@@ -38,7 +22,7 @@ func (n netnsNames) of(inode uint32) string {
 	if name, ok := n[inode]; ok {
 		return name
 	}
-	return otherNetns
+	return snapshot.OtherNetns
 }
 
 // outcome is how a part went in all namespaces: the longest that it took, and the first

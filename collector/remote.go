@@ -28,7 +28,7 @@ func (*remoteFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.Remote.Err == nil {
-			f.collectIn(ns.Remote.Data, netnsLabel(ns), ch)
+			f.collectIn(ns.Remote.Data, ns.Label(), ch)
 		}
 	}
 }
@@ -75,7 +75,7 @@ func (f *ephemeralFamily) collect(s *snapshot.Snapshot, ch *sink) {
 				used = []uint64{0}
 			}
 			for rank, n := range used {
-				ch.put(f.used, float64(n), netnsLabel(ns), family.String(), strconv.Itoa(rank+1))
+				ch.put(f.used, float64(n), ns.Label(), family.String(), strconv.Itoa(rank+1))
 			}
 		}
 	}

@@ -57,7 +57,7 @@ func blockingStates() []netlinkdiag.State {
 func (f *restartFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.Verdicts.Err == nil {
-			f.collectIn(ns, netnsLabel(ns), ch)
+			f.collectIn(ns, ns.Label(), ch)
 		}
 	}
 }
@@ -103,7 +103,7 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
 			ch.put(f.restart, seconds, labels...)
 		}
-		ch.put(f.info, 1, append(labels, clean(r.Owner.Process), clean(r.Owner.Service()))...)
+		ch.put(f.info, 1, append(labels, snapshot.Printable(r.Owner.Process), snapshot.Printable(r.Owner.Service()))...)
 	}
 }
 

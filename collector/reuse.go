@@ -35,7 +35,7 @@ func (*reuseFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.Reuse.Err == nil {
-			f.collectIn(ns, netnsLabel(ns), ch)
+			f.collectIn(ns, ns.Label(), ch)
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (*stackFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 // collect shows what of the part there is, as each value has a file of its own.
 func (f *stackFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
-		f.collectIn(&ns.Stack.Data, netnsLabel(ns), ch)
+		f.collectIn(&ns.Stack.Data, ns.Label(), ch)
 	}
 }
 

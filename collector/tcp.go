@@ -38,7 +38,7 @@ func (*tcpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.TCP.Err == nil {
-			f.collectIn(ns, netnsLabel(ns), ch)
+			f.collectIn(ns, ns.Label(), ch)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (*udpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 func (f *udpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.UDP.Err == nil {
-			f.collectIn(ns.UDP.Data.Ports, netnsLabel(ns), ch)
+			f.collectIn(ns.UDP.Data.Ports, ns.Label(), ch)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (*watchFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
 // watched whatever the kernel answers.
 func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
-		netns := netnsLabel(ns)
+		netns := ns.Label()
 		for protocol, set := range watched(ns) {
 			for _, p := range set.Ports {
 				ch.put(f.info, 1, netns, strconv.Itoa(int(p.Number)), protocol.String(), p.Name, string(p.Source))

@@ -22,6 +22,9 @@ const (
 	RuntimeOther      = "container" // the cgroup has an id, and does not say whose
 )
 
+// Known says whether anything is.
+func (o Owner) Known() bool { return o != Owner{} }
+
 // ShortContainer is the id as people know it: of hexadecimal ones the first 12 digits.
 func (o Owner) ShortContainer() string {
 	if isID(o.Container) {

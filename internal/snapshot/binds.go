@@ -159,7 +159,7 @@ func (f *failures) add(e *bindtrace.Event) {
 	if !e.PortKnown || !f.watched(e.Port) {
 		key.Port, key.OtherPort = 0, true
 	}
-	f.conflicts.recent.add(key, e)
+	f.conflicts.recent.add(key, e, by)
 	f.conflicts.add(key, e)
 	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }

@@ -12,6 +12,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
 )
 
 // A RecentFailure is a bind() that failed, lately and once or more: calls that differ in
@@ -33,6 +34,7 @@ type RecentFailure struct {
 	// The latest of them.
 	PID      uint32
 	CgroupID uint64
+	Owner    owner.Owner // as far as it is known: it may have ended
 	Request  bindrule.Request
 
 	// Settled: the exporter has looked for the Cause, of EADDRINUSE. Blockers were in the way
@@ -88,17 +90,17 @@ func newRecent() *recent {
 }
 
 // add takes a failed bind: this runs for every event.
-func (r *recent) add(key FailureKey, e *bindtrace.Event) {
+func (r *recent) add(key FailureKey, e *bindtrace.Event, by owner.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if key.Netns != 0 && !key.OtherPort {
-		r.watched.add(e, true, maxRecent, keepRecent)
+		r.watched.add(e, by, true, maxRecent, keepRecent)
 		return
 	}
-	r.others.add(e, false, maxRecentOthers, keepRecentOthers)
+	r.others.add(e, by, false, maxRecentOthers, keepRecentOthers)
 }
 
-func (l *recentLog) add(e *bindtrace.Event, watched bool, bound, keep int) {
+func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound, keep int) {
 	key := recentKey{
 		netns: e.Netns, port: e.Port, portKnown: e.PortKnown, addr: e.Addr,
 		family: e.Family, protocol: e.Protocol, errno: e.Errno, comm: e.Comm,
@@ -117,7 +119,7 @@ func (l *recentLog) add(e *bindtrace.Event, watched bool, bound, keep int) {
 	l.seq++
 	row.seq = l.seq
 	row.Count++
-	row.Last, row.PID, row.CgroupID, row.Request = e.Time, e.PID, e.CgroupID, requestOf(e)
+	row.Last, row.PID, row.CgroupID, row.Owner, row.Request = e.Time, e.PID, e.CgroupID, by, requestOf(e)
 }
 
 // trim keeps some rows: the latest of each user and port, then the next latest of each, and

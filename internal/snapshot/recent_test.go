@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -141,6 +142,6 @@ func BenchmarkRecentStorm(b *testing.B) {
 	for i := 0; b.Loop(); i++ {
 		e.Time = e.Time.Add(1)
 		copy(e.Comm[:], fmt.Sprint(i))
-		r.add(key, &e)
+		r.add(key, &e, owner.Owner{})
 	}
 }

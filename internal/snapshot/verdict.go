@@ -112,7 +112,7 @@ func (m *memory) update(now time.Time, set watch.Set, listeners []listener, grou
 		if before := m.groups[g.GroupKey]; before.cookies == r.cookies {
 			r.reuseAddr = keepKnown(r.reuseAddr, before.reuseAddr)
 			r.reusePort = keepKnown(r.reusePort, before.reusePort)
-			if r.owner == (owner.Owner{}) {
+			if !r.owner.Known() {
 				r.owner = before.owner
 			}
 		}

@@ -77,7 +77,7 @@ func newFailureRow(f *snapshot.RecentFailure, ns *snapshot.Namespace, now time.T
 		ReuseAddr: Flag(f.Request.ReuseAddr), ReusePort: Flag(f.Request.ReusePort), Text: whyFailed(f, ns != nil),
 	}
 	if ns != nil {
-		netns := netnsName(ns)
+		netns := ns.Label()
 		r.Netns = &netns
 	}
 	if f.Request.UID.Known {

@@ -3,9 +3,7 @@ package status
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
-	"unicode"
 
 	"sockstate_exporter/internal/snapshot"
 )
@@ -22,16 +20,23 @@ type Owner struct {
 // MarshalJSON implements json.Marshaler: names as in the metrics.
 func (o Owner) MarshalJSON() ([]byte, error) {
 	type plainOwner Owner
-	o.Process, o.Unit, o.Container = clean(o.Process), clean(o.Unit), clean(o.Container)
+	o.Process, o.Unit, o.Container = snapshot.Printable(o.Process), snapshot.Printable(o.Unit), snapshot.Printable(o.Container)
 	return json.Marshal(plainOwner(o))
 }
 
 // listenerOwner is nil where it is not known.
-func listenerOwner(*snapshot.Group) *Owner { return nil }
+func listenerOwner(g *snapshot.Group) *Owner {
+	o := &g.Owner
+	if !o.Known() {
+		return nil
+	}
+	return &Owner{Process: o.Process, PID: uint32(o.PID), Processes: o.Processes, Unit: o.Unit, Container: o.ShortContainer()}
+}
 
-// failureOwner is who called bind().
+// failureOwner is who called bind(): of the process, only what was found before it ended is
+// known, but always what the thread was called.
 func failureOwner(f *snapshot.RecentFailure) *Owner {
-	return &Owner{Process: f.Process, PID: f.PID, Processes: 1}
+	return &Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()}
 }
 
 // ownerText says in one line who that is.
@@ -63,34 +68,4 @@ func ownerPlace(o *Owner) string {
 		in = append(in, "container "+name(o.Container))
 	}
 	return strings.Join(in, ", ")
-}
-
-// maxName bounds a name that comes from outside the exporter, in runes, as in the metrics.
-const maxName = 64
-
-// clean is a name as valid, printable UTF-8 of bounded length, whatever bytes it was: the same
-// as in the metrics.
-func clean(s string) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s { // an invalid byte comes as U+FFFD
-		if n++; n > maxName {
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = unicode.ReplacementChar
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}
-
-// netnsName is what the metrics call the namespace: empty for the exporter's own, with its
-// number where the name had to be changed.
-func netnsName(ns *snapshot.Namespace) string {
-	s := clean(ns.Name)
-	if s != ns.Name || s == "other" {
-		s += "#" + strconv.FormatUint(uint64(ns.Inode), 10)
-	}
-	return s
 }

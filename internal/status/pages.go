@@ -180,7 +180,7 @@ func (q *pageQuery) wantsPort(port uint16) bool {
 
 // wants says whether the namespace is asked for, by its name or as it is shown.
 func (q *pageQuery) wants(ns *snapshot.Namespace) bool {
-	return q.netns == nil || *q.netns == ns.Name || *q.netns == netnsName(ns)
+	return q.netns == nil || *q.netns == ns.Name || *q.netns == ns.Label()
 }
 
 // link is the query of the same page with one value set, or dropped for nil.

@@ -36,7 +36,7 @@ func parts(ns *snapshot.Namespace) []PartReport {
 		{"reuse", ns.Reuse.Err, ns.Reuse.Off()},
 		{"restart", ns.Verdicts.Err, ns.Verdicts.Off()},
 	} {
-		out = appendPart(out, netnsName(ns), p.name, p.err, p.off)
+		out = appendPart(out, ns.Label(), p.name, p.err, p.off)
 	}
 	return out
 }

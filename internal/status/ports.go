@@ -243,7 +243,7 @@ func (s *portState) troubles() (found troubles) {
 // row makes what is shown of the port.
 func (s *portState) row() PortRow {
 	r := PortRow{
-		Netns: netnsName(s.ns), Port: s.port.Number, Protocol: "tcp", Name: s.port.Name, Source: s.port.Source,
+		Netns: s.ns.Label(), Port: s.port.Number, Protocol: "tcp", Name: s.port.Name, Source: s.port.Source,
 		Problems: s.troubles().list(), Outcome: Unknown, Gone: []GoneRow{}, Advice: []string{},
 	}
 	if s.tcp != nil {
