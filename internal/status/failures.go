@@ -112,7 +112,7 @@ func whyFailed(f *snapshot.RecentFailure, watched bool) string {
 	case f.Errno == syscall.EADDRINUSE && f.Protocol.String() != "tcp" && f.Protocol.String() != "mptcp":
 		return "another socket has the port; which one is looked for with TCP only"
 	case f.Errno == syscall.EADDRINUSE:
-		return "not looked for yet"
+		return "not looked for, or not yet"
 	}
 	return errnoWords(f)
 }

@@ -108,7 +108,7 @@ func (t *troubles) set(p Problem, there bool) {
 	}
 }
 
-func (t troubles) worst() Problem {
+func (t *troubles) worst() Problem {
 	for i, p := range problems {
 		if t[i] {
 			return p
@@ -117,7 +117,7 @@ func (t troubles) worst() Problem {
 	return Fine
 }
 
-func (t troubles) list() []Problem {
+func (t *troubles) list() []Problem {
 	out := []Problem{}
 	for i, p := range problems {
 		if t[i] {
@@ -161,7 +161,8 @@ func newPortsPage(s *snapshot.Snapshot, q pageQuery) *PortsPage {
 		for i, port := range ns.Watch.Data.Ports {
 			if q.wantsPort(port.Number) {
 				state := stateOf(ns, i)
-				rank := state.troubles().worst().rank()
+				found := state.troubles()
+				rank := found.worst().rank()
 				byProblem[rank] = append(byProblem[rank], candidate{ns, i})
 			}
 		}
@@ -242,9 +243,10 @@ func (s *portState) troubles() (found troubles) {
 
 // row makes what is shown of the port.
 func (s *portState) row() PortRow {
+	found := s.troubles()
 	r := PortRow{
 		Netns: s.ns.Label(), Port: s.port.Number, Protocol: "tcp", Name: s.port.Name, Source: s.port.Source,
-		Problems: s.troubles().list(), Outcome: Unknown, Gone: []GoneRow{}, Advice: []string{},
+		Problems: found.list(), Outcome: Unknown, Gone: []GoneRow{}, Advice: []string{},
 	}
 	if s.tcp != nil {
 		r.Sockets, r.TimeWait = socketCounts(s.tcp), s.timeWait()
