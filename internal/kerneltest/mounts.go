@@ -26,7 +26,8 @@ func PrivateMounts() bool {
 	if os.Getenv(privateMountsEnv) != "" {
 		return true
 	}
-	if os.Geteuid() != 0 || !hasCaps(unix.CAP_SYS_ADMIN) {
+	// Root of a user namespace, as Main makes one, may mount next to nothing.
+	if initial, err := inInitUserNS(); err != nil || !initial || !hasCaps(unix.CAP_SYS_ADMIN) {
 		return false
 	}
 	code, err := runInMountNS()

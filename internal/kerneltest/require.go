@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -51,18 +52,25 @@ func RequireNetNS(t testing.TB) {
 // namespace that [Main] creates is not enough.
 func RequireRoot(t testing.TB) {
 	t.Helper()
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/user", &st); err != nil {
-		Skip(t, "needs root in the initial user namespace: stat /proc/self/ns/user: %v", err)
-	}
+	initial, err := inInitUserNS()
 	switch {
-	case st.Ino != initUserNS:
+	case err != nil:
+		Skip(t, "needs root in the initial user namespace: %v", err)
+	case !initial:
 		Skip(t, "needs root in the initial user namespace, this is another one")
 	case os.Geteuid() != 0:
 		Skip(t, "needs root, this is uid %d", os.Geteuid())
 	case !hasCaps(unix.CAP_SYS_ADMIN):
 		Skip(t, "needs root with CAP_SYS_ADMIN, which was dropped")
 	}
+}
+
+func inInitUserNS() (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/user", &st); err != nil {
+		return false, fmt.Errorf("stat /proc/self/ns/user: %w", err)
+	}
+	return st.Ino == initUserNS, nil
 }
 
 // skipOrFatal skips for what a host may refuse, and fails for the rest, which
