@@ -10,9 +10,14 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// explanation is what the alert has to say.
-const explanation = `^Nothing listens on port 4840 for IPv4, and bind\(\) to it failed with EADDRINUSE, last by opcua-server\. ` +
-	`Old connections in TIME_WAIT were in the way, and the server did not set SO_REUSEADDR before bind\(\)\. The port is free in [0-9]+ s\.$`
+const (
+	// explanation is what the alert has to say.
+	explanation = `^Nothing listens on port 4840 for IPv4, and bind\(\) to it failed with EADDRINUSE, last by opcua-server\. ` +
+		`Old connections in TIME_WAIT were in the way, and the server did not set SO_REUSEADDR before bind\(\)\.`
+	// howLong is what it says as well, but for a moment in which the exporter had no time to find
+	// it out before Prometheus lost patience.
+	howLong = ` The port is free in [0-9]+ s\.`
+)
 
 // A server without SO_REUSEADDR is stopped with open connections and started again: the port
 // is blocked for a minute, which an operator is told, with the reason; and told when it is over.
@@ -60,7 +65,7 @@ func TestBlockedRestartIsToldAndResolved(t *testing.T) {
 		t.Errorf("labels are %v, want %d", told.Labels, want)
 	}
 	checkText(t, told, "summary", `^A server cannot bind port 4840 for IPv4 on plant:10048$`)
-	checkText(t, told, "description", explanation)
+	checkText(t, told, "description", explanation+`(`+howLong+`)?$`)
 	checkText(t, told, "runbook_url", `/SockstateBindBlocked\.md$`)
 	checkText(t, told, "dashboard_url", `/d/sockstate-port\?.*var-port=4840`)
 	eventually(t, "the missing listener is silenced by the blocked bind", func() string { return m.notInhibited("SockstateListenerMissing") })
@@ -145,7 +150,7 @@ func (m *monitor) notExplained(labels map[string]string) string {
 		return err.Error()
 	}
 	for i := range firing {
-		if firing[i].matches(labels) && regexp.MustCompile(explanation).MatchString(firing[i].Annotations["description"]) {
+		if firing[i].matches(labels) && regexp.MustCompile(explanation+howLong+`$`).MatchString(firing[i].Annotations["description"]) {
 			return ""
 		}
 	}

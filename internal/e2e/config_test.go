@@ -16,8 +16,10 @@ const (
 
 	// shortFor is how long an alert has to be true, and stays true, where the rules say minutes.
 	shortFor = "2s"
-	// scrapeInterval is also that of evaluations.
-	scrapeInterval = "1s"
+	// evaluationInterval is that of rules, and for how long alerts are not sent again.
+	evaluationInterval = "1s"
+	// scrapeInterval is the time-out as well, which a busy machine needs.
+	scrapeInterval = "2s"
 )
 
 func load(t *testing.T, path string) map[string]any {
@@ -64,7 +66,7 @@ func shortenedRules(t *testing.T, dir string) string {
 	t.Helper()
 	doc := load(t, rulesFile)
 	for _, group := range children(doc, "groups") {
-		group["interval"] = scrapeInterval
+		group["interval"] = evaluationInterval
 		for _, rule := range children(group, "rules") {
 			for _, key := range []string{"for", "keep_firing_for"} {
 				if _, set := rule[key]; set {
@@ -123,7 +125,7 @@ func prometheusConfig(t *testing.T, dir string, targets map[string]netip.AddrPor
 		"global": map[string]any{
 			"scrape_interval":     scrapeInterval,
 			"scrape_timeout":      scrapeInterval,
-			"evaluation_interval": scrapeInterval,
+			"evaluation_interval": evaluationInterval,
 		},
 		"rule_files": []string{shortenedRules(t, dir)},
 		"scrape_configs": []any{

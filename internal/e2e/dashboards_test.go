@@ -17,6 +17,9 @@ import (
 	"sockstate_exporter/internal/promcheck"
 )
 
+// rateInterval is Grafana's $__rate_interval, a few scrapes.
+const rateInterval = 10 * time.Second
+
 // startAll starts the exporters with the states around them, and Prometheus.
 func startAll(t *testing.T) *monitor {
 	t.Helper()
@@ -135,7 +138,12 @@ func (p *pendingDashboard) ask(m *monitor, began time.Time) string {
 // variables are the values of the dashboard's variables, each of which may be used by those
 // after it: All is the allValue, or else every value.
 func (p *pendingDashboard) variables(m *monitor) (map[string]string, error) {
-	values := map[string]string{"__interval": "1s", "__rate_interval": "10s", "__range": "5m", "__range_s": "300"}
+	values := map[string]string{
+		"__interval":      scrapeInterval,
+		"__rate_interval": rateInterval.String(),
+		"__range":         "5m",
+		"__range_s":       "300",
+	}
 	list := p.dashboard.Templating.List
 	for i := range list {
 		v := &list[i]

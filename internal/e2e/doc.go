@@ -9,8 +9,8 @@
 //
 // # What is shortened
 //
-// Prometheus scrapes and evaluates every second. Of the rules, every `for` and every
-// `keep_firing_for` becomes two seconds, and the groups' intervals one; expressions, their
+// Prometheus scrapes every two seconds and evaluates every second. Of the rules, every `for` and
+// every `keep_firing_for` becomes two seconds, and the groups' intervals one; expressions, their
 // ranges and their thresholds are as they are. Alertmanager sends at once. TIME_WAIT takes its
 // minute: nothing can shorten it, and it is what all of this is about.
 //

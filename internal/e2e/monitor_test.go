@@ -77,7 +77,7 @@ func (m *monitor) start(t *testing.T, alertmanagers ...string) {
 		"--config.file="+prometheusConfig(t, m.dir, m.targets, alertmanagers...),
 		"--storage.tsdb.path="+filepath.Join(m.dir, "prometheus"),
 		"--web.listen-address="+loopback(prometheusPort).String(),
-		"--rules.alert.resend-delay="+scrapeInterval,
+		"--rules.alert.resend-delay="+evaluationInterval,
 	))
 	eventually(t, "Prometheus scrapes all targets", func() string {
 		v, err := m.query(`count(sum_over_time(up[1h]) >= 2) or vector(0)`)

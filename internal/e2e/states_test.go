@@ -139,7 +139,7 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 			return nil
 		})
 		s.every(200*time.Millisecond, "drop connections", func() error { return tryConnect(ns, loopback(portQueueFull)) })
-		s.every(5*time.Second, "change a flag", flag)
+		s.every(2*rateInterval, "change a flag", flag) // not back again within one
 		s.timeWait(ns)
 	}
 }
