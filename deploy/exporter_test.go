@@ -1,0 +1,128 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+// deadline is for what takes seconds on a busy machine.
+const deadline = 2 * time.Minute
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// An exporter is a running one, seen from inside its network namespace.
+type exporter struct {
+	client *http.Client
+	log    *syncBuffer
+}
+
+const address = "127.0.0.1:10048"
+
+// start starts what is to be the exporter, and waits until it is ready.
+func start(t *testing.T, ns *kerneltest.NetNS, cmd *kerneltest.Cmd) *exporter {
+	t.Helper()
+	return startUntil(t, ns, cmd, "/-/ready")
+}
+
+// startUntil starts what is to be the exporter, and waits until it has the page.
+func startUntil(t *testing.T, ns *kerneltest.NetNS, cmd *kerneltest.Cmd, page string) *exporter {
+	t.Helper()
+	e := &exporter{log: new(syncBuffer), client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+			err = ns.Run(func() (err error) {
+				conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+				return err
+			})
+			return conn, err
+		},
+	}}}
+	t.Cleanup(e.client.CloseIdleConnections)
+	cmd.Stdout, cmd.Stderr = e.log, e.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for until := time.Now().Add(deadline); ; time.Sleep(10 * time.Millisecond) {
+		status, _, err := e.tryGet(page)
+		if err == nil && status == http.StatusOK {
+			return e
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("ended: %v\n%s", err, e.log)
+		default:
+		}
+		if time.Now().After(until) {
+			t.Fatalf("not ready: status %d, %v\n%s", status, err, e.log)
+		}
+	}
+}
+
+func (e *exporter) tryGet(path string) (int, string, error) {
+	resp, err := e.client.Get("http://" + address + path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
+}
+
+func (e *exporter) metrics(t *testing.T) string {
+	t.Helper()
+	status, body, err := e.tryGet("/metrics")
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("scrape: status %d, %v\n%s%s", status, err, body, e.log)
+	}
+	return body
+}
+
+// features are the rows of sockstate_feature_available by feature: "1", or why not.
+func (e *exporter) features(t *testing.T) map[string]string {
+	t.Helper()
+	rows := regexp.MustCompile(`(?m)^sockstate_feature_available\{feature="(\w+)",mode="(\w*)",reason="(\w*)"\} ([01])$`).
+		FindAllStringSubmatch(e.metrics(t), -1)
+	out := make(map[string]string)
+	for _, row := range rows {
+		out[row[1]] = strings.Join(strings.Fields(row[2]+" "+row[3]+" "+row[4]), " ")
+	}
+	return out
+}
+
+// checkWorks fails unless every collector succeeds.
+func (e *exporter) checkWorks(t *testing.T) {
+	t.Helper()
+	metrics := e.metrics(t)
+	if n := strings.Count(metrics, "\nsockstate_scrape_collector_success{"); n == 0 {
+		t.Errorf("no collectors:\n%s", metrics)
+	}
+	if failed := regexp.MustCompile(`sockstate_scrape_collector_success\{[^}]*\} 0`).FindAllString(metrics, -1); failed != nil {
+		t.Errorf("failing: %v\n%s", failed, e.log)
+	}
+}
