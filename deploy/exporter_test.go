@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sockstate_exporter/internal/kerneltest"
 )
 
@@ -66,17 +68,16 @@ func startUntil(t *testing.T, ns *kerneltest.NetNS, cmd *kerneltest.Cmd, page st
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	for until := time.Now().Add(deadline); ; time.Sleep(10 * time.Millisecond) {
 		status, _, err := e.tryGet(page)
 		if err == nil && status == http.StatusOK {
 			return e
 		}
-		select {
-		case err := <-ended:
-			t.Fatalf("ended: %v\n%s", err, e.log)
-		default:
+		// WNOWAIT: the test's clean-up waits for it.
+		var info unix.Siginfo
+		if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil || info.Signo != 0 {
+			_ = cmd.Wait()
+			t.Fatalf("ended: %v, %v\n%s", cmd.ProcessState, err, e.log)
 		}
 		if time.Now().After(until) {
 			t.Fatalf("not ready: status %d, %v\n%s", status, err, e.log)

@@ -106,6 +106,9 @@ func binary(t *testing.T, path string) {
 // run runs a program, and fails the test when it fails.
 func run(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
+	runtime.LockOSThread() // Pdeathsig is sent when the forking thread ends
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, out)

@@ -205,7 +205,7 @@ func enterSandbox() error {
 
 // enterUser becomes an ordinary user, with these capabilities.
 func (s *sandbox) enterUser() error {
-	iab := libcap.IABInit()
+	iab := libcap.NewIAB()
 	for v := range libcap.MaxBits() {
 		err := errors.Join(
 			iab.SetVector(libcap.Amb, slices.Contains(s.Ambient, v), v),

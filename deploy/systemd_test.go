@@ -263,12 +263,12 @@ func TestServesOnTheSocketThatSystemdMade(t *testing.T) {
 	ns := kerneltest.New(t)
 	var f *os.File
 	err := ns.Run(func() error {
-		l, err := net.Listen("tcp", ":"+listen[0])
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: 10048})
 		if err != nil {
 			return err
 		}
 		defer l.Close()
-		f, err = l.(*net.TCPListener).File()
+		f, err = l.File()
 		return err
 	})
 	if err != nil {
