@@ -6,8 +6,11 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 GOLANGCI_LINT_VERSION := 2.15.0
+NFPM_VERSION := 2.43.0
+ACTIONLINT_VERSION := 1.7.7
 
 FUZZTIME ?= 10s
+BINARY ?= sockstate_exporter
 PKGS ?= ./...
 
 # The version: the tag, else the topmost release of the changelog and -dev.
@@ -29,7 +32,7 @@ ldflags = -s -w \
 
 .PHONY: build
 build: ## Build ./sockstate_exporter, static
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o sockstate_exporter .
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o '$(BINARY)' .
 
 .PHONY: test
 test: ## Run the tests; REQUIRE=all: a test left out is a failure; PKGS=./netlinkdiag/...
@@ -54,12 +57,22 @@ test-kernels: ## Run the kernel tests on other kernels, in qemu
 	go run ./internal/kernelmatrix
 	go run ./internal/kernelmatrix -modules none -run WithoutModules ./internal/snapshot
 
+.PHONY: release
+release: ## Write tarballs, packages and their checksums to ./dist (nfpm)
+	VERSION='$(VERSION)' bash deploy/release dist
+
+.PHONY: nfpm
+nfpm: ## Install what builds the packages, unless it is there
+	@if [[ $$(nfpm --version 2>/dev/null) != *$(NFPM_VERSION)* ]]; then \
+		GOFLAGS= go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v$(NFPM_VERSION); \
+	fi
+
 .PHONY: generate
 generate: ## Write the generated files anew
 	go generate ./...
 
 .PHONY: lint
-lint: lint-format lint-modules lint-vet lint-go lint-shell ## Run all linters
+lint: lint-format lint-modules lint-vet lint-go lint-shell lint-workflows ## Run all linters
 
 .PHONY: lint-format
 lint-format:
@@ -84,6 +97,16 @@ lint-shell:
 	@git ls-files --cached --others --exclude-standard | while read -r file; do \
 		if [[ -f $$file ]] && head -n 1 "$$file" | grep -qaE '^#!.*\b(ba)?sh\b'; then printf '%s\0' "$$file"; fi; \
 	done | xargs -0 shellcheck
+
+.PHONY: lint-workflows
+lint-workflows:
+	actionlint
+
+.PHONY: actionlint
+actionlint: ## Install the linter of the workflows, unless it is there
+	@if [[ $$(actionlint --version 2>/dev/null) != *$(ACTIONLINT_VERSION)* ]]; then \
+		GOFLAGS= go install github.com/rhysd/actionlint/cmd/actionlint@v$(ACTIONLINT_VERSION); \
+	fi
 
 .PHONY: golangci-lint
 golangci-lint: ## Install the linter of .ci/run, unless it is there
