@@ -38,11 +38,11 @@ func only(t *testing.T, pattern string) string {
 
 func TestReleases(t *testing.T) {
 	older, newer := release(t, "1.2.3"), release(t, "1.2.4")
-	t.Run("two of the same source are identical", func(t *testing.T) { identical(t, older, release(t, "1.2.3")) })
-	t.Run("deb is installed, upgraded, removed and purged", func(t *testing.T) {
+	t.Run("identical", func(t *testing.T) { identical(t, older, release(t, "1.2.3")) })
+	t.Run("deb", func(t *testing.T) {
 		installDeb(t, only(t, older+"/*.deb"), only(t, newer+"/*.deb"))
 	})
-	t.Run("rpm is installed, upgraded and erased", func(t *testing.T) {
+	t.Run("rpm", func(t *testing.T) {
 		installRPM(t, only(t, older+"/*.rpm"), only(t, newer+"/*.rpm"))
 	})
 }
