@@ -49,14 +49,20 @@ func manifests(t *testing.T) map[string]any {
 	return out
 }
 
-func TestManifestsAreOfTheAPI(t *testing.T) {
-	objects := manifests(t)
-	pods, ok := objects["DaemonSet sockstate-exporter"].(*apps.DaemonSet)
+func daemonSet(t *testing.T, objects map[string]any) apps.DaemonSetSpec {
+	t.Helper()
+	set, ok := objects["DaemonSet sockstate-exporter"].(*apps.DaemonSet)
 	if !ok {
 		t.Fatal("no DaemonSet")
 	}
-	labels := pods.Spec.Template.Labels
-	selectors := map[string]map[string]string{"DaemonSet": pods.Spec.Selector.MatchLabels}
+	return set.Spec
+}
+
+func TestManifestsAreOfTheAPI(t *testing.T) {
+	objects := manifests(t)
+	set := daemonSet(t, objects)
+	labels := set.Template.Labels
+	selectors := map[string]map[string]string{"DaemonSet": set.Selector.MatchLabels}
 	if service, ok := objects["Service sockstate-exporter"].(*core.Service); ok {
 		selectors["Service"] = service.Spec.Selector
 	}
@@ -98,8 +104,7 @@ func TestManifestsAreOfTheAPI(t *testing.T) {
 }
 
 func TestPodHasTheDocumentedCapabilitiesAndNoOthers(t *testing.T) {
-	pods := manifests(t)["DaemonSet sockstate-exporter"].(*apps.DaemonSet)
-	spec := pods.Spec.Template.Spec
+	spec := daemonSet(t, manifests(t)).Template.Spec
 	if !spec.HostNetwork || !spec.HostPID || len(spec.Containers) != 1 {
 		t.Errorf("host network %v, host processes %v, %d containers", spec.HostNetwork, spec.HostPID, len(spec.Containers))
 	}
@@ -120,7 +125,7 @@ func TestPodHasTheDocumentedCapabilitiesAndNoOthers(t *testing.T) {
 // What the kubelet does: the container's arguments, and its probes.
 func TestPodAnswersItsProbes(t *testing.T) {
 	kerneltest.RequireNetNS(t)
-	container := manifests(t)["DaemonSet sockstate-exporter"].(*apps.DaemonSet).Spec.Template.Spec.Containers[0]
+	container := daemonSet(t, manifests(t)).Template.Spec.Containers[0]
 	ns := kerneltest.New(t)
 	e := start(t, ns, ns.Command(t, exporterPath(t), container.Args...))
 	for _, probe := range []*core.Probe{container.LivenessProbe, container.ReadinessProbe} {

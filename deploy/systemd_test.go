@@ -174,6 +174,7 @@ func TestFeaturesAreLostWithoutWhatTheUnitAllows(t *testing.T) {
 	for _, tt := range []struct{ directive, word, feature string }{
 		{"AmbientCapabilities", "CAP_BPF", "bind_tracing"},
 		{"AmbientCapabilities", "CAP_PERFMON", "reuse_flags"},
+		{"AmbientCapabilities", "CAP_SYS_PTRACE", "owners"},
 		{"CapabilityBoundingSet", "CAP_BPF", "reuse_flags"},
 		{"SystemCallFilter", "bpf", "bind_tracing"},
 		{"RestrictAddressFamilies", "AF_NETLINK", "sock_diag"},
