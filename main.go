@@ -310,13 +310,12 @@ func (s *sources) openNamespaces(opts *options, logger *slog.Logger) *netns.Disc
 	if err == nil {
 		err = netns.MayEnter()
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		feature.Works = true
 		set := discoverer.Open()
 		defer set.Close()
 		logger.Info("network namespaces are watched", "found", len(set.Namespaces), "processes_unreadable", set.Unreadable)
-	default:
+	} else {
 		// Each snapshot would fail for the same reason.
 		discoverer, feature.Reason = nil, "failed"
 		if errors.Is(err, netns.ErrPrivilege) {
