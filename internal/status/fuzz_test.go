@@ -21,10 +21,13 @@ func named(s string) *snapshot.Snapshot {
 	for i := range out.Binds.Data.Recent {
 		out.Binds.Data.Recent[i].Process = s
 	}
+	was := &out.Verdicts.Data[3].Restarts[0].Owner
+	was.Process, was.Unit = s, s
 	out.Watch.Data.Ports[0].Name = s
 	out.Others[0].Name = s
 	for i := range out.Listeners.Data {
-		out.Listeners.Data[i].Interface = s
+		g := &out.Listeners.Data[i]
+		g.Interface, g.Owner.Process, g.Owner.Unit, g.Owner.Container = s, s, s, s
 	}
 	out.Reuse.Err = errors.New(s)
 	out.Binds.Err = errors.New(s)

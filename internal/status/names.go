@@ -33,6 +33,11 @@ func listenerOwner(g *snapshot.Group) *Owner {
 	return &Owner{Process: o.Process, PID: uint32(o.PID), Processes: o.Processes, Unit: o.Unit, Container: o.ShortContainer()}
 }
 
+// restartOwner is whose listener it is, or was.
+func restartOwner(r *snapshot.RestartVerdict) *Owner {
+	return listenerOwner(&snapshot.Group{Owner: r.Owner})
+}
+
 // failureOwner is who called bind(): of the process, only what was found before it ended is
 // known, but always what the thread was called.
 func failureOwner(f *snapshot.RecentFailure) *Owner {
@@ -41,14 +46,16 @@ func failureOwner(f *snapshot.RecentFailure) *Owner {
 
 // ownerText says in one line who that is.
 func ownerText(o *Owner) string {
-	if o == nil {
+	if o == nil || o.Process == "" && o.PID == 0 { // no more than its unit is known
 		return ""
 	}
 	who := "unnamed process"
 	if o.Process != "" {
 		who = name(o.Process)
 	}
-	who += fmt.Sprintf(" (pid %d)", o.PID)
+	if o.PID != 0 {
+		who += fmt.Sprintf(" (pid %d)", o.PID)
+	}
 	if o.Processes > 1 {
 		who += fmt.Sprintf(" and %d more", o.Processes-1)
 	}

@@ -111,8 +111,14 @@ func night() *snapshot.Snapshot {
 		Address: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No,
 		Verdict: snapshot.Verdict{Verdict: gone.Port.Bind(bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, ListenersAside: true})},
 	}}
+	was := &gone.Restarts[0].Owner
+	was.Process, was.PID, was.Processes, was.Unit = "modbus<d>", 815, 1, "modbus.service"
 	for i := range s.Listeners.Data {
 		g := &s.Listeners.Data[i]
+		g.Owner.Process, g.Owner.PID, g.Owner.Processes, g.Owner.Unit = "server\n", 4000+i, i, "server.service"
+		if i == 1 {
+			g.Owner.Process, g.Owner.PID = "", 0 // it may not be looked at
+		}
 		g.Queue, g.QueueLimit, g.QueueRatio, g.Drops, g.DropsKnown = 1, 128, 1.0/128, uint64(i), i != 2
 	}
 	full := &s.Listeners.Data[0]

@@ -71,6 +71,7 @@ type GoneRow struct {
 	ReuseAddr Flag       `json:"reuseaddr"`
 	ReusePort Flag       `json:"reuseport"`
 	Restart   Answer     `json:"restart"`
+	Owner     *Owner     `json:"owner"`
 }
 
 // TimeWait is what is in TIME_WAIT on a port.
@@ -309,6 +310,7 @@ func (r *PortRow) judge(v *snapshot.PortVerdicts, report *PortReport) {
 				r.Gone = append(r.Gone, GoneRow{
 					Address: restart.Address, Ifindex: restart.Ifindex,
 					ReuseAddr: Flag(restart.ReuseAddr), ReusePort: Flag(restart.ReusePort), Restart: answer,
+					Owner: restartOwner(restart),
 				})
 			}
 		}

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sockstate_exporter/internal/watch"
@@ -152,6 +153,22 @@ func (r *PortRow) NobodyText() string {
 	default:
 		return "nobody"
 	}
+}
+
+// LastText says who listened until lately, where nobody does now.
+func (r *PortRow) LastText() string {
+	var last []string
+	for i := range r.Gone {
+		for _, text := range []string{ownerText(r.Gone[i].Owner), ownerPlace(r.Gone[i].Owner)} {
+			if text != "" && !slices.Contains(last, text) {
+				last = append(last, text)
+			}
+		}
+	}
+	if len(r.Listeners) > 0 || len(last) == 0 {
+		return ""
+	}
+	return "until lately " + strings.Join(some3(last), ", ")
 }
 
 // Place is where it listens.
