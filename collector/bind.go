@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/snapshot"
@@ -57,8 +56,8 @@ func (f *bindFamily) metrics() []*Metric {
 	return []*Metric{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed}
 }
 
-func (*bindFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Binds.Duration, s.Binds.Err
+func (*bindFamily) outcome(s *snapshot.Snapshot) result {
+	return result{took: s.Binds.Duration, err: s.Binds.Err}
 }
 
 // A series is the label values of a counter, in the order of its labels, as many as it has.

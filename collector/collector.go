@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"time"
 
 	dto "github.com/prometheus/client_model/go"
 
@@ -17,8 +16,7 @@ type renderer interface {
 	// name is the value of the collector label; empty for one that is no collector.
 	name() string
 	metrics() []*Metric
-	// outcome is how long the part took and why it is missing, if it is.
-	outcome(*snapshot.Snapshot) (time.Duration, error)
+	outcome(*snapshot.Snapshot) result
 	collect(*snapshot.Snapshot, *sink)
 }
 
@@ -29,6 +27,7 @@ type Collector struct {
 	renderers []renderer
 	success   *Metric
 	duration  *Metric
+	inNetns   *Metric
 
 	mu      sync.Mutex
 	failed  map[string]string // collector -> the reason that was logged
@@ -60,6 +59,9 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []Feature
 			"1 where the collector had all its data in time for this scrape, else 0.", "the exporter", "collector"),
 		duration: gauge("scrape_collector_duration_seconds",
 			"Seconds that the collector's sources took. Collectors share sources.", "the exporter", "collector"),
+		inNetns: gauge("netns_collector_success",
+			"1 where the collector had all its data of the network namespace in time for this scrape, else 0. Of collectors that look at each namespace by itself.",
+			"the exporter", "netns", "collector"),
 		failed: make(map[string]string),
 	}
 }
@@ -70,7 +72,7 @@ func (c *Collector) Metrics() []*Metric {
 	for _, f := range c.renderers {
 		all = append(all, f.metrics()...)
 	}
-	return append(all, c.success, c.duration)
+	return append(all, c.success, c.duration, c.inNetns)
 }
 
 // Gather takes a snapshot, no longer than ctx lasts, and makes metrics of it.
@@ -80,15 +82,28 @@ func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
 	ch := newSink()
 	for _, r := range c.renderers {
 		r.collect(&snap, ch)
-		took, err := r.outcome(&snap)
-		if errors.Is(err, snapshot.ErrOff) {
+		how := r.outcome(&snap)
+		if errors.Is(how.err, snapshot.ErrOff) {
 			continue
 		}
-		c.report(r.name(), err)
-		ch.put(c.success, boolValue(err == nil), r.name())
-		ch.put(c.duration, took.Seconds(), r.name())
+		c.report(r.name(), how.err)
+		ch.put(c.success, boolValue(how.err == nil), r.name())
+		ch.put(c.duration, how.took.Seconds(), r.name())
+		c.putInNetns(ch, &snap, r.name(), how)
 	}
 	return ch.gathered()
+}
+
+// putInNetns tells a namespace that fails from those that are well.
+func (c *Collector) putInNetns(ch *sink, s *snapshot.Snapshot, name string, how result) {
+	if how.in == nil {
+		return
+	}
+	for ns := range s.Namespaces() {
+		if _, err := how.in(ns); !errors.Is(err, snapshot.ErrOff) {
+			ch.put(c.inNetns, boolValue(err == nil), ns.Label(), name)
+		}
+	}
 }
 
 // report logs a failure when it begins, or its reason changes, and when it is over. That

@@ -2,7 +2,6 @@ package collector
 
 import (
 	"syscall"
-	"time"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/snapshot"
@@ -22,11 +21,11 @@ func (*connectFamily) name() string { return "connect" }
 func (f *connectFamily) metrics() []*Metric { return []*Metric{f.failures} }
 
 // outcome: where connects cannot be traced, a feature says so.
-func (*connectFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
+func (*connectFamily) outcome(s *snapshot.Snapshot) result {
 	if s.Binds.Err == nil && !s.Binds.Data.Connects {
-		return 0, snapshot.ErrOff
+		return result{err: snapshot.ErrOff}
 	}
-	return s.Binds.Duration, s.Binds.Err
+	return result{took: s.Binds.Duration, err: s.Binds.Err}
 }
 
 func (f *connectFamily) collect(s *snapshot.Snapshot, ch *sink) {

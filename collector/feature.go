@@ -2,7 +2,6 @@ package collector
 
 import (
 	"errors"
-	"time"
 
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
@@ -35,8 +34,8 @@ func (*featureFamily) name() string { return "" }
 
 func (f *featureFamily) metrics() []*Metric { return []*Metric{f.available} }
 
-func (*featureFamily) outcome(*snapshot.Snapshot) (time.Duration, error) {
-	return 0, snapshot.ErrOff
+func (*featureFamily) outcome(*snapshot.Snapshot) result {
+	return result{err: snapshot.ErrOff}
 }
 
 func (f *featureFamily) collect(s *snapshot.Snapshot, ch *sink) {

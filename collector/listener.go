@@ -51,8 +51,8 @@ func (f *listenerFamily) metrics() []*Metric {
 	return []*Metric{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops}
 }
 
-func (*listenerFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.Group] { return &ns.Listeners })
+func (*listenerFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Listeners.Duration, ns.Listeners.Err })
 }
 
 func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {

@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,22 +26,32 @@ func (n netnsNames) of(inode uint32) string {
 	return snapshot.OtherNetns
 }
 
-// outcome is how a part went in all namespaces: the longest that it took, and the first
-// error, but that it is switched off.
-func outcome[T any](s *snapshot.Snapshot, part func(*snapshot.Namespace) *snapshot.Part[T]) (time.Duration, error) {
-	own := part(&s.Namespace)
-	took, err := own.Duration, own.Err
-	if own.Off() {
-		return took, err
+// A result is how a part of a snapshot went: the time that it took, and why it is missing, if
+// it is.
+type result struct {
+	took time.Duration
+	err  error
+
+	// in is how it went in one network namespace; nil for a part that is of the whole host.
+	in func(*snapshot.Namespace) (time.Duration, error)
+}
+
+// inEach is how a part went in all namespaces: the longest that it took, and the first error,
+// but that it is switched off.
+func inEach(s *snapshot.Snapshot, in func(*snapshot.Namespace) (time.Duration, error)) result {
+	all := result{in: in}
+	all.took, all.err = in(&s.Namespace)
+	if errors.Is(all.err, snapshot.ErrOff) {
+		return all
 	}
 	for i := range s.Others {
-		p := part(&s.Others[i])
-		took = max(took, p.Duration)
-		if err == nil && p.Err != nil && !p.Off() {
-			err = fmt.Errorf("network namespace %q: %w", s.Others[i].Name, p.Err)
+		took, err := in(&s.Others[i])
+		all.took = max(all.took, took)
+		if all.err == nil && err != nil && !errors.Is(err, snapshot.ErrOff) {
+			all.err = fmt.Errorf("network namespace %q: %w", s.Others[i].Name, err)
 		}
 	}
-	return took, err
+	return all
 }
 
 // netnsFamily: the network namespaces that are watched beside the exporter's own.
@@ -63,8 +74,8 @@ func (*netnsFamily) name() string { return "netns" }
 
 func (f *netnsFamily) metrics() []*Metric { return []*Metric{f.watched, f.dropped, f.unreadable} }
 
-func (*netnsFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return s.Discovery.Duration, s.Discovery.Err
+func (*netnsFamily) outcome(s *snapshot.Snapshot) result {
+	return result{took: s.Discovery.Duration, err: s.Discovery.Err}
 }
 
 // collect shows what was found also where something kept the exporter from finding more.

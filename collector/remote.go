@@ -21,8 +21,8 @@ func (*remoteFamily) name() string { return "remote" }
 
 func (f *remoteFamily) metrics() []*Metric { return []*Metric{f.sockets} }
 
-func (*remoteFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.RemotePort] { return &ns.Remote })
+func (*remoteFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Remote.Duration, ns.Remote.Err })
 }
 
 func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
@@ -60,8 +60,8 @@ func (*ephemeralFamily) name() string { return "ephemeral" }
 
 func (f *ephemeralFamily) metrics() []*Metric { return []*Metric{f.used} }
 
-func (*ephemeralFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[snapshot.Ephemeral] { return &ns.Ephemeral })
+func (*ephemeralFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Ephemeral.Duration, ns.Ephemeral.Err })
 }
 
 func (f *ephemeralFamily) collect(s *snapshot.Snapshot, ch *sink) {

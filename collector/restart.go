@@ -42,8 +42,8 @@ func (f *restartFamily) metrics() []*Metric {
 	return []*Metric{f.blockers, f.blocked, f.restart, f.info}
 }
 
-func (*restartFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.PortVerdicts] { return &ns.Verdicts })
+func (*restartFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Verdicts.Duration, ns.Verdicts.Err })
 }
 
 // blockingStates are the states in which a socket can be in the way of a bind.

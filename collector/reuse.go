@@ -28,8 +28,8 @@ func (*reuseFamily) name() string { return "reuse" }
 
 func (f *reuseFamily) metrics() []*Metric { return []*Metric{f.reuseAddr, f.reusePort} }
 
-func (*reuseFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[snapshot.Reuse] { return &ns.Reuse })
+func (*reuseFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Reuse.Duration, ns.Reuse.Err })
 }
 
 func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {

@@ -46,8 +46,8 @@ func (f *stackFamily) metrics() []*Metric {
 	return []*Metric{f.timeWait, f.timeWaitLimit, f.timeWaitOverflows, f.listenOverflows, f.listenDrops, f.ephemeralPorts}
 }
 
-func (*stackFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[stack.Stats] { return &ns.Stack })
+func (*stackFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Stack.Duration, ns.Stack.Err })
 }
 
 // collect shows what of the part there is, as each value has a file of its own.

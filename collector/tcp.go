@@ -31,8 +31,8 @@ func (*tcpFamily) name() string { return "tcp" }
 
 func (f *tcpFamily) metrics() []*Metric { return []*Metric{f.sockets, f.timeWaitRemaining} }
 
-func (*tcpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[[]snapshot.PortSockets] { return &ns.TCP })
+func (*tcpFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.TCP.Duration, ns.TCP.Err })
 }
 
 func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {

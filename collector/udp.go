@@ -34,8 +34,8 @@ func (*udpFamily) name() string { return "udp" }
 
 func (f *udpFamily) metrics() []*Metric { return []*Metric{f.sockets, f.queue, f.drops} }
 
-func (*udpFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[snapshot.UDP] { return &ns.UDP })
+func (*udpFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.UDP.Duration, ns.UDP.Err })
 }
 
 func (f *udpFamily) collect(s *snapshot.Snapshot, ch *sink) {

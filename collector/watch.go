@@ -35,8 +35,8 @@ func (f *watchFamily) metrics() []*Metric {
 	return []*Metric{f.info, f.ports, f.limit, f.dropped}
 }
 
-func (*watchFamily) outcome(s *snapshot.Snapshot) (time.Duration, error) {
-	return outcome(s, func(ns *snapshot.Namespace) *snapshot.Part[watch.Set] { return &ns.Watch })
+func (*watchFamily) outcome(s *snapshot.Snapshot) result {
+	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Watch.Duration, ns.Watch.Err })
 }
 
 // collect shows the set also where it could not be brought up to date: asked-for ports are
