@@ -27,7 +27,7 @@ func newBindFamily() *bindFamily {
 	call := []string{"netns", "port", "protocol", "family", "errno"}
 	return &bindFamily{
 		failures: counter("bind_failures_total",
-			"Failed calls of bind(), by the port that was asked for: a watched one, 0 for any, or other. netns is empty for the exporter's own network namespace, else other.",
+			"Failed calls of bind(), by the port that was asked for: a watched one, 0 for any, or other. netns is other for network namespaces that are not watched.",
 			"eBPF, __sys_bind", call...),
 		listenFailures: counter("listen_failures_total",
 			"Calls of listen() that failed with EADDRINUSE: of two sockets bound with SO_REUSEADDR the second one listened.",
