@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// explanation is what the alert has to say.
-	explanation = `^Nothing listens on port 4840 for IPv4, and bind\(\) to it failed with EADDRINUSE, last by opcua-server\. ` +
+	// explanation is what the alert has to say. The server is of the systemd unit or the container
+	// that these tests are of, if they are of one.
+	explanation = `^Nothing listens on port 4840 for IPv4, and bind\(\) to it failed with EADDRINUSE, last by opcua-server(?: of \S+)?\. ` +
+		`(?:Before, opcua-server of \S+ listened there\. )?` +
 		`Old connections in TIME_WAIT were in the way, and the server did not set SO_REUSEADDR before bind\(\)\.`
 	// howLong is what it says as well, but for a moment in which the exporter had no time to find
 	// it out before Prometheus lost patience.
@@ -37,6 +39,10 @@ func TestBlockedRestartIsToldAndResolved(t *testing.T) {
 	waitFor(t, out, fmt.Sprintf("accepted %d", clients))
 	eventually(t, "Prometheus knows the listener and its connections", func() string {
 		return m.missing(fmt.Sprintf(`sockstate_tcp_sockets{port="4840", family="ipv4", state="established"} == %d`, clients))
+	})
+
+	eventually(t, "Prometheus knows whose it is", func() string {
+		return m.missing(`sockstate_tcp_restart_info{port="4840", family="ipv4", process="opcua-server"} == 1`)
 	})
 
 	server.Kill()

@@ -36,11 +36,12 @@ func startAll(t *testing.T) *monitor {
 		empty: []string{"/proc/sys/net/ipv4/tcp_max_tw_buckets"},
 	}
 	ended := &exporter{instance: instanceGone, ns: gone}
-	webArgs := append(watch(portTimeWait, portForeign, portPrivileged, portUDP),
-		fmt.Sprintf("--watch.port=%d:opcua", portMissing), "--netns="+mountNetns(t, further, "blue"))
+	webArgs := append(watch(portTimeWait, portForeign, portPrivileged),
+		fmt.Sprintf("--watch.port=%d/udp", portUDP), fmt.Sprintf("--watch.port=%d:opcua", portMissing),
+		"--netns="+mountNetns(t, further, "blue"))
 	for _, e := range []*exporter{
 		{instance: instanceWeb, ns: web, args: webArgs},
-		{instance: instanceEdge, ns: edge},
+		{instance: instanceEdge, ns: edge, args: []string{fmt.Sprintf("--watch.remote-port=%d", portDestination)}},
 		{instance: instanceBlind, ns: blind, nobody: true},
 		broken, ended,
 	} {
@@ -181,9 +182,10 @@ func (m *monitor) labelValues(label, selector string) (all []string, err error) 
 }
 
 // quiet are counters of what cannot be brought about here at will: calls whose socket is closed
-// while they run, programs that the kernel skips, metrics that contradict each other. Of queries
-// for these a zero is data.
-var quiet = regexp.MustCompile(`sockstate_bind_failures_unattributed_total|sockstate_bind_tracer_missed_runs_total|promhttp_metric_handler_errors_total`)
+// while they run, programs that the kernel skips, metrics that contradict each other, more network
+// namespaces than are watched, processes whose namespace not even root may see. Of queries for
+// these a zero is data.
+var quiet = regexp.MustCompile(`sockstate_bind_failures_unattributed_total|sockstate_bind_tracer_missed_runs_total|promhttp_metric_handler_errors_total|sockstate_watched_namespaces_dropped|sockstate_namespaces_unreadable_processes`)
 
 // hasData says whether the query returns something: a zero is what dashboards show while all is
 // well.

@@ -54,8 +54,11 @@ func serve(args []string) error {
 		return err
 	}
 	runtime.LockOSThread()
-	if err := os.WriteFile("/proc/thread-self/comm", []byte("opcua-server"), 0); err != nil {
-		return err
+	// A bind fails in a thread; a listener is of a process.
+	for _, comm := range []string{"/proc/thread-self/comm", "/proc/self/comm"} {
+		if err := os.WriteFile(comm, []byte("opcua-server"), 0); err != nil {
+			return err
+		}
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -31,9 +31,10 @@ const (
 	portMissing      = 4008 // nothing listens
 	portRestart      = 4009 // a restart would fail
 	portListenFailed = 4010 // listen fails
-	portUDP          = 4011 // bind fails for UDP
+	portUDP          = 4011 // UDP: bind fails, and nobody reads
 	portForeign      = 4012 // bind fails: no such address
 	portEverywhere   = 4013 // listens, on IPv4 and IPv6
+	portDestination  = 4014 // connections to it take the ephemeral ports
 	portPrivileged   = 443  // bind fails: not allowed
 )
 
@@ -130,6 +131,7 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 		s.keepFailing(ns, loopback(portBound), unix.EADDRINUSE)
 		s.keepFailing(ns, loopback(portHalf), unix.EADDRINUSE)
 		s.keepFailing(ns, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), portForeign), unix.EADDRNOTAVAIL)
+		s.overflow(ns, loopback(portUDP))
 		s.every(time.Second, "fail to bind UDP", func() error { return failUDP(ns, loopback(portUDP)) })
 		s.every(time.Second, "fail to bind a privileged port", func() error { return failPrivileged(ns, loopback(portPrivileged)) })
 		s.every(time.Second, "fail to listen", func() error {
@@ -213,6 +215,21 @@ func (s states) timeWait(ns *kerneltest.NetNS) {
 	s.keepFailing(ns, loopback(portTimeWait), unix.EADDRINUSE)
 }
 
+// overflow fills a UDP socket's queue, and sends it more.
+func (s states) overflow(ns *kerneltest.NetNS, to netip.AddrPort) {
+	s.t.Helper()
+	client := ns.DialUDP(s.t, loopback(0), to, kerneltest.Options{})
+	datagram := make([]byte, 1<<10)
+	s.every(200*time.Millisecond, "overflow a UDP socket", func() error {
+		for range 1 << 8 {
+			if _, err := unix.Write(client.FD(), datagram); err != nil {
+				return fmt.Errorf("send to %v: %w", to, err)
+			}
+		}
+		return nil
+	})
+}
+
 func failUDP(ns *kerneltest.NetNS, addr netip.AddrPort) error {
 	return ns.Run(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -263,6 +280,7 @@ const (
 	timeWaitLimit   = 40
 	ephemeralFirst  = 40000
 	ephemeralCount  = 16
+	ephemeralUsed   = 14 // by connections; most of them
 	firstClientPort = 10000
 )
 
@@ -272,18 +290,35 @@ func (s states) edge(ns *kerneltest.NetNS) (then func()) {
 	ns.Sysctl(t, "net.ipv4.tcp_max_tw_buckets", strconv.Itoa(timeWaitLimit))
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", ephemeralFirst, ephemeralFirst+ephemeralCount-1))
 	anyPort := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	for range ephemeralCount {
+	destination := ns.Listen(t, loopback(portDestination), kerneltest.Options{Backlog: ephemeralUsed})
+	connect(t, ns, destination.Addr().String(), ephemeralUsed)
+	for range ephemeralCount - ephemeralUsed {
 		ns.Bind(t, anyPort, kerneltest.Options{})
 	}
 	l := listenIn(t, ns, loopback(portEverywhere))
 	return func() {
 		s.keepFailing(ns, anyPort, unix.EADDRINUSE)
+		s.every(time.Second, "fail to connect", func() error { return failConnect(ns, destination.Addr()) })
 		port := uint16(firstClientPort)
 		s.every(100*time.Millisecond, "fill the TIME_WAIT table", func() error {
 			port++
 			return serveOnce(ns, l, port)
 		})
 	}
+}
+
+// failConnect connects to a destination that all ephemeral ports are taken for.
+func failConnect(ns *kerneltest.NetNS, to netip.AddrPort) error {
+	return ns.Run(func() error {
+		c, err := net.Dial("tcp", to.String())
+		if err == nil {
+			c.Close()
+		}
+		if !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("connect: %w, want EADDRNOTAVAIL", err)
+		}
+		return nil
+	})
 }
 
 func listenIn(t *testing.T, ns *kerneltest.NetNS, addr netip.AddrPort) net.Listener {
