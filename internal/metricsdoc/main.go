@@ -43,7 +43,7 @@ Labels, where a metric has them:
 
 | label | value |
 |---|---|
-| ` + "`netns`" + ` | network namespace; empty, so absent, for the exporter's own. Failed calls of all others are under ` + "`other`" + ` |
+| ` + "`netns`" + ` | network namespace; empty, so absent, for the exporter's own. Failed calls in those that are not watched are under ` + "`other`" + ` |
 | ` + "`port`" + ` | local port, decimal. Of failed calls: the port that was asked for where it is watched, ` + "`0`" + ` for any, and ` + "`other`" + ` |
 | ` + "`protocol`" + ` | ` + "`tcp`, `udp`, `mptcp`, `sctp`, `other`" + `. Go programs ask for MPTCP before TCP: a Listen that fails is one failed bind of each |
 | ` + "`errno`" + ` | symbolic: ` + "`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`" + `; ` + "`other`" + ` for errors that bind() itself never returns |
@@ -52,7 +52,11 @@ Labels, where a metric has them:
 | ` + "`interface`" + ` | network device that the socket is bound to (SO_BINDTODEVICE); usually empty |
 | ` + "`reuseaddr`" + ` | ` + "`true` or `false`" + `: whether the socket that binds has SO_REUSEADDR |
 | ` + "`cause`" + ` | what was in the way of a bind: ` + "`listener`, `connection` (live or closing), `bound` (neither listening nor connected), `time_wait`, `unknown`" + ` |
-| ` + "`process`" + ` | what the thread called itself: printable, at most 64 characters, and not to be trusted |
+| ` + "`process`" + ` | what the process, or the thread that failed, called itself: printable, at most 64 characters, and not to be trusted |
+| ` + "`unit`" + ` | its systemd unit, or the container that it is in; printable, and bounded |
+| ` + "`remote_port`" + ` | port of the peer, decimal |
+| ` + "`rank`" + ` | ` + "`1`" + ` for the busiest destination, ` + "`2`" + ` for the next |
+| ` + "`collector`" + ` | as in the flag ` + "`--collector.NAME`" + `; ` + "`watch`" + ` and ` + "`netns`" + ` have none |
 | ` + "`feature`, `mode`, `reason`" + ` | see [privileges.md](privileges.md) |
 | ` + "`state`" + ` | ` + "`established`, `syn_sent`, `syn_recv`, `fin_wait1`, `fin_wait2`, `time_wait`, `close`, `close_wait`, `last_ack`, `listen`, `closing`" + ` |
 
