@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,6 +101,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	src := openSources(opts, logger)
 	defer src.close()
+	door, err := openDoor(ctx, opts.web) // a port below 1024 takes a privilege
+	if err != nil {
+		return listenError(err)
+	}
+	defer door.close()
 	if err := dropPrivileges(opts, src, logger); err != nil {
 		return err
 	}
@@ -110,7 +116,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	src.follow(logger)
 	go warmUp(ctx, src.taker)
 	server := newServer(handler, logger)
-	return serve(ctx, server, func() error { return web.ListenAndServe(server, opts.web, logger) }, logger)
+	return serve(ctx, server, func() error { return door.serve(server, opts.web, logger) }, logger)
 }
 
 // parse reads the command line; nil options mean that it asked for help or the version only.
@@ -451,6 +457,42 @@ func (s *sources) close() {
 	}
 }
 
+// A door is where the exporter listens.
+type door []net.Listener
+
+// openDoor opens the addresses of --web.listen-address. Sockets that systemd hands in, and
+// those to a hypervisor, are left to the toolkit.
+func openDoor(ctx context.Context, flags *web.FlagConfig) (door, error) {
+	addresses := *flags.WebListenAddresses
+	isVsock := func(address string) bool { return strings.HasPrefix(address, "vsock://") }
+	if flags.WebSystemdSocket != nil && *flags.WebSystemdSocket || slices.ContainsFunc(addresses, isVsock) {
+		return nil, nil
+	}
+	var d door
+	for _, address := range addresses {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err != nil {
+			d.close()
+			return nil, err
+		}
+		d = append(d, l)
+	}
+	return d, nil
+}
+
+func (d door) serve(server *http.Server, flags *web.FlagConfig, logger *slog.Logger) error {
+	if len(d) == 0 {
+		return web.ListenAndServe(server, flags, logger)
+	}
+	return web.ServeMultiple(d, server, flags, logger)
+}
+
+func (d door) close() {
+	for _, l := range d {
+		_ = l.Close()
+	}
+}
+
 // dropPrivileges keeps the capabilities that are needed after the start.
 func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 	var needed []libcap.Value
@@ -463,6 +505,9 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 	if len(opts.netns) > 0 || opts.processes {
 		needed = append(needed, libcap.SYS_ADMIN, libcap.DAC_READ_SEARCH) // setns; directories of container engines
 	}
+	if slices.ContainsFunc(opts.netns, func(s netns.Spec) bool { return filepath.IsAbs(s.String()) }) {
+		needed = append(needed, libcap.DAC_READ_SEARCH) // /var/run/docker is root's alone
+	}
 	if opts.processes {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
 	}
@@ -470,19 +515,16 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 	if code, err := features.LinuxVersionCode(); err != nil || code < linux519 {
 		needed = append(needed, libcap.BPF) // map look-ups, where unprivileged bpf(2) is disabled
 	}
-	for _, address := range *opts.web.WebListenAddresses {
-		if _, port, err := net.SplitHostPort(address); err == nil {
-			if n, err := strconv.Atoi(port); err == nil && n > 0 && n < 1024 {
-				needed = append(needed, libcap.NET_BIND_SERVICE)
-			}
-		}
-	}
 	slices.Sort(needed)
-	kept, err := privilege.Keep(slices.Compact(needed)...)
+	left, err := privilege.Keep(slices.Compact(needed)...)
 	if err != nil {
 		return err
 	}
-	logger.Info("capabilities that are not needed any more are given up", "kept", strings.Join(kept, " "))
+	logger.Info("capabilities that are not needed any more are given up",
+		"no_new_privs", left.NoNewPrivs == nil, "bounding_set_emptied", left.Bounding == nil, "kept", strings.Join(left.Capabilities, " "))
+	if left.NoNewPrivs != nil {
+		logger.Warn("a program that the exporter started could get privileges; it starts none", "err", left.NoNewPrivs)
+	}
 	return nil
 }
 

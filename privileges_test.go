@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,7 +28,10 @@ func capabilities() map[string]uintptr {
 		"CAP_PERFMON":          unix.CAP_PERFMON,
 		"CAP_DAC_READ_SEARCH":  unix.CAP_DAC_READ_SEARCH,
 		"CAP_SYS_PTRACE":       unix.CAP_SYS_PTRACE,
+		"CAP_NET_ADMIN":        unix.CAP_NET_ADMIN,
 		"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE,
+		"CAP_SETPCAP":          unix.CAP_SETPCAP,
+		"CAP_SYS_ADMIN":        unix.CAP_SYS_ADMIN,
 	}
 }
 
@@ -46,59 +48,72 @@ func startAs(t *testing.T, ns *kerneltest.NetNS, caps []string, args ...string) 
 	return e
 }
 
-// held are the sets of capabilities of every thread of the exporter, all in one set: each set
-// of each thread must be the same.
-func (e *exporter) held(t *testing.T) uint64 {
+// threads are the lines of /proc/PID/status that say what each thread of the exporter may do.
+func (e *exporter) threads(t *testing.T) []map[string]string {
 	t.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", e.cmd.Process.Pid))
-	if err != nil || len(tasks) == 0 {
-		t.Fatalf("no tasks: %v", err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	var held []uint64
+	var threads []map[string]string
 	for _, path := range tasks {
 		status, err := os.ReadFile(path)
 		if err != nil {
 			continue // a thread that ended meanwhile
 		}
+		thread := make(map[string]string)
 		for line := range strings.Lines(string(status)) {
 			name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
-			set, err := strconv.ParseUint(value, 16, 64)
-			switch name {
-			case "CapEff", "CapPrm":
-				if err != nil {
-					t.Fatalf("%q: %v", line, err)
-				}
-				held = append(held, set)
-			case "CapInh", "CapAmb":
-				if set != 0 {
-					t.Errorf("a thread could hand capabilities on: %q", line)
-				}
-			}
+			thread[name] = value
 		}
+		threads = append(threads, thread)
 	}
-	slices.Sort(held)
-	if held = slices.Compact(held); len(held) != 1 {
-		t.Fatalf("threads have different capabilities: %x", held)
+	if len(threads) == 0 {
+		t.Fatal("no threads")
 	}
-	return held[0]
+	return threads
 }
 
-// checkKept compares what is kept, by the log and by the kernel.
+const noCapability = "0000000000000000"
+
+// checkKept compares what is kept, by the log and by the kernel, in every thread.
 func (e *exporter) checkKept(t *testing.T, want ...string) {
 	t.Helper()
 	var mask uint64
 	for _, name := range want {
 		mask |= 1 << capabilities()[name]
 	}
-	if got := e.held(t); got != mask {
-		t.Errorf("holds capabilities %x, want %x: %v", got, mask, want)
+	for _, thread := range e.threads(t) {
+		for name, value := range map[string]string{
+			"CapEff": fmt.Sprintf("%016x", mask), "CapPrm": fmt.Sprintf("%016x", mask),
+			"CapInh": noCapability, "CapAmb": noCapability, "NoNewPrivs": "1",
+		} {
+			if thread[name] != value {
+				t.Errorf("a thread has %s %s, want %s: %v", name, thread[name], value, want)
+			}
+		}
 	}
-	line := fmt.Sprintf("kept=%q", strings.Join(want, " "))
+	line := fmt.Sprintf(" kept=%q", strings.Join(want, " "))
 	if len(want) == 1 {
-		line = "kept=" + want[0] // slog quotes what it has to
+		line = " kept=" + want[0] // slog quotes what it has to
 	}
 	if n := strings.Count(e.log.String(), line+"\n"); n != 1 {
-		t.Errorf("%d log lines end with %s, want 1:\n%s", n, line, e.log)
+		t.Errorf("%d log lines end with%s, want 1:\n%s", n, line, e.log)
+	}
+	e.checkBounding(t)
+}
+
+// checkBounding compares what the log says of the bounding set with the kernel.
+func (e *exporter) checkBounding(t *testing.T) {
+	t.Helper()
+	emptied := strings.Contains(e.log.String(), " no_new_privs=true bounding_set_emptied=true ")
+	if !emptied && !strings.Contains(e.log.String(), " no_new_privs=true bounding_set_emptied=false ") {
+		t.Errorf("the log does not say what became of the bounding set:\n%s", e.log)
+	}
+	for _, thread := range e.threads(t) {
+		if (thread["CapBnd"] == noCapability) != emptied {
+			t.Errorf("a thread has the bounding set %s, and the log says emptied: %v", thread["CapBnd"], emptied)
+		}
 	}
 }
 
@@ -281,18 +296,42 @@ func unitOf(t *testing.T, e *exporter) string {
 	return m[1]
 }
 
-func TestKeepsWhatAPrivilegedPortNeeds(t *testing.T) {
+// The port is open before its privilege is given up.
+func TestServesOnAPrivilegedPortWithoutItsCapability(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
-	e := start(t, ns, "--web.listen-address=127.0.0.1:443", "--no-collector.owner")
-	e.checkKept(t, "CAP_NET_BIND_SERVICE")
-	resp, err := e.client.Get("http://127.0.0.1:443/-/healthy")
-	if err != nil {
-		t.Fatal(err)
+	e := startAs(t, ns, []string{"CAP_NET_BIND_SERVICE"}, withoutPrivileges("--web.listen-address=127.0.0.1:443", "--no-collector.owner")...)
+	e.checkKept(t)
+	for range 3 {
+		resp, err := e.client.Get("http://127.0.0.1:443/-/healthy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("status %s", resp.Status)
+		}
 	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Errorf("status %s", resp.Status)
+}
+
+// The bounding set is only for who may change it.
+func TestBoundingSetIsEmptiedWhereThatIsAllowed(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	for _, tt := range []struct {
+		caps, said string
+	}{
+		{"", " bounding_set_emptied=false "},
+		{"CAP_NET_ADMIN", " bounding_set_emptied=false "},
+		{"CAP_SETPCAP", " bounding_set_emptied=true "},
+	} {
+		t.Run(tt.caps, func(t *testing.T) {
+			e := startAs(t, ns, strings.Fields(tt.caps), withoutPrivileges("--no-collector.owner")...)
+			e.checkKept(t)
+			if !strings.Contains(e.log.String(), tt.said) {
+				t.Errorf("the log lacks %q:\n%s", tt.said, e.log)
+			}
+		})
 	}
 }
 

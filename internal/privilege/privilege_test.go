@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
@@ -19,8 +20,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) == "" {
 		kerneltest.Main(m)
 	}
-	names, err := Keep(libcap.NET_ADMIN, libcap.SYS_PTRACE)
-	fmt.Println("kept", strings.Join(names, " "), err)
+	left, err := Keep(libcap.NET_ADMIN, libcap.SYS_PTRACE)
+	fmt.Println("left", strings.Join(left.Capabilities, " "), left.NoNewPrivs, left.Bounding, err)
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		fmt.Println(err)
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 			continue // a thread that ended meanwhile
 		}
 		for _, line := range strings.Split(string(status), "\n") {
-			if strings.HasPrefix(line, "CapEff") || strings.HasPrefix(line, "CapPrm") {
+			if strings.HasPrefix(line, "Cap") || strings.HasPrefix(line, "NoNewPrivs") {
 				fmt.Println(line)
 			}
 		}
@@ -39,30 +40,84 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-func TestKeepLeavesOnlyWhatWasAskedForInEveryThread(t *testing.T) {
-	current := libcap.GetProc()
-	for _, v := range []libcap.Value{libcap.NET_ADMIN, libcap.SYS_PTRACE} {
-		if has, err := current.GetFlag(libcap.Effective, v); err != nil || !has {
-			kerneltest.Skip(t, "needs %v (%v)", v, err)
-		}
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+// child is this binary, which gives up what it does not want, and its threads' status.
+func child(t *testing.T, as *syscall.SysProcAttr) (said string, threads []string) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe") // the file may lie where others cannot go
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = append(os.Environ(), childEnv+"=1"), "/", as
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if lines[0] != "kept CAP_NET_ADMIN CAP_SYS_PTRACE <nil>" || len(lines) < 3 {
-		t.Fatalf("child said\n%s", out)
+	const sets = 6 // CapInh, CapPrm, CapEff, CapBnd, CapAmb, NoNewPrivs
+	if len(lines) < 2*sets {
+		t.Fatalf("want several threads:\n%s", out)
 	}
-	for _, line := range lines[1:] {
-		if !strings.HasSuffix(line, "\t0000000000081000") {
-			t.Errorf("a thread has %q, want bits %d and %d only", line, libcap.NET_ADMIN, libcap.SYS_PTRACE)
+	return lines[0], lines[1:]
+}
+
+// nobody is an ordinary user with these capabilities.
+func nobody(caps ...uintptr) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: caps}
+}
+
+func wantInEveryThread(t *testing.T, threads []string, want map[string]string) {
+	t.Helper()
+	for _, line := range threads {
+		name, value, _ := strings.Cut(line, ":\t")
+		if w, ok := want[name]; ok && value != w {
+			t.Errorf("a thread has %s %s, want %s", name, value, w)
 		}
 	}
+}
+
+func require(t *testing.T, caps ...libcap.Value) {
+	t.Helper()
+	current := libcap.GetProc()
+	for _, v := range caps {
+		if has, err := current.GetFlag(libcap.Effective, v); err != nil || !has {
+			kerneltest.Skip(t, "needs %v (%v)", v, err)
+		}
+	}
+}
+
+const (
+	none    = "0000000000000000"
+	allowed = "0000000000081000" // CAP_NET_ADMIN (12) and CAP_SYS_PTRACE (19)
+)
+
+func TestKeepLeavesOnlyWhatWasAskedForInEveryThread(t *testing.T) {
+	require(t, libcap.NET_ADMIN, libcap.SYS_PTRACE, libcap.SETPCAP)
+	said, threads := child(t, nil)
+	if want := "left CAP_NET_ADMIN CAP_SYS_PTRACE <nil> <nil> <nil>"; said != want {
+		t.Errorf("child said %q, want %q", said, want)
+	}
+	wantInEveryThread(t, threads, map[string]string{
+		"CapInh": none, "CapPrm": allowed, "CapEff": allowed, "CapBnd": none, "CapAmb": none, "NoNewPrivs": "1",
+	})
+}
+
+func TestBoundingSetStaysWithoutTheCapabilityAndThatIsSaid(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	said, threads := child(t, nobody(uintptr(libcap.SYS_PTRACE), uintptr(libcap.CHOWN)))
+	if want := "left CAP_SYS_PTRACE <nil> drop cap_chown from the bounding set: operation not permitted <nil>"; said != want {
+		t.Errorf("child said %q, want %q", said, want)
+	}
+	const ptrace = "0000000000080000"
+	wantInEveryThread(t, threads, map[string]string{"CapInh": none, "CapPrm": ptrace, "CapEff": ptrace, "CapAmb": none, "NoNewPrivs": "1"})
+	for _, line := range threads {
+		if line == "CapBnd:\t"+none {
+			t.Error("the bounding set is empty, and the child said it is not")
+		}
+	}
+}
+
+func TestNothingToGiveUpIsNoError(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	said, threads := child(t, nobody())
+	if want := "left  <nil> drop cap_chown from the bounding set: operation not permitted <nil>"; said != want {
+		t.Errorf("child said %q, want %q", said, want)
+	}
+	wantInEveryThread(t, threads, map[string]string{"CapPrm": none, "CapEff": none, "NoNewPrivs": "1"})
 }
