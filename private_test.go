@@ -20,6 +20,10 @@ func roles() map[string]func(args []string) error {
 	return map[string]func(args []string) error{
 		"fail":      failToBind,
 		"listen":    listenAsGo,
+		"named":     withNames,
+		"newproc":   withNewProc,
+		"nobtf":     withoutBTF,
+		"nonames":   withoutNames,
 		"notracefs": withoutTracefs,
 	}
 }

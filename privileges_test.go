@@ -38,12 +38,7 @@ func capabilities() map[string]uintptr {
 // startAs starts the exporter as an ordinary user with exactly these capabilities.
 func startAs(t *testing.T, ns *kerneltest.NetNS, caps []string, args ...string) *exporter {
 	t.Helper()
-	e := command(t, ns, args...)
-	e.cmd.Dir = "/"
-	e.cmd.As(nobody, nobody)
-	for _, name := range caps {
-		e.cmd.SysProcAttr.AmbientCaps = append(e.cmd.SysProcAttr.AmbientCaps, capabilities()[name])
-	}
+	e := userCommand(t, ns, strings.Join(caps, " "), args...)
 	e.run(t)
 	return e
 }
