@@ -160,7 +160,7 @@ func (f *failures) add(e *bindtrace.Event) {
 		key.Port, key.OtherPort = 0, true
 	}
 	f.conflicts.recent.add(key, e, by)
-	f.conflicts.add(key, e)
+	f.conflicts.add(key, e, by)
 	f.latest[key] = Failure{FailureKey: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -98,6 +99,7 @@ type Conflict struct {
 	Time     time.Time
 	Process  string // what the thread called itself: any bytes
 	PID      uint32
+	Owner    owner.Owner // the process, as far as that is known: it may have ended
 	Request  bindrule.Request
 
 	Cause Cause
@@ -150,6 +152,7 @@ type waitingBind struct {
 type waitingBinds struct {
 	n      uint64
 	latest bindtrace.Event
+	by     owner.Owner
 }
 
 func newConflicts() *conflicts {
@@ -162,13 +165,13 @@ func newConflicts() *conflicts {
 }
 
 // add takes a failed bind: this runs for every event.
-func (c *conflicts) add(key FailureKey, e *bindtrace.Event) {
+func (c *conflicts) add(key FailureKey, e *bindtrace.Event, by owner.Owner) {
 	if e.Errno != unix.EADDRINUSE {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !visible(e) || key.Netns == 0 || !c.wait(key, e) {
+	if !visible(e) || key.Netns == 0 || !c.wait(key, e, by) {
 		c.count(ConflictKey{FailureKey: key, ReuseAddr: e.ReuseAddr}, 1)
 	}
 }
@@ -179,7 +182,7 @@ func visible(e *bindtrace.Event) bool {
 }
 
 // wait puts a failure down for the next look, if there is room.
-func (c *conflicts) wait(key FailureKey, e *bindtrace.Event) bool {
+func (c *conflicts) wait(key FailureKey, e *bindtrace.Event, by owner.Owner) bool {
 	at := place{netns: key.Netns, port: e.Port}
 	port, ok := c.waiting[at]
 	if !ok {
@@ -208,7 +211,7 @@ func (c *conflicts) wait(key FailureKey, e *bindtrace.Event) bool {
 		port.binds[bind] = same
 	}
 	same.n++
-	same.latest = *e
+	same.latest, same.by = *e, by
 	return true
 }
 
@@ -264,7 +267,7 @@ func (c *conflicts) settle(at place, port *waitingPort, seen *bindrule.Port) Con
 		c.settled(ConflictKey{FailureKey: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}, same.n)
 		if e := &same.latest; cause.before(told.Cause) || cause == told.Cause && e.Time.After(told.Time) {
 			told.Protocol, told.Time, told.Process, told.PID = e.Protocol, e.Time, e.Command(), e.PID
-			told.Request, told.Cause, told.Blockers = bind.request, cause, summary(blockers)
+			told.Owner, told.Request, told.Cause, told.Blockers = same.by, bind.request, cause, summary(blockers)
 		}
 	}
 	return told

@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -193,7 +194,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 			key.Port, key.OtherPort = 0, true
 		}
 		for _, e := range taken(port, n) {
-			c.add(key, &e)
+			c.add(key, &e, owner.Owner{})
 			total++
 		}
 	}

@@ -19,8 +19,12 @@ func Explain(c *snapshot.Conflict) string {
 	if c.Process != "" {
 		who = name(c.Process)
 	}
+	place := ownerPlace(&Owner{Unit: c.Owner.Unit, Container: c.Owner.ShortContainer()})
+	if place != "" {
+		place = ", " + place
+	}
 	where := netip.AddrPortFrom(c.Request.Addr, c.Port)
-	line := fmt.Sprintf("bind to %s by %s (pid %d) failed: ", where, who, c.PID) + inWords(c.Request, c.Port, c.Blockers, c.Err)
+	line := fmt.Sprintf("bind to %s by %s (pid %d%s) failed: ", where, who, c.PID, place) + inWords(c.Request, c.Port, c.Blockers, c.Err)
 	if len(c.OtherHalf) > 0 {
 		line += "; " + otherHalf(c)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -127,6 +128,21 @@ func TestExplainNamesTheHalfThatFailed(t *testing.T) {
 		"only the IPv6 half failed, for IPv4 127.0.0.1:4840 and 192.0.2.1:4840 listen"
 	if got := Explain(&c); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestExplainSaysWhatTheProcessBelongsTo(t *testing.T) {
+	for want, by := range map[string]owner.Owner{
+		"(pid 4711)":                               {},
+		"(pid 4711, opcua.service)":                {Unit: "opcua.service"},
+		"(pid 4711, opcua.service, container web)": {Unit: "opcua.service", Container: "web"},
+		`(pid 4711, "a b\n")`:                      {Unit: "a b\n"},
+	} {
+		c := conflict(bindrule.Request{})
+		c.Owner = by
+		if got, _, _ := strings.Cut(Explain(&c), " failed: "); got != "bind to 0.0.0.0:4840 by opcua-server "+want {
+			t.Errorf("got %s, want %s", got, want)
+		}
 	}
 }
 
