@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/status"
 	"sockstate_exporter/internal/watch"
@@ -93,6 +94,13 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 		Listeners: true,
 		Verdicts:  true,
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
+	defer cancel()
+	held, owners, unowned := lookForOwners(ctx, opts.ports)
+	if owners != nil {
+		defer owners.Close()
+		cfg.Owners = owners
+	}
 	flags, unseen := openFlags()
 	if flags != nil {
 		defer flags.Close()
@@ -104,14 +112,37 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 	taker := snapshot.New(cfg)
 	defer taker.Close()
 
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
-	defer cancel()
 	snap := taker.Take(ctx)
-	report, err := status.NewReport(&snap, status.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Unseen: unseen})
+	report, err := status.NewReport(&snap, status.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Holders: held, Unseen: append(unseen, unowned...)})
 	if err != nil {
 		return nil, fmt.Errorf("look at the sockets: %w", err)
 	}
 	return report, nil
+}
+
+// lookForOwners finds who has sockets on the ports, as far as this host and user allow, and
+// says what it does not. The finder is for the listeners of the snapshot.
+func lookForOwners(ctx context.Context, ports []watch.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+	finder, err := owner.New(owner.Options{Wait: ownersWait})
+	if err != nil {
+		return nil, nil, []string{fmt.Sprintf("owners of sockets: %v", err)}
+	}
+	ranges := make([]watch.Range, len(ports))
+	for i, p := range ports {
+		ranges[i] = p.Range
+	}
+	var unseen []string
+	held, missed, err := holders(ctx, finder, watch.NewPorts(ranges))
+	if err != nil {
+		unseen = append(unseen, err.Error())
+	}
+	if missed == 0 {
+		return held, finder, unseen
+	}
+	for _, shortfall := range finder.Shortfalls() {
+		unseen = append(unseen, shortfall.Error())
+	}
+	return held, finder, unseen
 }
 
 // openFlags opens what reads the reuse flags, as far as this host and user allow, and says

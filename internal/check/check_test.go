@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,6 +234,26 @@ func TestOrdinaryUserIsToldWhatWasNotSeen(t *testing.T) {
 	reportOf(t, run(t, nobody("--json", "--reuseaddr", "4841")), ExitFree)
 }
 
+func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.Listen(t, at(lo4), kerneltest.Options{})
+	cmd := command(t, ns, "--json", "4840")
+	asNobody(t, cmd)
+	report := reportOf(t, run(t, cmd), ExitBlocked)
+	if of := report.Ports[0].Listeners[0].Owner; of != nil {
+		t.Errorf("owner %v, want none", of)
+	}
+	wantAdvice(t, report, "a process listens here; `ss -tlnp 'sport = :4840'` names it")
+	for _, want := range []string{
+		"owners of sockets: needs CAP_SYS_PTRACE for the sockets of other users' processes",
+		"owners of sockets: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",
+	} {
+		if !slices.Contains(report.Unseen, want) {
+			t.Errorf("unseen %q, want %q among it", report.Unseen, want)
+		}
+	}
+}
+
 func TestBadCommandLineExitsWith2AndSaysWhatWouldBeRight(t *testing.T) {
 	ns := kerneltest.New(t)
 	for _, tt := range []struct{ args, want string }{
@@ -246,6 +267,9 @@ func TestBadCommandLineExitsWith2AndSaysWhatWouldBeRight(t *testing.T) {
 		{"--address=fe80::1 80", "--address=fe80::1: a link-local address needs its interface, such as fe80::1%eth0 (try --help)"},
 		{"--address=fe80::1%nope 80", `--address=fe80::1%nope: no interface "nope" on this host (try --help)`},
 		{"--address=::1%lo 80", "--address=::1%lo: only a link-local address has an interface, want ::1 (try --help)"},
+		{"--netns=nope 80", "--netns=nope: no network namespace of that name in /run/netns; `ip netns` lists those there are (try --help)"},
+		{"--netns=/proc/self/status 80", "--netns=/proc/self/status: /proc/self/status is not a network namespace (try --help)"},
+		{"--netns=/nope/nope 80", "--netns=/nope/nope: open network namespace: open /nope/nope: no such file or directory (try --help)"},
 		{"--nonsense 80", "unknown long flag '--nonsense' (try --help)"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

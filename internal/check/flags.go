@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -25,6 +26,7 @@ Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an er
 // options are the command line.
 type options struct {
 	ports     []watch.Spec
+	netns     string // empty: the one that it runs in
 	addresses []status.Address
 	reuseAddr bool
 	json      bool
@@ -33,14 +35,17 @@ type options struct {
 // parse reads the command line; nil options mean that it asked for help only.
 func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	var opts options
+	var addresses []string
 	finished := false
 	app := kingpin.New(name, help)
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
 	app.Flag("json", "Write JSON, for programs.").BoolVar(&opts.json)
 	app.Flag("address", "Address to bind to. Repeatable. Default: those that listen on the port, or else 0.0.0.0 and ::.").
-		PlaceHolder("ADDR").SetValue((*addresses)(&opts.addresses))
+		PlaceHolder("ADDR").StringsVar(&addresses)
 	app.Flag("reuseaddr", "The server sets SO_REUSEADDR: the exit status is for such a one.").BoolVar(&opts.reuseAddr)
+	app.Flag("netns", "Network namespace to look at: a name in /run/netns, or a path such as /proc/4711/ns/net.").
+		PlaceHolder("NAME|PATH").StringVar(&opts.netns)
 	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*ports)(&opts.ports))
 
 	_, err := app.Parse(args)
@@ -50,6 +55,15 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil && err.Error() == "required argument 'port' not provided":
 		return nil, errors.New("no port given, want one or more, such as 4840 (try --help)")
 	case err != nil:
+		return nil, fmt.Errorf("%w (try --help)", err)
+	}
+	// Addresses and their interfaces are those of the namespace.
+	if opts.netns != "" {
+		if err := enter(opts.netns); err != nil {
+			return nil, fmt.Errorf("--netns=%s: %w (try --help)", opts.netns, err)
+		}
+	}
+	if opts.addresses, err = parseAddresses(addresses); err != nil {
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
 	return &opts, nil
@@ -70,25 +84,19 @@ func (p *ports) Set(s string) error {
 func (*ports) String() string     { return "" }
 func (*ports) IsCumulative() bool { return true }
 
-// addresses are the values of --address.
-type addresses []status.Address
-
-func (a *addresses) Set(s string) error {
-	address, err := parseAddress(s)
-	if err != nil {
-		return fmt.Errorf("--address=%s: %w", s, err)
-	}
-	for _, before := range *a {
-		if before == address {
-			return nil
+func parseAddresses(list []string) ([]status.Address, error) {
+	var addresses []status.Address
+	for _, s := range list {
+		address, err := parseAddress(s)
+		if err != nil {
+			return nil, fmt.Errorf("--address=%s: %w", s, err)
+		}
+		if !slices.Contains(addresses, address) {
+			addresses = append(addresses, address)
 		}
 	}
-	*a = append(*a, address)
-	return nil
+	return addresses, nil
 }
-
-func (*addresses) String() string     { return "" }
-func (*addresses) IsCumulative() bool { return true }
 
 func parseAddress(s string) (status.Address, error) {
 	addr, err := netip.ParseAddr(s)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -22,6 +23,12 @@ const asCheck = "SOCKSTATE_TEST_AS_CHECK"
 func TestMain(m *testing.M) {
 	if os.Getenv(asCheck) != "" {
 		os.Exit(Run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if name := os.Getenv(asServer); name != "" {
+		if err := serve(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	kerneltest.Main(m)
 }

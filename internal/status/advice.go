@@ -15,7 +15,7 @@ import (
 func advice(p *PortReport, port *bindrule.Port) []string {
 	out := []string{}
 	if len(p.Listeners) > 0 {
-		out = append(out, fmt.Sprintf("a process listens here; `ss -tlnp 'sport = :%d'` names it", p.Port))
+		out = append(out, whoListens(p))
 		out = append(out, flaglessListeners(p.Listeners)...)
 		out = append(out, halfServed(p)...)
 	}
@@ -25,6 +25,24 @@ func advice(p *PortReport, port *bindrule.Port) []string {
 		out = append(out, w.flag()...)
 	}
 	return append(out, halfFree(p)...)
+}
+
+// whoListens names them, where all are known.
+func whoListens(p *PortReport) string {
+	var owners []string
+	for i := range p.Listeners {
+		owner := p.Listeners[i].Owner
+		if owner == nil {
+			return fmt.Sprintf("a process listens here; `ss -tlnp 'sport = :%d'` names it", p.Port)
+		}
+		if !slices.Contains(owners, owner.String()) {
+			owners = append(owners, owner.String())
+		}
+	}
+	if len(owners) > 1 {
+		return strings.Join(owners, "; ") + " listen here"
+	}
+	return owners[0] + " listens here"
 }
 
 // flaglessListeners warns before it happens.

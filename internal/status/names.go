@@ -49,12 +49,26 @@ func ownerText(o *Owner) string {
 	if o == nil || o.Process == "" && o.PID == 0 { // no more than its unit is known
 		return ""
 	}
+	return o.text("")
+}
+
+// String says in one line who that is, and what the process belongs to.
+func (o Owner) String() string { return o.text(ownerPlace(&o)) }
+
+func (o Owner) text(place string) string {
 	who := "unnamed process"
 	if o.Process != "" {
 		who = name(o.Process)
 	}
+	var about []string
 	if o.PID != 0 {
-		who += fmt.Sprintf(" (pid %d)", o.PID)
+		about = append(about, fmt.Sprintf("pid %d", o.PID))
+	}
+	if place != "" {
+		about = append(about, place)
+	}
+	if len(about) > 0 {
+		who += " (" + strings.Join(about, ", ") + ")"
 	}
 	if o.Processes > 1 {
 		who += fmt.Sprintf(" and %d more", o.Processes-1)

@@ -61,7 +61,6 @@ type ListenerRow struct {
 	QueueLimit uint64  `json:"accept_queue_limit"`
 	QueueRatio float64 `json:"accept_queue_ratio"`
 	Drops      *uint64 `json:"drops"`
-	Owner      *Owner  `json:"owner"`
 }
 
 // A GoneRow is a listener that went less than the retention ago.
@@ -283,7 +282,7 @@ func whyMissing(err error) string {
 }
 
 func (s *portState) listener(g *snapshot.Group, report *ListenerReport, i int) ListenerRow {
-	l := ListenerRow{ListenerReport: *report, Queue: g.Queue, QueueLimit: g.QueueLimit, QueueRatio: g.QueueRatio, Owner: listenerOwner(g)}
+	l := ListenerRow{ListenerReport: *report, Queue: g.Queue, QueueLimit: g.QueueLimit, QueueRatio: g.QueueRatio}
 	if g.DropsKnown {
 		l.Drops = &g.Drops
 	}

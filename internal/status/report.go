@@ -24,6 +24,9 @@ type Query struct {
 	// ReuseAddr says that the server sets SO_REUSEADDR: whose outcome it is.
 	ReuseAddr bool
 
+	// Holders are the processes that have sockets open on a port, which do not listen.
+	Holders map[uint16][]Holder
+
 	// Unseen is what the snapshot could not show, in words.
 	Unseen []string
 }
@@ -50,6 +53,7 @@ type PortReport struct {
 	Outcome   Outcome          `json:"outcome"` // the worst of all addresses, for a server with or without SO_REUSEADDR, as Report.ReuseAddr says
 	Listeners []ListenerReport `json:"listeners"`
 	Binds     []BindReport     `json:"binds"`
+	Holders   []Holder         `json:"holders"`
 	Advice    []string         `json:"advice"`
 }
 
@@ -62,7 +66,14 @@ type ListenerReport struct {
 	ReuseAddr Flag       `json:"reuseaddr"`
 	ReusePort Flag       `json:"reuseport"`
 	UID       *uint32    `json:"uid"`
+	Owner     *Owner     `json:"owner"`   // nil where it is not known
 	Restart   Answer     `json:"restart"` // listeners aside
+}
+
+// A Holder is a process with sockets open that do not listen: connections, or bound ones.
+type Holder struct {
+	Owner   Owner             `json:"owner"`
+	Sockets map[string]uint64 `json:"sockets"` // by state, as in the metrics
 }
 
 // A BindReport is what a bind() to an address would be answered now, for a binder without
@@ -97,7 +108,7 @@ func NewReport(s *snapshot.Snapshot, q Query) (*Report, error) {
 }
 
 func newPortReport(v *snapshot.PortVerdicts, groups []snapshot.Group, q Query) PortReport {
-	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}}
+	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
 	for _, g := range groups {
 		if g.Port == v.Number {
 			p.Listeners = append(p.Listeners, newListenerReport(v, &g))
@@ -115,7 +126,7 @@ func newPortReport(v *snapshot.PortVerdicts, groups []snapshot.Group, q Query) P
 func newListenerReport(v *snapshot.PortVerdicts, g *snapshot.Group) ListenerReport {
 	l := ListenerReport{
 		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
-		Restart: unknownAnswer(),
+		Owner: listenerOwner(g), Restart: unknownAnswer(),
 	}
 	for _, s := range v.Port.Sockets {
 		if s.State == bindrule.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {

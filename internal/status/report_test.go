@@ -8,10 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -86,6 +89,44 @@ func TestTextSaysWhatBlocksForHowLongAndWhatToDo(t *testing.T) {
 			}
 			golden(t, tt.name+".txt", b.String())
 		})
+	}
+}
+
+// ownedSnapshot has a port with two listeners, of processes with names that are made to hurt.
+func ownedSnapshot() (*snapshot.Snapshot, Query) {
+	s := snapshotOf([]bindrule.Socket{
+		listener(any4, false, bindrule.Yes), listener(any6, true, bindrule.Yes), live(netlinkdiag.StateCloseWait, 2, bindrule.Yes),
+	})
+	s.Listeners.Data[0].Owner = owner.Owner{Process: "opcua-server", PID: 4711, Processes: 3, Unit: "opcua.service"}
+	s.Listeners.Data[1].Owner = owner.Owner{
+		Process: "x\x1b[2J\n\"<b>", PID: 17, Processes: 1, Unit: "a\\x2db.scope", Runtime: owner.RuntimeDocker, Container: strings.Repeat("0123456789abcdef", 4),
+	}
+	holders := []Holder{
+		{Owner: Owner{Process: "opcua-server", PID: 4711, Processes: 1, Unit: "opcua.service"}, Sockets: map[string]uint64{"close_wait": 2, "close": 1}},
+		{Owner: Owner{Process: "\xff\n", PID: 18, Processes: 1}, Sockets: map[string]uint64{"established": 1}},
+	}
+	for pid := range uint32(maxHolders) {
+		holders = append(holders, Holder{Owner: Owner{Process: "worker", PID: 100 + pid, Processes: 1}, Sockets: map[string]uint64{"established": 1}})
+	}
+	return s, Query{Holders: map[uint16][]Holder{4840: holders}}
+}
+
+func TestOwnersAreNamedInOneSafeLineEach(t *testing.T) {
+	s, query := ownedSnapshot()
+	r, err := NewReport(s, query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text, js strings.Builder
+	if err := errors.Join(r.WriteText(&text, false), r.WriteJSON(&js)); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "owners.txt", text.String())
+	golden(t, "owners.json", js.String())
+	for _, out := range []string{text.String(), js.String()} {
+		if i := strings.IndexFunc(out, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("not printable: %q", out[max(0, i-40):i+4])
+		}
 	}
 }
 

@@ -64,6 +64,7 @@ func (t *text) port(p *PortReport) {
 	for i := range p.Listeners {
 		t.listener(&p.Listeners[i])
 	}
+	t.holders(p.Holders)
 	t.binds(p.Binds)
 	if len(p.Advice) > 0 {
 		t.list("what to do:", "    ", p.Advice)
@@ -82,7 +83,35 @@ func (t *text) listener(l *ListenerReport) {
 		about = append(about, fmt.Sprintf("uid %d", *l.UID))
 	}
 	t.line("  listening on %s %s", place(l.Address, l.Interface, l.V6Only), strings.Join(about, ", "))
+	if l.Owner != nil {
+		t.line("    by %s", l.Owner)
+	}
 	t.line("    if it were restarted: %s", t.answer(&l.Restart))
+}
+
+// maxHolders are named; a server that forks may have thousands of them.
+const maxHolders = 8
+
+func (t *text) holders(holders []Holder) {
+	for i := range holders {
+		if i == maxHolders {
+			t.line("  and %s", counted(uint64(len(holders)-i), "more process", "more processes"))
+			return
+		}
+		var sockets []string
+		for state, n := range holders[i].Sockets {
+			sockets = append(sockets, fmt.Sprintf("%d %s", n, inState(state)))
+		}
+		slices.Sort(sockets)
+		t.line("  %s has open: %s", &holders[i].Owner, strings.Join(sockets, ", "))
+	}
+}
+
+func inState(state string) string {
+	if state == "close" {
+		return "bound"
+	}
+	return strings.ToUpper(state)
 }
 
 // binds writes neighbours that are answered alike as one.
