@@ -8,17 +8,26 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/elastic/go-seccomp-bpf"
 	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"sockstate_exporter/internal/kerneltest"
 )
 
-const childEnv = "SOCKSTATE_TEST_PRIVILEGE_CHILD"
+// childEnv makes this binary the child. Its value is a system call that a seccomp filter refuses.
+const (
+	childEnv = "SOCKSTATE_TEST_PRIVILEGE_CHILD"
+	noFilter = "none"
+)
 
 // Giving up capabilities is for good, so a child does it.
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) == "" {
 		kerneltest.Main(m)
+	}
+	if err := refuse(os.Getenv(childEnv)); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
 	}
 	left, err := Keep(libcap.NET_ADMIN, libcap.SYS_PTRACE)
 	fmt.Println("left", strings.Join(left.Capabilities, " "), left.NoNewPrivs, left.Bounding, err)
@@ -40,11 +49,29 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
+// refuse has all threads be refused a system call: capset, or prctl(PR_SET_NO_NEW_PRIVS).
+func refuse(call string) error {
+	if call == noFilter {
+		return nil
+	}
+	group := seccomp.SyscallGroup{Action: seccomp.ActionErrno, Names: []string{call}} // EPERM
+	if call == "prctl" {
+		group.Names, group.NamesWithCondtions = nil, []seccomp.NameWithConditions{{
+			Name: call, Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.Equal, Value: prSetNoNewPrivs}},
+		}}
+	}
+	return seccomp.LoadFilter(seccomp.Filter{
+		NoNewPrivs: libcap.GetProc().String() == "=", // else it is for the test to see who sets it
+		Flag:       seccomp.FilterFlagTSync,
+		Policy:     seccomp.Policy{DefaultAction: seccomp.ActionAllow, Syscalls: []seccomp.SyscallGroup{group}},
+	})
+}
+
 // child is this binary, which gives up what it does not want, and its threads' status.
-func child(t *testing.T, as *syscall.SysProcAttr) (said string, threads []string) {
+func child(t *testing.T, as *syscall.SysProcAttr, refused string) (said string, threads []string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe") // the file may lie where others cannot go
-	cmd.Env, cmd.Dir, cmd.SysProcAttr = append(os.Environ(), childEnv+"=1"), "/", as
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = append(os.Environ(), childEnv+"="+refused, "GORACE=atexit_sleep_ms=0"), "/", as
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -89,7 +116,7 @@ const (
 
 func TestKeepLeavesOnlyWhatWasAskedForInEveryThread(t *testing.T) {
 	require(t, libcap.NET_ADMIN, libcap.SYS_PTRACE, libcap.SETPCAP)
-	said, threads := child(t, nil)
+	said, threads := child(t, nil, noFilter)
 	if want := "left CAP_NET_ADMIN CAP_SYS_PTRACE <nil> <nil> <nil>"; said != want {
 		t.Errorf("child said %q, want %q", said, want)
 	}
@@ -100,7 +127,7 @@ func TestKeepLeavesOnlyWhatWasAskedForInEveryThread(t *testing.T) {
 
 func TestBoundingSetStaysWithoutTheCapabilityAndThatIsSaid(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	said, threads := child(t, nobody(uintptr(libcap.SYS_PTRACE), uintptr(libcap.CHOWN)))
+	said, threads := child(t, nobody(uintptr(libcap.SYS_PTRACE), uintptr(libcap.CHOWN)), noFilter)
 	if want := "left CAP_SYS_PTRACE <nil> drop cap_chown from the bounding set: operation not permitted <nil>"; said != want {
 		t.Errorf("child said %q, want %q", said, want)
 	}
@@ -115,9 +142,33 @@ func TestBoundingSetStaysWithoutTheCapabilityAndThatIsSaid(t *testing.T) {
 
 func TestNothingToGiveUpIsNoError(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	said, threads := child(t, nobody())
+	said, threads := child(t, nobody(), noFilter)
 	if want := "left  <nil> drop cap_chown from the bounding set: operation not permitted <nil>"; said != want {
 		t.Errorf("child said %q, want %q", said, want)
 	}
 	wantInEveryThread(t, threads, map[string]string{"CapPrm": none, "CapEff": none, "NoNewPrivs": "1"})
+}
+
+func TestRefusedNoNewPrivsIsSaidAndCapabilitiesAreGivenUpAllTheSame(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	require(t, libcap.NET_ADMIN, libcap.SYS_PTRACE, libcap.SETPCAP)
+	said, threads := child(t, nil, "prctl")
+	if want := "left CAP_NET_ADMIN CAP_SYS_PTRACE set no_new_privs: operation not permitted <nil> <nil>"; said != want {
+		t.Errorf("child said %q, want %q", said, want)
+	}
+	wantInEveryThread(t, threads, map[string]string{"CapPrm": allowed, "CapEff": allowed, "CapBnd": none, "NoNewPrivs": "0"})
+}
+
+func TestRefusedCapsetIsAnErrorWhereThereIsSomethingToGiveUp(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	said, threads := child(t, nil, "capset")
+	if want := "left CAP_NET_ADMIN CAP_SYS_PTRACE <nil> <nil> give up capabilities: operation not permitted"; said != want {
+		t.Errorf("child said %q, want %q", said, want)
+	}
+	wantInEveryThread(t, threads, map[string]string{"CapBnd": none, "NoNewPrivs": "1"})
+
+	said, _ = child(t, nobody(), "capset")
+	if want := "left  <nil> drop cap_chown from the bounding set: operation not permitted <nil>"; said != want {
+		t.Errorf("child without capabilities said %q, want %q", said, want)
+	}
 }
