@@ -368,6 +368,33 @@ func TestLinesOfAPortAreApart(t *testing.T) {
 	})
 }
 
+// unitsByPID says that each process is of a unit of its own.
+type unitsByPID struct{}
+
+func (unitsByPID) Find(context.Context, []owner.Socket) (map[uint64]owner.Owner, error) {
+	return nil, nil //nolint:nilnil // nobody is known
+}
+
+func (unitsByPID) OfProcess(pid uint32, _ uint64) (owner.Owner, bool) {
+	return owner.Owner{Unit: fmt.Sprintf("%d.service", pid)}, true
+}
+
+func TestConflictHasTheOwnerOfTheFailureThatIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
+		f.host.failures.callers.finder = unitsByPID{}
+		events := taken(80, 3)
+		for i := range events {
+			events[i].PID = uint32(100 + i)
+		}
+		f.send(events...)
+		f.end(t)
+		if len(f.told) != 1 || f.told[0].PID != 102 || f.told[0].Owner.Unit != "102.service" {
+			t.Errorf("told %+v, want one conflict, of process 102 and its unit", f.told)
+		}
+	})
+}
+
 func TestTheTellingCauseIsTold(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	tidings := newTidings()
