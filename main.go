@@ -503,10 +503,10 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH) // /proc/PID/fd of other users
 	}
 	if len(opts.netns) > 0 || opts.processes {
-		needed = append(needed, libcap.SYS_ADMIN, libcap.DAC_READ_SEARCH) // setns; directories of container engines
+		needed = append(needed, libcap.SYS_ADMIN) // setns
 	}
 	if slices.ContainsFunc(opts.netns, func(s netns.Spec) bool { return filepath.IsAbs(s.String()) }) {
-		needed = append(needed, libcap.DAC_READ_SEARCH) // /var/run/docker is root's alone
+		needed = append(needed, libcap.DAC_READ_SEARCH) // directories of container engines are root's alone
 	}
 	if opts.processes {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -306,6 +308,28 @@ func TestServesOnAPrivilegedPortWithoutItsCapability(t *testing.T) {
 		if resp.StatusCode != http.StatusOK {
 			t.Errorf("status %s", resp.Status)
 		}
+	}
+}
+
+func TestKeepsNoMoreThanItsFlagsNeed(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	all := slices.Sorted(maps.Keys(capabilities()))
+	for _, tt := range []struct {
+		args, kept string
+	}{
+		{"--no-collector.owner", ""},
+		{"--collector.owner", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"},
+		{"--no-collector.owner --netns=sockstate-nope", "CAP_SYS_ADMIN"},
+		{"--no-collector.owner --netns=/nope/nope", "CAP_DAC_READ_SEARCH CAP_SYS_ADMIN"},
+		{"--no-collector.owner --netns.processes", "CAP_SYS_PTRACE CAP_SYS_ADMIN"},
+		{"--collector.owner --netns.processes", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE CAP_SYS_ADMIN"},
+	} {
+		t.Run(tt.args, func(t *testing.T) {
+			e := startAs(t, ns, all, withoutPrivileges(strings.Fields(tt.args)...)...)
+			e.checkKept(t, strings.Fields(tt.kept)...)
+			e.cmd.Kill()
+		})
 	}
 }
 
