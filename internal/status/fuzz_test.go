@@ -23,7 +23,7 @@ func named(s string) *snapshot.Snapshot {
 	}
 	was := &out.Verdicts.Data[3].Restarts[0].Owner
 	was.Process, was.Unit = s, s
-	out.Watch.Data.Ports[0].Name = s
+	out.Watch.Data.Ports[0].Name, out.UDP.Data.Watch.Ports[0].Name = s, s
 	out.Others[0].Name = s
 	for i := range out.Listeners.Data {
 		g := &out.Listeners.Data[i]

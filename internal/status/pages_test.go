@@ -129,9 +129,11 @@ func night() *snapshot.Snapshot {
 	blue.Verdicts, blue.Listeners = one.Verdicts, one.Listeners
 	blue.Reuse.Err = errors.New("read flags: <no>\nluck")
 	watchIn(&blue)
+	blue.Stack.Err = snapshot.ErrOff
+	blue.Ephemeral.Err = snapshot.ErrOff
 	s.Others = []snapshot.Namespace{blue}
-	s.Stack.Err = snapshot.ErrOff
 	s.Inode = 4026531840
+	nightOfDatagrams(s)
 	return s
 }
 
@@ -141,7 +143,7 @@ func nightFeatures() []Feature {
 
 func TestPortsHTMLAndJSON(t *testing.T) {
 	h := newPages(t, night(), nightFeatures()...).Ports()
-	golden(t, "ports.html", get(t, h, "/ports?port=4000-5000"))
+	golden(t, "ports.html", get(t, h, "/ports?port=1-5000"))
 	golden(t, "ports.json", get(t, h, "/ports?format=json"))
 }
 
@@ -200,11 +202,15 @@ func TestEmptyPages(t *testing.T) {
 func TestWorstPortsComeFirst(t *testing.T) {
 	var got []string
 	for _, p := range ports(t, night(), "").Ports {
-		got = append(got, fmt.Sprintf("%s%d%v", p.Netns, p.Port, p.Problems))
+		protocol := ""
+		if p.Protocol != "tcp" {
+			protocol = "/" + p.Protocol
+		}
+		got = append(got, fmt.Sprintf("%s%d%s%v", p.Netns, p.Port, protocol, p.Problems))
 	}
 	want := []string{
-		"4843[down listener_gone]", "4842[no_listener]", "4840[queue_full]", "4841[restart_blocked no_reuseaddr]", "4844[unknown]",
-		"4846[only_ipv6]", "4845[]", "blue\uFFFD<b>#40265320014840[]",
+		"4843[down listener_gone]", "4842[no_listener]", "54/udp[no_socket]", "4840[queue_full]", "4841[restart_blocked no_reuseaddr]",
+		"53/udp[dropping]", "4844[unknown]", "4846[only_ipv6]", "4845[]", "123/udp[]", "4840/udp[]", "blue\uFFFD<b>#40265320014840[]",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -302,11 +308,12 @@ func TestPageIsBoundedAndSaysWhatItLeavesOut(t *testing.T) {
 
 func TestFilters(t *testing.T) {
 	for _, tt := range []struct{ query, want string }{
-		{"&port=4840", "4840 4840"},
+		{"&port=4840", "4840 4840 4840"},
+		{"&port=53", "53"},
 		{"&port=4841-4842", "4842 4841"},
 		{"&port=4841&port=4843", "4843 4841"},
-		{"&port=", "4843 4842 4840 4841 4844 4846 4845 4840"},
-		{"&netns=", "4843 4842 4840 4841 4844 4846 4845"},
+		{"&port=", "4843 4842 54 4840 4841 53 4844 4846 4845 123 4840 4840"},
+		{"&netns=", "4843 4842 54 4840 4841 53 4844 4846 4845 123 4840"},
 		{"&netns=" + url.QueryEscape("blue\x1b<b>"), "4840"},
 		{"&netns=" + url.QueryEscape("blue\uFFFD<b>#4026532001"), "4840"},
 		{"&netns=blue", ""},

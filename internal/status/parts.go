@@ -20,6 +20,8 @@ const (
 	maxParts     = 20
 	maxRows      = 500
 	maxListeners = 16 // of a port
+
+	maxNamespaces = 16
 )
 
 // parts are those of a namespace that are missing.
@@ -35,6 +37,9 @@ func parts(ns *snapshot.Namespace) []PartReport {
 		{"tcp", ns.TCP.Err, ns.TCP.Off()},
 		{"reuse", ns.Reuse.Err, ns.Reuse.Off()},
 		{"restart", ns.Verdicts.Err, ns.Verdicts.Off()},
+		{"udp", ns.UDP.Err, ns.UDP.Off()},
+		{"ephemeral", ns.Ephemeral.Err, ns.Ephemeral.Off()},
+		{"stack", ns.Stack.Err, ns.Stack.Off()},
 	} {
 		out = appendPart(out, ns.Label(), p.name, p.err, p.off)
 	}

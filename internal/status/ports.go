@@ -15,14 +15,16 @@ import (
 
 // A PortsPage is what /ports shows. Its JSON form is documented in docs/pages.md.
 type PortsPage struct {
-	Version         int          `json:"version"`
-	Time            time.Time    `json:"time"`
-	Ports           []PortRow    `json:"ports"` // the worst first
-	PortsLeftOut    int          `json:"ports_left_out"`
-	PortsNotWatched int          `json:"ports_not_watched"` // for --watch.max-ports
-	Parts           []PartReport `json:"parts"`
-	PartsLeftOut    int          `json:"parts_left_out"`
-	Features        []Feature    `json:"features"`
+	Version           int            `json:"version"`
+	Time              time.Time      `json:"time"`
+	Ports             []PortRow      `json:"ports"` // the worst first
+	PortsLeftOut      int            `json:"ports_left_out"`
+	PortsNotWatched   int            `json:"ports_not_watched"` // for --watch.max-ports
+	Namespaces        []NamespaceRow `json:"namespaces"`        // the exporter's own first, then the fullest
+	NamespacesLeftOut int            `json:"namespaces_left_out"`
+	Parts             []PartReport   `json:"parts"`
+	PartsLeftOut      int            `json:"parts_left_out"`
+	Features          []Feature      `json:"features"`
 
 	problems map[Problem]int // of all ports, by their worst one
 	total    int
@@ -44,6 +46,7 @@ type PortRow struct {
 	Binds            []BindReport      `json:"binds"` // nil: not known
 	Sockets          map[string]uint64 `json:"sockets"`
 	TimeWait         *TimeWait         `json:"time_wait"`
+	UDP              *UDPReport        `json:"udp"` // nil: not known, or TCP
 	Advice           []string          `json:"advice"`
 }
 
@@ -86,8 +89,10 @@ type Problem string
 const (
 	Down           Problem = "down"            // nobody listens, and who would is blocked
 	NoListener     Problem = "no_listener"     // on a port that was asked for
+	NoSocket       Problem = "no_socket"       // on a UDP port that was asked for
 	QueueFull      Problem = "queue_full"      // an accept queue is
 	RestartBlocked Problem = "restart_blocked" // it listens, and could not again
+	Dropping       Problem = "dropping"        // a UDP port has dropped datagrams, and has some to read
 	NotKnown       Problem = "unknown"         // whether it could
 	ListenerGone   Problem = "listener_gone"   // where one was
 	OnlyIPv6       Problem = "only_ipv6"       // the other half of the server may have failed
@@ -95,7 +100,9 @@ const (
 	Fine           Problem = ""
 )
 
-var problems = []Problem{Down, NoListener, QueueFull, RestartBlocked, NotKnown, ListenerGone, OnlyIPv6, NoReuseAddr, Fine}
+var problems = []Problem{
+	Down, NoListener, NoSocket, QueueFull, RestartBlocked, Dropping, NotKnown, ListenerGone, OnlyIPv6, NoReuseAddr, Fine,
+}
 
 func (p Problem) rank() int { return slices.Index(problems, p) }
 
@@ -130,8 +137,27 @@ func (t *troubles) list() []Problem {
 // A candidate is a port that may be shown. What it takes to show it is made later: there can
 // be hundreds of thousands.
 type candidate struct {
-	ns *snapshot.Namespace
-	i  int // of its watched ports
+	ns  *snapshot.Namespace
+	i   int // of its watched ports
+	udp bool
+}
+
+func (c candidate) troubles() troubles {
+	if c.udp {
+		state := udpStateOf(c.ns, c.i)
+		return state.troubles()
+	}
+	state := stateOf(c.ns, c.i)
+	return state.troubles()
+}
+
+func (c candidate) row() PortRow {
+	if c.udp {
+		state := udpStateOf(c.ns, c.i)
+		return state.row()
+	}
+	state := stateOf(c.ns, c.i)
+	return state.row()
 }
 
 // A portState is what a snapshot has of one port. What is nil is not known.
@@ -148,22 +174,31 @@ type portState struct {
 
 func newPortsPage(s *snapshot.Snapshot, q pageQuery) *PortsPage {
 	page := &PortsPage{
-		Version: Version, Time: stamp(q.now), Ports: []PortRow{}, Parts: []PartReport{},
+		Version: Version, Time: stamp(q.now), Ports: []PortRow{}, Namespaces: []NamespaceRow{}, Parts: []PartReport{},
 		Features: append([]Feature{}, q.features...), problems: make(map[Problem]int),
 	}
 	byProblem := make([][]candidate, len(problems))
+	consider := func(c candidate, port watch.Port) {
+		if q.wantsPort(port.Number) {
+			found := c.troubles()
+			rank := found.worst().rank()
+			byProblem[rank] = append(byProblem[rank], c)
+		}
+	}
+	failures := connectFailures(&s.Binds)
 	for ns := range s.Namespaces() {
 		if !q.wants(ns) {
 			continue
 		}
 		page.Parts = append(page.Parts, parts(ns)...)
-		page.PortsNotWatched += ns.Watch.Data.Dropped
+		page.Namespaces = append(page.Namespaces, newNamespaceRow(ns, failures))
+		page.PortsNotWatched += ns.Watch.Data.Dropped + ns.UDP.Data.Watch.Dropped
 		for i, port := range ns.Watch.Data.Ports {
-			if q.wantsPort(port.Number) {
-				state := stateOf(ns, i)
-				found := state.troubles()
-				rank := found.worst().rank()
-				byProblem[rank] = append(byProblem[rank], candidate{ns, i})
+			consider(candidate{ns: ns, i: i}, port)
+		}
+		for i, port := range ns.UDP.Data.Watch.Ports {
+			if state := udpStateOf(ns, i); !state.passed() {
+				consider(candidate{ns: ns, i: i, udp: true}, port)
 			}
 		}
 	}
@@ -171,11 +206,15 @@ func newPortsPage(s *snapshot.Snapshot, q pageQuery) *PortsPage {
 		page.problems[problems[rank]] = len(candidates)
 		page.total += len(candidates)
 		for _, c := range candidates[:min(len(candidates), maxRows-len(page.Ports))] {
-			state := stateOf(c.ns, c.i)
-			page.Ports = append(page.Ports, state.row())
+			page.Ports = append(page.Ports, c.row())
 		}
 	}
 	page.PortsLeftOut = page.total - len(page.Ports)
+	fullestFirst(page.Namespaces)
+	page.Namespaces, page.NamespacesLeftOut = bounded(page.Namespaces, maxNamespaces)
+	if !s.Binds.Off() { // where it is, a feature says why
+		page.Parts = appendPart(page.Parts, "", "connect", s.Binds.Err, false)
+	}
 	page.Parts, page.PartsLeftOut = bounded(page.Parts, maxParts)
 	return page
 }

@@ -59,8 +59,12 @@ func (p Problem) Text() string {
 		return "down and blocked"
 	case NoListener:
 		return "nobody listens"
+	case NoSocket:
+		return "no socket"
 	case QueueFull:
 		return "accept queue full"
+	case Dropping:
+		return "dropping"
 	case RestartBlocked:
 		return "restart blocked"
 	case NotKnown:
@@ -79,9 +83,9 @@ func (p Problem) Text() string {
 // Level is how bad the problem is.
 func (p Problem) Level() Level {
 	switch p {
-	case Down, NoListener, QueueFull, RestartBlocked:
+	case Down, NoListener, NoSocket, QueueFull, RestartBlocked:
 		return bad
-	case NotKnown, ListenerGone, OnlyIPv6, NoReuseAddr:
+	case Dropping, NotKnown, ListenerGone, OnlyIPv6, NoReuseAddr:
 		return warn
 	default:
 		return good
@@ -100,6 +104,9 @@ func (r *PortRow) Level() Level {
 func (r *PortRow) SourceText() string {
 	if r.Source == watch.SourceFlag {
 		return "--watch.port"
+	}
+	if r.IsUDP() {
+		return "found open"
 	}
 	return "found listening"
 }
@@ -128,17 +135,26 @@ func (r *PortRow) TimeWaitText() string {
 	}
 }
 
-// Lines are the lines of the table: a listener each, or one nil.
-func (r *PortRow) Lines() []*ListenerRow {
-	if len(r.Listeners) == 0 {
-		return []*ListenerRow{nil}
+// A Line is a line of the table, of a listener, of a family of UDP sockets or of neither.
+type Line struct {
+	Listener *ListenerRow
+	UDP      *UDPLine
+}
+
+// Lines are those of the port, one or more.
+func (r *PortRow) Lines() []Line {
+	switch {
+	case r.IsUDP():
+		return r.udpLines()
+	case len(r.Listeners) == 0:
+		return []Line{{}}
 	}
-	out := make([]*ListenerRow, len(r.Listeners), len(r.Listeners)+1)
+	out := make([]Line, len(r.Listeners), len(r.Listeners)+1)
 	for i := range r.Listeners {
-		out[i] = &r.Listeners[i]
+		out[i].Listener = &r.Listeners[i]
 	}
 	if r.ListenersLeftOut > 0 {
-		out = append(out, nil)
+		out = append(out, Line{})
 	}
 	return out
 }
@@ -146,6 +162,8 @@ func (r *PortRow) Lines() []*ListenerRow {
 // NobodyText stands where no listener does.
 func (r *PortRow) NobodyText() string {
 	switch {
+	case r.UDP != nil:
+		return "no socket"
 	case r.Listeners == nil:
 		return "not known"
 	case r.ListenersLeftOut > 0:
@@ -187,11 +205,13 @@ func (l *ListenerRow) Full() bool { return l.QueueRatio >= 1 }
 func (l *ListenerRow) QueueText() string { return fmt.Sprintf("%d of %d", l.Queue, l.QueueLimit) }
 
 // DropsText is the number of dropped connections.
-func (l *ListenerRow) DropsText() string {
-	if l.Drops == nil {
+func (l *ListenerRow) DropsText() string { return dropsText(l.Drops) }
+
+func dropsText(drops *uint64) string {
+	if drops == nil {
 		return "not known"
 	}
-	return count64(*l.Drops)
+	return count64(*drops)
 }
 
 // Flags are remarks on the group.
