@@ -72,9 +72,13 @@ func trouble(t *testing.T) *kerneltest.NetNS {
 	ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), 8080), kerneltest.Options{ReuseAddr: true})
 	ns.Listen(t, netip.MustParseAddrPort("[::1]:9000"), kerneltest.Options{ReuseAddr: true})
 	ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:9000"), kerneltest.Options{ReuseAddr: true})
+	datagrams := ns.ListenUDP(t, loopback(5353), kerneltest.Options{})
+	ns.ListenUDP(t, netip.AddrPortFrom(netip.IPv6Unspecified(), 123), kerneltest.Options{})
 	// A live connection: unlike TIME_WAIT it stays for as long as the test takes.
 	blocked.Peers(t, kerneltest.StateEstablished, 3, loopback(0).Addr())
-	e := startTracing(t, ns, "--watch.port=4840:opcua <ua>", "--watch.port=1883")
+	e := startTracing(t, ns, "--watch.port=4840:opcua <ua>", "--watch.port=1883", "--watch.port=53/udp:dns",
+		"--watch.exclude=1024-5352/udp", "--watch.exclude=5354-65535/udp") // the browser binds to any of them
+	overfill(t, e, ns, datagrams)
 	besideOthersWithEvents(t)
 	for name := range hostileNames() {
 		if err := failAs(ns, name, 4840); err != nil {
@@ -98,6 +102,33 @@ func trouble(t *testing.T) *kerneltest.NetNS {
 	}
 }
 
+// overfill drops datagrams, which nobody reads, until the exporter has seen it.
+func overfill(t *testing.T, e *exporter, ns *kerneltest.NetNS, to *kerneltest.Socket) {
+	t.Helper()
+	if err := unix.SetsockoptInt(to.FD(), unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil { // the least there is
+		t.Fatal(err)
+	}
+	from := ns.DialUDP(t, loopback(0), to.Addr(), kerneltest.Options{})
+	deadline := time.Now().Add(patience)
+	for {
+		var page status.PortsPage
+		if err := json.Unmarshal([]byte(e.get(t, fmt.Sprintf("/ports?format=json&port=%d", to.Addr().Port()))), &page); err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Ports) == 1 && slices.Contains(page.Ports[0].Problems, status.Dropping) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no drops are seen: %+v\n%s", page, e.log)
+		}
+		for range 100 {
+			if _, err := unix.Write(from.FD(), make([]byte, 1000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func screens() []screen {
 	return []screen{
 		{name: "desktop", width: 1400, height: 900},
@@ -112,9 +143,9 @@ const (
 	// What has no business in a page: elements that run or load something, attributes that do.
 	intruders = `[...document.querySelectorAll('*')].filter(e => ['SCRIPT', 'IMG', 'IFRAME', 'OBJECT', 'EMBED', 'LINK', 'SVG', 'BASE', 'B'].includes(e.tagName.toUpperCase()) ||
 		[...e.attributes].some(a => a.name.startsWith('on') || a.name == 'style' || a.name == 'src')).map(e => e.outerHTML)`
-	// What sticks out to the right.
-	overflow = `[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 200))
-		.concat(document.documentElement.scrollWidth > innerWidth ? ['the page is ' + document.documentElement.scrollWidth + ' wide'] : [])`
+	// What sticks out to the right. On a phone innerWidth grows with what does.
+	overflow = `[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(e => e.outerHTML.slice(0, 200))
+		.concat(document.documentElement.scrollWidth > document.documentElement.clientWidth ? ['the page is ' + document.documentElement.scrollWidth + ' wide'] : [])`
 	// Text with a contrast below 4.5 to 1 (WCAG 2.2, 1.4.3).
 	faint = `(() => {
 		const rgba = s => s.match(/[\d.]+/g).map(Number);
@@ -175,11 +206,14 @@ func TestPagesInABrowser(t *testing.T) {
 			b.open(s, "/ports?refresh=off")
 			b.checkLook(t, s)
 			b.screenshot("ports-" + s.name)
-			want := []string{"1883", "4840", "10048", "2743", "443", "8080", "9000"}
+			want := []string{"1883", "4840", "10048", "2743", "443", "8080", "9000", "53", "123", "5353"}
 			got := b.list(`[...document.querySelectorAll('.port')].map(e => e.innerText)`)
 			slices.Sort(got)
 			if slices.Sort(want); !slices.Equal(got, want) {
 				t.Errorf("ports %q, want %q", got, want)
+			}
+			if got, want := b.list(`[...document.querySelectorAll('tbody')].filter(e => e.innerText.includes('dropping')).map(e => e.querySelector('.port').innerText)`), []string{"5353"}; !slices.Equal(got, want) {
+				t.Errorf("dropping are %q, want %q", got, want)
 			}
 
 			b.open(s, "/failures?refresh=off&netns=&port=4840")
