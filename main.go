@@ -266,8 +266,8 @@ func openSources(opts *options, logger *slog.Logger) *sources {
 		Ephemeral: opts.ephemeral,
 		OwnNetns:  ownNetns(),
 	}
-	readStack, localPorts := stackReader()
-	cfg.LocalPorts = localPorts
+	readStack, localPorts, tcpSockets := stackReader()
+	cfg.LocalPorts, cfg.TCPSockets = localPorts, tcpSockets
 	if opts.stack {
 		cfg.Stack = readStack
 	}
@@ -508,7 +508,8 @@ func dropPrivileges(opts *options, src *sources, logger *slog.Logger) error {
 	if slices.ContainsFunc(opts.netns, func(s netns.Spec) bool { return filepath.IsAbs(s.String()) }) {
 		needed = append(needed, libcap.DAC_READ_SEARCH) // directories of container engines are root's alone
 	}
-	if opts.processes {
+	inProc := func(s netns.Spec) bool { return strings.HasPrefix(s.String(), "/proc/") }
+	if opts.processes || slices.ContainsFunc(opts.netns, inProc) {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
 	}
 	const linux519 = 5<<16 | 19<<8
@@ -537,12 +538,12 @@ func ownNetns() uint32 {
 	return uint32(st.Ino)
 }
 
-func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error)) {
+func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {
 	reader, err := stack.NewReader("/proc")
 	if err != nil {
-		return func() (stack.Stats, error) { return stack.Stats{}, err }, nil
+		return func() (stack.Stats, error) { return stack.Stats{}, err }, nil, nil
 	}
-	return reader.Read, reader.LocalPorts
+	return reader.Read, reader.LocalPorts, reader.TCPSockets
 }
 
 // newHandler is everything that is served.

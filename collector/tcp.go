@@ -17,7 +17,7 @@ type tcpFamily struct {
 func newTCPFamily() *tcpFamily {
 	return &tcpFamily{
 		sockets: gauge("tcp_sockets",
-			"TCP sockets on the watched local port, by state; 0 where there are none. Sockets that are bound but neither listen nor connect are in state close, from Linux 6.8 on.",
+			"TCP sockets on the watched local port, by state; 0 where there are none. In another network namespace where the kernel counts nothing but listeners, syn_recv and close are absent when to look for them would take too long. Sockets that are bound but neither listen nor connect are in state close, from Linux 6.8 on.",
 			"sock_diag, idiag_state",
 			"netns", "port", "family", "state"),
 		timeWaitRemaining: gauge("tcp_time_wait_remaining_seconds",
@@ -50,6 +50,9 @@ func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
 			half := p.Of(family)
 			for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
+				if p.Unseen.Has(state) {
+					continue
+				}
 				ch.put(f.sockets, float64(half.States[state]), netns, port, family.String(), state.String())
 			}
 			ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), netns, port, family.String())

@@ -18,6 +18,7 @@ type fold struct {
 	holdAll bool
 
 	clients *clients
+	unseen  netlinkdiag.StateSet // as PortSockets
 
 	at time.Time // that the dump ended
 }
@@ -31,10 +32,16 @@ func newFold(set watch.Set, holdAll bool, c *clients) *fold {
 	return f
 }
 
+// leaveOut says that sockets of those states are not looked for.
+func (f *fold) leaveOut(states ...netlinkdiag.State) {
+	f.unseen = netlinkdiag.States(states...)
+	f.reset()
+}
+
 // reset forgets all sockets.
 func (f *fold) reset() {
 	for i := range f.ports {
-		f.ports[i] = PortSockets{Number: f.set.Ports[i].Number}
+		f.ports[i] = PortSockets{Number: f.set.Ports[i].Number, Unseen: f.unseen}
 		f.held[i] = holders{}
 	}
 	f.clients.reset()

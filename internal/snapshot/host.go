@@ -1,9 +1,11 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"sync"
+	"time"
 
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/stack"
@@ -20,6 +22,8 @@ type host struct {
 	finder   *finder
 	failures *failures
 	retired  *retired
+
+	idleWalks time.Duration // of a walkBudget
 }
 
 func newHost(cfg Config) *host {
@@ -30,6 +34,8 @@ func newHost(cfg Config) *host {
 		finder:   &finder{discoverer: cfg.Namespaces},
 		failures: newFailures(cfg.OwnNetns, cfg.Owners),
 		retired:  newRetired(),
+
+		idleWalks: maxIdleWalks,
 	}
 }
 
@@ -59,6 +65,29 @@ func (f *finder) open() (*netns.Set, Part[Discovery]) {
 // or two.
 const maxEntered = 8
 
+// maxIdleWalks bounds how long a snapshot looks for connections in other namespaces where the
+// kernel counts nothing but listeners. The table of connections is one for all of them: with a
+// million TIME_WAIT sockets in one, to find nothing in another takes a fifth of a second.
+const maxIdleWalks = time.Second
+
+// A walkBudget is what is left of that.
+type walkBudget struct {
+	mu   sync.Mutex
+	left time.Duration
+}
+
+func (b *walkBudget) spent() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.left <= 0
+}
+
+func (b *walkBudget) spend(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left -= d
+}
+
 // run takes the parts and publishes each as soon as it is there. Namespaces do not wait for
 // each other, but for failed binds, which need to know what all of them watch.
 func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
@@ -80,6 +109,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		s.Discovery = found
 	})
 	h.keep(set)
+	walks := &walkBudget{left: h.idleWalks}
 	entered := make(chan struct{}, maxEntered)
 	enter := func(f func()) {
 		entered <- struct{}{}
@@ -98,6 +128,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 			enter(func() {
 				defer listed.Done()
 				w.cfg = h.cfg.in(ns)
+				w.cfg.walks = walks
 				w.list(ctx, publish)
 			})
 			enter(func() {
@@ -167,27 +198,58 @@ func (w *worker) leave() {
 }
 
 // in is the Config for another network namespace, while that is open.
-func (c Config) in(ns *netns.Namespace) Config {
-	fd, read, localPorts := ns.FD(), c.Stack, c.LocalPorts
-	c.NetNS = fd
-	c.Dial = func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
-	if read != nil {
-		c.Stack = func() (s stack.Stats, err error) {
-			err = netns.Run(fd, func() (err error) {
-				s, err = read()
-				return err
-			})
-			return s, err
+func (c *Config) in(ns *netns.Namespace) Config {
+	fd, in := ns.FD(), *c
+	in.NetNS = fd
+	in.Dial = func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
+	// All at once: each time it takes another thread.
+	read := sync.OnceValues(func() (p procfsValues, err error) {
+		err = netns.Run(fd, func() error {
+			p = c.procfs()
+			return nil
+		})
+		return p, err
+	})
+	if c.Stack != nil {
+		in.Stack = func() (stack.Stats, error) {
+			p, err := read()
+			return p.stats, cmp.Or(err, p.statsErr)
 		}
 	}
-	if localPorts != nil {
-		c.LocalPorts = func() (first, last uint16, err error) {
-			err = netns.Run(fd, func() (err error) {
-				first, last, err = localPorts()
-				return err
-			})
-			return first, last, err
+	if c.LocalPorts != nil {
+		in.LocalPorts = func() (uint16, uint16, error) {
+			p, err := read()
+			return p.first, p.last, cmp.Or(err, p.localPortsErr)
 		}
 	}
-	return c
+	if c.TCPSockets != nil {
+		in.sparse = func(listening uint64) bool {
+			p, err := read()
+			return cmp.Or(err, p.socketsErr) == nil && p.sockets == listening
+		}
+	}
+	return in
+}
+
+// procfsValues are what procfs says of the calling thread's network namespace.
+type procfsValues struct {
+	stats         stack.Stats
+	statsErr      error
+	first, last   uint16
+	localPortsErr error
+	sockets       uint64
+	socketsErr    error
+}
+
+func (c *Config) procfs() (p procfsValues) {
+	if c.Stack != nil {
+		p.stats, p.statsErr = c.Stack()
+	}
+	if c.LocalPorts != nil {
+		p.first, p.last, p.localPortsErr = c.LocalPorts()
+	}
+	if c.TCPSockets != nil {
+		p.sockets, p.socketsErr = c.TCPSockets()
+	}
+	return p
 }

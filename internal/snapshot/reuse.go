@@ -1,7 +1,9 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -75,7 +77,7 @@ func (w *worker) readReuse(ctx context.Context, listeners []listener, groups []G
 	for _, l := range listeners {
 		req.Listeners = append(req.Listeners, sockflags.ListenerID{Cookie: l.cookie, Inode: l.inode})
 	}
-	flags, err := w.cfg.Flags.Read(ctx, req)
+	flags, err := w.readFlags(ctx, req)
 	if err != nil {
 		return Reuse{}, err
 	}
@@ -88,6 +90,21 @@ func (w *worker) readReuse(ctx context.Context, listeners []listener, groups []G
 	reuse.complete = w.flagsOfAll()
 	reuse.Ports = portReuse(w.set, flags, reuse.complete)
 	return reuse, nil
+}
+
+// readFlags asks no more where connections are not looked for, as the eBPF iterator would walk
+// over all of them. Flags of a listener are set before it listens, as a rule.
+func (w *worker) readFlags(ctx context.Context, req sockflags.Request) (*sockflags.Result, error) {
+	slices.SortFunc(req.Listeners, func(a, b sockflags.ListenerID) int { return cmp.Compare(a.Cookie, b.Cookie) })
+	if w.idle && w.flags != nil && slices.Equal(w.flagsAsked, req.Listeners) {
+		return w.flags, nil
+	}
+	flags, err := w.cfg.Flags.Read(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	w.flags, w.flagsAsked = &sockflags.Result{Listeners: flags.Listeners, Buckets: flags.Buckets}, req.Listeners
+	return flags, nil
 }
 
 // groupReuse joins the flags with the groups by cookie. listeners are sorted as groups are.

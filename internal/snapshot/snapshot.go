@@ -104,6 +104,9 @@ type PortSockets struct {
 	Number uint16
 	IPv4   FamilySockets // sockets of AF_INET
 	IPv6   FamilySockets // sockets of AF_INET6, IPv4-mapped ones included
+
+	// Unseen are the states that were not looked for: how many there are in them is not known.
+	Unseen netlinkdiag.StateSet
 }
 
 // FamilySockets are the sockets of one port and family.

@@ -51,6 +51,16 @@ type Config struct {
 	// network namespace; nil: it is not known.
 	LocalPorts func() (first, last uint16, err error)
 
+	// TCPSockets counts the TCP sockets of the calling thread's network namespace, but for
+	// half-open and merely bound ones; nil: that is not known. Where there are no more than
+	// listen, in a namespace other than the own, connections are looked for in bounded time.
+	TCPSockets func() (uint64, error)
+
+	// sparse says whether the namespace has no TCP socket, but for half-open and merely bound
+	// ones, beside so many that listen; nil: that is not known.
+	sparse func(listening uint64) bool
+	walks  *walkBudget
+
 	// Stack reads the counters and limits of the calling thread's network namespace; nil
 	// switches the part off.
 	Stack func() (stack.Stats, error)

@@ -30,9 +30,13 @@ type worker struct {
 	memory *memory
 	quiet  bool // nothing but listeners was on the watched ports last time
 
+	flags      *sockflags.Result // the latest, of
+	flagsAsked []sockflags.ListenerID
+
 	// Of the flight that runs:
 	listed     listed
 	localPorts watch.Range // that the kernel chooses from; empty where that is not known
+	idle       bool        // connections are not looked for
 }
 
 // listed is what list has seen: take goes on from there.
@@ -140,12 +144,18 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 		}
 		publish(func(s *Namespace) { s.Reuse = reuse })
 	}
+	sparse := l.all.Err == nil && w.cfg.sparse != nil && w.cfg.sparse(uint64(len(l.all.Data)))
+	w.idle = sparse && w.cfg.walks.spent()
+	w.quiet = w.quiet || w.idle
 	// The flags beside the dump: both walk the same table, for as long. Where nothing but
 	// listeners was there last time, the dump says whether that walk is needed at all.
 	if !w.quiet {
 		beside.Go(func() { readReuse(false) })
 	}
 	tcp := w.tcp(ctx, l.all)
+	if sparse {
+		w.cfg.walks.spend(tcp.Duration - l.all.Duration)
+	}
 	publish(func(s *Namespace) {
 		s.TCP = part(w.cfg.TCP, &tcp, func(f *fold) []PortSockets { return f.ports })
 		s.Remote = part(w.cfg.Remote != nil, &tcp, func(f *fold) []RemotePort { return f.clients.ports })
@@ -310,7 +320,9 @@ func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error
 	case n > maxKernelFilter:
 		req.Ports = netlinkdiag.PortFilter{}
 	}
-	if err := w.dumpTCP(ctx, req, f); err != nil {
+	if w.idle {
+		f.leaveOut(netlinkdiag.StateSynRecv, netlinkdiag.StateClose)
+	} else if err := w.dumpTCP(ctx, req, f); err != nil {
 		return fold{}, fmt.Errorf("dump tcp sockets: %w", err)
 	}
 	f.at = time.Now()

@@ -100,6 +100,43 @@ func (r *Reader) readSockstat(s *Stats) error {
 	return nil
 }
 
+// TCPSockets returns how many TCP sockets the kernel counts in the calling thread's network
+// namespace: those that listen, connect or are connected (inuse), and those in TIME_WAIT, or in
+// FIN_WAIT2 without a process. Half-open connections, and sockets that are bound and nothing
+// more, are not among them.
+func (r *Reader) TCPSockets() (uint64, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	stat, err := r.thread.NetSockstat()
+	if err != nil {
+		return 0, fmt.Errorf("read net/sockstat: %w", err)
+	}
+	tcp, err := protocol(stat, "TCP")
+	if err != nil {
+		return 0, fmt.Errorf("read net/sockstat: %w", err)
+	}
+	if tcp.InUse < 0 || tcp.TW == nil || *tcp.TW < 0 {
+		return 0, errors.New("read net/sockstat: no usable numbers in the TCP line")
+	}
+	sockets := uint64(tcp.InUse) + uint64(*tcp.TW)
+	stat, err = r.thread.NetSockstat6()
+	if errors.Is(err, os.ErrNotExist) { // no IPv6
+		return sockets, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read net/sockstat6: %w", err)
+	}
+	tcp6, err := protocol(stat, "TCP6")
+	if err != nil {
+		return 0, fmt.Errorf("read net/sockstat6: %w", err)
+	}
+	if tcp6.InUse < 0 {
+		return 0, errors.New("read net/sockstat6: no usable numbers in the TCP6 line")
+	}
+	return sockets + uint64(tcp6.InUse), nil
+}
+
 // protocol picks one line out of what was read.
 func protocol(stat *procfs.NetSockstat, name string) (procfs.NetSockstatProtocol, error) {
 	for _, p := range stat.Protocols {
