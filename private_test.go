@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,6 +26,11 @@ func roles() map[string]func(args []string) error {
 		"nobtf":     withoutBTF,
 		"nonames":   withoutNames,
 		"notracefs": withoutTracefs,
+		"sleep": func([]string) error {
+			for {
+				time.Sleep(time.Hour)
+			}
+		},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,14 @@ func PrivateMounts() bool {
 	}
 	os.Exit(code)
 	return false
+}
+
+// RequirePrivateMounts skips where [PrivateMounts] returned false.
+func RequirePrivateMounts(t testing.TB) {
+	t.Helper()
+	if os.Getenv(privateMountsEnv) == "" {
+		Skip(t, "needs root, to have a mount namespace of its own")
+	}
 }
 
 // runInMountNS runs this binary in a new mount namespace and returns its exit

@@ -36,7 +36,7 @@ func failuresOf(t *testing.T, ports []watch.Range, events ...bindtrace.Event) *f
 	return f
 }
 
-func watching(t *testing.T, ports ...watch.Range) watch.Set {
+func watching(t testing.TB, ports ...watch.Range) watch.Set {
 	t.Helper()
 	cfg := watch.Config{MaxPorts: 512}
 	for _, r := range ports {
@@ -47,6 +47,33 @@ func watching(t *testing.T, ports ...watch.Range) watch.Set {
 		t.Fatal(err)
 	}
 	return w.Update(time.Time{}, nil)
+}
+
+func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
+	const blue = foreignNetns + 1
+	f := newFailures(ownNetns, nil)
+	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
+	for _, netns := range []uint32{ownNetns, blue, foreignNetns} {
+		for _, port := range []uint16{80, 81, 82} {
+			e := failed(port, "", 0)
+			e.Netns = netns
+			f.add(&e)
+		}
+	}
+	var got []FailureKey
+	for _, failure := range f.all() {
+		got = append(got, failure.FailureKey)
+	}
+	var want []FailureKey
+	for _, netns := range []uint32{ownNetns, blue, 0} {
+		for _, port := range []uint16{80, 81} {
+			want = append(want, FailureKey{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP})
+		}
+		want = append(want, FailureKey{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP})
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
 }
 
 func one(port uint16) watch.Range { return watch.Range{First: port, Last: port} }

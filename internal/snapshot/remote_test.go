@@ -1,0 +1,155 @@
+package snapshot
+
+import (
+	"cmp"
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// clientSocket is one of a client, connected to destination n.
+func clientSocket(local uint16, n uint32) netlinkdiag.Socket {
+	var addr [4]byte
+	binary.BigEndian.PutUint32(addr[:], 10<<24|n)
+	return netlinkdiag.Socket{
+		Family: netlinkdiag.FamilyIPv4, State: netlinkdiag.StateEstablished,
+		Local:  netip.AddrPortFrom(localhost4, local),
+		Remote: netip.AddrPortFrom(netip.AddrFrom4(addr), 443),
+	}
+}
+
+// What is shown is too low by Error at most, never too high, and Error is bounded.
+func TestBusiestDestinationsAreWithinTheirError(t *testing.T) {
+	for seed := range uint64(20) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		exact := make(map[uint32]uint64)
+		var stream []uint32
+		add := func(n uint32, times int) {
+			exact[n] += uint64(times)
+			for range times {
+				stream = append(stream, n)
+			}
+		}
+		heavy := 1 + random.IntN(5)
+		for n := range heavy {
+			add(uint32(n), 1000+random.IntN(2000))
+		}
+		for range random.IntN(60_000) {
+			add(uint32(100+random.IntN(1<<uint(4+random.IntN(19)))), 1)
+		}
+		random.Shuffle(len(stream), func(i, j int) { stream[i], stream[j] = stream[j], stream[i] })
+
+		d := destinations{counts: make(map[destination]uint64)}
+		for _, n := range stream {
+			s := clientSocket(40000, n)
+			d.add(&s)
+			if len(d.counts) > maxDestinations {
+				t.Fatalf("%d destinations are kept, want %d at most", len(d.counts), maxDestinations)
+			}
+		}
+		got := d.busiest()
+		want := slices.SortedFunc(func(yield func(uint64) bool) {
+			for _, n := range exact {
+				if !yield(n) {
+					return
+				}
+			}
+		}, func(a, b uint64) int { return cmp.Compare(b, a) })
+		if bound := uint64(len(stream)) / maxDestinations; got.Error > bound {
+			t.Errorf("seed %d: error %d of %d sockets, want %d at most", seed, got.Error, len(stream), bound)
+		}
+		for i := range got.IPv4 {
+			if got.IPv4[i] > want[i] || got.IPv4[i]+got.Error < want[i] {
+				t.Errorf("seed %d: rank %d has %d, want %d, less %d at most", seed, i+1, got.IPv4[i], want[i], got.Error)
+			}
+		}
+		if len(got.IPv4) != min(busiest, len(want)) {
+			t.Errorf("seed %d: %d ranks", seed, len(got.IPv4))
+		}
+	}
+}
+
+func TestDestinationsAreToldApart(t *testing.T) {
+	d := destinations{counts: make(map[destination]uint64)}
+	for _, pair := range [][2]string{
+		{"10.0.0.1:40000", "10.9.9.9:443"},
+		{"10.0.0.1:40001", "10.9.9.9:443"},
+		{"[::ffff:10.0.0.1]:40002", "[::ffff:10.9.9.9]:443"}, // IPv4 on a socket of AF_INET6
+		{"10.0.0.2:40003", "10.9.9.9:443"},                   // another source
+		{"10.0.0.2:40004", "10.9.9.9:443"},
+		{"10.0.0.1:40005", "10.9.9.9:80"}, // another port
+		{"[fe80::1]:40006", "[fe80::9]:443"},
+	} {
+		s := socket(netlinkdiag.StateEstablished, pair[0], pair[1])
+		d.add(&s)
+	}
+	got := d.busiest()
+	if !slices.Equal(got.IPv4, []uint64{3, 2, 1}) || !slices.Equal(got.IPv6, []uint64{1}) {
+		t.Errorf("got %+v, want 3, 2, 1 and 1", got)
+	}
+}
+
+func TestClientsAreThoseWithAPortOfTheRange(t *testing.T) {
+	c := newClients(watch.NewPorts([]watch.Range{one(443)}), watch.Range{First: 40000, Last: 40001})
+	c.serve([]listener{{key: GroupKey{Port: 40001}}}, watch.Set{})
+	for _, port := range []uint16{39999, 40000, 40001, 40002} {
+		s := clientSocket(port, 1)
+		c.add(&s)
+	}
+	bound := socket(netlinkdiag.StateClose, "127.0.0.1:40000", "0.0.0.0:0")
+	c.add(&bound)
+	if got := c.to.busiest().IPv4; !slices.Equal(got, []uint64{1}) {
+		t.Errorf("in use: %v, want 1", got)
+	}
+	if n := c.ports[0].IPv4[netlinkdiag.StateEstablished]; n != 4 {
+		t.Errorf("%d sockets to the remote port, want 4", n)
+	}
+	c.reset() // the dump was restarted
+	if len(c.to.busiest().IPv4) != 0 || c.ports[0] != (RemotePort{Number: 443}) {
+		t.Errorf("after a restart: %+v, %+v", c.to, c.ports)
+	}
+}
+
+// A million sockets of one port are folded: a server's, and clients' of one and of many
+// destinations.
+func BenchmarkFoldClients(b *testing.B) {
+	const sockets = 1_000_000
+	servers := make([]netlinkdiag.Socket, 1024)
+	for i := range servers {
+		servers[i] = clientSocket(4840, uint32(i))
+		servers[i].State = netlinkdiag.StateTimeWait
+	}
+	clientsTo := func(destinations uint32) []netlinkdiag.Socket {
+		all := make([]netlinkdiag.Socket, 1<<16)
+		for i := range all {
+			all[i] = clientSocket(uint16(32768+i%28000), uint32(i)%destinations)
+		}
+		return all
+	}
+	set := watching(b, one(4840))
+	for _, bm := range []struct {
+		name       string
+		sockets    []netlinkdiag.Socket
+		localPorts watch.Range
+	}{
+		{"server, clients not counted", servers, watch.Range{}},
+		{"server", servers, watch.Range{First: 32768, Last: 60999}},
+		{"clients of 3", clientsTo(3), watch.Range{First: 32768, Last: 60999}},
+		{"clients of 65536", clientsTo(1 << 16), watch.Range{First: 32768, Last: 60999}},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				f := newFold(set, false, newClients(nil, bm.localPorts))
+				for i := range sockets {
+					f.add(&bm.sockets[i%len(bm.sockets)])
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,91 @@
+package snapshot
+
+import (
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+func udpWorkerOf(t *testing.T, cfg watch.Config) *udpWorker {
+	t.Helper()
+	cfg.Retention, cfg.MaxPorts = retention, 512
+	plan, err := watch.NewPlan(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newUDPWorker(plan.Own(watch.UDP), retention)
+}
+
+func datagrams(port uint16, cookie uint64, drops uint32) datagramSocket {
+	return datagramSocket{serves: true, listener: listener{
+		key: GroupKey{Port: port, Family: netlinkdiag.FamilyIPv4}, cookie: cookie, drops: drops, hasMem: true,
+	}}
+}
+
+func dropsOf(u UDP, port uint16) (uint64, bool) {
+	for i := range u.Ports {
+		if u.Ports[i].Number == port {
+			return u.Ports[i].IPv4.Drops, true
+		}
+	}
+	return 0, false
+}
+
+func TestDropsOfAnAskedUDPPortOutliveTheRetention(t *testing.T) {
+	w := udpWorkerOf(t, watch.Config{Ports: []watch.Spec{{Range: one(53), Protocol: watch.UDP}}})
+	now := time.Now()
+	w.fold(now, []datagramSocket{datagrams(53, 1, 5)}, watch.Range{})
+	for _, after := range []time.Duration{retention, 3 * retention, 10 * retention} {
+		if n, ok := dropsOf(w.fold(now.Add(after), nil, watch.Range{}), 53); !ok || n != 5 {
+			t.Errorf("%v without a socket: %d drops, there %v, want 5", after, n, ok)
+		}
+	}
+	if n, _ := dropsOf(w.fold(now.Add(11*retention), []datagramSocket{datagrams(53, 2, 3)}, watch.Range{}), 53); n != 8 {
+		t.Errorf("with the next socket: %d drops, want 8", n)
+	}
+}
+
+func TestUDPPortThatIsWatchedAgainCountsDropsOnce(t *testing.T) {
+	w := udpWorkerOf(t, watch.Config{Listeners: true})
+	now := time.Now()
+	socket := datagrams(53, 1, 5)
+	w.fold(now, []datagramSocket{socket}, watch.Range{})
+	socket.serves = false // it connected
+	for after := time.Duration(0); after <= retention; after += retention / 4 {
+		w.fold(now.Add(after), []datagramSocket{socket}, watch.Range{})
+	}
+	if _, ok := dropsOf(w.fold(now.Add(retention), []datagramSocket{socket}, watch.Range{}), 53); ok {
+		t.Fatal("a connected socket keeps the port watched")
+	}
+	socket.serves, socket.drops = true, 6
+	if n, _ := dropsOf(w.fold(now.Add(retention+time.Second), []datagramSocket{socket}, watch.Range{}), 53); n != 6 {
+		t.Errorf("watched again: %d drops, want 6", n)
+	}
+}
+
+// Elsewhere a port that was asked for is discovered like others.
+func TestAskedUDPPortOfTheEphemeralRangeIsFoundElsewhere(t *testing.T) {
+	plan, err := watch.NewPlan(watch.Config{
+		Ports: []watch.Spec{{Range: one(50000), Protocol: watch.UDP}}, Listeners: true, Retention: retention, MaxPorts: 512,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newUDPWorker(plan.Elsewhere(watch.UDP), retention)
+	u := w.fold(time.Now(), []datagramSocket{datagrams(50000, 1, 0), datagrams(50001, 2, 0)}, watch.Range{First: 50000, Last: 50009})
+	if len(u.Ports) != 1 || u.Ports[0].Number != 50000 {
+		t.Errorf("found %+v, want 50000 only", u.Ports)
+	}
+}
+
+func TestUDPSocketWithoutCountersMakesDropsUnknown(t *testing.T) {
+	w := udpWorkerOf(t, watch.Config{Listeners: true})
+	without := datagrams(53, 2, 0)
+	without.hasMem = false
+	u := w.fold(time.Now(), []datagramSocket{datagrams(53, 1, 5), without}, watch.Range{})
+	if p := u.Ports[0]; p.IPv4.DropsKnown || !p.IPv6.DropsKnown || p.IPv4.Sockets != 2 {
+		t.Errorf("got %+v, want the drops of ipv4 unknown", p)
+	}
+}
