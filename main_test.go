@@ -96,7 +96,7 @@ func (e *exporter) run(t *testing.T) {
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		status, _, err := e.tryGet("/-/ready")
 		if err == nil && status == http.StatusOK {
