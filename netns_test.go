@@ -253,6 +253,22 @@ func TestNamespaceThatGoesTakesItsSeriesAlong(t *testing.T) {
 	wantLines(t, metrics, `sockstate_watched_namespaces 0`, `sockstate_scrape_collector_success{collector="netns"} 1`)
 }
 
+func TestOwnNamespaceComesFirstWherePortsAreMany(t *testing.T) {
+	dir := names(t)
+	own, blue := kerneltest.New(t), kerneltest.New(t)
+	pin(t, blue, dir, "blue")
+	for port := uint16(1001); port <= 1003; port++ {
+		own.Listen(t, loopback(port+1000), kerneltest.Options{})
+		blue.Listen(t, loopback(port), kerneltest.Options{})
+	}
+	e := start(t, own, withoutPrivileges("--watch.exclude=10048", "--watch.max-ports=4", "--netns="+dir+"/*")...)
+	row := func(netns string, port int) string {
+		return fmt.Sprintf(`sockstate_watched_port_info{name="",netns="%s",port="%d",protocol="tcp",source="listener"} 1`, netns, port)
+	}
+	wantLines(t, e.get(t, "/metrics"), row("", 2001), row("", 2002), row("", 2003), row("blue", 1001),
+		`sockstate_watched_ports 4`, `sockstate_watched_ports_dropped 2`)
+}
+
 // process is what a running exporter holds.
 type process struct{ descriptors, threads, goroutines int }
 

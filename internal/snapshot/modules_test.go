@@ -24,20 +24,25 @@ func TestWithoutModulesTheRestIsServed(t *testing.T) {
 		TCP:       true,
 		Listeners: true,
 		Verdicts:  true,
+		UDP:       true,
 		Stack:     reader.Read,
 	}
 	ports := discovering()
-	ports.Ports = []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}}}
+	ports.Ports = []watch.Spec{{Range: one(4840)}, {Range: one(53), Protocol: watch.UDP}}
 	taker := newTaker(t, cfg, ports)
 	s := taker.Take(t.Context())
 
-	for name, err := range map[string]error{"Watch": s.Watch.Err, "Listeners": s.Listeners.Err, "TCP": s.TCP.Err, "Verdicts": s.Verdicts.Err} {
+	for name, err := range map[string]error{"Watch": s.Watch.Err, "Listeners": s.Listeners.Err, "TCP": s.TCP.Err, "Verdicts": s.Verdicts.Err, "UDP": s.UDP.Err} {
 		var lacking *netlinkdiag.ModuleError
+		module := "tcp_diag"
+		if name == "UDP" {
+			module = "udp_diag"
+		}
 		switch {
 		case !missing && err != nil:
 			t.Errorf("%s: %v", name, err)
-		case missing && (!errors.As(err, &lacking) || lacking.Module != "tcp_diag"):
-			t.Errorf("%s: error %v, want one that names tcp_diag", name, err)
+		case missing && (!errors.As(err, &lacking) || lacking.Module != module):
+			t.Errorf("%s: error %v, want one that names %s", name, err, module)
 		}
 	}
 	if s.Stack.Err != nil || !s.Stack.Data.TimeWaitLimit.OK {
@@ -45,6 +50,9 @@ func TestWithoutModulesTheRestIsServed(t *testing.T) {
 	}
 	if _, ok := s.Watch.Data.Find(4840); !ok {
 		t.Errorf("watches %v, want 4840 among them", numbers(&s))
+	}
+	if _, ok := s.UDP.Data.Watch.Find(53); !ok {
+		t.Errorf("watches %v of UDP, want 53 among them", s.UDP.Data.Watch.Ports)
 	}
 	if !taker.Ready() {
 		t.Error("not ready")

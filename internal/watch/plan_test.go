@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"sync"
 	"testing"
 	"time"
 )
@@ -41,6 +42,51 @@ func TestBudgetTakesAskedPortsOfTCPFirst(t *testing.T) {
 	p := newPlan(t, Config{MaxPorts: 2}, "53/udp", "54/udp", "80")
 	check(t, p.Own(TCP).Update(at(0), nil), 0, "80")
 	check(t, p.Own(UDP).Update(at(0), nil), 1, "53")
+}
+
+// Each is told its own share; together they never have more than there is.
+func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
+	const limit, watchers, wanted = 100, 16, 20
+	p := newPlan(t, Config{Listeners: true, MaxPorts: limit})
+	var all [watchers]*Watcher
+	for i := range all {
+		all[i] = p.Elsewhere(TCP)
+	}
+	for round := range 50 {
+		var sets [watchers]Set
+		var running sync.WaitGroup
+		for i, w := range all {
+			running.Go(func() {
+				var ports []uint16
+				for n := range wanted * (1 + (i+round)%2) / 2 {
+					ports = append(ports, uint16(1+n))
+				}
+				sets[i] = w.Update(at(3600*round), ports)
+			})
+		}
+		running.Wait()
+		total := 0
+		for i, set := range sets {
+			total += len(set.Ports)
+			if got, want := len(set.Ports)+set.Dropped, wanted*(1+(i+round)%2)/2; got != want {
+				t.Fatalf("round %d, watcher %d: %d ports and %d dropped, want %d together", round, i, len(set.Ports), set.Dropped, want)
+			}
+		}
+		if total > limit || round == 0 && total != limit {
+			t.Fatalf("round %d: %d ports are watched, limit %d", round, total, limit)
+		}
+	}
+	for _, w := range all {
+		w.Close()
+	}
+	w := p.Elsewhere(TCP)
+	ports := make([]uint16, limit)
+	for n := range ports {
+		ports[n] = uint16(1 + n)
+	}
+	if set := w.Update(at(0), ports); len(set.Ports) != limit {
+		t.Errorf("once all are closed %d ports are watched, want %d", len(set.Ports), limit)
+	}
 }
 
 func TestClosedWatcherMakesRoom(t *testing.T) {
