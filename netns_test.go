@@ -30,8 +30,8 @@ func eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// names is a directory for names of namespaces, which an ordinary user may read.
-func names(t *testing.T) string {
+// pinDir is a directory for names of namespaces, which an ordinary user may read.
+func pinDir(t *testing.T) string {
 	t.Helper()
 	kerneltest.RequirePrivateMounts(t)
 	dir := t.TempDir()
@@ -79,7 +79,7 @@ func shown(t *testing.T, metrics, netns string) map[string]string {
 }
 
 func TestOtherNamespaceIsShownAsFromInside(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own, blue := kerneltest.New(t), kerneltest.New(t)
 	pin(t, blue, dir, "blue")
 	var servers []*kerneltest.Listener
@@ -138,7 +138,7 @@ func TestOtherNamespaceIsShownAsFromInside(t *testing.T) {
 }
 
 func TestNamesOfNamespacesAreLabels(t *testing.T) {
-	dir, second := names(t), names(t)
+	dir, second := pinDir(t), pinDir(t)
 	own := kerneltest.New(t)
 	hostile := []string{"plain", "other", "a\nb", "quote\"\\}", "\xff\xfe", "\u202egnirts", strings.Repeat("x", 200)}
 	wanted := make(map[string]bool)
@@ -215,7 +215,7 @@ func (e *exporter) namespaces(t *testing.T) []string {
 
 // Between two scrapes the kernel can remove what the host has deleted.
 func TestNamespacesAreNotHeldBetweenScrapes(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own := kerneltest.New(t)
 	e := start(t, own, "--netns="+dir+"/*")
 	e.get(t, "/metrics")
@@ -235,7 +235,7 @@ func TestNamespacesAreNotHeldBetweenScrapes(t *testing.T) {
 }
 
 func TestNamespaceThatGoesTakesItsSeriesAlong(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own, blue := kerneltest.New(t), kerneltest.New(t)
 	unpin := pin(t, blue, dir, "blue")
 	l := blue.Listen(t, loopback(4840), kerneltest.Options{})
@@ -254,7 +254,7 @@ func TestNamespaceThatGoesTakesItsSeriesAlong(t *testing.T) {
 }
 
 func TestOwnNamespaceComesFirstWherePortsAreMany(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own, blue := kerneltest.New(t), kerneltest.New(t)
 	pin(t, blue, dir, "blue")
 	for port := uint16(1001); port <= 1003; port++ {
@@ -292,7 +292,7 @@ func (e *exporter) process(t *testing.T) process {
 
 // A thousand namespaces go while scrapes are on their way.
 func TestNamespacesThatGoInMidScrapeLeaveNothing(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own := kerneltest.New(t)
 	e := start(t, own, "--watch.exclude=10048", "--watch.max-ports=20", "--netns="+dir+"/*")
 
@@ -389,7 +389,7 @@ func TestNamespacesThatGoInMidScrapeLeaveNothing(t *testing.T) {
 }
 
 func TestFiveHundredNamespaces(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own := kerneltest.New(t)
 	for i := range 500 {
 		ns := kerneltest.New(t)
@@ -413,7 +413,7 @@ func TestFiveHundredNamespaces(t *testing.T) {
 
 func TestWhatNamespacesNeed(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	dir := names(t)
+	dir := pinDir(t)
 	own, blue := kerneltest.New(t), kerneltest.New(t)
 	pin(t, blue, dir, "blue")
 	blue.Listen(t, loopback(4840), kerneltest.Options{})
@@ -461,7 +461,7 @@ func TestWhatNamespacesNeed(t *testing.T) {
 }
 
 func TestFailedBindsOfAnotherNamespace(t *testing.T) {
-	dir := names(t)
+	dir := pinDir(t)
 	own, blue := kerneltest.New(t), kerneltest.New(t)
 	unpin := pin(t, blue, dir, "blue")
 	const port = 2745 // no other test asks for it

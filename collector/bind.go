@@ -27,13 +27,13 @@ func newBindFamily() *bindFamily {
 	call := []string{"netns", "port", "protocol", "family", "errno"}
 	return &bindFamily{
 		failures: counter("bind_failures_total",
-			"Failed calls of bind(), by the port that was asked for: a watched one, 0 for any, or other. netns is other for network namespaces that are not watched.",
+			"Failed calls of bind(), by the port that was asked for: a watched one, 0 for any, or other. A port that is watched in one network namespace has its number in all; namespaces that are not watched are other.",
 			"eBPF, __sys_bind", call...),
 		listenFailures: counter("listen_failures_total",
 			"Calls of listen() that failed with EADDRINUSE: of two sockets bound with SO_REUSEADDR the second one listened.",
 			"eBPF, __sys_listen", call...),
 		conflicts: counter("bind_conflicts_total",
-			"Calls of bind() that failed with EADDRINUSE, by what was in the way: of several the first of listener, connection (live or closing), bound (neither listening nor connected), time_wait. unknown: gone when the exporter looked, not visible, or not tcp or mptcp in its own network namespace. reuseaddr is of the socket that failed. Those in bind_events_lost_total are missing.",
+			"Calls of bind() that failed with EADDRINUSE, by what was in the way: of several the first of listener, connection (live or closing), bound (neither listening nor connected), time_wait. unknown: gone when the exporter looked, not visible, or not tcp or mptcp, or in a network namespace that is not watched. reuseaddr is of the socket that failed. Those in bind_events_lost_total are missing.",
 			"eBPF, sock_diag and the rules of inet_csk_get_port", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
 		last: gauge("bind_last_failure_timestamp_seconds",
 			"Seconds since 1970 at the latest failed bind() to that port; process is the name of the thread that called it, unit that of its systemd unit or container where it is known.",

@@ -260,3 +260,35 @@ func BenchmarkRead(b *testing.B) {
 		}
 	}
 }
+
+func TestKernelCountsSocketsOfBothFamilies(t *testing.T) {
+	ns := kerneltest.New(t)
+	reader, err := NewReader("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, want uint64) {
+		t.Helper()
+		var got uint64
+		err := ns.Run(func() (err error) {
+			got, err = reader.TCPSockets()
+			return err
+		})
+		if err != nil || got != want {
+			t.Errorf("%s: %d, %v, want %d", what, got, err, want)
+		}
+	}
+	check("none", 0)
+	v4 := ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{})
+	check("a listener", 1)
+	v6 := ns.Listen(t, netip.MustParseAddrPort("[::]:81"), kerneltest.Options{})
+	check("and one of IPv6", 2)
+	ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:82"), kerneltest.Options{MPTCP: true})
+	check("and one of MPTCP", 3)
+	ns.Bind(t, netip.MustParseAddrPort("127.0.0.1:83"), kerneltest.Options{})
+	check("a bound one does not count", 3)
+	v4.Peers(t, kerneltest.StateEstablished, 1, netip.MustParseAddr("127.0.0.1"))
+	check("a connection has two ends", 5)
+	v6.Peers(t, kerneltest.StateTimeWait, 1, netip.MustParseAddr("127.0.0.1"))
+	check("one end stays in TIME_WAIT", 6)
+}

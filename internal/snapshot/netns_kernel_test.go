@@ -1,0 +1,159 @@
+package snapshot
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// hostTaker takes a namespace as its own, and others beside it.
+func hostTaker(t *testing.T, own *kerneltest.NetNS, others ...*kerneltest.NetNS) *Taker {
+	t.Helper()
+	var cfg netns.Config
+	for _, ns := range others {
+		spec, err := netns.ParseSpec(ns.Path())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Specs = append(cfg.Specs, spec)
+	}
+	discoverer, err := netns.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := stack.NewReader("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags, err := sockflags.New(sockflags.Options{})
+	if err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	t.Cleanup(func() { _ = flags.Close() })
+	return newTaker(t, Config{
+		Dial:       func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: own.FD()}) },
+		NetNS:      own.FD(),
+		Namespaces: discoverer,
+		Retention:  retention,
+		TCP:        true,
+		Listeners:  true,
+		Verdicts:   true,
+		Flags:      flags,
+		TCPSockets: reader.TCPSockets,
+	}, discovering())
+}
+
+// other is the one namespace beside the own.
+func other(t *testing.T, taker *Taker) *Namespace {
+	t.Helper()
+	s := taker.Take(t.Context())
+	if s.Discovery.Err != nil || len(s.Others) != 1 {
+		t.Fatalf("%d namespaces, %v, want 1", len(s.Others), s.Discovery.Err)
+	}
+	ns := &s.Others[0]
+	for name, err := range map[string]error{"TCP": ns.TCP.Err, "Reuse": ns.Reuse.Err, "Verdicts": ns.Verdicts.Err, "Listeners": ns.Listeners.Err} {
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	return ns
+}
+
+// Where the kernel counts nothing but listeners, and there is no time, only they are shown; where
+// it counts more, all.
+func TestKernelIdleNamespaceIsLookedIntoWhileThereIsTime(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		addr   string
+		from   netip.Addr
+		family netlinkdiag.Family
+	}{
+		{"ipv4", "127.0.0.1:80", localhost4, netlinkdiag.FamilyIPv4},
+		{"ipv6", "[::1]:80", localhost6, netlinkdiag.FamilyIPv6},
+		{"dual-stack", "[::]:80", localhost4, netlinkdiag.FamilyIPv6},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			own, blue := kerneltest.New(t), kerneltest.New(t)
+			taker := hostTaker(t, own, blue)
+			own.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{})
+			l := blue.Listen(t, netip.MustParseAddrPort(tt.addr), kerneltest.Options{ReuseAddr: true})
+			blue.Listen(t, netip.MustParseAddrPort("127.0.0.1:81"), kerneltest.Options{MPTCP: true})
+			hidden := netlinkdiag.States(netlinkdiag.StateSynRecv, netlinkdiag.StateClose)
+
+			check := func(what string, unseen netlinkdiag.StateSet, established uint64) {
+				t.Helper()
+				ns := other(t, taker)
+				p := ns.TCP.Data[0]
+				states := p.Of(tt.family).States
+				if p.Number != 80 || p.Unseen != unseen || states[netlinkdiag.StateListen] != 1 || states[netlinkdiag.StateEstablished] != established {
+					t.Errorf("%s: %+v, want %d established, unseen %v", what, p, established, unseen)
+				}
+				if r := ns.Reuse.Data.Listeners; len(r) != 2 || r[0].ReuseAddr != bindrule.Yes || r[1].ReuseAddr != bindrule.No {
+					t.Errorf("%s: flags %+v", what, r)
+				}
+				if len(ns.Verdicts.Data) != 2 || len(ns.Verdicts.Data[0].Restarts) != 1 {
+					t.Errorf("%s: verdicts %+v", what, ns.Verdicts.Data)
+				}
+			}
+			check("with time", 0, 0)
+			taker.host.idleWalks = 0
+			check("without", hidden, 0)
+			check("again, with flags of before", hidden, 0)
+			third := blue.Listen(t, netip.MustParseAddrPort("127.0.0.1:79"), kerneltest.Options{})
+			if r := other(t, taker).Reuse.Data.Listeners; len(r) != 3 || r[0].ReuseAddr != bindrule.No {
+				t.Errorf("a listener came: flags %+v", r)
+			}
+			_ = third.Close()
+			s := taker.Take(t.Context())
+			if p := port(t, &s, 80); p.Unseen != 0 {
+				t.Errorf("the own namespace: %+v", p)
+			}
+			peers := l.Peers(t, kerneltest.StateEstablished, 2, tt.from)
+			if p := other(t, taker).TCP.Data; p[1].Unseen != 0 || p[1].Of(tt.family).States[netlinkdiag.StateEstablished] != 2 {
+				t.Errorf("with connections: %+v", p)
+			}
+			for _, p := range peers {
+				_ = p.Close()
+			}
+			l.Peers(t, kerneltest.StateTimeWait, 1, tt.from)
+			if p := other(t, taker).TCP.Data; p[1].Unseen != 0 || p[1].Of(tt.family).States[netlinkdiag.StateTimeWait] != 1 {
+				t.Errorf("with one in TIME_WAIT: %+v", p)
+			}
+		})
+	}
+}
+
+// A namespace that cannot be entered any more costs itself.
+func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
+	own, blue := kerneltest.New(t), kerneltest.New(t)
+	own.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{})
+	blue.Listen(t, netip.MustParseAddrPort("127.0.0.1:81"), kerneltest.Options{})
+	taker := hostTaker(t, own, blue)
+	set, _ := taker.host.finder.open()
+	if err := set.Namespaces[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorker(taker.host.cfg, taker.host.cfg.Watch.Elsewhere)
+	w.cfg = taker.host.cfg.in(set.Namespaces[0])
+	w.cfg.walks = &walkBudget{left: time.Hour}
+	var ns Namespace
+	publish := func(set func(*Namespace)) { set(&ns) }
+	w.list(t.Context(), publish)
+	w.take(t.Context(), publish)
+	for name, err := range map[string]error{"Watch": ns.Watch.Err, "Listeners": ns.Listeners.Err, "TCP": ns.TCP.Err, "Verdicts": ns.Verdicts.Err} {
+		if err == nil {
+			t.Errorf("%s of a closed namespace: no error", name)
+		}
+	}
+	s := taker.Take(t.Context())
+	if s.TCP.Err != nil || len(s.Others) != 1 || s.Others[0].TCP.Err != nil {
+		t.Errorf("afterwards: %v, %+v", s.TCP.Err, s.Others)
+	}
+}
