@@ -14,9 +14,6 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// patience is for what the kernel does when it gets round to it.
-const patience = 3 * time.Minute
-
 // clientTaker takes what a namespace has beside TCP listeners.
 func clientTaker(t *testing.T, ns *kerneltest.NetNS, ports watch.Config, remote ...watch.Range) *Taker {
 	t.Helper()

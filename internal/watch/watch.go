@@ -174,10 +174,9 @@ func (w *Watcher) build() Set {
 	if w.own() {
 		dropped += w.rules.asked.len() - len(w.kept)
 	}
-	return Set{
-		Ports:   ports,
-		Dropped: dropped,
-		Limit:   w.plan.budget.limit,
-		index:   newPortIndex(ports),
+	set := Set{Ports: ports, Dropped: dropped, Limit: w.plan.budget.limit}
+	if len(ports) > 0 { // in most namespaces there is nothing of UDP
+		set.index = newPortIndex(ports)
 	}
+	return set
 }
