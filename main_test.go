@@ -348,7 +348,7 @@ func TestCollectorSwitchedOffIsAbsent(t *testing.T) {
 	e := start(t, kerneltest.New(t), "--no-collector.tcp", "--no-collector.stack", "--no-collector.listener", "--no-collector.reuse", "--no-collector.restart", "--no-collector.bind", "--no-collector.udp", "--no-collector.ephemeral")
 	metrics := e.get(t, "/metrics")
 	for _, absent := range []string{
-		"sockstate_tcp_", "sockstate_netns_", "sockstate_bind_", "sockstate_listen_", "sockstate_udp_", "bind_tracing", "reuse_flags",
+		"sockstate_tcp_", "sockstate_netns_time", "sockstate_netns_listen", "sockstate_netns_ephemeral", "sockstate_bind_", "sockstate_listen_", "sockstate_udp_", "bind_tracing", "reuse_flags",
 		`collector="tcp"`, `collector="stack"`, `collector="listener"`, `collector="reuse"`, `collector="restart"`, `collector="bind"`, `collector="udp"`, `collector="remote"`, `collector="ephemeral"`,
 	} {
 		if strings.Contains(metrics, absent) {

@@ -52,7 +52,17 @@ type udpWorker struct {
 	watcher *watch.Watcher
 	set     watch.Set // the latest
 	drops   *dropCounter
+
+	looked  bool                 // once at least
+	newborn map[uint64]time.Time // when sockets were seen first that may be a client's, by cookie
 }
+
+// grownUp is the age at which a UDP socket is taken for a server's: resolvers open one for each
+// query, on any port from lowPorts up.
+const (
+	grownUp  = time.Minute
+	lowPorts = 1024
+)
 
 func newUDPWorker(watcher *watch.Watcher, retention time.Duration) *udpWorker {
 	return &udpWorker{watcher: watcher, set: watcher.Update(time.Time{}, nil), drops: newDropCounter(retention)}
@@ -92,17 +102,42 @@ func (w *worker) dumpUDP(ctx context.Context) ([]datagramSocket, error) {
 	return sockets, nil
 }
 
-// fold discovers ports and counts. One that the kernel may have chosen itself, for a client, is
-// not discovered: such ports come and go with every query.
-func (u *udpWorker) fold(now time.Time, sockets []datagramSocket, chosen watch.Range) UDP {
-	var serving []uint16
+// servers are the ports to discover. One that the kernel may have chosen itself, for a client,
+// is none: such ports come and go with every query. Nor is one of a socket that is too young,
+// but for those that are there when the exporter first looks.
+func (u *udpWorker) servers(now time.Time, sockets []datagramSocket, chosen watch.Range) []uint16 {
+	var ports []uint16
+	before := u.newborn
+	u.newborn = make(map[uint64]time.Time)
 	for i := range sockets {
-		port := sockets[i].key.Port
-		if sockets[i].serves && (u.watcher.Asked(port) || port < chosen.First || port > chosen.Last) {
-			serving = append(serving, port)
+		s := &sockets[i]
+		port := s.key.Port
+		_, watched := u.set.Find(port)
+		switch {
+		case !s.serves:
+		case u.watcher.Asked(port), watched, port < lowPorts:
+			ports = append(ports, port)
+		case port >= chosen.First && port <= chosen.Last:
+		case !u.looked:
+			ports = append(ports, port)
+		default:
+			since, seen := before[s.cookie]
+			if !seen {
+				since = now
+			}
+			if now.Sub(since) >= grownUp {
+				ports = append(ports, port)
+			}
+			u.newborn[s.cookie] = since
 		}
 	}
-	u.set = u.watcher.Update(now, serving)
+	u.looked = true
+	return ports
+}
+
+// fold discovers ports and counts.
+func (u *udpWorker) fold(now time.Time, sockets []datagramSocket, chosen watch.Range) UDP {
+	u.set = u.watcher.Update(now, u.servers(now, sockets, chosen))
 
 	out := UDP{Watch: u.set, Ports: make([]UDPPort, len(u.set.Ports))}
 	for i, p := range u.set.Ports {

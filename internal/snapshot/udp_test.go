@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -77,6 +78,38 @@ func TestAskedUDPPortOfTheEphemeralRangeIsFoundElsewhere(t *testing.T) {
 	u := w.fold(time.Now(), []datagramSocket{datagrams(50000, 1, 0), datagrams(50001, 2, 0)}, watch.Range{First: 50000, Last: 50009})
 	if len(u.Ports) != 1 || u.Ports[0].Number != 50000 {
 		t.Errorf("found %+v, want 50000 only", u.Ports)
+	}
+}
+
+// A resolver's sockets come and go on ports of all numbers.
+func TestUDPSocketThatAppearsLaterIsAServersOnceItIsOldEnough(t *testing.T) {
+	plan, err := watch.NewPlan(discovering())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := newUDPWorker(plan.Own(watch.UDP), retention)
+	at := func(after time.Duration, ports ...uint16) string {
+		var sockets []datagramSocket
+		for _, port := range ports {
+			sockets = append(sockets, datagramSocket{serves: true, listener: listener{key: GroupKey{Port: port, Family: netlinkdiag.FamilyIPv4}, cookie: uint64(port)}})
+		}
+		out := u.fold(time.Unix(1_700_000_000, 0).Add(after), sockets, watch.Range{First: 40000, Last: 50000})
+		return fmt.Sprint(out.Watch.Numbers())
+	}
+	for _, step := range []struct {
+		after time.Duration
+		ports []uint16
+		want  string
+	}{
+		{0, []uint16{5353, 45000}, "[5353]"},
+		{time.Second, []uint16{53, 5353, 8125, 9999}, "[53 5353]"},
+		{time.Minute, []uint16{53, 5353, 8125, 20000}, "[53 5353]"},
+		{time.Second + grownUp, []uint16{53, 5353, 8125, 9999, 20000}, "[53 5353 8125]"}, // 9999 is another one
+		{2 * time.Minute, []uint16{53, 5353, 8125}, "[53 5353 8125]"},
+	} {
+		if got := at(step.after, step.ports...); got != step.want {
+			t.Errorf("after %v: %s, want %s", step.after, got, step.want)
+		}
 	}
 }
 
