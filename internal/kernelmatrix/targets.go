@@ -32,8 +32,4 @@ var exclusions = []exclusion{
 		pkg: "sockstate_exporter/internal/bpf/sockflags", test: "TestListenersOfPython",
 		reason: "the guests have no Python",
 	},
-	{
-		pkg: "sockstate_exporter/internal/kerneltest", test: "TestNothingStaysOfAKilledProcess",
-		reason: "its child does not always outlive the slow start of its watcher under emulation",
-	},
 }
