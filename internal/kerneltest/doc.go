@@ -13,8 +13,8 @@
 // say why. Tests never call t.Skip: [Skip] fails instead when
 // SOCKSTATE_REQUIRE_ALL=1, so that a CI host cannot lose tests silently.
 // Real root ([RequireRoot]) is only for what a user namespace cannot give: bpf,
-// other users. With it, [PrivateMounts] gives the test binary a mount namespace of
-// its own, in which [MountTracefs] and other mounts disturb nobody.
+// other users. [PrivateMounts] gives the test binary a mount namespace of its own,
+// in which [MountTracefs] and other mounts disturb nobody.
 //
 // # Namespaces
 //

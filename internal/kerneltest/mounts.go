@@ -21,14 +21,14 @@ const Tracefs = "/sys/kernel/tracing"
 // namespace of its own, and exits as that one did; call it from TestMain,
 // before [Main]. There it returns true: what is mounted from then on nobody
 // else sees, and it goes with the last process, also when that is killed.
-// It needs real root. Where that is missing or the kernel refuses, it returns
-// false, and tests skip what they cannot do.
+// It needs CAP_SYS_ADMIN in some user namespace, as Main makes one. Where that
+// is missing or the kernel refuses, it returns false; Main may then run the
+// binary once more, and tests skip what they cannot do: [RequirePrivateMounts].
 func PrivateMounts() bool {
 	if os.Getenv(privateMountsEnv) != "" {
 		return true
 	}
-	// Root of a user namespace, as Main makes one, may mount next to nothing.
-	if initial, err := inInitUserNS(); err != nil || !initial || !hasCaps(unix.CAP_SYS_ADMIN) {
+	if !hasCaps(unix.CAP_SYS_ADMIN) {
 		return false
 	}
 	code, err := runInMountNS()
@@ -38,14 +38,6 @@ func PrivateMounts() bool {
 	}
 	os.Exit(code)
 	return false
-}
-
-// RequirePrivateMounts skips where [PrivateMounts] returned false.
-func RequirePrivateMounts(t testing.TB) {
-	t.Helper()
-	if os.Getenv(privateMountsEnv) == "" {
-		Skip(t, "needs root, to have a mount namespace of its own")
-	}
 }
 
 // runInMountNS runs this binary in a new mount namespace and returns its exit
@@ -67,9 +59,22 @@ func runInMountNS() (int, error) {
 	return exitCode(cmd), nil
 }
 
+// RequirePrivateMounts skips where [PrivateMounts] returned false.
+func RequirePrivateMounts(t testing.TB) {
+	t.Helper()
+	if os.Getenv(privateMountsEnv) == "" {
+		Skip(t, "needs a mount namespace of its own")
+	}
+}
+
 // MountTracefs mounts tracefs, which the tracepoints of tests need, unless it
-// is there. Call it where [PrivateMounts] returned true.
+// is there. Call it where [PrivateMounts] returned true. It does nothing for
+// root of a user namespace, who can neither mount it (it lacks FS_USERNS_MOUNT)
+// nor trace.
 func MountTracefs() error {
+	if initial, err := inInitUserNS(); err != nil || !initial {
+		return err
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(Tracefs, &st); err == nil && st.Type == unix.TRACEFS_MAGIC {
 		return nil

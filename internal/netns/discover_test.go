@@ -181,9 +181,7 @@ func TestProcessesAreAskedInTheOrderOfTheirNumbers(t *testing.T) {
 
 func TestNamesThatIPHasMade(t *testing.T) {
 	ip := kerneltest.RequireCommand(t, "ip")
-	if os.Getenv(privateEnv) == "" {
-		kerneltest.Skip(t, "needs a mount namespace of its own")
-	}
+	kerneltest.RequirePrivateMounts(t)
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
 		t.Fatalf("mount tmpfs on /run: %v", err)
 	}

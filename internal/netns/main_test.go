@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +14,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
+// TestMain runs the tests in a mount namespace, with which go the names that they pin.
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "sleep":
@@ -27,39 +25,12 @@ func TestMain(m *testing.M) {
 		look(os.Args[1])
 		return
 	}
-	inPrivateMounts()
+	kerneltest.PrivateMounts()
 	kerneltest.Main(m)
 }
 
 // roleEnv makes the test binary the process that a test needs.
 const roleEnv = "SOCKSTATE_TEST_ROLE"
-
-// privateEnv marks the test binary in its own mount namespace, and what it starts.
-const privateEnv = "SOCKSTATE_TEST_PRIVATE"
-
-// inPrivateMounts runs the tests in a mount namespace, which goes with them and with
-// which go the names that they pin. Where that is refused it returns, and
-// kerneltest.Main finds a way, or tests say what they cannot do.
-func inPrivateMounts() {
-	if os.Getenv(privateEnv) != "" {
-		return
-	}
-	runtime.LockOSThread() // Pdeathsig is sent when the forking thread ends
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), privateEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
-	}
-}
 
 // pin gives the namespace a name in the directory, as "ip netns" does.
 func pin(t testing.TB, ns *kerneltest.NetNS, dir, name string) string {
@@ -71,9 +42,7 @@ func pin(t testing.TB, ns *kerneltest.NetNS, dir, name string) string {
 
 func bind(t testing.TB, source, path string) {
 	t.Helper()
-	if os.Getenv(privateEnv) == "" {
-		kerneltest.Skip(t, "needs a mount namespace of its own")
-	}
+	kerneltest.RequirePrivateMounts(t)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
