@@ -1,14 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
 )
@@ -45,20 +40,8 @@ func roleCommand(t *testing.T, ns *kerneltest.NetNS, role string, args ...string
 
 // withoutTracefs is the exporter, in a mount namespace from which it took tracefs away.
 func withoutTracefs([]string) error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
+	if err := kerneltest.UnmountTracefs(); err != nil {
 		return err
-	}
-	var points []string
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, " - tracefs ") || strings.Contains(line, " - debugfs ") {
-			points = append(points, strings.Fields(line)[4])
-		}
-	}
-	for _, p := range slices.Backward(points) {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s: %w", p, err)
-		}
 	}
 	main()
 	return nil

@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -81,6 +83,27 @@ func MountTracefs() error {
 	}
 	if err := unix.Mount("tracefs", Tracefs, "tracefs", 0, ""); err != nil {
 		return fmt.Errorf("mount tracefs: %w", err)
+	}
+	return nil
+}
+
+// UnmountTracefs takes tracefs away, and debugfs, which has it, too. Call it
+// in a process that has a mount namespace to itself.
+func UnmountTracefs() error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var points []string
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " - tracefs ") || strings.Contains(line, " - debugfs ") {
+			points = append(points, strings.Fields(line)[4])
+		}
+	}
+	for _, p := range slices.Backward(points) {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", p, err)
+		}
 	}
 	return nil
 }
