@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,14 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/kerneltest"
-)
-
-const (
-	tracefs    = "/sys/kernel/tracing"
-	privateEnv = "SOCKSTATE_TEST_PRIVATE_MOUNTS"
 )
 
 func TestMain(m *testing.M) {
@@ -30,48 +22,12 @@ func TestMain(m *testing.M) {
 		probe()
 		os.Exit(0)
 	}
-	if os.Geteuid() == 0 {
-		inPrivateMounts()
-	}
-	kerneltest.Main(m)
-}
-
-// inPrivateMounts runs the tests again in a mount namespace of their own, with tracefs: no
-// mount outlives them.
-func inPrivateMounts() {
-	if os.Getenv(privateEnv) != "" {
-		if err := mountTracefs(); err != nil {
+	if kerneltest.PrivateMounts() {
+		if err := kerneltest.MountTracefs(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
-		return
 	}
-	runtime.LockOSThread() // Pdeathsig is sent when the forking thread ends
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), privateEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		os.Exit(0)
-	case errors.As(err, &exit):
-		os.Exit(max(exit.ExitCode(), 1))
-	}
-	fmt.Fprintf(os.Stderr, "run tests in a mount namespace: %v\n", err)
-}
-
-func mountTracefs() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(tracefs, &st); err == nil && st.Type == unix.TRACEFS_MAGIC {
-		return nil
-	}
-	if err := unix.Mount("tracefs", tracefs, "tracefs", 0, ""); err != nil {
-		return fmt.Errorf("mount tracefs: %w", err)
-	}
-	return nil
+	kerneltest.Main(m)
 }
 
 // build is the static binary of this source, in a directory that stays until the tests end.

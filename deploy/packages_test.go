@@ -100,7 +100,7 @@ func newHost(t *testing.T) host {
 	}
 	root := dir + "/root"
 	mount("overlay", root, "overlay", 0, "lowerdir=/,upperdir="+dir+"/upper,workdir="+dir+"/work")
-	for _, name := range []string{"/proc", "/dev", tracefs} {
+	for _, name := range []string{"/proc", "/dev", kerneltest.Tracefs} {
 		if err := os.MkdirAll(root+name, 0o755); err != nil {
 			t.Fatal(err)
 		}
