@@ -53,7 +53,7 @@ func openBrowser(t *testing.T, ns *kerneltest.NetNS) *browser {
 	cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir, "XDG_CONFIG_HOME="+dir, "XDG_CACHE_HOME="+dir, "XDG_RUNTIME_DIR="+dir)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
-	log := new(syncBuffer)
+	log := new(kerneltest.Log)
 	cmd.Stdout, cmd.Stderr = log, log
 	t.Cleanup(func() {
 		if t.Failed() {

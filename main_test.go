@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,31 +48,14 @@ const address = "127.0.0.1:10048"
 // An exporter is a running process in a namespace.
 type exporter struct {
 	cmd    *kerneltest.Cmd
-	log    *syncBuffer
+	log    *kerneltest.Log
 	client *http.Client
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // command prepares the exporter, listening on loopback.
 func command(t *testing.T, ns *kerneltest.NetNS, args ...string) *exporter {
 	t.Helper()
-	e := &exporter{log: new(syncBuffer), client: clientIn(ns)}
+	e := &exporter{log: new(kerneltest.Log), client: &http.Client{Transport: &http.Transport{DialContext: ns.DialContext}}}
 	t.Cleanup(e.client.CloseIdleConnections)
 	// Other users may not reach the test binary by its path.
 	e.cmd = ns.Command(t, "/proc/self/exe", append([]string{"--web.listen-address=" + address}, args...)...)
@@ -107,18 +88,6 @@ func (e *exporter) run(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-func clientIn(ns *kerneltest.NetNS) *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			err = ns.Run(func() (err error) {
-				conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-				return err
-			})
-			return conn, err
-		},
-	}}
 }
 
 func (e *exporter) tryGet(path string) (int, string, error) {

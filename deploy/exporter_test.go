@@ -1,14 +1,10 @@
 package deploy
 
 import (
-	"bytes"
-	"context"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,27 +16,10 @@ import (
 // deadline is for what takes seconds on a busy machine.
 const deadline = 2 * time.Minute
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // An exporter is a running one, seen from inside its network namespace.
 type exporter struct {
 	client *http.Client
-	log    *syncBuffer
+	log    *kerneltest.Log
 }
 
 const address = "127.0.0.1:10048"
@@ -54,15 +33,10 @@ func start(t *testing.T, ns *kerneltest.NetNS, cmd *kerneltest.Cmd) *exporter {
 // startUntil starts what is to be the exporter, and waits until it has the page.
 func startUntil(t *testing.T, ns *kerneltest.NetNS, cmd *kerneltest.Cmd, page string) *exporter {
 	t.Helper()
-	e := &exporter{log: new(syncBuffer), client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			err = ns.Run(func() (err error) {
-				conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-				return err
-			})
-			return conn, err
-		},
-	}}}
+	e := &exporter{
+		log:    new(kerneltest.Log),
+		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: ns.DialContext}},
+	}
 	t.Cleanup(e.client.CloseIdleConnections)
 	cmd.Stdout, cmd.Stderr = e.log, e.log
 	if err := cmd.Start(); err != nil {

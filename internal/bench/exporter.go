@@ -41,17 +41,9 @@ type memStats struct{ bytes, mallocs float64 }
 func startExporter(ctx context.Context, ns *kerneltest.NetNS, path string, port int, args ...string) (*exporter, error) {
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	e := &exporter{
-		cmd: ns.CommandContext(ctx, path, append(args, "--log.level=error", "--web.listen-address="+addr)...),
-		url: "http://" + addr + "/metrics",
-		client: &http.Client{Transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-				err = ns.Run(func() error {
-					conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-					return err
-				})
-				return conn, err
-			},
-		}},
+		cmd:    ns.CommandContext(ctx, path, append(args, "--log.level=error", "--web.listen-address="+addr)...),
+		url:    "http://" + addr + "/metrics",
+		client: &http.Client{Transport: &http.Transport{DialContext: ns.DialContext}},
 	}
 	e.cmd.Stderr = os.Stderr
 	if err := e.cmd.Start(); err != nil {

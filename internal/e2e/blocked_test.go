@@ -81,10 +81,10 @@ func TestBlockedRestartIsToldAndResolved(t *testing.T) {
 }
 
 // waitFor waits until the server wrote the line.
-func waitFor(t *testing.T, out *output, line string) {
+func waitFor(t *testing.T, out *kerneltest.Log, line string) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("the server says %q", line), func() string {
-		if !out.has(line) {
+		if !has(out, line) {
 			return out.String()
 		}
 		return ""

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,15 +45,7 @@ type monitor struct {
 func newMonitor(t *testing.T) *monitor {
 	t.Helper()
 	m := &monitor{ns: kerneltest.New(t), dir: t.TempDir(), targets: make(map[string]netip.AddrPort)}
-	m.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-			err = m.ns.Run(func() (err error) {
-				conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-				return err
-			})
-			return conn, err
-		},
-	}}
+	m.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: m.ns.DialContext}}
 	t.Cleanup(m.client.CloseIdleConnections)
 	return m
 }

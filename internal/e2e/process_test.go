@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"bytes"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -36,33 +34,15 @@ func eventuallyWithin(t *testing.T, limit time.Duration, what string, holds func
 	}
 }
 
-// An output is what a process wrote so far.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-// has says whether the process wrote the line.
-func (o *output) has(line string) bool {
-	return strings.Contains("\n"+o.String(), "\n"+line+"\n")
+// has says whether a process wrote the line.
+func has(log *kerneltest.Log, line string) bool {
+	return strings.Contains("\n"+log.String(), "\n"+line+"\n")
 }
 
 // start starts a process whose output is shown when the test fails.
-func start(t *testing.T, name string, cmd *kerneltest.Cmd) *output {
+func start(t *testing.T, name string, cmd *kerneltest.Cmd) *kerneltest.Log {
 	t.Helper()
-	out := new(output)
+	out := new(kerneltest.Log)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)

@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -196,5 +197,18 @@ func TestSkipFailsWhereAllIsRequired(t *testing.T) {
 	}
 	if v := skip("1"); v.skipped != "" || v.failed != "cannot run here, and SOCKSTATE_REQUIRE_ALL=1: no dice" {
 		t.Errorf("skipped with %q, failed with %q", v.skipped, v.failed)
+	}
+}
+
+func TestDialContextConnectsInside(t *testing.T) {
+	ns, other := New(t), New(t)
+	addr := ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:0"), Options{}).Addr().String()
+	conn, err := ns.DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if conn, err := other.DialContext(t.Context(), "tcp", addr); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("from another namespace: got %v, error %v, want %v", conn, err, unix.ECONNREFUSED)
 	}
 }
