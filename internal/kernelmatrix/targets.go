@@ -10,6 +10,8 @@ var defaultPackages = []string{
 	"./internal/stack",
 	"./internal/bindrule",
 	"./internal/bpf/...",
+	"./internal/netns",
+	"./internal/owner",
 }
 
 // diagModules answer sock_diag. On a real host the kernel loads them on demand;
@@ -17,7 +19,7 @@ var defaultPackages = []string{
 var diagModules = []string{"inet_diag", "tcp_diag", "udp_diag"}
 
 // hostModules make what tests bind to or count: interfaces and protocols.
-var hostModules = []string{"dummy", "veth", "sctp"}
+var hostModules = []string{"bridge", "dummy", "veth", "sctp"}
 
 // exclusion keeps a test out of the guests.
 type exclusion struct {
@@ -31,5 +33,9 @@ var exclusions = []exclusion{
 	{
 		pkg: "sockstate_exporter/internal/bpf/sockflags", test: "TestListenersOfPython",
 		reason: "the guests have no Python",
+	},
+	{
+		pkg: "sockstate_exporter/internal/netns", test: "TestNamesThatIPHasMade",
+		reason: "the guests have no ip",
 	},
 }
