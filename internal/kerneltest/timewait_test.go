@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -11,7 +12,9 @@ import (
 
 func TestTimeWaitMakesWhatWasAskedFor(t *testing.T) {
 	count := 20_000
-	if testing.Short() { // an emulated machine makes a thousand a second
+	// An emulated machine makes a thousand a second, or but 300 on a busy host, and the first
+	// expire after a minute.
+	if testing.Short() || os.Getenv("SOCKSTATE_GUEST") == "1" {
 		count = 2_000
 	}
 	tests := []struct {
