@@ -18,6 +18,7 @@ type listenerFamily struct {
 	queueLimit *Metric
 	queueRatio *Metric
 	drops      *Metric
+	dropped    *Metric
 }
 
 func newListenerFamily() *listenerFamily {
@@ -42,13 +43,16 @@ func newListenerFamily() *listenerFamily {
 		drops: counter("tcp_listener_drops_total",
 			"Packets of new connections dropped at this listener, for a full accept queue or another reason; a client that tries again counts again. Counts on when sockets of the group close or are replaced.",
 			"sock_diag, SK_MEMINFO_DROPS: sk_drops", group...),
+		dropped: gauge("tcp_listener_groups_dropped",
+			"Groups of listening sockets on the port that are not shown for their number, 0 when all are. Of a port 64 are shown, of all ports of a namespace 4096 or one each; wildcard addresses first, loopback other than 127.0.0.1 and ::1 last. They still count in sockstate_tcp_sockets and wherever they are in the way of a bind.",
+			"the exporter", "netns", "port"),
 	}
 }
 
 func (*listenerFamily) name() string { return "listener" }
 
 func (f *listenerFamily) metrics() []*Metric {
-	return []*Metric{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops}
+	return []*Metric{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops, f.dropped}
 }
 
 func (*listenerFamily) outcome(s *snapshot.Snapshot) result {
@@ -78,6 +82,9 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		ch.put(f.queueRatio, g.QueueRatio, group...)
 		if g.DropsKnown {
 			ch.put(f.drops, float64(g.Drops), group...)
+		}
+		if i == 0 || g.Port != ns.Listeners.Data[i-1].Port {
+			ch.put(f.dropped, float64(ns.GroupsDropped[g.Port]), netns, strconv.Itoa(int(g.Port)))
 		}
 	}
 }

@@ -110,15 +110,16 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	known := func(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
-			Inode:     ownNetns,
-			Watch:     snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
-			Listeners: snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
-			TCP:       snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
-			Reuse:     snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
-			Remote:    snapshot.Part[[]snapshot.RemotePort]{Data: []snapshot.RemotePort{remote}, Duration: 250 * time.Millisecond},
-			Ephemeral: snapshot.Part[snapshot.Ephemeral]{Data: snapshot.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
-			UDP:       snapshot.Part[snapshot.UDP]{Data: udp, Duration: 2 * time.Millisecond},
-			Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
+			Inode:         ownNetns,
+			Watch:         snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+			Listeners:     snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
+			GroupsDropped: map[uint16]int{4840: 9936},
+			TCP:           snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
+			Reuse:         snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
+			Remote:        snapshot.Part[[]snapshot.RemotePort]{Data: []snapshot.RemotePort{remote}, Duration: 250 * time.Millisecond},
+			Ephemeral:     snapshot.Part[snapshot.Ephemeral]{Data: snapshot.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
+			UDP:           snapshot.Part[snapshot.UDP]{Data: udp, Duration: 2 * time.Millisecond},
+			Verdicts:      snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),

@@ -98,6 +98,30 @@ func (c *dropCounter) update(now time.Time, listeners []listener) {
 	}
 	c.last = last
 	maps.DeleteFunc(c.groups, func(_ GroupKey, d dropTotal) bool { return now.Sub(d.seen) > c.keep })
+	c.trim(now)
+}
+
+// maxGone bounds the groups that are remembered without a socket: addresses and ports that
+// somebody listens on for a moment can be others each time.
+const maxGone = 8192
+
+// trim forgets those that went first, with half of what there is room for.
+func (c *dropCounter) trim(now time.Time) {
+	var gone []GroupKey
+	for k, d := range c.groups {
+		if d.seen.Before(now) {
+			gone = append(gone, k)
+		}
+	}
+	if len(gone) <= maxGone {
+		return
+	}
+	slices.SortFunc(gone, func(a, b GroupKey) int {
+		return cmp.Or(c.groups[b].seen.Compare(c.groups[a].seen), a.before(b))
+	})
+	for _, k := range gone[maxGone/2:] {
+		delete(c.groups, k)
+	}
 }
 
 func (c *dropCounter) knows(k GroupKey) bool {

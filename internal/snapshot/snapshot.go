@@ -63,8 +63,10 @@ type Namespace struct {
 	Watch Part[watch.Set]
 
 	// Listeners are the listening sockets on watched ports, in groups, sorted by
-	// port, family, address and device.
-	Listeners Part[[]Group]
+	// port, family, address and device. GroupsDropped counts, by port, the groups that are
+	// not among them for their number: any user can make as many as they like.
+	Listeners     Part[[]Group]
+	GroupsDropped map[uint16]int
 
 	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
 	TCP Part[[]PortSockets]

@@ -83,9 +83,6 @@ type remembered struct {
 	seen  time.Time
 }
 
-// maxRememberedPerPort bounds the addresses that are remembered of one port.
-const maxRememberedPerPort = 64
-
 // A memory of listeners, by group.
 type memory struct {
 	keep   time.Duration
@@ -121,16 +118,27 @@ func (m *memory) update(now time.Time, set watch.Set, listeners []listener, grou
 	m.trim()
 }
 
-// trim forgets, of ports with too many groups, those that went first.
+// trim forgets, of ports with too many groups, those that are not shown (cut), and those that
+// went before those that are there.
 func (m *memory) trim() {
-	for _, keys := range m.byPort() {
-		if len(keys) <= maxRememberedPerPort {
+	ports := m.byPort()
+	var counts []int
+	for _, keys := range ports {
+		counts = append(counts, len(keys))
+	}
+	n := level(counts)
+	for _, keys := range ports {
+		if len(keys) <= n {
 			continue
 		}
 		slices.SortFunc(keys, func(a, b GroupKey) int {
-			return cmp.Or(m.groups[b].seen.Compare(m.groups[a].seen), a.compare(b))
+			return cmp.Or(
+				cmp.Compare(a.standing(), b.standing()),
+				m.groups[b].seen.Compare(m.groups[a].seen),
+				a.compare(b),
+			)
 		})
-		for _, k := range keys[maxRememberedPerPort:] {
+		for _, k := range keys[n:] {
 			delete(m.groups, k)
 		}
 	}

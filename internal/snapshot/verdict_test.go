@@ -222,19 +222,19 @@ func TestListenersAreNotInTheWayOfTheirRestart(t *testing.T) {
 func TestMemoryOfAPortIsBoundedAndPrefersWhoListens(t *testing.T) {
 	r := newRememberer(t, 80)
 	var before []netlinkdiag.Socket
-	for i := range 3 * maxRememberedPerPort {
+	for i := range 3 * maxShownPerPort {
 		before = append(before, listening(fmt.Sprintf("127.0.%d.%d:80", i/200, i%200+1), uint64(i+1)))
 	}
 	r.see(start, nil, before...)
-	if n := len(r.judgePort(start).Restarts); n != maxRememberedPerPort {
-		t.Errorf("%d listeners are judged, want %d", n, maxRememberedPerPort)
+	if n := len(r.judgePort(start).Restarts); n != maxShownPerPort {
+		t.Errorf("%d listeners are judged, want %d", n, maxShownPerPort)
 	}
 	now := start.Add(time.Second)
 	r.see(now, nil, listening("192.0.2.1:80", 1000))
 	v := r.judgePort(now)
 	got := whom(v)
-	if len(got) != maxRememberedPerPort || !got["192.0.2.1%0"] {
-		t.Errorf("%d listeners are judged, the new one listens: %v; want %d and true", len(got), got["192.0.2.1%0"], maxRememberedPerPort)
+	if len(got) != maxShownPerPort || !got["192.0.2.1%0"] {
+		t.Errorf("%d listeners are judged, the new one listens: %v; want %d and true", len(got), got["192.0.2.1%0"], maxShownPerPort)
 	}
 }
 

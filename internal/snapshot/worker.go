@@ -43,7 +43,8 @@ type worker struct {
 type listed struct {
 	all       Part[[]listener]
 	onWatched []listener
-	groups    Part[[]Group]
+	groups    Part[[]Group] // all of them: whoever listens is in the way of a bind
+	cut       cut
 }
 
 // newWorker makes one; plan makes its Watcher.
@@ -116,7 +117,7 @@ func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
 
 	onWatched := w.onWatched(all.Data)
 	groups := w.listeners(all, onWatched)
-	w.listed = listed{all: all, onWatched: onWatched, groups: groups}
+	w.listed = listed{all: all, onWatched: onWatched, groups: groups, cut: cutOf(groups.Data)}
 
 	udp := take(func() (UDP, error) { return w.readUDP(ctx) })
 	publish(func(s *Namespace) { s.UDP = udp })
@@ -130,9 +131,10 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 	beside.Go(func() {
 		named = w.named(ctx, l.groups, l.onWatched)
 		publish(func(s *Namespace) {
-			s.Listeners = named
+			s.Listeners, s.GroupsDropped = named, l.cut.dropped
+			s.Listeners.Data = cutDown(l.cut, named.Data)
 			if !w.cfg.Listeners {
-				s.Listeners = Part[[]Group]{Err: ErrOff}
+				s.Listeners, s.GroupsDropped = Part[[]Group]{Err: ErrOff}, nil
 			}
 		})
 	})
@@ -142,7 +144,10 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 		if reuse.Err == nil || w.cfg.Flags == nil {
 			reuse = take(func() (Reuse, error) { return w.readReuse(ctx, l.onWatched, l.groups.Data, listenersOnly) })
 		}
-		publish(func(s *Namespace) { s.Reuse = reuse })
+		publish(func(s *Namespace) {
+			s.Reuse = reuse
+			s.Reuse.Data.Listeners = cutDown(l.cut, reuse.Data.Listeners)
+		})
 	}
 	sparse := l.all.Err == nil && w.cfg.sparse != nil && w.cfg.sparse(uint64(len(l.all.Data)))
 	w.idle = sparse && w.cfg.walks.spent()
