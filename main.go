@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -634,9 +635,30 @@ func warmUp(ctx context.Context, taker *snapshot.Taker) {
 // shutdownGrace is how long running scrapes may take once the exporter was told to end.
 const shutdownGrace = 30 * time.Second
 
+// maxConnections bounds what clients hold that connect and send nothing, or not all of a
+// request. Descriptors may be had by the hundred thousand.
+const maxConnections = 1000
+
+// atMost closes connections beyond n as they come.
+func atMost(n int64) func(net.Conn, http.ConnState) {
+	var open atomic.Int64
+	return func(conn net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			if open.Add(1) > n {
+				_ = conn.Close()
+			}
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		case http.StateActive, http.StateIdle:
+		}
+	}
+}
+
 func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
+		ConnState:         atMost(maxConnections),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      2 * time.Minute,

@@ -78,18 +78,22 @@ func (c *Collector) Metrics() []*Metric {
 // Gather takes a snapshot, no longer than ctx lasts, and makes metrics of it.
 func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
 	snap := c.take(ctx)
-	c.reportDropped(&snap)
+	return c.render(&snap)
+}
+
+func (c *Collector) render(snap *snapshot.Snapshot) []*dto.MetricFamily {
+	c.reportDropped(snap)
 	ch := newSink()
 	for _, r := range c.renderers {
-		r.collect(&snap, ch)
-		how := r.outcome(&snap)
+		r.collect(snap, ch)
+		how := r.outcome(snap)
 		if errors.Is(how.err, snapshot.ErrOff) {
 			continue
 		}
 		c.report(r.name(), how.err)
 		ch.put(c.success, boolValue(how.err == nil), r.name())
 		ch.put(c.duration, how.took.Seconds(), r.name())
-		c.putInNetns(ch, &snap, r.name(), how)
+		c.putInNetns(ch, snap, r.name(), how)
 	}
 	return ch.gathered()
 }

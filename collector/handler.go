@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/gzhttp"
-	"github.com/klauspost/compress/gzip"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
@@ -31,10 +29,13 @@ var errScrapeTimeout = errors.New("not ready before the scrape timeout")
 // Handler serves /metrics: what the Collector makes of one snapshot, and process, the
 // metrics of the exporter itself.
 func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) http.Handler {
+	rooms := make(chan struct{}, maxRendered)
 	scrape := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := withScrapeTimeout(r)
 		defer cancel()
-		promhttp.HandlerFor(c.with(ctx, process), promhttp.HandlerOpts{
+		room := &room{of: rooms, client: r.Context()}
+		defer room.leave()
+		promhttp.HandlerFor(c.with(ctx, process, room), promhttp.HandlerOpts{
 			ErrorLog:           errorLog{ctx: r.Context(), logger: logger},
 			ErrorHandling:      promhttp.ContinueOnError,
 			Registry:           process,
@@ -42,24 +43,46 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 			DisableCompression: true,
 		}).ServeHTTP(w, r)
 	})
-	return promhttp.InstrumentMetricHandler(process, compressed(scrape))
+	return promhttp.InstrumentMetricHandler(process, rendered(scrape))
 }
 
-// compressed answers clients that take gzip. What promhttp would compress with takes longer
-// than all else of a usual scrape (docs/performance.md).
-func compressed(next http.Handler) http.Handler {
-	wrap, err := gzhttp.NewWrapper(gzhttp.CompressionLevel(gzip.BestSpeed))
-	if err != nil {
-		return next // options out of range; these are not
+// maxRendered is how many answers are made at a time. With many ports each is some megabytes of
+// metrics until it is text. Scrapes that wait for a snapshot together are not held up by it.
+const maxRendered = 2
+
+// A room is where an answer is made.
+type room struct {
+	of      chan struct{}
+	client  context.Context //nolint:containedctx // it is of one request
+	entered bool
+}
+
+// enter waits for room as long as the client does.
+func (r *room) enter() error {
+	select {
+	case r.of <- struct{}{}:
+		r.entered = true
+		return nil
+	case <-r.client.Done():
+		return context.Cause(r.client)
 	}
-	return wrap(next)
+}
+
+func (r *room) leave() {
+	if r.entered {
+		<-r.of
+	}
 }
 
 // with gathers process as well. No name is in both.
-func (c *Collector) with(ctx context.Context, process prometheus.Gatherer) prometheus.GathererFunc {
+func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, room *room) prometheus.GathererFunc {
 	return func() ([]*dto.MetricFamily, error) {
+		snap := c.take(ctx)
+		if err := room.enter(); err != nil {
+			return nil, err
+		}
 		families, err := process.Gather()
-		families = append(families, c.Gather(ctx)...)
+		families = append(families, c.render(&snap)...)
 		slices.SortFunc(families, byName)
 		return families, err
 	}
