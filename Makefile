@@ -11,6 +11,7 @@ ACTIONLINT_VERSION := 1.7.7
 
 FUZZTIME ?= 10s
 BINARY ?= sockstate_exporter
+SOAKTIME ?= 1m
 PKGS ?= ./...
 
 # The version: the tag, else the topmost release of the changelog and -dev.
@@ -41,6 +42,10 @@ test: ## Run the tests; REQUIRE=all: a test left out is a failure; PKGS=./netlin
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	@bash .ci/fuzz '$(FUZZTIME)'
+
+.PHONY: soak
+soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1m) (root)
+	SOCKSTATE_SOAK=$(SOAKTIME) go test ./internal/soak -count=1 -v -timeout 24h
 
 .PHONY: bench
 bench: ## Measure against other tools, on up to a million sockets (root)

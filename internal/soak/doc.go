@@ -1,0 +1,12 @@
+// Package soak tests that the exporter has a long life among rough company: twenty thousand
+// connections a second, crowds of scrapers, clients that never read, users who listen on ten
+// thousand addresses or fail to bind a million times, and kill -9 at any moment. It runs the
+// binary that is shipped, as a process in a network namespace of its own, and looks at it from
+// outside: what it serves, and its memory, descriptors and threads in /proc.
+//
+// As ordinary tests each load lasts seconds. `make soak` sets SOCKSTATE_SOAK to how long each
+// lasts, and prints the figures of docs/reliability.md. No test asserts how long something
+// took; what must not grow is compared within the run.
+//
+// It needs root.
+package soak
