@@ -17,7 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sources"
 )
 
 // asExporter makes the test binary be the exporter, so that tests run it as a process.
@@ -213,13 +215,13 @@ func TestLandingPageSaysWhatWorksHere(t *testing.T) {
 }
 
 func TestScrapesAndPagesShareOneLimit(t *testing.T) {
-	opts, err := parse([]string{"--web.max-requests=1", "--no-collector.bind", "--no-collector.reuse"}, io.Discard, io.Discard)
+	opts, err := cli.Parse([]string{"--web.max-requests=1", "--no-collector.bind", "--no-collector.reuse"}, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	src := openSources(opts, logger)
-	defer src.close()
+	src := sources.Open(&opts.Sources, nil, logger)
+	defer src.Close()
 	h, err := newHandler(opts, src, logger)
 	if err != nil {
 		t.Fatal(err)

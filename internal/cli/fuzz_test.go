@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"io"
@@ -29,14 +29,14 @@ func FuzzCommandLine(f *testing.F) {
 				return
 			}
 		}
-		opts, err := parse(args, io.Discard, io.Discard)
+		opts, err := Parse(args, io.Discard, io.Discard)
 		switch {
 		case err != nil && (opts != nil || err.Error() == ""):
 			t.Errorf("options %+v beside error %q", opts, err)
 		case err != nil && utf8.ValidString(lines) && !utf8.ValidString(err.Error()):
 			t.Errorf("error %q is no text", err)
 		case err != nil || opts == nil: // it asked for help
-		case opts.watch == nil, opts.retention < 0, opts.maxRequests < 0, countPorts(opts.remotePorts) > 1<<16:
+		case opts.Sources.Watch == nil, opts.Sources.Retention < 0, opts.MaxRequests < 0, countPorts(opts.Sources.RemotePorts) > 1<<16:
 			t.Errorf("options out of range: %+v", opts)
 		}
 	})

@@ -1,0 +1,3 @@
+// Package cli reads the exporter's command line. Its errors name the flag, what is wrong with
+// the value, and what would be right.
+package cli

@@ -1,0 +1,170 @@
+package sources
+
+import (
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf/features"
+	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// Options say which sources to open.
+type Options struct {
+	Watch       *watch.Plan
+	Retention   time.Duration
+	RemotePorts []watch.Range
+	Netns       []netns.Spec
+	Processes   bool // their network namespaces too
+
+	// What of it to collect, by the names of the collectors.
+	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack bool
+}
+
+// A Feature is something that may or may not work on this host.
+type Feature struct {
+	Name   string
+	Mode   string // how it works, where there is more than one way
+	Reason string // what is missing, in a word or two of a small fixed set
+	Works  bool
+}
+
+// Sources are what a snapshot is taken from, as far as it works on this host.
+type Sources struct {
+	Taker    *snapshot.Taker
+	Features []Feature
+
+	opts   *Options
+	tracer *bindtrace.Tracer // nil where binds cannot be traced
+	flags  *sockflags.Reader // nil where flags cannot be read
+	owners *owner.Finder     // nil where owners cannot be found
+
+	following sync.WaitGroup // ends with the tracer
+}
+
+// Open opens everything that needs a privilege. A source that does not work here is no
+// error: it is missing, with its reason, in the features and in one log line.
+// onConflict is told why a bind has failed: see snapshot.Config.
+func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger) *Sources {
+	s := &Sources{opts: opts}
+	cfg := snapshot.Config{
+		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
+		Watch:     opts.Watch,
+		Retention: opts.Retention,
+		TCP:       opts.TCP,
+		Listeners: opts.Listener,
+		Verdicts:  opts.Restart,
+		UDP:       opts.UDP,
+		Ephemeral: opts.Ephemeral,
+		OwnNetns:  ownNetns(),
+	}
+	readStack, localPorts, tcpSockets := stackReader()
+	cfg.LocalPorts, cfg.TCPSockets = localPorts, tcpSockets
+	if opts.Stack {
+		cfg.Stack = readStack
+	}
+	if opts.Remote && len(opts.RemotePorts) > 0 {
+		cfg.Remote = watch.NewPorts(opts.RemotePorts)
+	}
+	if opts.Owner {
+		s.openOwners(logger)
+		if s.owners != nil {
+			cfg.Owners = s.owners
+		}
+	}
+	cfg.Namespaces = s.openNamespaces(opts, logger)
+	if opts.Bind {
+		s.openTracer(opts, logger)
+		cfg.Binds = s.tracer
+		cfg.OnConflict = onConflict
+	}
+	if opts.Reuse {
+		s.openFlags(logger)
+		if s.flags != nil {
+			cfg.Flags = s.flags
+		}
+	}
+	s.Taker = snapshot.New(cfg)
+	return s
+}
+
+// Follow takes the details of failed binds, and the causes of conflicts, until Close.
+func (s *Sources) Follow(logger *slog.Logger) {
+	s.following.Go(func() {
+		if err := s.Taker.FollowBinds(); err != nil {
+			logger.Error("details of failed binds are lost from now on", "err", err)
+		}
+	})
+}
+
+// Close ends all of them.
+func (s *Sources) Close() {
+	if s.tracer != nil {
+		_ = s.tracer.Close()
+	}
+	s.following.Wait()
+	_ = s.Taker.Close()
+	if s.flags != nil {
+		_ = s.flags.Close()
+	}
+	if s.owners != nil {
+		_ = s.owners.Close()
+	}
+}
+
+// Capabilities are those that are needed for as long as the sources are open.
+func (s *Sources) Capabilities() []libcap.Value {
+	var needed []libcap.Value
+	if s.flags != nil && s.flags.Mode() == sockflags.ModePidfd {
+		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH)
+	}
+	if s.owners != nil {
+		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH) // /proc/PID/fd of other users
+	}
+	if len(s.opts.Netns) > 0 || s.opts.Processes {
+		needed = append(needed, libcap.SYS_ADMIN) // setns
+	}
+	if slices.ContainsFunc(s.opts.Netns, func(s netns.Spec) bool { return filepath.IsAbs(s.String()) }) {
+		needed = append(needed, libcap.DAC_READ_SEARCH) // directories of container engines are root's alone
+	}
+	inProc := func(s netns.Spec) bool { return strings.HasPrefix(s.String(), "/proc/") }
+	if s.opts.Processes || slices.ContainsFunc(s.opts.Netns, inProc) {
+		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
+	}
+	const linux519 = 5<<16 | 19<<8
+	if code, err := features.LinuxVersionCode(); err != nil || code < linux519 {
+		needed = append(needed, libcap.BPF) // map look-ups, where unprivileged bpf(2) is disabled
+	}
+	slices.Sort(needed)
+	return slices.Compact(needed)
+}
+
+// ownNetns is the inode number of the exporter's network namespace, 0 where it cannot be had.
+func ownNetns() uint32 {
+	var st syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/net", &st); err != nil {
+		return 0
+	}
+	return uint32(st.Ino)
+}
+
+func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {
+	reader, err := stack.NewReader("/proc")
+	if err != nil {
+		return func() (stack.Stats, error) { return stack.Stats{}, err }, nil, nil
+	}
+	return reader.Read, reader.LocalPorts, reader.TCPSockets
+}
