@@ -170,7 +170,7 @@ func (e *exporter) peakRSS() (float64, error) {
 // else is asked for.
 func onlyTCP(and ...string) []string {
 	var args []string
-	for _, c := range []string{"listener", "reuse", "restart", "bind", "stack"} {
+	for _, c := range []string{"listener", "reuse", "restart", "bind", "connect", "udp", "remote", "ephemeral", "owner", "stack"} {
 		if !slices.Contains(and, c) {
 			args = append(args, "--no-collector."+c)
 		}
