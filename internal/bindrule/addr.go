@@ -45,11 +45,9 @@ func overlap(r *Request, s *Socket) Flag {
 		switch other {
 		case v6Any:
 			return not(s.V6Only)
-		case v4Any:
-			return Yes
-		case mappedAny:
+		case v4Any, mappedAny:
 			if r.Addr.Is4In6() {
-				return FlagUnknown // 6.1.192: no; 6.12: yes
+				return FlagUnknown // 6.1.192: 0.0.0.0 mostly, ::ffff:0.0.0.0 never; 6.12: yes
 			}
 			return Yes
 		default:

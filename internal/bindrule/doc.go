@@ -47,9 +47,11 @@
 // differs between them is in the input: whose an orphan is (Socket.UID, as that kernel's
 // sock_diag shows it), and how the bucket is kept (6.1 sets fastreuse and
 // FASTREUSEPORT_ANY with the first bind; 6.12 and 6.18, whose inet_csk_update_fastreuse
-// finds no bucket empty, never do). Except for ::ffff:0.0.0.0, the v4-mapped
-// wildcard: late 6.1 does not see it when a v4-mapped address is bound
-// (inet_bind2_bucket_match_addr_any), later kernels do; such a request is Unknown.
+// finds no bucket empty, never do). Except where a
+// v4-mapped address is bound that is no wildcard, and 0.0.0.0 or ::ffff:0.0.0.0 is there: late
+// 6.1 does not see the second (inet_bind2_bucket_match_addr_any), and does not always see the
+// first (seen on one port of a random run); later kernels see both. Such a
+// request is Unknown.
 //
 // A socket that is bound and neither listens nor connects is shown by no interface of
 // a kernel before 6.8: there, Free may be wrong by such a socket, and only by it.

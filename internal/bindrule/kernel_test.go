@@ -185,7 +185,7 @@ func (c *comparison) compare(view view, s spec, restart bool) error {
 // kernelsDiffer: see overlap.
 func kernelsDiffer(p bindrule.Port, r bindrule.Request) bool {
 	return r.Addr.Is4In6() && slices.ContainsFunc(p.Sockets, func(s bindrule.Socket) bool {
-		return s.Addr == netip.MustParseAddr("::ffff:0.0.0.0")
+		return s.Addr == netip.IPv4Unspecified() || s.Addr == netip.MustParseAddr("::ffff:0.0.0.0")
 	})
 }
 
