@@ -57,7 +57,7 @@ type exporter struct {
 // command prepares the exporter, listening on loopback.
 func command(t *testing.T, ns *kerneltest.NetNS, args ...string) *exporter {
 	t.Helper()
-	e := &exporter{log: new(kerneltest.Log), client: &http.Client{Transport: &http.Transport{DialContext: ns.DialContext}}}
+	e := &exporter{log: new(kerneltest.Log), client: &http.Client{Timeout: patience, Transport: &http.Transport{DialContext: ns.DialContext}}}
 	t.Cleanup(e.client.CloseIdleConnections)
 	// Other users may not reach the test binary by its path.
 	e.cmd = ns.Command(t, "/proc/self/exe", append([]string{"--web.listen-address=" + address}, args...)...)
