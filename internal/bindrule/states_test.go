@@ -11,7 +11,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-const settle = 5 * time.Second
+const settle = time.Minute
 
 // bringTo makes the states as package kerneltest does.
 func bringTo(state kerneltest.State, local, remote int) error {
@@ -70,6 +70,8 @@ func stateOf(fd int) (kerneltest.State, error) {
 	return kerneltest.State(info.State), nil
 }
 
+var errUnsettled = errors.New("state did not settle")
+
 func await(fd int, want kerneltest.State) error {
 	for deadline := time.Now().Add(settle); ; time.Sleep(100 * time.Microsecond) {
 		state, err := stateOf(fd)
@@ -77,7 +79,7 @@ func await(fd int, want kerneltest.State) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("in %v, want %v", state, want)
+			return fmt.Errorf("%w: in %v, want %v", errUnsettled, state, want)
 		}
 	}
 }
