@@ -1,6 +1,6 @@
 // Command sockstate_exporter serves the state of a Linux host's sockets to Prometheus:
-// the TCP states of every port that has a listener, TIME_WAIT first of all, and how those
-// listeners keep up. See README.md.
+// the TCP states of every port that has a listener, TIME_WAIT first of all, how those listeners
+// keep up, which binds failed, and whether a restart would work. See README.md.
 package main
 
 import (

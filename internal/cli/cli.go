@@ -34,7 +34,7 @@ type Options struct {
 func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	opts := Options{Log: promslog.Config{Writer: stderr}}
 	finished := false
-	app := kingpin.New(Name, "Prometheus exporter for socket state on Linux: TIME_WAIT and the other TCP states per port, listeners and their queues.\n\n"+
+	app := kingpin.New(Name, "Prometheus exporter for socket state on Linux: TIME_WAIT and the other TCP states per port, listeners and their queues, failed binds, and whether a restart would work.\n\n"+
 		"`sockstate_exporter check PORT...` serves nothing: it says whether a bind to the ports would work now, and what is in the way. See `sockstate_exporter check --help`.")
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
@@ -43,7 +43,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	var watching watch.Config
 	app.Flag("watch.port", "Port to watch whether it has a listener or not, of TCP unless /udp follows, with a name if you like. Repeatable. Examples: 4840, 53/udp, 8000-8010, 4840:opcua.").
 		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
-	app.Flag("watch.listeners", "Watch every port that has a TCP listener.").Default("true").BoolVar(&watching.Listeners)
+	app.Flag("watch.listeners", "Watch every port that has a TCP or UDP listener.").Default("true").BoolVar(&watching.Listeners)
 	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
 	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767, 5353/udp.").

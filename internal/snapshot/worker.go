@@ -201,8 +201,8 @@ func take[T any](source func() (T, error)) Part[T] {
 	return Part[T]{Data: data, Err: err, Duration: time.Since(start)}
 }
 
-// listening dumps every listening socket. They are few, in tables of their own, and all
-// three parts need them.
+// listening dumps every listening socket. They are few, in tables of their own, and all parts
+// of TCP need them.
 func (w *worker) listening(ctx context.Context) ([]listener, error) {
 	if err := w.dial(); err != nil {
 		return nil, err
@@ -310,7 +310,7 @@ func (w *worker) flagsOfAll() bool {
 
 // maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
 // hosts the many, are then never copied, which takes up to two fifths off a dump. Where every
-// socket is on a watched port it costs, a seventh with 512 scattered ports, and the program
+// socket is on a watched port it costs, up to a sixth with 512 scattered ports, and the program
 // itself is audited at each dump, in time that grows with its square (docs/performance.md).
 const maxKernelFilter = 1024
 
