@@ -1,6 +1,6 @@
-// Command sockstate_exporter serves the state of a Linux host's sockets to Prometheus:
-// the TCP states of every port that has a listener, TIME_WAIT first of all, how those listeners
-// keep up, which binds failed, and whether a restart would work. See README.md.
+// Command sockstate_exporter serves the state of a Linux host's sockets to Prometheus: the
+// TCP states of each port that has a listener, the queues of the listeners, failed binds, and
+// whether a restart of a server could bind. See README.md.
 package main
 
 import (
@@ -29,10 +29,11 @@ import (
 	"sockstate_exporter/collector"
 	"sockstate_exporter/internal/check"
 	"sockstate_exporter/internal/cli"
+	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/privilege"
+	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sources"
-	"sockstate_exporter/internal/status"
 )
 
 const name = cli.Name
@@ -66,11 +67,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	src := sources.Open(&opts.Sources, conflictLogger(logger), logger)
 	defer src.Close()
-	door, err := openDoor(ctx, opts.Web) // a port below 1024 takes a privilege
+	opened, err := openListeners(ctx, opts.Web) // before dropPrivileges: ports below 1024 need one
 	if err != nil {
 		return listenError(err)
 	}
-	defer door.close()
+	defer opened.close()
 	if err := dropPrivileges(src, logger); err != nil {
 		return err
 	}
@@ -81,46 +82,47 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	src.Follow(logger)
 	go warmUp(ctx, src.Taker)
 	server := newServer(handler, logger)
-	return serve(ctx, server, func() error { return door.serve(server, opts.Web, logger) }, logger)
+	return serve(ctx, server, func() error { return opened.serve(server, opts.Web, logger) }, logger)
 }
 
-// A door is where the exporter listens.
-type door []net.Listener
+// listeners are the sockets on which the exporter serves. With none, the exporter-toolkit
+// opens its own.
+type listeners []net.Listener
 
-// openDoor opens the addresses of --web.listen-address. Sockets that systemd hands in, and
-// those to a hypervisor, are left to the toolkit.
-func openDoor(ctx context.Context, flags *web.FlagConfig) (door, error) {
+// openListeners opens the addresses of --web.listen-address. It leaves sockets that systemd
+// passes, and vsock addresses, to the toolkit.
+func openListeners(ctx context.Context, flags *web.FlagConfig) (listeners, error) {
 	addresses := *flags.WebListenAddresses
 	isVsock := func(address string) bool { return strings.HasPrefix(address, "vsock://") }
 	if flags.WebSystemdSocket != nil && *flags.WebSystemdSocket || slices.ContainsFunc(addresses, isVsock) {
 		return nil, nil
 	}
-	var d door
+	var opened listeners
 	for _, address := range addresses {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 		if err != nil {
-			d.close()
+			opened.close()
 			return nil, err
 		}
-		d = append(d, l)
+		opened = append(opened, l)
 	}
-	return d, nil
+	return opened, nil
 }
 
-func (d door) serve(server *http.Server, flags *web.FlagConfig, logger *slog.Logger) error {
-	if len(d) == 0 {
+func (ls listeners) serve(server *http.Server, flags *web.FlagConfig, logger *slog.Logger) error {
+	if len(ls) == 0 {
 		return web.ListenAndServe(server, flags, logger)
 	}
-	return web.ServeMultiple(d, server, flags, logger)
+	return web.ServeMultiple(ls, server, flags, logger)
 }
 
-func (d door) close() {
-	for _, l := range d {
+func (ls listeners) close() {
+	for _, l := range ls {
 		_ = l.Close()
 	}
 }
 
-// dropPrivileges keeps the capabilities that the sources need from now on.
+// dropPrivileges gives up all capabilities but those that the sources still need.
 func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 	left, err := privilege.Keep(src.Capabilities()...)
 	if err != nil {
@@ -134,14 +136,14 @@ func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 	return nil
 }
 
-// conflictLogger writes why a bind has failed.
+// conflictLogger returns a function that logs why a bind failed.
 func conflictLogger(logger *slog.Logger) func(snapshot.Conflict) {
 	return func(c snapshot.Conflict) {
 		where := logger
 		if c.Namespace != "" {
 			where = logger.With("netns", c.Namespace)
 		}
-		where.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", status.Explain(&c))
+		where.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(&c))
 	}
 }
 
@@ -154,7 +156,7 @@ func featuresAs[F any](features []sources.Feature, as func(sources.Feature) F) [
 	return out
 }
 
-// newHandler is everything that is served.
+// newHandler serves all paths.
 func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (http.Handler, error) {
 	process := prometheus.NewRegistry()
 	process.MustRegister(
@@ -162,9 +164,9 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	onPages := featuresAs(src.Features, func(f sources.Feature) status.Feature { return status.Feature(f) })
+	onPages := featuresAs(src.Features, func(f sources.Feature) pages.Feature { return pages.Feature(f) })
 	inMetrics := featuresAs(src.Features, func(f sources.Feature) collector.Feature { return collector.Feature(f) })
-	pages, err := status.NewPages(status.PagesConfig{Take: src.Taker.Take, Features: func() []status.Feature { return onPages }, Logger: logger})
+	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: func() []pages.Feature { return onPages }, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +175,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		Description: "Socket state on Linux, for Prometheus",
 		Version:     version.Info(),
 		Profiling:   "false",
-		ExtraHTML:   status.FeatureList(onPages),
+		ExtraHTML:   pages.FeatureList(onPages),
 		Links: []web.LandingLinks{
 			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
 			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
@@ -187,10 +189,10 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	}
 	metrics := collector.New(src.Taker.Take, func() []collector.Feature { return inMetrics }, logger).Handler(process, logger)
 
-	snapshots := http.NewServeMux() // each takes one, or joins it
+	snapshots := http.NewServeMux() // paths that need a snapshot
 	snapshots.Handle("/metrics", metrics)
-	snapshots.Handle("/ports", pages.Ports())
-	snapshots.Handle("/failures", pages.Failures())
+	snapshots.Handle("/ports", pageHandlers.Ports())
+	snapshots.Handle("/failures", pageHandlers.Failures())
 	limited := limit(opts.MaxRequests, snapshots)
 
 	mux := http.NewServeMux()
@@ -228,8 +230,8 @@ func limit(n int, next http.Handler) http.Handler {
 	})
 }
 
-// warmUp takes snapshots until one succeeded: ports that listen now are watched from now
-// on, not from the first scrape.
+// warmUp takes snapshots until one succeeds, so that the exporter watches the ports that
+// listen now before the first scrape.
 func warmUp(ctx context.Context, taker *snapshot.Taker) {
 	for !taker.Ready() {
 		taker.Take(ctx)
@@ -241,14 +243,14 @@ func warmUp(ctx context.Context, taker *snapshot.Taker) {
 	}
 }
 
-// shutdownGrace is how long running scrapes may take once the exporter was told to end.
+// shutdownGrace is how long running requests may take when the exporter stops.
 const shutdownGrace = 30 * time.Second
 
-// maxConnections bounds what clients hold that connect and send nothing, or not all of a
-// request. Descriptors may be had by the hundred thousand.
+// maxConnections bounds the memory that clients cost which connect and send no whole request.
+// The limit on descriptors is not enough: it can be hundreds of thousands.
 const maxConnections = 1000
 
-// atMost closes connections beyond n as they come.
+// atMost closes new connections while n are open.
 func atMost(n int64) func(net.Conn, http.ConnState) {
 	var open atomic.Int64
 	return func(conn net.Conn, state http.ConnState) {
@@ -271,7 +273,7 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      2 * time.Minute,
-		IdleTimeout:       5 * time.Minute, // longer than scrapes are apart
+		IdleTimeout:       5 * time.Minute, // longer than a usual scrape interval
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
@@ -295,7 +297,7 @@ func serve(ctx context.Context, server *http.Server, listen func() error, logger
 	return nil
 }
 
-// listenError says whom to ask about an address that is taken.
+// listenError says how to find what holds the address, if it is in use.
 func listenError(err error) error {
 	var op *net.OpError
 	if !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &op) || op.Addr == nil {

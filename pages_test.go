@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/status"
+	"sockstate_exporter/internal/pages"
 )
 
 // hostileNames are what processes call themselves, in 15 bytes, and how a page shows that.
@@ -87,11 +87,11 @@ func trouble(t *testing.T) *kerneltest.NetNS {
 	}
 	deadline := time.Now().Add(patience)
 	for {
-		var page status.FailuresPage
+		var page pages.FailuresPage
 		if err := json.Unmarshal([]byte(e.get(t, "/failures?format=json&netns=&port=4840")), &page); err != nil {
 			t.Fatal(err)
 		}
-		settled := !slices.ContainsFunc(page.Failures, func(f status.FailureRow) bool { return f.Cause == nil })
+		settled := !slices.ContainsFunc(page.Failures, func(f pages.FailureRow) bool { return f.Cause == nil })
 		if len(page.Failures) == len(hostileNames()) && settled {
 			return ns
 		}
@@ -111,11 +111,11 @@ func overfill(t *testing.T, e *exporter, ns *kerneltest.NetNS, to *kerneltest.So
 	from := ns.DialUDP(t, loopback(0), to.Addr(), kerneltest.Options{})
 	deadline := time.Now().Add(patience)
 	for {
-		var page status.PortsPage
+		var page pages.PortsPage
 		if err := json.Unmarshal([]byte(e.get(t, fmt.Sprintf("/ports?format=json&port=%d", to.Addr().Port()))), &page); err != nil {
 			t.Fatal(err)
 		}
-		if len(page.Ports) == 1 && slices.Contains(page.Ports[0].Problems, status.Dropping) {
+		if len(page.Ports) == 1 && slices.Contains(page.Ports[0].Problems, pages.Dropping) {
 			return
 		}
 		if time.Now().After(deadline) {

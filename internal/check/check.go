@@ -11,8 +11,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
+	status "sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/status"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -113,7 +113,7 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 	defer taker.Close()
 
 	snap := taker.Take(ctx)
-	report, err := status.NewReport(&snap, status.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Holders: held, Unseen: append(unseen, unowned...)})
+	report, err := status.New(&snap, status.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Holders: held, Unseen: append(unseen, unowned...)})
 	if err != nil {
 		return nil, fmt.Errorf("look at the sockets: %w", err)
 	}

@@ -17,7 +17,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/status"
+	status "sockstate_exporter/internal/report"
 )
 
 // An answer is what a test compares of a status.Answer.

@@ -1,5 +1,5 @@
 // Package check is the command `sockstate_exporter check`: would a bind() to these ports work
-// at this moment? It takes one snapshot, without the daemon, and writes internal/status'
+// at this moment? It takes one snapshot, without the daemon, and writes internal/report's
 // report of it.
 //
 // It needs no privilege, and says what it could not see without: the reuse flags of sockets

@@ -11,7 +11,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"sockstate_exporter/internal/status"
+	status "sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/watch"
 )
 

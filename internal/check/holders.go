@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/status"
+	status "sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )

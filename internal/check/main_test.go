@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/status"
+	status "sockstate_exporter/internal/report"
 )
 
 // asCheck makes the test binary be the command, so that tests run it as a process.

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/status"
+	status "sockstate_exporter/internal/report"
 )
 
 // asServer makes the test binary a server: its value is what it calls itself.

@@ -1,0 +1,188 @@
+package pages
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/snapshot"
+)
+
+// A FailuresPage is what /failures shows. docs/pages.md documents its JSON form.
+type FailuresPage struct {
+	page
+	Failures        []FailureRow `json:"failures"` // the latest first
+	FailuresLeftOut int          `json:"failures_left_out"`
+	Lost            *uint64      `json:"lost"` // failures whose details were lost, since the start
+	missing
+}
+
+// A FailureRow is a bind() that failed, once or more.
+type FailureRow struct {
+	First      time.Time     `json:"first"`
+	Last       time.Time     `json:"last"`
+	AgoSeconds float64       `json:"ago_seconds"` // the last
+	Count      uint64        `json:"count"`
+	Netns      *string       `json:"netns"` // nil: not a watched one
+	NetnsInode uint32        `json:"netns_inode"`
+	Watched    bool          `json:"watched"`
+	Owner      *report.Owner `json:"owner"`
+	UID        *uint32       `json:"uid"`
+	Address    *netip.Addr   `json:"address"` // nil: not known
+	Port       *uint16       `json:"port"`
+	Ifindex    uint32        `json:"ifindex"`
+	Protocol   string        `json:"protocol"`
+	Family     string        `json:"family"`
+	Errno      string        `json:"errno"`
+	ReuseAddr  bindrule.Flag `json:"reuseaddr"`
+	ReusePort  bindrule.Flag `json:"reuseport"`
+	Cause      *string       `json:"cause"` // nil: not looked for
+	Text       string        `json:"explanation"`
+}
+
+func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
+	p := &FailuresPage{page: newPage("failures", q), Failures: []FailureRow{}, missing: newMissing(q.features)}
+	p.add("", "bind", s.Binds.Err, s.Binds.Off())
+	if s.Binds.Err == nil {
+		p.Lost = &s.Binds.Data.Stats.Lost
+	}
+	names := make(map[uint32]*snapshot.Namespace)
+	for ns := range s.Namespaces() {
+		names[ns.Inode] = ns
+	}
+	for i := range s.Binds.Data.Recent {
+		f := &s.Binds.Data.Recent[i]
+		ns := names[f.Netns]
+		if len(q.ports) > 0 && (!f.PortKnown || !q.wantsPort(f.Port)) || q.netns != nil && (ns == nil || !q.wantsNetns(ns)) {
+			continue
+		}
+		p.Failures = append(p.Failures, newFailureRow(f, ns, q.now))
+	}
+	p.Failures, p.FailuresLeftOut = bounded(p.Failures, maxRows)
+	return p
+}
+
+func newFailureRow(f *snapshot.RecentFailure, ns *snapshot.Namespace, now time.Time) FailureRow {
+	r := FailureRow{
+		First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
+		NetnsInode: f.Netns, Watched: f.Watched, Ifindex: f.Request.Ifindex,
+		// The process may have ended, but what the thread called itself is always known.
+		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
+		Protocol: f.Protocol.String(), Family: f.Family.String(),
+		Errno:     cmp.Or(snapshot.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
+		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: report.WhyFailed(f, ns != nil),
+	}
+	if ns != nil {
+		r.Netns = new(ns.Label())
+	}
+	if f.Request.UID.Known {
+		r.UID = &f.Request.UID.ID
+	}
+	if f.PortKnown {
+		r.Address, r.Port = &f.Addr, &f.Port
+	}
+	if f.Settled {
+		r.Cause = new(f.Cause.String())
+	}
+	return r
+}
+
+// Title is the title of the page.
+func (*FailuresPage) Title() string { return "Failed binds" }
+
+// Summary says what the page is about.
+func (*FailuresPage) Summary() string {
+	return "bind() calls on this host that failed since the exporter started, the latest first. Repeats are one line."
+}
+
+// A section is a table.
+type section struct {
+	Title string
+	Rows  []*FailureRow
+}
+
+// Sections are the failures on watched ports and then the others, so that many failures on
+// other ports do not hide those.
+func (p *FailuresPage) Sections() []section {
+	all := []section{{Title: "On watched ports"}, {Title: "On other ports, and in network namespaces that are not watched"}}
+	for i := range p.Failures {
+		r, at := &p.Failures[i], 1
+		if r.Watched {
+			at = 0
+		}
+		all[at].Rows = append(all[at].Rows, r)
+	}
+	return slices.DeleteFunc(all, func(s section) bool { return len(s.Rows) == 0 })
+}
+
+// EmptyText says why there is no failure.
+func (p *FailuresPage) EmptyText() string {
+	switch {
+	case len(p.Parts) > 0:
+		return "Whether binds have failed is not known."
+	case p.Filtered():
+		return "No failed bind like that since the exporter started."
+	default:
+		return "No bind has failed since the exporter started."
+	}
+}
+
+// EmptyLevel is how good that is.
+func (p *FailuresPage) EmptyLevel() Level {
+	if len(p.Parts) > 0 {
+		return warn
+	}
+	return good
+}
+
+// LostText says how many failures the page cannot show.
+func (p *FailuresPage) LostText() string {
+	if p.Lost == nil || *p.Lost == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Details of %d more were lost: they came too fast.", *p.Lost)
+}
+
+// Level is worse if the port is watched.
+func (r *FailureRow) Level() Level {
+	if r.Watched {
+		return bad
+	}
+	return none
+}
+
+// Where is the address and port of the bind.
+func (r *FailureRow) Where() string {
+	if r.Port == nil {
+		return "address not known"
+	}
+	where := netip.AddrPortFrom(*r.Address, *r.Port).String()
+	if r.Ifindex != 0 {
+		where += fmt.Sprintf(" on interface %d", r.Ifindex)
+	}
+	return where
+}
+
+// NetnsText names the network namespace, unless it is the exporter's own.
+func (r *FailureRow) NetnsText() string {
+	switch {
+	case r.Netns == nil:
+		return fmt.Sprintf("network namespace %d, not watched", r.NetnsInode)
+	case *r.Netns == "":
+		return ""
+	default:
+		return "network namespace " + report.Name(*r.Netns)
+	}
+}
+
+// Flags are remarks on the socket.
+func (r *FailureRow) Flags() []Tag {
+	if r.Errno != "EADDRINUSE" {
+		return nil
+	}
+	return flagTags(r.ReuseAddr, r.ReusePort)
+}

@@ -1,0 +1,190 @@
+package pages
+
+import (
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"slices"
+	"strings"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/report"
+)
+
+//go:embed html
+var files embed.FS
+
+// refreshSeconds is how often a page reloads itself.
+const refreshSeconds = 10
+
+// What a page shows at most.
+const (
+	maxParts      = 20
+	maxRows       = 500
+	maxListeners  = 16 // of a port
+	maxNamespaces = 16
+)
+
+// bounded is the beginning of a list, and how many items it left out.
+func bounded[T any](list []T, most int) (kept []T, leftOut int) {
+	n := min(len(list), most)
+	return list[:n], len(list) - n
+}
+
+// parseTemplates returns the templates, and the Content-Security-Policy that lets a browser
+// take nothing but their own style: no script, no image, no frame around.
+func parseTemplates() (*template.Template, string, error) {
+	css, err := files.ReadFile("html/page.css")
+	if err != nil {
+		return nil, "", err
+	}
+	t, err := template.New("").Funcs(template.FuncMap{
+		"css":   func() template.CSS { return template.CSS(css) }, //nolint:gosec // of this package
+		"name":  report.Name,
+		"clock": clock,
+		"ago":   ago,
+	}).ParseFS(files, "html/*.html")
+	if err != nil {
+		return nil, "", err
+	}
+	sum := sha256.Sum256(css)
+	policy := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
+		"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	return t, policy, nil
+}
+
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
+
+// ago is how long ago something was, in the largest unit that says enough.
+func ago(seconds float64) string {
+	switch s := int64(seconds); {
+	case s < 120:
+		return fmt.Sprintf("%d s ago", s)
+	case s < 2*3600:
+		return fmt.Sprintf("%d min ago", s/60)
+	case s < 2*86400:
+		return fmt.Sprintf("%d h ago", s/3600)
+	default:
+		return fmt.Sprintf("%d days ago", s/86400)
+	}
+}
+
+// stamp is a time in milliseconds.
+func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
+
+// A Level is how bad something is, as a class of the style.
+type Level string
+
+const (
+	bad  Level = "bad"
+	warn Level = "warn"
+	good Level = "good"
+	none Level = "none"
+)
+
+// A Tag is a short remark.
+type Tag struct {
+	Text  string
+	Level Level
+}
+
+// flagTags remark on reuse flags.
+func flagTags(reuseAddr, reusePort bindrule.Flag) []Tag {
+	tag := Tag{"SO_REUSEADDR unknown", none}
+	switch reuseAddr {
+	case bindrule.Yes:
+		tag = Tag{"SO_REUSEADDR", none}
+	case bindrule.No:
+		tag = Tag{"no SO_REUSEADDR", warn}
+	}
+	if reusePort == bindrule.Yes {
+		return []Tag{tag, {"SO_REUSEPORT", none}}
+	}
+	return []Tag{tag}
+}
+
+// A page is what both pages begin with, in JSON and around the table.
+type page struct {
+	Version int       `json:"version"`
+	Time    time.Time `json:"time"`
+
+	path  string
+	query query
+}
+
+func newPage(path string, q query) page {
+	return page{Version: report.Version, Time: stamp(q.now), path: path, query: q}
+}
+
+// A link is to another page.
+type link struct{ Href, Text string }
+
+// Tabs are the other pages.
+func (p *page) Tabs() []link {
+	all := []link{{"ports", "Ports"}, {"failures", "Failed binds"}, {"metrics", "Metrics"}}
+	return slices.DeleteFunc(all, func(l link) bool { return l.Href == p.path })
+}
+
+// Refresh says whether the page reloads itself.
+func (p *page) Refresh() bool { return p.query.refresh }
+
+// RefreshSeconds is how often it does.
+func (p *page) RefreshSeconds() int { return refreshSeconds }
+
+// Filtered says whether the query leaves anything out.
+func (p *page) Filtered() bool { return len(p.query.ports) > 0 || p.query.netns != nil }
+
+// FilterText says what the query asks for.
+func (p *page) FilterText() string {
+	var only []string
+	if len(p.query.ports) > 0 {
+		only = append(only, "port "+p.PortFilter())
+	}
+	switch {
+	case p.query.netns == nil:
+	case *p.query.netns == "":
+		only = append(only, "the exporter's own network namespace")
+	default:
+		only = append(only, "network namespace "+report.Name(*p.query.netns))
+	}
+	return strings.Join(only, " and ")
+}
+
+// PortFilter is the value of the form's field.
+func (p *page) PortFilter() string {
+	var out []string
+	for _, r := range p.query.ports {
+		out = append(out, r.String())
+	}
+	return strings.Join(out, ", ")
+}
+
+// Hidden are the form's other values.
+func (p *page) Hidden() []struct{ Name, Value string } {
+	var out []struct{ Name, Value string }
+	if p.query.netns != nil {
+		out = append(out, struct{ Name, Value string }{"netns", *p.query.netns})
+	}
+	if !p.query.refresh {
+		out = append(out, struct{ Name, Value string }{"refresh", "off"})
+	}
+	return out
+}
+
+// StopLink is the page that does not reload itself.
+func (p *page) StopLink() string { return p.query.link("refresh", new("off")) }
+
+// GoLink is the page that reloads itself.
+func (p *page) GoLink() string { return p.query.link("refresh", nil) }
+
+// AllLink is the page without filters.
+func (p *page) AllLink() string { return p.path }
+
+// JSONLink is the page for programs.
+func (p *page) JSONLink() string { return p.query.link("format", new("json")) }
+
+// NetnsLink is the page of one namespace.
+func (p *page) NetnsLink(netns string) string { return p.query.link("netns", &netns) }

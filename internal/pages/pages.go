@@ -1,0 +1,116 @@
+package pages
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"sockstate_exporter/internal/snapshot"
+)
+
+// A Feature is something that may or may not work on this host.
+type Feature struct {
+	Name   string `json:"feature"`
+	Mode   string `json:"mode"`   // how it works, if there is more than one way
+	Reason string `json:"reason"` // what is missing, in a word or two
+	Works  bool   `json:"works"`
+}
+
+// Config says what the pages show.
+type Config struct {
+	Take     func(context.Context) snapshot.Snapshot
+	Features func() []Feature
+	Now      func() time.Time // default: time.Now
+	Logger   *slog.Logger
+}
+
+// Pages are for people, as HTML, and for programs that are not Prometheus. Those get JSON
+// by the Accept header or by ?format=json.
+type Pages struct {
+	cfg       Config
+	templates *template.Template
+	policy    string // Content-Security-Policy
+}
+
+// New returns the pages.
+func New(cfg Config) (*Pages, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	templates, policy, err := parseTemplates()
+	if err != nil {
+		return nil, fmt.Errorf("read page templates: %w", err)
+	}
+	return &Pages{cfg: cfg, templates: templates, policy: policy}, nil
+}
+
+// Ports serves who listens on which port, and whether a restart could bind. The worst ports
+// come first.
+func (p *Pages) Ports() http.Handler {
+	return p.handler("ports", func(s *snapshot.Snapshot, q query) any { return newPortsPage(s, q) })
+}
+
+// Failures serves the failed binds, the latest first.
+func (p *Pages) Failures() http.Handler {
+	return p.handler("failures", func(s *snapshot.Snapshot, q query) any { return newFailuresPage(s, q) })
+}
+
+// pageTimeout is how long a page waits for its snapshot. The page then says what is missing.
+const pageTimeout = 10 * time.Second
+
+var errPageTimeout = errors.New("not ready within 10 s")
+
+func (p *Pages) handler(name string, build func(*snapshot.Snapshot, query) any) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", p.policy)
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Vary", "Accept")
+		h.Set("X-Content-Type-Options", "nosniff")
+
+		q, err := parseQuery(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		ctx, cancel := context.WithTimeoutCause(r.Context(), pageTimeout, errPageTimeout)
+		defer cancel()
+		s := p.cfg.Take(ctx)
+		q.now = p.cfg.Now()
+		if p.cfg.Features != nil {
+			q.features = p.cfg.Features()
+		}
+		p.render(w, r, name, q.json, build(&s, q))
+	})
+}
+
+// render writes the whole page, or an error.
+func (p *Pages) render(w http.ResponseWriter, r *http.Request, name string, asJSON bool, content any) {
+	var b bytes.Buffer
+	contentType := "text/html; charset=utf-8"
+	var err error
+	if asJSON {
+		contentType = "application/json"
+		enc := json.NewEncoder(&b)
+		enc.SetIndent("", "  ")
+		err = enc.Encode(content)
+	} else {
+		err = p.templates.ExecuteTemplate(&b, name+".html", content)
+	}
+	if err != nil {
+		p.cfg.Logger.Error("page cannot be rendered", "page", r.URL.Path, "err", err)
+		http.Error(w, "the page cannot be rendered", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	_, _ = w.Write(b.Bytes()) // fails if the client went away
+}

@@ -1,0 +1,148 @@
+package pages
+
+import (
+	"slices"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A tcpPort is what a snapshot has of one TCP port. What is nil is not known.
+type tcpPort struct {
+	ns       *snapshot.Namespace
+	port     *watch.Port
+	tcp      *snapshot.PortSockets
+	verdicts *snapshot.PortVerdicts
+
+	listenersKnown bool
+	listeners      []snapshot.Group
+	reuse          []snapshot.GroupReuse // nil, or as listeners
+}
+
+func tcpPortOf(ns *snapshot.Namespace, i int) tcpPort {
+	p := tcpPort{ns: ns, port: &ns.Watch.Data.Ports[i], listenersKnown: ns.Listeners.Err == nil}
+	if ns.TCP.Err == nil && i < len(ns.TCP.Data) {
+		p.tcp = &ns.TCP.Data[i]
+	}
+	if ns.Verdicts.Err == nil && i < len(ns.Verdicts.Data) {
+		p.verdicts = &ns.Verdicts.Data[i]
+	}
+	if !p.listenersKnown {
+		return p
+	}
+	groups := ns.Listeners.Data // sorted by port
+	find := func(port int) int {
+		n, _ := slices.BinarySearchFunc(groups, port, func(g snapshot.Group, port int) int { return int(g.Port) - port })
+		return n
+	}
+	first, last := find(int(p.port.Number)), find(int(p.port.Number)+1)
+	p.listeners = groups[first:last]
+	if ns.Reuse.Err == nil && len(ns.Reuse.Data.Listeners) == len(groups) {
+		p.reuse = ns.Reuse.Data.Listeners[first:last]
+	}
+	return p
+}
+
+// problems are what is wrong with the port.
+func (p *tcpPort) problems() (found problemSet) {
+	listening, known := len(p.listeners) > 0, p.listenersKnown || p.verdicts != nil
+	found.add(NotKnown, p.verdicts == nil)
+	if p.verdicts != nil {
+		for i := range p.verdicts.Restarts {
+			r := &p.verdicts.Restarts[i]
+			listening = listening || r.Listening
+			found.add(RestartBlocked, r.Listening && r.Outcome == bindrule.Blocked)
+			found.add(NoReuseAddr, r.Listening && r.ReuseAddr == bindrule.No)
+			found.add(Down, !r.Listening && r.Outcome == bindrule.Blocked)
+			found.add(ListenerGone, !r.Listening)
+			found.add(NotKnown, r.Outcome == bindrule.Unknown)
+		}
+		for i := range p.verdicts.Binds {
+			b := &p.verdicts.Binds[i]
+			nobody := len(p.verdicts.Restarts) == 0 && !b.ReuseAddr
+			found.add(Down, nobody && b.Outcome == bindrule.Blocked)
+			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
+		}
+	}
+	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
+	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g snapshot.Group) bool { return g.QueueRatio >= 1 }))
+	found.add(OnlyIPv6, report.OnlyIPv6(p.listeners))
+	found.add(NoReuseAddr, slices.ContainsFunc(p.reuse, func(g snapshot.GroupReuse) bool { return g.ReuseAddr == bindrule.No }))
+	return found
+}
+
+// row makes the row that shows the port.
+func (p *tcpPort) row() PortRow {
+	r := newPortRow(p.ns, p.port, watch.TCP, p.problems())
+	if p.tcp != nil {
+		r.Sockets, r.TimeWait = socketCounts(p.tcp), p.timeWait()
+	}
+	groups, leftOut := bounded(p.listeners, maxListeners)
+	r.ListenersLeftOut = leftOut
+	verdicts := p.verdicts
+	if verdicts == nil {
+		verdicts = &snapshot.PortVerdicts{Number: p.port.Number}
+	}
+	judged := report.NewPort(verdicts, groups, new(report.Query))
+	if p.listenersKnown {
+		r.Listeners = make([]ListenerRow, len(groups))
+		for i := range groups {
+			r.Listeners[i] = p.listener(&groups[i], &judged.Listeners[i], i)
+		}
+	}
+	if p.verdicts == nil {
+		why := "not judged"
+		if err := p.ns.Verdicts.Err; err != nil {
+			why = report.OneLine(err.Error())
+		}
+		r.Verdict = []Sentence{{What: "restart", Outcome: report.Unknown, Text: "unknown: " + why}}
+		return r
+	}
+	r.Binds, r.Advice = judged.Binds, judged.Advice
+	r.judge(&judged)
+	return r
+}
+
+func (p *tcpPort) listener(g *snapshot.Group, judged *report.ListenerReport, i int) ListenerRow {
+	l := ListenerRow{ListenerReport: *judged, Queue: g.Queue, QueueLimit: g.QueueLimit, QueueRatio: g.QueueRatio}
+	if g.DropsKnown {
+		l.Drops = &g.Drops
+	}
+	if i < len(p.reuse) && p.verdicts == nil {
+		l.ReuseAddr, l.ReusePort = p.reuse[i].ReuseAddr, p.reuse[i].ReusePort
+	}
+	return l
+}
+
+// timeWait counts as the dump does. For the time it asks the verdicts, too: they know that
+// the kernel's timers are late.
+func (p *tcpPort) timeWait() *TimeWait {
+	const tw = netlinkdiag.StateTimeWait
+	n := p.tcp.IPv4.States[tw] + p.tcp.IPv6.States[tw]
+	if n == 0 {
+		return new(TimeWait) // even if the verdicts, of another walk of the table, saw one
+	}
+	left := max(p.tcp.IPv4.TimeWaitRemaining, p.tcp.IPv6.TimeWaitRemaining)
+	if p.verdicts != nil {
+		for i := range p.verdicts.Port.Sockets {
+			if s := &p.verdicts.Port.Sockets[i]; netlinkdiag.State(s.State) == tw {
+				left = max(left, s.Expires)
+			}
+		}
+	}
+	return &TimeWait{Sockets: n, RemainingSeconds: report.Seconds(left)}
+}
+
+// socketCounts are the sockets of both families, by the states that there are.
+func socketCounts(p *snapshot.PortSockets) map[string]uint64 {
+	out := make(map[string]uint64)
+	for state := range p.IPv4.States {
+		if n := p.IPv4.States[state] + p.IPv6.States[state]; n > 0 {
+			out[netlinkdiag.State(state).String()] = n
+		}
+	}
+	return out
+}

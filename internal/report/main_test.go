@@ -1,0 +1,23 @@
+package report
+
+import (
+	"flag"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
+
+var (
+	any4 = netip.IPv4Unspecified()
+	any6 = netip.IPv6Unspecified()
+	lo4  = netip.MustParseAddr("127.0.0.1")
+	lo6  = netip.IPv6Loopback()
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const left = 42100 * time.Millisecond

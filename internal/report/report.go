@@ -1,0 +1,234 @@
+package report
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/snapshot"
+)
+
+// Version is the version of the JSON form. It grows when a field changes its meaning or goes.
+const Version = 1
+
+// A Query says what a report is about.
+type Query struct {
+	// Addresses to bind to. Default: those that listen on the port, or else the wildcards.
+	Addresses []Address
+
+	// ReuseAddr says that the server sets SO_REUSEADDR. The outcomes are for such a server.
+	ReuseAddr bool
+
+	// Holders are, by port, the processes that have sockets open which do not listen.
+	Holders map[uint16][]Holder
+
+	// Unseen is what the snapshot could not show, in words.
+	Unseen []string
+}
+
+// An Address to bind to, and a device (SO_BINDTODEVICE, or the scope of a link-local address).
+type Address struct {
+	Addr      netip.Addr
+	Ifindex   uint32
+	Interface string
+}
+
+// A Report is the verdict of the moment. docs/check.md documents its JSON form.
+type Report struct {
+	Version   int          `json:"version"`
+	Outcome   Outcome      `json:"outcome"` // the worst of all ports
+	ReuseAddr bool         `json:"reuseaddr"`
+	Ports     []PortReport `json:"ports"` // by number
+	Unseen    []string     `json:"unseen"`
+}
+
+// A PortReport is the verdict on one port.
+type PortReport struct {
+	Port      uint16           `json:"port"`
+	Outcome   Outcome          `json:"outcome"` // the worst of Binds, with or without SO_REUSEADDR as the Query says
+	Listeners []ListenerReport `json:"listeners"`
+	Binds     []BindReport     `json:"binds"`
+	Holders   []Holder         `json:"holders"`
+	Advice    []string         `json:"advice"`
+
+	// Restarts are of the listeners, and of those that closed a short time ago.
+	Restarts []RestartReport `json:"-"`
+}
+
+// A ListenerReport is a group of listeners, and whether a restart of it could bind.
+type ListenerReport struct {
+	Address   netip.Addr    `json:"address"`
+	Interface string        `json:"interface"`
+	V6Only    bindrule.Flag `json:"v6only"` // unknown for IPv4
+	Sockets   uint64        `json:"sockets"`
+	ReuseAddr bindrule.Flag `json:"reuseaddr"`
+	ReusePort bindrule.Flag `json:"reuseport"`
+	UID       *uint32       `json:"uid"`
+	Owner     *Owner        `json:"owner"`   // nil: not known
+	Restart   Answer        `json:"restart"` // does not count listeners
+}
+
+// A RestartReport says whether a restart of a listener could bind. A restart closes the
+// listeners, so they do not count.
+type RestartReport struct {
+	Address   netip.Addr    `json:"address"`
+	Ifindex   uint32        `json:"ifindex"`
+	ReuseAddr bindrule.Flag `json:"reuseaddr"`
+	ReusePort bindrule.Flag `json:"reuseport"`
+	Answer    Answer        `json:"restart"`
+	Owner     *Owner        `json:"owner"`
+	Listening bool          `json:"-"` // false: the listener closed a short time ago
+}
+
+// A Holder is a process with sockets open that do not listen: connections, or bound ones.
+type Holder struct {
+	Owner   Owner             `json:"owner"`
+	Sockets map[string]uint64 `json:"sockets"` // by state, as in the metrics
+}
+
+// A BindReport is what bind() to an address would answer now, to a binder without
+// SO_REUSEPORT. Listeners count.
+type BindReport struct {
+	Address   netip.Addr    `json:"address"`
+	Interface string        `json:"interface"`
+	V6Only    bindrule.Flag `json:"v6only"` // unknown for IPv4
+	Without   Answer        `json:"without_reuseaddr"`
+	With      Answer        `json:"with_reuseaddr"`
+
+	// OtherHalf says that nobody asked for this bind. It is the IPv6 half of a server that
+	// opens IPv4 and IPv6 separately, and its answers differ from those for both at once.
+	OtherHalf bool `json:"-"`
+}
+
+// New judges every port that the snapshot watches. Its error is the snapshot's.
+func New(s *snapshot.Snapshot, q Query) (*Report, error) {
+	if err := cmp.Or(s.Verdicts.Err, s.Listeners.Err); err != nil {
+		return nil, err
+	}
+	r := &Report{Version: Version, Outcome: Free, ReuseAddr: q.ReuseAddr, Ports: []PortReport{}, Unseen: append([]string{}, q.Unseen...)}
+	for i := range s.Verdicts.Data {
+		p := NewPort(&s.Verdicts.Data[i], s.Listeners.Data, &q)
+		r.Outcome = Worse(r.Outcome, p.Outcome)
+		r.Ports = append(r.Ports, p)
+	}
+	return r, nil
+}
+
+// NewPort judges one port; groups may hold listeners on other ports as well.
+func NewPort(v *snapshot.PortVerdicts, groups []snapshot.Group, q *Query) PortReport {
+	groups = slices.DeleteFunc(slices.Clone(groups), func(g snapshot.Group) bool { return g.Port != v.Number })
+	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
+	for i := range v.Restarts {
+		r := &v.Restarts[i]
+		p.Restarts = append(p.Restarts, RestartReport{
+			Address: r.Address, Ifindex: r.Ifindex, ReuseAddr: r.ReuseAddr, ReusePort: r.ReusePort,
+			Answer: newAnswer(&v.Port, &r.Verdict.Verdict), Owner: NewOwner(&r.Owner), Listening: r.Listening,
+		})
+	}
+	for i := range groups {
+		p.Listeners = append(p.Listeners, newListener(&v.Port, &groups[i], p.Restarts))
+	}
+	p.Binds = newBinds(&v.Port, groups, q.Addresses)
+	for i := range p.Binds {
+		p.Outcome = Worse(p.Outcome, p.Binds[i].answer(q.ReuseAddr).Outcome)
+	}
+	p.Advice = advice(&p, OnlyIPv6(groups), v.Port.Incomplete)
+	return p
+}
+
+// OnlyIPv6 says whether the listeners serve IPv6 on the wildcard, and IPv4 nowhere.
+func OnlyIPv6(groups []snapshot.Group) bool {
+	return len(groups) > 0 && !slices.ContainsFunc(groups, func(g snapshot.Group) bool {
+		return g.Address != netip.IPv6Unspecified() || !g.V6Only
+	})
+}
+
+func newListener(port *bindrule.Port, g *snapshot.Group, restarts []RestartReport) ListenerReport {
+	l := ListenerReport{
+		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
+		Owner: NewOwner(&g.Owner), Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
+	}
+	for _, s := range port.Sockets {
+		if s.State == bindrule.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
+			l.UID = &s.UID.ID
+		}
+	}
+	for i := range restarts {
+		if r := &restarts[i]; r.Address == g.Address && r.Ifindex == g.Ifindex {
+			l.ReuseAddr, l.ReusePort, l.Restart = r.ReuseAddr, r.ReusePort, r.Answer
+		}
+	}
+	return l
+}
+
+// newBinds judges the addresses that are asked for. Where a group listens on one, the bind has
+// the IPV6_V6ONLY of the group.
+func newBinds(port *bindrule.Port, groups []snapshot.Group, addresses []Address) []BindReport {
+	again := func(g *snapshot.Group) BindReport {
+		return newBind(port, Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
+	}
+	var out []BindReport
+	for _, a := range addresses {
+		i := slices.IndexFunc(groups, func(g snapshot.Group) bool { return g.Address == a.Addr && g.Ifindex == a.Ifindex })
+		if i >= 0 {
+			out = append(out, again(&groups[i]))
+		} else {
+			out = append(out, newServerBinds(port, a)...)
+		}
+	}
+	if len(addresses) > 0 {
+		return out
+	}
+	if len(groups) == 0 || OnlyIPv6(groups) { // the IPv4 half of a server may have failed
+		out = append(out, newBind(port, Address{Addr: netip.IPv4Unspecified()}, false))
+	}
+	if len(groups) == 0 {
+		return append(out, newServerBinds(port, Address{Addr: netip.IPv6Unspecified()})...)
+	}
+	for i := range groups {
+		out = append(out, again(&groups[i]))
+	}
+	return out
+}
+
+// newServerBinds judges a bind to an address on which nobody listens. For `::` it adds the bind
+// that leaves IPv4 alone, if the answers to that are others.
+func newServerBinds(port *bindrule.Port, a Address) []BindReport {
+	bind := newBind(port, a, false)
+	if a.Addr != netip.IPv6Unspecified() {
+		return []BindReport{bind}
+	}
+	half := newBind(port, a, true)
+	if half.Without.Outcome == bind.Without.Outcome && half.With.Outcome == bind.With.Outcome {
+		return []BindReport{bind}
+	}
+	half.OtherHalf = true
+	return []BindReport{bind, half}
+}
+
+func newBind(port *bindrule.Port, a Address, only6 bool) BindReport {
+	request := bindrule.Request{Addr: a.Addr, Ifindex: a.Ifindex, V6Only: bindrule.FlagOf(only6), ReusePort: bindrule.No}
+	request.ReuseAddr = bindrule.No
+	without := port.Bind(request)
+	request.ReuseAddr = bindrule.Yes
+	with := port.Bind(request)
+	return BindReport{
+		Address: a.Addr, Interface: a.Interface, V6Only: v6only(a.Addr, only6),
+		Without: newAnswer(port, &without), With: newAnswer(port, &with),
+	}
+}
+
+func v6only(a netip.Addr, on bool) bindrule.Flag {
+	if a.Is4() {
+		return bindrule.FlagUnknown
+	}
+	return bindrule.FlagOf(on)
+}
+
+func (b *BindReport) answer(reuseAddr bool) *Answer {
+	if reuseAddr {
+		return &b.With
+	}
+	return &b.Without
+}
