@@ -349,7 +349,11 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
 		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},
+		{"--no-collector.nonsense --watch.port=0", `unknown long flag '--no-collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack`},
+		{"--no-collector.tcp --watch.port=0", `--watch.port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
 		{"4840", `unexpected 4840 (try --help)`},
+		{"--nonsense check", `unknown long flag '--nonsense' (try --help)`},
+		{"--log.level=debug check --json", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},
 		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

@@ -52,7 +52,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	switch {
 	case finished:
 		return nil, nil
-	case err != nil && err.Error() == "required argument 'port' not provided":
+	case err != nil && !hasArgs(app, args):
 		return nil, errors.New("no port given, want one or more, such as 4840 (try --help)")
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
@@ -67,6 +67,15 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
 	return &opts, nil
+}
+
+// hasArgs says whether a command line, if its flags exist, has more than flags.
+func hasArgs(app *kingpin.Application, args []string) bool {
+	parsed, err := app.ParseContext(args)
+	return err != nil || slices.ContainsFunc(parsed.Elements, func(e *kingpin.ParseElement) bool {
+		_, isArg := e.Clause.(*kingpin.ArgClause)
+		return isArg
+	})
 }
 
 // ports are the arguments.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 	"sockstate_exporter/internal/watch"
 )
 
-// Name is that of the program.
+// Name is the name of the program.
 const Name = "sockstate_exporter"
 
 // Options are the command line.
@@ -30,7 +31,7 @@ type Options struct {
 	Log         promslog.Config
 }
 
-// Parse reads the command line; nil Options mean that it asked for help or the version only.
+// Parse reads the command line. It returns nil if that asks for help or the version.
 func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	opts := Options{Log: promslog.Config{Writer: stderr}}
 	finished := false
@@ -78,10 +79,10 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	switch {
 	case finished:
 		return nil, nil
-	case err != nil && err.Error() == "unexpected check":
+	case err != nil && firstWord(app, args) == "check":
 		return nil, errors.New("check comes first: sockstate_exporter check [flags] PORT... (try check --help)")
-	case err != nil && strings.Contains(err.Error(), "collector."):
-		return nil, fmt.Errorf("%w: the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack", err)
+	case err != nil && slices.ContainsFunc(args, func(arg string) bool { return isUnknownCollector(app, arg) }):
+		return nil, fmt.Errorf("%w: the collectors are %s", err, collectors(app))
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
@@ -98,4 +99,40 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 		}
 	}
 	return &opts, nil
+}
+
+// firstWord is the first argument that belongs to no flag, for an error: the command line
+// then takes words.
+func firstWord(app *kingpin.Application, args []string) string {
+	_ = app.Arg("word", "").Strings()
+	parsed, _ := app.ParseContext(args) // up to the first flag that is wrong
+	if parsed == nil {
+		return ""
+	}
+	for _, e := range parsed.Elements {
+		if _, isWord := e.Clause.(*kingpin.ArgClause); isWord {
+			return *e.Value
+		}
+	}
+	return ""
+}
+
+const collectorFlag = "collector."
+
+func isUnknownCollector(app *kingpin.Application, arg string) bool {
+	name, isFlag := strings.CutPrefix(arg, "--")
+	name, _, _ = strings.Cut(strings.TrimPrefix(name, "no-"), "=")
+	return isFlag && strings.HasPrefix(name, collectorFlag) && app.GetFlag(name) == nil
+}
+
+// collectors lists the collectors, which all have a flag.
+func collectors(app *kingpin.Application) string {
+	var names []string
+	for _, f := range app.Model().Flags {
+		if name, ok := strings.CutPrefix(f.Name, collectorFlag); ok {
+			names = append(names, name)
+		}
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " and " + names[last]
 }

@@ -9,8 +9,8 @@ import (
 	"sockstate_exporter/internal/watch"
 )
 
-// A value is a flag whose parser says what would be right; kingpin's own errors do not even
-// name the flag. It sets one, or appends to list.
+// A value is a flag with an error that names the flag and says what would be right. The errors
+// of kingpin do neither. It sets one, or appends to list.
 type value[T any] struct {
 	flag  string
 	parse func(string) (T, error)
