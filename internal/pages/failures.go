@@ -131,28 +131,12 @@ func (p *FailuresPage) EmptyText() string {
 	}
 }
 
-// EmptyLevel is how good that is.
-func (p *FailuresPage) EmptyLevel() Level {
-	if len(p.Parts) > 0 {
-		return warn
-	}
-	return good
-}
-
 // LostText says how many failures the page cannot show.
 func (p *FailuresPage) LostText() string {
 	if p.Lost == nil || *p.Lost == 0 {
 		return ""
 	}
 	return fmt.Sprintf("Details of %d more were lost: they came too fast.", *p.Lost)
-}
-
-// Level is worse if the port is watched.
-func (r *FailureRow) Level() Level {
-	if r.Watched {
-		return bad
-	}
-	return none
 }
 
 // Where is the address and port of the bind.

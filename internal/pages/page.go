@@ -6,7 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
-	"slices"
+	"net/url"
 	"strings"
 	"time"
 
@@ -16,9 +16,6 @@ import (
 
 //go:embed html
 var files embed.FS
-
-// refreshSeconds is how often a page reloads itself.
-const refreshSeconds = 10
 
 // What a page shows at most.
 const (
@@ -44,6 +41,8 @@ func parseTemplates() (*template.Template, string, error) {
 	t, err := template.New("").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(css) }, //nolint:gosec // of this package
 		"name":  report.Name,
+		"wait":  report.Wait,
+		"level": level,
 		"clock": clock,
 		"ago":   ago,
 	}).ParseFS(files, "html/*.html")
@@ -85,6 +84,18 @@ const (
 	none Level = "none"
 )
 
+// level is how bad an outcome is.
+func level(o report.Outcome) Level {
+	switch o {
+	case report.Free:
+		return good
+	case report.Blocked:
+		return bad
+	default:
+		return warn
+	}
+}
+
 // A Tag is a short remark.
 type Tag struct {
 	Text  string
@@ -119,20 +130,8 @@ func newPage(path string, q query) page {
 	return page{Version: report.Version, Time: stamp(q.now), path: path, query: q}
 }
 
-// A link is to another page.
-type link struct{ Href, Text string }
-
-// Tabs are the other pages.
-func (p *page) Tabs() []link {
-	all := []link{{"ports", "Ports"}, {"failures", "Failed binds"}, {"metrics", "Metrics"}}
-	return slices.DeleteFunc(all, func(l link) bool { return l.Href == p.path })
-}
-
 // Refresh says whether the page reloads itself.
 func (p *page) Refresh() bool { return p.query.refresh }
-
-// RefreshSeconds is how often it does.
-func (p *page) RefreshSeconds() int { return refreshSeconds }
 
 // Filtered says whether the query leaves anything out.
 func (p *page) Filtered() bool { return len(p.query.ports) > 0 || p.query.netns != nil }
@@ -162,29 +161,35 @@ func (p *page) PortFilter() string {
 	return strings.Join(out, ", ")
 }
 
-// Hidden are the form's other values.
-func (p *page) Hidden() []struct{ Name, Value string } {
-	var out []struct{ Name, Value string }
+// A field of the form.
+type field struct{ Name, Value string }
+
+// Hidden are the fields that the form does not show.
+func (p *page) Hidden() (out []field) {
 	if p.query.netns != nil {
-		out = append(out, struct{ Name, Value string }{"netns", *p.query.netns})
+		out = append(out, field{"netns", *p.query.netns})
 	}
 	if !p.query.refresh {
-		out = append(out, struct{ Name, Value string }{"refresh", "off"})
+		out = append(out, field{"refresh", "off"})
 	}
 	return out
 }
 
-// StopLink is the page that does not reload itself.
-func (p *page) StopLink() string { return p.query.link("refresh", new("off")) }
+// Path is the page without filters.
+func (p *page) Path() string { return p.path }
 
-// GoLink is the page that reloads itself.
-func (p *page) GoLink() string { return p.query.link("refresh", nil) }
-
-// AllLink is the page without filters.
-func (p *page) AllLink() string { return p.path }
-
-// JSONLink is the page for programs.
-func (p *page) JSONLink() string { return p.query.link("format", new("json")) }
-
-// NetnsLink is the page of one namespace.
-func (p *page) NetnsLink(netns string) string { return p.query.link("netns", &netns) }
+// Link is the page with one value of the query set, or left out if it is empty.
+func (p *page) Link(key, value string) string {
+	v := make(url.Values)
+	for _, r := range p.query.ports {
+		v.Add("port", r.String())
+	}
+	for _, f := range p.Hidden() {
+		v.Set(f.Name, f.Value)
+	}
+	v.Del(key)
+	if value != "" {
+		v.Set(key, value)
+	}
+	return "?" + v.Encode()
+}

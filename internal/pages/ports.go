@@ -133,7 +133,7 @@ type PortRow struct {
 	Source           watch.Source           `json:"source"`
 	Problems         []Problem              `json:"problems"` // the worst first
 	Outcome          report.Outcome         `json:"outcome"`
-	Verdict          []Sentence             `json:"verdict"`
+	Verdict          []report.Sentence      `json:"verdict"`
 	Listeners        []ListenerRow          `json:"listeners"` // nil: not known
 	ListenersLeftOut int                    `json:"listeners_left_out"`
 	Gone             []report.RestartReport `json:"gone"`  // listeners that closed a short time ago
@@ -147,7 +147,7 @@ type PortRow struct {
 func newPortRow(ns *snapshot.Namespace, port *watch.Port, protocol watch.Protocol, found problemSet) PortRow {
 	return PortRow{
 		Netns: ns.Label(), Port: port.Number, Protocol: protocol.String(), Name: port.Name, Source: port.Source,
-		Problems: found.list(), Outcome: report.Unknown, Verdict: []Sentence{}, Gone: []report.RestartReport{}, Advice: []string{},
+		Problems: found.list(), Outcome: report.Unknown, Verdict: []report.Sentence{}, Gone: []report.RestartReport{}, Advice: []string{},
 	}
 }
 
@@ -183,18 +183,6 @@ func (r *PortRow) SourceText() string {
 		return "found open"
 	default:
 		return "found listening"
-	}
-}
-
-// TimeWaitText is how many sockets are in TIME_WAIT, and for how long.
-func (r *PortRow) TimeWaitText() string {
-	switch {
-	case r.TimeWait == nil:
-		return "not known"
-	case r.TimeWait.Sockets == 0:
-		return "0"
-	default:
-		return fmt.Sprintf("%d, %s left", r.TimeWait.Sockets, report.Wait(r.TimeWait.RemainingSeconds))
 	}
 }
 
@@ -246,24 +234,11 @@ func (r *PortRow) LastText() string {
 	if len(r.Listeners) > 0 || len(last) == 0 {
 		return ""
 	}
-	return "until lately " + some(last)
-}
-
-// some lists the first few.
-func some(items []string) string {
-	first, more := bounded(items, report.MaxListed)
-	out := strings.Join(first, ", ")
-	if more > 0 {
-		out += fmt.Sprintf(", %d more", more)
-	}
-	return out
+	return "until lately " + strings.Join(report.FirstOf(last), ", ")
 }
 
 // Full says whether an accept queue of the group is full.
 func (l *ListenerRow) Full() bool { return l.QueueRatio >= 1 }
-
-// QueueText is the length of the accept queue and its limit.
-func (l *ListenerRow) QueueText() string { return fmt.Sprintf("%d of %d", l.Queue, l.QueueLimit) }
 
 // Flags are remarks on the group.
 func (l *ListenerRow) Flags() []Tag {

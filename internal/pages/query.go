@@ -73,25 +73,6 @@ func (q *query) wantsNetns(ns *snapshot.Namespace) bool {
 	return q.netns == nil || *q.netns == ns.Name || *q.netns == ns.Label()
 }
 
-// link is the query of the same page with one value set, or without the value for nil.
-func (q *query) link(key string, value *string) string {
-	v := make(url.Values)
-	for _, r := range q.ports {
-		v.Add("port", r.String())
-	}
-	if q.netns != nil {
-		v.Set("netns", *q.netns)
-	}
-	if !q.refresh {
-		v.Set("refresh", "off")
-	}
-	v.Del(key)
-	if value != nil {
-		v.Set(key, *value)
-	}
-	return "?" + v.Encode()
-}
-
 // prefersJSON says whether an Accept header asks for JSON rather than HTML. If it takes both
 // alike, the page is HTML, unless only JSON is named.
 func prefersJSON(accept []string) bool {

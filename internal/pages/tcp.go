@@ -98,11 +98,16 @@ func (p *tcpPort) row() PortRow {
 		if err := p.ns.Verdicts.Err; err != nil {
 			why = report.OneLine(err.Error())
 		}
-		r.Verdict = []Sentence{{What: "restart", Outcome: report.Unknown, Text: "unknown: " + why}}
+		r.Verdict = []report.Sentence{{What: "restart", Outcome: report.Unknown, Text: "unknown: " + why}}
 		return r
 	}
 	r.Binds, r.Advice = judged.Binds, judged.Advice
-	r.judge(&judged)
+	r.Outcome, r.Verdict = judged.Verdict()
+	for i := range judged.Restarts {
+		if restart := &judged.Restarts[i]; !restart.Listening && len(r.Gone) < maxListeners {
+			r.Gone = append(r.Gone, *restart)
+		}
+	}
 	return r
 }
 

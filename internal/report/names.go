@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,15 +44,23 @@ func counted(n uint64, one, many string) string {
 	return strconv.FormatUint(n, 10) + " " + many
 }
 
-// MaxListed is how many items a sentence lists.
-const MaxListed = 3
+// maxListed is how many items a sentence lists.
+const maxListed = 3
+
+// FirstOf are the first items, and how many more there are.
+func FirstOf(items []string) []string {
+	if len(items) <= maxListed {
+		return items
+	}
+	return append(items[:maxListed:maxListed], fmt.Sprintf("%d more", len(items)-maxListed))
+}
 
 // few lists some different items.
 func few(items []string) string {
 	slices.Sort(items)
 	items = slices.Compact(items)
-	if len(items) > MaxListed {
-		return strings.Join(items[:MaxListed], ", ") + ", ..."
+	if len(items) > maxListed {
+		return strings.Join(items[:maxListed], ", ") + ", ..."
 	}
 	return strings.Join(items, ", ")
 }

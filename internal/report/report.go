@@ -131,7 +131,11 @@ func NewPort(v *snapshot.PortVerdicts, groups []snapshot.Group, q *Query) PortRe
 	}
 	p.Binds = newBinds(&v.Port, groups, q.Addresses)
 	for i := range p.Binds {
-		p.Outcome = Worse(p.Outcome, p.Binds[i].answer(q.ReuseAddr).Outcome)
+		answer := &p.Binds[i].Without
+		if q.ReuseAddr {
+			answer = &p.Binds[i].With
+		}
+		p.Outcome = Worse(p.Outcome, answer.Outcome)
 	}
 	p.Advice = advice(&p, OnlyIPv6(groups), v.Port.Incomplete)
 	return p
@@ -224,11 +228,4 @@ func v6only(a netip.Addr, on bool) bindrule.Flag {
 		return bindrule.FlagUnknown
 	}
 	return bindrule.FlagOf(on)
-}
-
-func (b *BindReport) answer(reuseAddr bool) *Answer {
-	if reuseAddr {
-		return &b.With
-	}
-	return &b.Without
 }

@@ -72,7 +72,7 @@ func (t *text) port(p *PortReport) {
 }
 
 func (t *text) listener(l *ListenerReport) {
-	about := []string{withFlag("SO_REUSEADDR", l.ReuseAddr)}
+	about := []string{reuseAddr(l.ReuseAddr)}
 	if l.ReusePort == bindrule.Yes {
 		about = append(about, "with SO_REUSEPORT")
 	}
@@ -208,17 +208,17 @@ func (b *Blocker) String() string {
 	if b.ReuseAddr == bindrule.FlagUnknown {
 		return s
 	}
-	return s + " " + withFlag("SO_REUSEADDR", b.ReuseAddr)
+	return s + " " + reuseAddr(b.ReuseAddr)
 }
 
-func withFlag(name string, f bindrule.Flag) string {
+func reuseAddr(f bindrule.Flag) string {
 	switch f {
 	case bindrule.Yes:
-		return "with " + name
+		return "with SO_REUSEADDR"
 	case bindrule.No:
-		return "without " + name
+		return "without SO_REUSEADDR"
 	default:
-		return "with " + name + " unknown"
+		return "with SO_REUSEADDR unknown"
 	}
 }
 
