@@ -12,7 +12,7 @@ import (
 	"sockstate_exporter/internal/watch"
 )
 
-// bindFamily: the calls of bind() and listen() that failed on this host.
+// bindFamily shows the calls of bind() and listen() that failed on this host.
 type bindFamily struct {
 	failures       *Metric
 	listenFailures *Metric
@@ -60,13 +60,13 @@ func (*bindFamily) outcome(s *snapshot.Snapshot) result {
 	return result{took: s.Binds.Duration, err: s.Binds.Err}
 }
 
-// A series is the label values of a counter, in the order of its labels, as many as it has.
+// A series has the label values of a counter, in the order of its labels. The rest is empty.
 type series [6]string
 
-// A tally adds up counts that come under the same labels.
+// A tally adds up the counts with the same labels.
 type tally map[series]uint64
 
-// put shows the series that are always there, and then whatever else was counted.
+// put adds the series that are always there, and then all others that were counted.
 func (t tally) put(ch *sink, m *Metric, always iter.Seq[series]) {
 	for s := range always {
 		n, counted := t[s]
@@ -118,8 +118,8 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	ch.put(f.missed, float64(s.Binds.Data.Stats.Missed))
 }
 
-// eachPort are the series of watched ports that are there before the first failure, so that
-// it is an increase: of both families, with each of the last two labels.
+// eachPort are the series of watched ports that exist before the first failure, so that it
+// shows as an increase: both families, with each value of the last two labels.
 func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...watch.Protocol) iter.Seq[series] {
 	return func(yield func(series) bool) {
 		for ns := range s.Namespaces() {
@@ -176,8 +176,8 @@ func askedPort(port uint16, other bool) string {
 	return strconv.Itoa(int(port))
 }
 
-// errnoLabel is the symbolic name. Errors that are not told apart, and some that only cgroup
-// programs and the kernel's inside return, have none.
+// errnoLabel is the symbolic name, or other: for errors that the tracer does not tell apart, and
+// for those that only cgroup programs or kernel code return.
 func errnoLabel(errno syscall.Errno) string {
 	if name := snapshot.ErrnoName(errno); name != "" {
 		return name

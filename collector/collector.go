@@ -13,7 +13,7 @@ import (
 
 // A renderer makes metrics of one part of a snapshot.
 type renderer interface {
-	// name is the value of the collector label; empty for one that is no collector.
+	// name is the value of the collector label. It is empty if there is no such collector.
 	name() string
 	metrics() []*Metric
 	outcome(*snapshot.Snapshot) result
@@ -31,11 +31,11 @@ type Collector struct {
 
 	mu      sync.Mutex
 	failed  map[string]string // collector -> the reason that was logged
-	dropped bool              // it was logged that ports are not watched
+	dropped bool              // the log says that ports are not watched
 }
 
-// New returns a Collector that calls take once per scrape. features, if not nil, says what
-// else works on this host.
+// New returns a Collector that calls take once per scrape. If features is not nil, it says
+// what works on this host.
 func New(take func(context.Context) snapshot.Snapshot, features func() []Feature, logger *slog.Logger) *Collector {
 	return &Collector{
 		take:   take,
@@ -66,7 +66,7 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []Feature
 	}
 }
 
-// Metrics are the definitions of everything that the Collector exposes, in order.
+// Metrics are the definitions of all metrics of the Collector, in order.
 func (c *Collector) Metrics() []*Metric {
 	var all []*Metric
 	for _, f := range c.renderers {
@@ -75,7 +75,7 @@ func (c *Collector) Metrics() []*Metric {
 	return append(all, c.success, c.duration, c.inNetns)
 }
 
-// Gather takes a snapshot, no longer than ctx lasts, and makes metrics of it.
+// Gather takes a snapshot, which may take as long as ctx lasts, and renders it.
 func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
 	snap := c.take(ctx)
 	return c.render(&snap)
@@ -98,7 +98,7 @@ func (c *Collector) render(snap *snapshot.Snapshot) []*dto.MetricFamily {
 	return ch.gathered()
 }
 
-// putInNetns tells a namespace that fails from those that are well.
+// putInNetns says for each namespace whether the collector had its data.
 func (c *Collector) putInNetns(ch *sink, s *snapshot.Snapshot, name string, how result) {
 	if how.in == nil {
 		return
@@ -110,8 +110,8 @@ func (c *Collector) putInNetns(ch *sink, s *snapshot.Snapshot, name string, how 
 	}
 }
 
-// report logs a failure when it begins, or its reason changes, and when it is over. That
-// nobody waited for the scrape any more is no failure, and says nothing of an earlier one.
+// report logs a failure when it begins, when its reason changes, and when it ends. A scrape
+// that was cancelled is no failure, and does not end one.
 func (c *Collector) report(name string, err error) {
 	if errors.Is(err, context.Canceled) {
 		return
@@ -133,7 +133,7 @@ func (c *Collector) report(name string, err error) {
 	}
 }
 
-// reportDropped logs when ports begin to be left out for the budget.
+// reportDropped logs when the number of ports begins to exceed --watch.max-ports.
 func (c *Collector) reportDropped(s *snapshot.Snapshot) {
 	_, dropped, limit := budget(s)
 	if limit == 0 {

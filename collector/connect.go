@@ -7,7 +7,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 )
 
-// connectFamily: the calls of connect() that found no local port.
+// connectFamily shows the calls of connect() that found no local port.
 type connectFamily struct{ failures *Metric }
 
 func newConnectFamily() *connectFamily {
@@ -20,7 +20,7 @@ func (*connectFamily) name() string { return "connect" }
 
 func (f *connectFamily) metrics() []*Metric { return []*Metric{f.failures} }
 
-// outcome: where connects cannot be traced, a feature says so.
+// outcome is off if connect() cannot be traced. A feature says so.
 func (*connectFamily) outcome(s *snapshot.Snapshot) result {
 	if s.Binds.Err == nil && !s.Binds.Data.Connects {
 		return result{err: snapshot.ErrOff}

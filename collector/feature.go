@@ -10,12 +10,12 @@ import (
 // A Feature is something that may or may not work on this host.
 type Feature struct {
 	Name   string // as in the feature label
-	Mode   string // how it works, where there is more than one way
+	Mode   string // how it works, if there is more than one way
 	Reason string // what is missing, in a word or two of a small fixed set
 	Works  bool
 }
 
-// featureFamily: what works on this host, and if not, why.
+// featureFamily shows what works on this host, and what is missing for the rest.
 type featureFamily struct {
 	available *Metric
 	features  func() []Feature
@@ -50,7 +50,7 @@ func (f *featureFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	case errors.As(s.Watch.Err, &lacking):
 		reason = "no module " + lacking.Module
 	case !available:
-		return // failed or late, which says nothing of the host
+		return // failed or late: the host may have it
 	}
 	ch.put(f.available, boolValue(available), "sock_diag", "", reason)
 }

@@ -16,26 +16,26 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// timeoutHeader is how Prometheus says when it stops waiting, in seconds.
+// timeoutHeader is the header in which Prometheus sends its scrape timeout, in seconds.
 const timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 
-// timeoutMargin is left of that time for rendering and the way back: what was not had by
-// then is reported as missing, which beats an answer that comes too late.
+// timeoutMargin is the part of the timeout that is left for rendering and sending. What a
+// snapshot does not have by then is missing, which is better than an answer that is too late.
 const timeoutMargin = 500 * time.Millisecond
 
-// errScrapeTimeout is why a part is missing in such a scrape.
+// errScrapeTimeout is why a part is missing then.
 var errScrapeTimeout = errors.New("not ready before the scrape timeout")
 
-// Handler serves /metrics: what the Collector makes of one snapshot, and process, the
-// metrics of the exporter itself.
+// Handler serves /metrics: the metrics of one snapshot, and those of the exporter itself, which
+// are in process.
 func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) http.Handler {
-	rooms := make(chan struct{}, maxRendered)
+	slots := make(chan struct{}, maxRendered)
 	scrape := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := withScrapeTimeout(r)
 		defer cancel()
-		room := &room{of: rooms, client: r.Context()}
-		defer room.leave()
-		promhttp.HandlerFor(c.with(ctx, process, room), promhttp.HandlerOpts{
+		slot := &slot{slots: slots, client: r.Context()}
+		defer slot.free()
+		promhttp.HandlerFor(c.with(ctx, process, slot), promhttp.HandlerOpts{
 			ErrorLog:           errorLog{ctx: r.Context(), logger: logger},
 			ErrorHandling:      promhttp.ContinueOnError,
 			Registry:           process,
@@ -46,39 +46,39 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 	return promhttp.InstrumentMetricHandler(process, rendered(scrape))
 }
 
-// maxRendered is how many answers are made at a time. With many ports each is some megabytes of
-// metrics until it is text. Scrapes that wait for a snapshot together are not held up by it.
+// maxRendered is how many answers are rendered at a time: with many ports, each takes some
+// megabytes until it is text. It does not limit scrapes that wait for a snapshot.
 const maxRendered = 2
 
-// A room is where an answer is made.
-type room struct {
-	of      chan struct{}
-	client  context.Context //nolint:containedctx // it is of one request
-	entered bool
+// A slot is one request's right to render.
+type slot struct {
+	slots  chan struct{}
+	client context.Context //nolint:containedctx // a slot belongs to one request
+	taken  bool
 }
 
-// enter waits for room as long as the client does.
-func (r *room) enter() error {
+// take waits for a free slot as long as the client waits.
+func (s *slot) take() error {
 	select {
-	case r.of <- struct{}{}:
-		r.entered = true
+	case s.slots <- struct{}{}:
+		s.taken = true
 		return nil
-	case <-r.client.Done():
-		return context.Cause(r.client)
+	case <-s.client.Done():
+		return context.Cause(s.client)
 	}
 }
 
-func (r *room) leave() {
-	if r.entered {
-		<-r.of
+func (s *slot) free() {
+	if s.taken {
+		<-s.slots
 	}
 }
 
-// with gathers process as well. No name is in both.
-func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, room *room) prometheus.GathererFunc {
+// with gathers the metrics of a snapshot and of process. No name is in both.
+func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, slot *slot) prometheus.GathererFunc {
 	return func() ([]*dto.MetricFamily, error) {
 		snap := c.take(ctx)
-		if err := room.enter(); err != nil {
+		if err := slot.take(); err != nil {
 			return nil, err
 		}
 		families, err := process.Gather()
@@ -88,10 +88,10 @@ func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, room 
 	}
 }
 
-// An errorLog is the promhttp.Logger of one request. net/http ends the context of a client
-// that went away, before the write to it fails: nobody needs to hear of that.
+// An errorLog is the promhttp.Logger of one request. It is silent if the client went away: then
+// net/http ends the context before a write fails.
 type errorLog struct {
-	ctx    context.Context //nolint:containedctx // promhttp.Logger has no other way in
+	ctx    context.Context //nolint:containedctx // promhttp.Logger takes no context
 	logger *slog.Logger
 }
 
@@ -101,8 +101,8 @@ func (l errorLog) Println(v ...any) {
 	}
 }
 
-// withScrapeTimeout bounds the request's context by the header, if there is one that makes
-// sense: Prometheus knows milliseconds.
+// withScrapeTimeout limits the request's context to the timeout in the header, if that is
+// between a millisecond, the unit of Prometheus, and a day.
 func withScrapeTimeout(r *http.Request) (context.Context, context.CancelFunc) {
 	seconds, err := strconv.ParseFloat(r.Header.Get(timeoutHeader), 64)
 	if err != nil || !(seconds >= 0.001 && seconds <= (24*time.Hour).Seconds()) { // NaN is neither

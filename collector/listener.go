@@ -10,7 +10,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// listenerFamily: who listens on the watched ports, and how they keep up.
+// listenerFamily shows who listens on the watched ports, their queues and drops.
 type listenerFamily struct {
 	info       *Metric
 	sockets    *Metric
@@ -89,7 +89,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 	}
 }
 
-// groupLabels are what a listener group is known by, and groupValues their values.
+// groupLabels identify a group of listeners. groupValues are their values.
 func groupLabels() []string {
 	return []string{"netns", "address", "port", "family", "interface"}
 }
@@ -98,8 +98,8 @@ func groupValues(netns string, g *snapshot.GroupKey, device string) []string {
 	return []string{netns, g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
 }
 
-// interfaceLabel is the device's name. One that had to be changed gets the device's index:
-// two of them may look the same now, and a sample that is there twice is an error.
+// interfaceLabel is the device's name. If Printable changed the name, the index follows it:
+// otherwise two devices could have the same name, and their samples the same labels.
 func interfaceLabel(device string, ifindex uint32) string {
 	name := snapshot.Printable(device)
 	if strings.ContainsRune(name, unicode.ReplacementChar) {

@@ -13,8 +13,8 @@ type Metric struct {
 	Name   string
 	Type   prometheus.ValueType
 	Labels []string
-	Help   string // for the exposition; says the unit, and what is absent when
-	Source string // where the kernel, or the exporter, has it from
+	Help   string // says the unit, and when a sample is absent
+	Source string // from which the kernel or the exporter has the value
 }
 
 func gauge(name, help, source string, labels ...string) *Metric {
@@ -25,11 +25,10 @@ func counter(name, help, source string, labels ...string) *Metric {
 	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help, Source: source}
 }
 
-// A sink takes the samples of a scrape and makes families of them.
-//
-// It builds what a prometheus.Registry would gather, without one: on a usual host, with some
-// thousand series, checking and sorting metrics that are right by construction took most of a
-// scrape (docs/performance.md). Equal label pairs are made once, everything else in slabs.
+// A sink takes the samples of a scrape and builds the families that a prometheus.Registry would
+// gather. A registry checks and sorts all metrics, which took most of a scrape on a usual host
+// with some thousand series (docs/performance.md); these are valid and sorted as they are
+// built. The sink shares equal label pairs, and allocates everything else in slabs.
 type sink struct {
 	families map[*Metric]*family
 	pairs    map[pair]*dto.LabelPair
@@ -41,10 +40,10 @@ type sink struct {
 	labels   slab[*dto.LabelPair]
 }
 
-// A family is the samples of a Metric.
+// A family has the samples of a Metric.
 type family struct {
 	dto   *dto.MetricFamily
-	order []int // of the Metric's labels, by name
+	order []int // indices of the Metric's labels, sorted by name
 	last  []*dto.LabelPair
 }
 
@@ -54,13 +53,13 @@ func newSink() *sink {
 	return &sink{families: make(map[*Metric]*family), pairs: make(map[pair]*dto.LabelPair)}
 }
 
-// put adds a sample; values are those of m.Labels, each combination of them once.
+// put adds a sample. values are of m.Labels. The caller puts each combination once.
 func (s *sink) put(m *Metric, value float64, values ...string) {
 	f := s.family(m)
 	sample := &s.metrics.take(1)[0]
 	sample.Label = s.labels.take(len(f.order))
 	for i, j := range f.order {
-		// Most values are those of the sample before.
+		// Most values are the same as in the sample before.
 		if f.last[i] == nil || *f.last[i].Value != values[j] {
 			f.last[i] = s.pair(m.Labels[j], values[j])
 		}
@@ -96,7 +95,7 @@ func (s *sink) family(m *Metric) *family {
 	return f
 }
 
-// gathered are the families, by name.
+// gathered are the families, sorted by name.
 func (s *sink) gathered() []*dto.MetricFamily {
 	var out []*dto.MetricFamily
 	for _, f := range s.families {
@@ -111,14 +110,14 @@ func byName(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.
 func (s *sink) pair(name, value string) *dto.LabelPair {
 	p, ok := s.pairs[pair{name, value}]
 	if !ok {
-		n, v := name, value // the parameters themselves would be allocated in every call
+		n, v := name, value // pointers to the parameters would allocate in every call
 		p = &dto.LabelPair{Name: &n, Value: &v}
 		s.pairs[pair{name, value}] = p
 	}
 	return p
 }
 
-// A slab hands out zero values, some hundred to an allocation.
+// A slab hands out zero values, and allocates some hundred at once.
 type slab[T any] struct{ free []T }
 
 func (s *slab[T]) take(n int) []T {

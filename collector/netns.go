@@ -8,7 +8,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 )
 
-// A netnsNames has the labels of the watched namespaces by number.
+// netnsNames has the labels of the watched namespaces by inode number.
 type netnsNames map[uint32]string
 
 func netnsLabels(s *snapshot.Snapshot) netnsNames {
@@ -26,18 +26,17 @@ func (n netnsNames) of(inode uint32) string {
 	return snapshot.OtherNetns
 }
 
-// A result is how a part of a snapshot went: the time that it took, and why it is missing, if
-// it is.
+// A result says how long a part of a snapshot took and, if it is missing, why.
 type result struct {
 	took time.Duration
 	err  error
 
-	// in is how it went in one network namespace; nil for a part that is of the whole host.
+	// in is the same for one network namespace; nil for a part of the whole host.
 	in func(*snapshot.Namespace) (time.Duration, error)
 }
 
-// inEach is how a part went in all namespaces: the longest that it took, and the first error,
-// but that it is switched off.
+// inEach is the result of a part over all namespaces: the longest time and the first error. It
+// is off if the part is off in the exporter's own namespace.
 func inEach(s *snapshot.Snapshot, in func(*snapshot.Namespace) (time.Duration, error)) result {
 	all := result{in: in}
 	all.took, all.err = in(&s.Namespace)
@@ -54,7 +53,7 @@ func inEach(s *snapshot.Snapshot, in func(*snapshot.Namespace) (time.Duration, e
 	return all
 }
 
-// netnsFamily: the network namespaces that are watched beside the exporter's own.
+// netnsFamily shows how many network namespaces are watched beside the exporter's own.
 type netnsFamily struct {
 	watched    *Metric
 	dropped    *Metric
@@ -78,7 +77,7 @@ func (*netnsFamily) outcome(s *snapshot.Snapshot) result {
 	return result{took: s.Discovery.Duration, err: s.Discovery.Err}
 }
 
-// collect shows what was found also where something kept the exporter from finding more.
+// collect shows what was found, even if an error kept the exporter from finding more.
 func (f *netnsFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	if s.Discovery.Off() || s.Discovery.Duration == 0 {
 		return

@@ -8,7 +8,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// remoteFamily: the sockets to watched remote ports.
+// remoteFamily shows the sockets to watched remote ports.
 type remoteFamily struct{ sockets *Metric }
 
 func newRemoteFamily() *remoteFamily {
@@ -33,7 +33,7 @@ func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	}
 }
 
-// collectIn leaves out the states without a peer.
+// collectIn leaves out the states that have no peer.
 func (f *remoteFamily) collectIn(ports []snapshot.RemotePort, netns string, ch *sink) {
 	for i := range ports {
 		p := &ports[i]
@@ -47,7 +47,7 @@ func (f *remoteFamily) collectIn(ports []snapshot.RemotePort, netns string, ch *
 	}
 }
 
-// ephemeralFamily: how near connect() is to finding no local port.
+// ephemeralFamily shows how many local ports the busiest destinations take.
 type ephemeralFamily struct{ used *Metric }
 
 func newEphemeralFamily() *ephemeralFamily {

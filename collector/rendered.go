@@ -12,13 +12,13 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// takeTime is how long a client has to take an answer that is ready.
+// takeTime is how long a client may take to read an answer.
 const takeTime = 15 * time.Second
 
-// rendered has next's whole answer ready, compressed, before any of it is sent: a client that
-// does not read holds that, some hundred kilobytes at most, and not the metrics, which are
-// twenty to a hundred times as much. What promhttp would compress with takes longer than all
-// else of a usual scrape (docs/performance.md).
+// rendered compresses the whole answer of next before it sends any of it. A client that does
+// not read then costs some hundred kilobytes at most, and not the metrics, which take twenty to
+// a hundred times as much. It does not use the compression of promhttp, which takes longer than
+// the rest of a usual scrape (docs/performance.md).
 func rendered(next http.Handler) http.Handler {
 	writers := sync.Pool{New: func() any {
 		w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is in range
@@ -32,11 +32,11 @@ func rendered(next http.Handler) http.Handler {
 		next.ServeHTTP(&a, r)
 		err := zip.Close()
 		writers.Put(zip)
-		if err != nil { // a Buffer takes everything
+		if err != nil { // cannot happen: a Buffer takes everything
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		// Not every server and wrapper has deadlines; the server's own holds as well.
+		// Not every ResponseWriter has deadlines. The server has one of its own.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTime))
 		a.send(w, &body, takesGzip(r))
 	})
@@ -53,7 +53,7 @@ func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-// send sends it. Of a client that does not take it, net/http hears.
+// send sends the answer. net/http handles a client that does not read it.
 func (a *answer) send(w http.ResponseWriter, body *bytes.Buffer, asIs bool) {
 	a.header.Add("Vary", "Accept-Encoding")
 	if asIs {
@@ -69,7 +69,7 @@ func (a *answer) send(w http.ResponseWriter, body *bytes.Buffer, asIs bool) {
 	}
 }
 
-// takesGzip says whether the client named gzip (RFC 9110, 12.5.3), and did not refuse it.
+// takesGzip says whether Accept-Encoding (RFC 9110, 12.5.3) names gzip and does not refuse it.
 func takesGzip(r *http.Request) bool {
 	for _, value := range r.Header.Values("Accept-Encoding") {
 		for coding := range strings.SplitSeq(value, ",") {

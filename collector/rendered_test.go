@@ -45,8 +45,7 @@ func TestAnswerIsCompressedForWhoTakesIt(t *testing.T) {
 	}
 }
 
-// A client that never reads is sent nothing while others are being answered, and leaves no less
-// room for them.
+// Clients that never read keep their answers, but no slots from others.
 func TestOnlySomeAnswersAreMadeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := constant(wholeSnapshot(t)).handler(new(logbook))
@@ -77,26 +76,26 @@ func (w *stuckWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestClientThatLeavesWhileItWaitsTakesNoRoom(t *testing.T) {
+func TestClientThatLeavesWhileItWaitsTakesNoSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rooms := make(chan struct{}, 1)
-		first, second := &room{of: rooms, client: t.Context()}, new(room)
-		if err := first.enter(); err != nil {
+		slots := make(chan struct{}, 1)
+		first, second := &slot{slots: slots, client: t.Context()}, new(slot)
+		if err := first.take(); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		second.of, second.client = rooms, ctx
-		entered := make(chan error, 1)
-		go func() { entered <- second.enter() }()
+		second.slots, second.client = slots, ctx
+		taken := make(chan error, 1)
+		go func() { taken <- second.take() }()
 		synctest.Wait()
 		cancel()
-		if err := <-entered; err != context.Canceled {
+		if err := <-taken; err != context.Canceled {
 			t.Errorf("error %v, want %v", err, context.Canceled)
 		}
-		second.leave()
-		first.leave()
-		if len(rooms) != 0 {
-			t.Errorf("%d rooms are taken, want 0", len(rooms))
+		second.free()
+		first.free()
+		if len(slots) != 0 {
+			t.Errorf("%d slots are taken, want 0", len(slots))
 		}
 	})
 }

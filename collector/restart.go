@@ -10,7 +10,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// restartFamily: whether a restart could bind now.
+// restartFamily shows whether a restart of a listener could bind now.
 type restartFamily struct {
 	blockers *Metric
 	blocked  *Metric
@@ -46,7 +46,7 @@ func (*restartFamily) outcome(s *snapshot.Snapshot) result {
 	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Verdicts.Duration, ns.Verdicts.Err })
 }
 
-// blockingStates are the states in which a socket can be in the way of a bind.
+// blockingStates are the states in which a socket can block a bind.
 func blockingStates() []netlinkdiag.State {
 	return []netlinkdiag.State{
 		netlinkdiag.StateEstablished, netlinkdiag.StateSynSent, netlinkdiag.StateFinWait1, netlinkdiag.StateFinWait2,
@@ -83,7 +83,8 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 	}
 }
 
-// restarts shows one verdict an address: of listeners on several devices the worst.
+// restarts shows one verdict per address. If listeners on several devices share an address, it
+// is the worst.
 func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port string, ch *sink) {
 	worst := make(map[netip.Addr]*snapshot.RestartVerdict, len(restarts))
 	var order []netip.Addr

@@ -7,7 +7,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 )
 
-// reuseFamily: SO_REUSEADDR and SO_REUSEPORT of the listeners.
+// reuseFamily shows SO_REUSEADDR and SO_REUSEPORT of the listeners.
 type reuseFamily struct {
 	reuseAddr *Metric
 	reusePort *Metric

@@ -7,7 +7,7 @@ import (
 	"sockstate_exporter/internal/stack"
 )
 
-// stackFamily: a whole network namespace against its limits.
+// stackFamily shows the counters and limits of a network namespace.
 type stackFamily struct {
 	timeWait          *Metric
 	timeWaitLimit     *Metric
@@ -50,7 +50,7 @@ func (*stackFamily) outcome(s *snapshot.Snapshot) result {
 	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Stack.Duration, ns.Stack.Err })
 }
 
-// collect shows what of the part there is, as each value has a file of its own.
+// collect shows all values that could be read: each is from a file of its own.
 func (f *stackFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		f.collectIn(&ns.Stack.Data, ns.Label(), ch)

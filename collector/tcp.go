@@ -8,7 +8,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// tcpFamily: the sockets on each watched port.
+// tcpFamily shows the sockets on each watched port.
 type tcpFamily struct {
 	sockets           *Metric
 	timeWaitRemaining *Metric

@@ -8,7 +8,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// udpFamily: the sockets of watched UDP ports.
+// udpFamily shows the sockets of watched UDP ports.
 type udpFamily struct {
 	sockets *Metric
 	queue   *Metric

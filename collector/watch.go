@@ -9,7 +9,7 @@ import (
 	"sockstate_exporter/internal/watch"
 )
 
-// watchFamily: which ports are watched.
+// watchFamily shows which ports are watched.
 type watchFamily struct {
 	info    *Metric
 	ports   *Metric
@@ -39,8 +39,8 @@ func (*watchFamily) outcome(s *snapshot.Snapshot) result {
 	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Watch.Duration, ns.Watch.Err })
 }
 
-// collect shows the set also where it could not be brought up to date: asked-for ports are
-// watched whatever the kernel answers.
+// collect shows the set even if it could not be updated: the ports of --watch.port are watched
+// whatever the kernel answers.
 func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		netns := ns.Label()
@@ -59,7 +59,7 @@ func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	ch.put(f.dropped, float64(dropped))
 }
 
-// budget adds up the sets of all namespaces; a limit of 0 means that none is known.
+// budget adds up the sets of all namespaces. A limit of 0 means that no set is known.
 func budget(s *snapshot.Snapshot) (ports, dropped, limit int) {
 	for ns := range s.Namespaces() {
 		for _, set := range watched(ns) {
@@ -71,7 +71,7 @@ func budget(s *snapshot.Snapshot) (ports, dropped, limit int) {
 	return ports, dropped, limit
 }
 
-// watched are the sets of ports of both protocols.
+// watched are the watched ports of a namespace, by protocol.
 func watched(ns *snapshot.Namespace) iter.Seq2[watch.Protocol, *watch.Set] {
 	return func(yield func(watch.Protocol, *watch.Set) bool) {
 		_ = yield(watch.TCP, &ns.Watch.Data) && yield(watch.UDP, &ns.UDP.Data.Watch)
