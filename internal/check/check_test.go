@@ -105,7 +105,7 @@ func TestListenerBlocksAndItsRestartIsToldBeside(t *testing.T) {
 	ns.Listen(t, at(any4), kerneltest.Options{ReuseAddr: true})
 	report := check(t, ns, ExitBlocked, "4840")
 	p := &report.Ports[0]
-	if len(p.Listeners) != 1 || p.Listeners[0].Address != any4 || bindrule.Flag(p.Listeners[0].ReuseAddr) != bindrule.Yes ||
+	if len(p.Listeners) != 1 || p.Listeners[0].Address != any4 || p.Listeners[0].ReuseAddr != bindrule.Yes ||
 		p.Listeners[0].UID == nil || int(*p.Listeners[0].UID) != os.Geteuid() {
 		t.Fatalf("listeners %+v, want one on 0.0.0.0 with SO_REUSEADDR of uid %d", p.Listeners, os.Geteuid())
 	}
@@ -156,7 +156,7 @@ func TestHalfOfADualStackServerThatFailedIsNamed(t *testing.T) {
 	before := check(t, ns, ExitBlocked, "4840")
 	wantAdvice(t, before, "IPv6 is free")
 	half := before.Ports[0].Binds[2]
-	if half.Address != any6 || bindrule.Flag(half.V6Only) != bindrule.Yes {
+	if half.Address != any6 || half.V6Only != bindrule.Yes {
 		t.Fatalf("third bind is %+v, want :: with IPV6_V6ONLY", half)
 	}
 	wantAnswer(t, ":: alone", &half.Without, free)

@@ -99,16 +99,16 @@ func (*FailuresPage) Summary() string {
 	return "bind() calls on this host that failed since the exporter started, the latest first. Repeats are one line."
 }
 
-// A section is a table.
-type section struct {
+// A Section is a table.
+type Section struct {
 	Title string
 	Rows  []*FailureRow
 }
 
 // Sections are the failures on watched ports and then the others, so that many failures on
 // other ports do not hide those.
-func (p *FailuresPage) Sections() []section {
-	all := []section{{Title: "On watched ports"}, {Title: "On other ports, and in network namespaces that are not watched"}}
+func (p *FailuresPage) Sections() []Section {
+	all := []Section{{Title: "On watched ports"}, {Title: "On other ports, and in network namespaces that are not watched"}}
 	for i := range p.Failures {
 		r, at := &p.Failures[i], 1
 		if r.Watched {
@@ -116,7 +116,7 @@ func (p *FailuresPage) Sections() []section {
 		}
 		all[at].Rows = append(all[at].Rows, r)
 	}
-	return slices.DeleteFunc(all, func(s section) bool { return len(s.Rows) == 0 })
+	return slices.DeleteFunc(all, func(s Section) bool { return len(s.Rows) == 0 })
 }
 
 // EmptyText says why there is no failure.

@@ -19,10 +19,11 @@ type Owner struct {
 }
 
 // MarshalJSON implements json.Marshaler: names as in the metrics.
-func (o Owner) MarshalJSON() ([]byte, error) {
+func (o *Owner) MarshalJSON() ([]byte, error) {
 	type plainOwner Owner
-	o.Process, o.Unit, o.Container = snapshot.Printable(o.Process), snapshot.Printable(o.Unit), snapshot.Printable(o.Container)
-	return json.Marshal(plainOwner(o))
+	out := plainOwner(*o)
+	out.Process, out.Unit, out.Container = snapshot.Printable(o.Process), snapshot.Printable(o.Unit), snapshot.Printable(o.Container)
+	return json.Marshal(out)
 }
 
 // NewOwner is nil if nothing is known.

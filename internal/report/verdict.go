@@ -66,13 +66,13 @@ func (s *sentences) add(what, place string, a *Answer) {
 }
 
 // all are the sentences, the worst first. They name the addresses if the answers differ.
-func (s sentences) all() []Sentence {
+func (s *sentences) all() []Sentence {
 	different := make(map[string]int)
-	for i := range s {
-		different[s[i].What]++
+	for i := range *s {
+		different[(*s)[i].What]++
 	}
-	out := make([]Sentence, len(s))
-	for i, p := range s {
+	out := make([]Sentence, len(*s))
+	for i, p := range *s {
 		out[i] = p.Sentence
 		if different[p.What] > 1 || p.What == startAgain {
 			slices.Sort(p.places)
