@@ -26,13 +26,13 @@ Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an er
 // options are the command line.
 type options struct {
 	ports     []watch.Spec
-	netns     string // empty: the one that it runs in
+	netns     string // empty: the namespace in which check runs
 	addresses []status.Address
 	reuseAddr bool
 	json      bool
 }
 
-// parse reads the command line; nil options mean that it asked for help only.
+// parse reads the command line. It returns nil if that asks for help.
 func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	var opts options
 	var addresses []string
@@ -69,7 +69,8 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	return &opts, nil
 }
 
-// hasArgs says whether a command line, if its flags exist, has more than flags.
+// hasArgs says whether a command line has arguments beside flags. It is true if a flag does not
+// exist, since kingpin parses no further.
 func hasArgs(app *kingpin.Application, args []string) bool {
 	parsed, err := app.ParseContext(args)
 	return err != nil || slices.ContainsFunc(parsed.Elements, func(e *kingpin.ParseElement) bool {
@@ -129,8 +130,8 @@ func parseAddress(s string) (status.Address, error) {
 	return address, isLocal(addr)
 }
 
-// isLocal asks bind() whether the address is one of this host's. A UDP socket, which goes at
-// once, is in no TCP server's way.
+// isLocal asks bind() whether the address is one of this host's. It uses a UDP socket, which
+// cannot block a TCP server.
 func isLocal(addr netip.Addr) error {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {

@@ -101,11 +101,11 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	return &opts, nil
 }
 
-// firstWord is the first argument that belongs to no flag, for an error: the command line
-// then takes words.
+// firstWord is the first argument that belongs to no flag. It is for a command line that was
+// refused, as it makes the application accept such arguments.
 func firstWord(app *kingpin.Application, args []string) string {
 	_ = app.Arg("word", "").Strings()
-	parsed, _ := app.ParseContext(args) // up to the first flag that is wrong
+	parsed, _ := app.ParseContext(args) // parses up to the first flag that does not exist
 	if parsed == nil {
 		return ""
 	}

@@ -14,9 +14,9 @@ import (
 	"sockstate_exporter/internal/snapshot"
 )
 
-// named is a snapshot in which all names that others choose are the same.
+// named is a snapshot in which all names that other people choose are s.
 func named(s string) *snapshot.Snapshot {
-	out := morning()
+	out := hostWithFailures()
 	out.Binds.Data.Recent = out.Binds.Data.Recent[:3]
 	for i := range out.Binds.Data.Recent {
 		out.Binds.Data.Recent[i].Process = s
@@ -69,7 +69,7 @@ func FuzzNamesStayNames(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if s == "" {
-			return // no name: another page
+			return // a page without names has other elements
 		}
 		plainPages, pages := newPages(t, named("x")), newPages(t, named(s), Feature{Name: s, Reason: s})
 		plainPages.cfg.Features = func() []Feature { return []Feature{{Name: "x", Reason: "x"}} }

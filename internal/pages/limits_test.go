@@ -14,8 +14,8 @@ import (
 
 func value(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 
-// limits nears the exporter's own namespace to its limits.
-func limits(s *snapshot.Snapshot) {
+// nearLimits brings the exporter's own namespace near its limits.
+func nearLimits(s *snapshot.Snapshot) {
 	s.Stack.Data = stack.Stats{TimeWait: value(31_337), TimeWaitLimit: value(32_768), EphemeralPorts: value(28_232)}
 	s.Ephemeral.Data = snapshot.Ephemeral{IPv4: []uint64{7, 5}, IPv6: []uint64{28_232, 1}}
 	s.Binds.Data.Connects = true
@@ -28,13 +28,13 @@ func limits(s *snapshot.Snapshot) {
 	}
 	connect(s.Inode, 12, nil)
 	connect(s.Inode, 30, func(k *bindtrace.Key) { k.Family = bindtrace.FamilyIPv6 })
-	connect(s.Inode, 1000, func(k *bindtrace.Key) { k.OtherPort = true }) // it lacked no port
+	connect(s.Inode, 1000, func(k *bindtrace.Key) { k.OtherPort = true }) // failed for another reason than a lack of ports
 	connect(s.Inode, 2000, func(k *bindtrace.Key) { k.Op = bindtrace.OpBind })
 	connect(0, 4000, nil)
 }
 
 func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
-	s := night()
+	s := troubledHost()
 	s.Binds.Data.Connects = false
 	s.Stack.Err, s.Stack.Data.TimeWaitLimit = errors.New("read sysctl: <no>"), stack.Value{}
 	s.Ephemeral.Err = snapshot.ErrOff
@@ -57,7 +57,7 @@ func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
 }
 
 func TestConnectsThatCouldNotBeCountedAreSaid(t *testing.T) {
-	s := night()
+	s := troubledHost()
 	s.Binds.Err = errors.New("read counts: no")
 	page := ports(t, s, "&netns=")
 	if want := []PartReport{{Part: "connect", State: partFailed, Error: "read counts: no"}}; !slices.Equal(page.Parts, want) || page.Namespaces[0].ConnectFailures != nil {
@@ -81,7 +81,7 @@ func TestFullestNamespacesFollowTheOwn(t *testing.T) {
 		s.Others = append(s.Others, ns)
 	}
 	s.Others[3].Ephemeral.Data.IPv4 = []uint64{99}
-	s.Others[4].Stack.Data.TimeWaitLimit = value(0) // none is kept
+	s.Others[4].Stack.Data.TimeWaitLimit = value(0) // the kernel keeps none
 	page := ports(t, s, "")
 	var got []string
 	for _, ns := range page.Namespaces {

@@ -76,7 +76,7 @@ func decode(t *testing.T, body string, v any) {
 	}
 }
 
-// watching adds what a namespace has beside verdicts: the watched ports and their counts.
+// watching adds the watched ports and their counts to the verdicts.
 func watching(s *snapshot.Snapshot) *snapshot.Snapshot {
 	watchIn(&s.Namespace)
 	return s
@@ -95,12 +95,12 @@ func watchIn(ns *snapshot.Namespace) {
 	}
 }
 
-// night is a host on which much is wrong.
-func night() *snapshot.Snapshot {
+// troubledHost is a host with many problems.
+func troubledHost() *snapshot.Snapshot {
 	s := watching(reporttest.SnapshotOf(
 		[]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}, // 4840
 		[]bindrule.Socket{reporttest.Listener(any4, false, bindrule.No), reporttest.TimeWait(lo4, 212, bindrule.No, left)},
-		nil, // 4842: asked for
+		nil, // 4842: of --watch.port
 		[]bindrule.Socket{reporttest.TimeWait(lo4, 5, bindrule.No, left)}, // 4843: gone
 		[]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes), reporttest.Listener(lo6, false, bindrule.Yes), reporttest.TimeWait(lo4, 3, bindrule.FlagUnknown, left)},
 		[]bindrule.Socket{reporttest.OnDevice()}, // 4845
@@ -119,7 +119,7 @@ func night() *snapshot.Snapshot {
 		g := &s.Listeners.Data[i]
 		g.Owner.Process, g.Owner.PID, g.Owner.Processes, g.Owner.Unit = "server\n", 4000+i, i, "server.service"
 		if i == 1 {
-			g.Owner.Process, g.Owner.PID = "", 0 // it may not be looked at
+			g.Owner.Process, g.Owner.PID = "", 0 // the exporter may not look at the process
 		}
 		g.Queue, g.QueueLimit, g.QueueRatio, g.Drops, g.DropsKnown = 1, 128, 1.0/128, uint64(i), i != 2
 	}
@@ -135,16 +135,16 @@ func night() *snapshot.Snapshot {
 	blue.Ephemeral.Err = snapshot.ErrOff
 	s.Others = []snapshot.Namespace{blue}
 	s.Inode = 4026531840
-	nightOfDatagrams(s)
+	addUDPPorts(s)
 	return s
 }
 
-func nightFeatures() []Feature {
+func twoFeatures() []Feature {
 	return []Feature{{Name: "bind_tracing", Mode: "fexit", Works: true}, {Name: "reuse_flags", Reason: "no <BTF>"}}
 }
 
 func TestPortsHTMLAndJSON(t *testing.T) {
-	h := newPages(t, night(), nightFeatures()...).Ports()
+	h := newPages(t, troubledHost(), twoFeatures()...).Ports()
 	reporttest.Golden(t, *update, "ports.html", get(t, h, "/ports?port=1-5000"))
 	reporttest.Golden(t, *update, "ports.json", get(t, h, "/ports?format=json"))
 }
@@ -162,9 +162,9 @@ func failure(port uint16, process string, before time.Duration, change func(*sna
 	return f
 }
 
-// morning is a host on which binds have failed.
-func morning() *snapshot.Snapshot {
-	s := night()
+// hostWithFailures is a host on which binds failed.
+func hostWithFailures() *snapshot.Snapshot {
+	s := troubledHost()
 	s.Binds.Data.Stats.Lost = 7
 	s.Binds.Data.Recent = []snapshot.RecentFailure{
 		failure(4840, "opcua-server", time.Second, func(f *snapshot.RecentFailure) {
@@ -186,7 +186,7 @@ func morning() *snapshot.Snapshot {
 }
 
 func TestFailuresHTMLAndJSON(t *testing.T) {
-	h := newPages(t, morning(), nightFeatures()...).Failures()
+	h := newPages(t, hostWithFailures(), twoFeatures()...).Failures()
 	reporttest.Golden(t, *update, "failures.html", get(t, h, "/failures?refresh=off"))
 	reporttest.Golden(t, *update, "failures.json", get(t, h, "/failures?format=json"))
 }
@@ -203,7 +203,7 @@ func TestEmptyPages(t *testing.T) {
 
 func TestWorstPortsComeFirst(t *testing.T) {
 	var got []string
-	for _, p := range ports(t, night(), "").Ports {
+	for _, p := range ports(t, troubledHost(), "").Ports {
 		protocol := ""
 		if p.Protocol != "tcp" {
 			protocol = "/" + p.Protocol
@@ -268,8 +268,8 @@ func TestWhatIsOffIsNoFailure(t *testing.T) {
 	}
 }
 
-// crowd is 500 namespaces with 512 ports each, the last of them with a blocked one.
-func crowd() *snapshot.Snapshot {
+// manyPorts is 500 namespaces with 512 ports each. The last one has a blocked port.
+func manyPorts() *snapshot.Snapshot {
 	all := make([][]bindrule.Socket, 512)
 	for i := range all {
 		all[i] = []bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}
@@ -289,7 +289,7 @@ func crowd() *snapshot.Snapshot {
 }
 
 func TestPageIsBoundedAndSaysWhatItLeavesOut(t *testing.T) {
-	s := crowd()
+	s := manyPorts()
 	page := ports(t, s, "")
 	if len(page.Ports) != maxRows || page.PortsLeftOut != 499*512+1-maxRows || len(page.Parts) != maxParts || page.PartsLeftOut != 499-maxParts {
 		t.Errorf("%d ports, %d left out, %d parts, %d left out", len(page.Ports), page.PortsLeftOut, len(page.Parts), page.PartsLeftOut)
@@ -322,7 +322,7 @@ func TestFilters(t *testing.T) {
 		{"&netns=&port=4845", "4845"},
 	} {
 		var got []string
-		for _, p := range ports(t, night(), tt.query).Ports {
+		for _, p := range ports(t, troubledHost(), tt.query).Ports {
 			got = append(got, fmt.Sprint(p.Port))
 		}
 		if strings.Join(got, " ") != tt.want {
@@ -336,7 +336,7 @@ func TestFilters(t *testing.T) {
 		{"&netns=", "4840 4841 4842 80 53 -"},
 	} {
 		var page FailuresPage
-		w := ask(newPages(t, morning()).Failures(), "/failures?format=json"+tt.query, "")
+		w := ask(newPages(t, hostWithFailures()).Failures(), "/failures?format=json"+tt.query, "")
 		if w.Code == http.StatusBadRequest && tt.want == "" {
 			continue
 		}

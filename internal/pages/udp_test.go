@@ -16,20 +16,20 @@ func watchUDP(ns *snapshot.Namespace, port watch.Port, v4, v6 snapshot.UDPSocket
 	ns.UDP.Data.Ports = append(ns.UDP.Data.Ports, snapshot.UDPPort{Number: port.Number, IPv4: v4, IPv6: v6})
 }
 
-// datagrams are the sockets of a family, which the kernel said all about.
+// datagrams are the sockets of a family. Their drops are known.
 func datagrams(sockets, queue, drops uint64) snapshot.UDPSockets {
 	return snapshot.UDPSockets{Sockets: sockets, Queue: queue, Drops: drops, DropsKnown: true}
 }
 
-// nightOfDatagrams adds UDP ports, of which some are in trouble.
-func nightOfDatagrams(s *snapshot.Snapshot) {
+// addUDPPorts adds UDP ports, some with problems.
+func addUDPPorts(s *snapshot.Snapshot) {
 	nobody, found := datagrams(0, 0, 0), watch.SourceListener
 	watchUDP(&s.Namespace, watch.Port{Number: 53, Name: "dns <&>", Source: watch.SourceFlag}, datagrams(2, 212992, 4711), datagrams(1, 0, 0))
 	watchUDP(&s.Namespace, watch.Port{Number: 54, Source: watch.SourceFlag}, nobody, nobody)
-	watchUDP(&s.Namespace, watch.Port{Number: 69, Source: found}, nobody, datagrams(0, 0, 3))   // a client's
-	watchUDP(&s.Namespace, watch.Port{Number: 123, Source: found}, datagrams(1, 0, 12), nobody) // long ago
+	watchUDP(&s.Namespace, watch.Port{Number: 69, Source: found}, nobody, datagrams(0, 0, 3))   // the port of a client
+	watchUDP(&s.Namespace, watch.Port{Number: 123, Source: found}, datagrams(1, 0, 12), nobody) // dropped long ago
 	watchUDP(&s.Namespace, watch.Port{Number: 4840, Source: found}, datagrams(1, 768, 0), snapshot.UDPSockets{Sockets: 1, Queue: 768, Drops: 1})
-	limits(s)
+	nearLimits(s)
 }
 
 func TestUDPPortThatCouldNotBeSeenIsNotKnown(t *testing.T) {

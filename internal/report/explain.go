@@ -242,5 +242,5 @@ func last(sockets []bindrule.Socket) string {
 	if count(sockets) == 1 {
 		which = ","
 	}
-	return fmt.Sprintf("%s for %d s", which, (left+time.Second-1)/time.Second)
+	return which + " for " + Wait(left.Seconds())
 }

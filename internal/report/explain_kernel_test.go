@@ -19,7 +19,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// explained follows the failed binds of a namespace, and explains each.
+// explained explains each failed bind of a namespace.
 func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
@@ -57,8 +57,8 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	return lines
 }
 
-// newTracer traces the namespace. The tracefs that it may need goes with the thread that
-// mounts it.
+// newTracer traces the namespace. If it needs a tracefs, the kernel unmounts that with the
+// thread.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	var tracer *bindtrace.Tracer
@@ -83,7 +83,7 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	return tracer
 }
 
-// next is the next line, with numbers that change as N.
+// next is the next line, with N for numbers that differ between runs.
 func next(t *testing.T, lines <-chan string) string {
 	t.Helper()
 	select {

@@ -13,7 +13,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// in makes sockets of a state.
+// in makes sockets in a state.
 func in(state netlinkdiag.State, n uint64, reuseAddr bindrule.Flag) bindrule.Socket {
 	return bindrule.Socket{State: bindrule.State(state), Count: n, ReuseAddr: reuseAddr}
 }
@@ -29,7 +29,7 @@ func at(s bindrule.Socket, addr netip.Addr, uid uint32) bindrule.Socket {
 	return s
 }
 
-// conflict is of opcua-server and port 4840.
+// conflict is a failed bind of opcua-server to port 4840.
 func conflict(r bindrule.Request, blockers ...bindrule.Socket) snapshot.Conflict {
 	if !r.Addr.IsValid() {
 		r.Addr = any4
@@ -146,7 +146,7 @@ func TestExplainSaysWhatTheProcessBelongsTo(t *testing.T) {
 	}
 }
 
-// Processes call themselves what they like, and cannot make a second line of it, nor a sentence.
+// Processes choose their names, but cannot add a line or a sentence to the explanation.
 func TestExplainQuotesHostileNames(t *testing.T) {
 	for name, want := range map[string]string{
 		"":                  "a process",

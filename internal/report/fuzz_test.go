@@ -13,7 +13,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// socketsOf makes sockets of bytes, six each.
+// socketsOf makes a socket from each six bytes.
 func socketsOf(b []byte) []bindrule.Socket {
 	var out []bindrule.Socket
 	for ; len(b) >= 6 && len(out) < 32; b = b[6:] {

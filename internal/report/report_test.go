@@ -59,7 +59,7 @@ func TestTextSaysWhatBlocksForHowLongAndWhatToDo(t *testing.T) {
 	}
 }
 
-// ownedSnapshot has a port with two listeners, of processes with names that are made to hurt.
+// ownedSnapshot has a port with two listeners, of processes with hostile names.
 func ownedSnapshot() (*snapshot.Snapshot, Query) {
 	s := reporttest.SnapshotOf([]bindrule.Socket{
 		reporttest.Listener(any4, false, bindrule.Yes), reporttest.Listener(any6, true, bindrule.Yes), reporttest.Live(netlinkdiag.StateCloseWait, 2, bindrule.Yes),

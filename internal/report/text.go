@@ -187,7 +187,7 @@ func howLong(a *Answer) string {
 	}
 }
 
-// Wait rounds up.
+// Wait is a time in whole seconds, rounded up.
 func Wait(seconds float64) string { return fmt.Sprintf("%d s", int64(math.Ceil(seconds))) }
 
 func countAll(blockers []Blocker, certain bool) string {
