@@ -171,14 +171,11 @@ func connections(sockets []bindrule.Socket) string {
 
 // opened says whether the sockets have SO_REUSEADDR, if it is the same for all.
 func opened(sockets []bindrule.Socket) string {
-	switch common(sockets, func(s *bindrule.Socket) bindrule.Flag { return s.ReuseAddr }) {
-	case bindrule.No:
-		return ", opened without SO_REUSEADDR"
-	case bindrule.Yes:
-		return ", opened with SO_REUSEADDR"
-	default:
+	flag := common(sockets, func(s *bindrule.Socket) bindrule.Flag { return s.ReuseAddr })
+	if flag == bindrule.FlagUnknown {
 		return ""
 	}
+	return ", opened " + reuseAddr(flag)
 }
 
 // flags says on which side SO_REUSEADDR is missing: both need it.
