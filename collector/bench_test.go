@@ -13,17 +13,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // BenchmarkRender is a scrape without the kernel: a snapshot of so many ports, each with a
 // listener, to compressed text.
 func BenchmarkRender(b *testing.B) {
-	for _, ports := range []int{1, 100, 512} {
-		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
-			snap := snapshotOfPorts(b, ports)
+	for _, watched := range []int{1, 100, 512} {
+		b.Run(fmt.Sprintf("ports=%d", watched), func(b *testing.B) {
+			snap := snapshotOfPorts(b, watched)
 			c := New(func(context.Context) snapshot.Snapshot { return snap }, nil, slog.New(slog.DiscardHandler))
 			h := c.Handler(prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 			r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
@@ -38,7 +39,7 @@ func BenchmarkRender(b *testing.B) {
 
 func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 	b.Helper()
-	w, err := watch.New(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 1000, Last: uint16(999 + n)}}}, MaxPorts: n})
+	w, err := ports.New(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 1000, Last: uint16(999 + n)}}}, MaxPorts: n})
 	if err != nil {
 		b.Fatal(err)
 	}

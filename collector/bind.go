@@ -9,7 +9,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // bindFamily: the calls of bind() and listen() that failed on this host.
@@ -106,9 +107,9 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), strconv.FormatBool(c.ReuseAddr), c.Cause.String(),
 		}] += c.N
 	}
-	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}, watch.TCP, watch.UDP))
-	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}, watch.TCP))
-	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), watch.TCP))
+	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}, sock.TCP, sock.UDP))
+	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}, sock.TCP))
+	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), sock.TCP))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), snapshot.Printable(l.Process), snapshot.Printable(l.Owner.Service()))
@@ -120,7 +121,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 
 // eachPort are the series of watched ports that are there before the first failure, so that
 // it is an increase: of both families, with each of the last two labels.
-func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...watch.Protocol) iter.Seq[series] {
+func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...sock.Protocol) iter.Seq[series] {
 	return func(yield func(series) bool) {
 		for ns := range s.Namespaces() {
 			one := series{0: ns.Label()}

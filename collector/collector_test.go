@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -219,7 +219,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
-					Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
+					Watch:     snapshot.Part[ports.Set]{Err: errScrapeTimeout},
 					TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
 					Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
 					Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
@@ -395,7 +395,7 @@ func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {
 	over := wholeSnapshot(t)
 	within := wholeSnapshot(t)
 	within.Watch.Data.Dropped = 0
-	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[watch.Set]{Err: context.Canceled}}}
+	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[ports.Set]{Err: context.Canceled}}}
 	for i, step := range []struct {
 		take snapshot.Snapshot
 		want []string

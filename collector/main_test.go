@@ -20,9 +20,10 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -44,8 +45,8 @@ const overBudget = "WARN more ports to watch than --watch.max-ports allows limit
 // wholeSnapshot has something of everything that a Collector renders.
 func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	t.Helper()
-	watcher, err := watch.New(watch.Config{
-		Ports:     []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
+	watcher, err := ports.New(ports.Config{
+		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
 		Listeners: true,
 		MaxPorts:  2,
 	})
@@ -92,12 +93,12 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 		}
 	}
 
-	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 53, Last: 53}, Protocol: watch.UDP, Name: "dns"}}, MaxPorts: 2})
+	plan, err := ports.NewPlan(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 53, Last: 53}, Protocol: sock.UDP, Name: "dns"}}, MaxPorts: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	udp := snapshot.UDP{
-		Watch: plan.Own(watch.UDP).Update(time.Time{}, nil),
+		Watch: plan.Own(sock.UDP).Update(time.Time{}, nil),
 		Ports: []snapshot.UDPPort{{
 			Number: 53,
 			IPv4:   snapshot.UDPSockets{Sockets: 2, Queue: 4096, Drops: 7, DropsKnown: true},
@@ -111,7 +112,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
 			Inode:         ownNetns,
-			Watch:         snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
 			Listeners:     snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
 			TCP:           snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},

@@ -15,8 +15,8 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -53,16 +53,16 @@ func restart(address string, ifindex uint32, v snapshot.Verdict) snapshot.Restar
 }
 
 // withVerdicts is a snapshot of everything, with these verdicts.
-func withVerdicts(t *testing.T, ports ...snapshot.PortVerdicts) snapshot.Snapshot {
+func withVerdicts(t *testing.T, watched ...snapshot.PortVerdicts) snapshot.Snapshot {
 	t.Helper()
 	s := wholeSnapshot(t)
-	s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Data: ports, Duration: time.Second}
+	s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Data: watched, Duration: time.Second}
 	return s
 }
 
-func verdictText(t *testing.T, ports ...snapshot.PortVerdicts) []byte {
+func verdictText(t *testing.T, watched ...snapshot.PortVerdicts) []byte {
 	t.Helper()
-	c, _ := collectorOf(withVerdicts(t, ports...))
+	c, _ := collectorOf(withVerdicts(t, watched...))
 	return exposition(t, c)
 }
 
@@ -190,7 +190,7 @@ func TestRestartIsTheWorstOfItsDevices(t *testing.T) {
 }
 
 // manyVerdicts has addresses that are easily taken for each other.
-func manyVerdicts() (ports []snapshot.PortVerdicts) {
+func manyVerdicts() (watched []snapshot.PortVerdicts) {
 	for _, number := range []uint16{80, 4840} {
 		p := snapshot.PortVerdicts{Number: number}
 		for _, address := range []string{"0.0.0.0", "127.0.0.1", "::", "::1", "::ffff:0.0.0.0", "::ffff:127.0.0.1", "fe80::1"} {
@@ -199,9 +199,9 @@ func manyVerdicts() (ports []snapshot.PortVerdicts) {
 				p.Restarts = append(p.Restarts, restart(address, ifindex, verdictMinute))
 			}
 		}
-		ports = append(ports, p)
+		watched = append(watched, p)
 	}
-	return ports
+	return watched
 }
 
 func TestVerdictsAreNeverTheSameSeries(t *testing.T) {
@@ -285,7 +285,7 @@ func TestKernelVerdictsAsText(t *testing.T) {
 	l.Peers(t, kerneltest.StateTimeWait, 3, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateCloseWait, 2, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateSynRecv, 4, netip.MustParseAddr("127.0.0.1"))
-	plan, err := watch.NewPlan(watch.Config{Listeners: true, MaxPorts: 512})
+	plan, err := ports.NewPlan(ports.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		t.Fatal(err)
 	}

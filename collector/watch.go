@@ -5,8 +5,9 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 )
 
 // watchFamily: which ports are watched.
@@ -72,8 +73,8 @@ func budget(s *snapshot.Snapshot) (ports, dropped, limit int) {
 }
 
 // watched are the sets of ports of both protocols.
-func watched(ns *snapshot.Namespace) iter.Seq2[watch.Protocol, *watch.Set] {
-	return func(yield func(watch.Protocol, *watch.Set) bool) {
-		_ = yield(watch.TCP, &ns.Watch.Data) && yield(watch.UDP, &ns.UDP.Data.Watch)
+func watched(ns *snapshot.Namespace) iter.Seq2[sock.Protocol, *ports.Set] {
+	return func(yield func(sock.Protocol, *ports.Set) bool) {
+		_ = yield(sock.TCP, &ns.Watch.Data) && yield(sock.UDP, &ns.UDP.Data.Watch)
 	}
 }

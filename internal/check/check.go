@@ -11,9 +11,10 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/status"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -84,7 +85,7 @@ func colours(w io.Writer) bool {
 
 // look takes a snapshot of the ports and judges it.
 func look(ctx context.Context, opts *options) (*status.Report, error) {
-	plan, err := watch.NewPlan(watch.Config{Ports: opts.ports, MaxPorts: 1 << 16})
+	plan, err := ports.NewPlan(ports.Config{Ports: opts.ports, MaxPorts: 1 << 16})
 	if err != nil {
 		return nil, err
 	}
@@ -122,17 +123,17 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 
 // lookForOwners finds who has sockets on the ports, as far as this host and user allow, and
 // says what it does not. The finder is for the listeners of the snapshot.
-func lookForOwners(ctx context.Context, ports []watch.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+func lookForOwners(ctx context.Context, asked []ports.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
 	finder, err := owner.New(owner.Options{Wait: ownersWait})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("owners of sockets: %v", err)}
 	}
-	ranges := make([]watch.Range, len(ports))
-	for i, p := range ports {
-		ranges[i] = p.Range
+	ranges := make([]sock.PortRange, len(asked))
+	for i, p := range asked {
+		ranges[i] = p.PortRange
 	}
 	var unseen []string
-	held, missed, err := holders(ctx, finder, watch.NewPorts(ranges))
+	held, missed, err := holders(ctx, finder, ports.NewFixed(ranges))
 	if err != nil {
 		unseen = append(unseen, err.Error())
 	}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/status"
-	"sockstate_exporter/internal/watch"
 )
 
 const name = "sockstate_exporter check"
@@ -25,7 +25,7 @@ Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an er
 
 // options are the command line.
 type options struct {
-	ports     []watch.Spec
+	ports     []ports.Spec
 	netns     string // empty: the one that it runs in
 	addresses []status.Address
 	reuseAddr bool
@@ -46,7 +46,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("reuseaddr", "The server sets SO_REUSEADDR: the exit status is for such a one.").BoolVar(&opts.reuseAddr)
 	app.Flag("netns", "Network namespace to look at: a name in /run/netns, or a path such as /proc/4711/ns/net.").
 		PlaceHolder("NAME|PATH").StringVar(&opts.netns)
-	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*ports)(&opts.ports))
+	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*portArgs)(&opts.ports))
 
 	_, err := app.Parse(args)
 	switch {
@@ -69,20 +69,20 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	return &opts, nil
 }
 
-// ports are the arguments.
-type ports []watch.Spec
+// portArgs are the arguments.
+type portArgs []ports.Spec
 
-func (p *ports) Set(s string) error {
-	r, err := watch.ParseRange(s)
+func (p *portArgs) Set(s string) error {
+	r, err := ports.ParseRange(s)
 	if err != nil {
 		return err
 	}
-	*p = append(*p, watch.Spec{Range: r})
+	*p = append(*p, ports.Spec{PortRange: r})
 	return nil
 }
 
-func (*ports) String() string     { return "" }
-func (*ports) IsCumulative() bool { return true }
+func (*portArgs) String() string     { return "" }
+func (*portArgs) IsCumulative() bool { return true }
 
 func parseAddresses(list []string) ([]status.Address, error) {
 	var addresses []status.Address

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/status"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -28,14 +28,14 @@ const (
 
 // holders finds who has sockets open on the ports. The finder then knows the listeners, too.
 // missed is how many sockets have an owner that was not found.
-func holders(ctx context.Context, finder *owner.Finder, ports *watch.Ports) (held map[uint16][]status.Holder, missed int, err error) {
+func holders(ctx context.Context, finder *owner.Finder, asked *ports.Fixed) (held map[uint16][]status.Holder, missed int, err error) {
 	conn, err := netlinkdiag.Dial(nil)
 	if err != nil {
 		return nil, 0, fmt.Errorf("look for owners: %w", err)
 	}
 	defer conn.Close()
 	request := netlinkdiag.Request{States: netlinkdiag.AllStates &^ netlinkdiag.States(netlinkdiag.StateTimeWait)}
-	if ranges := ports.Ranges(); len(ranges) <= maxRanges {
+	if ranges := asked.Ranges(); len(ranges) <= maxRanges {
 		for _, r := range ranges {
 			request.Ports.Local = append(request.Ports.Local, netlinkdiag.PortRange{First: r.First, Last: r.Last})
 		}
@@ -50,7 +50,7 @@ func holders(ctx context.Context, finder *owner.Finder, ports *watch.Ports) (hel
 		case err != nil:
 			return nil, 0, fmt.Errorf("look for owners: %w", err)
 		}
-		if _, asked := ports.Find(s.Local.Port()); asked && s.Inode != 0 && len(ask) < maxAsked {
+		if _, asked := asked.Find(s.Local.Port()); asked && s.Inode != 0 && len(ask) < maxAsked {
 			sockets, ask = append(sockets, s), append(ask, owner.Socket{Cookie: s.Cookie, Inode: s.Inode})
 		}
 	}

@@ -15,8 +15,9 @@ import (
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
-	"sockstate_exporter/internal/watch"
 )
 
 // Name is that of the program.
@@ -40,16 +41,16 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(Name))
 
-	var watching watch.Config
+	var watching ports.Config
 	app.Flag("watch.port", "Port to watch whether it has a listener or not, of TCP unless /udp follows, with a name if you like. Repeatable. Examples: 4840, 53/udp, 8000-8010, 4840:opcua.").
-		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
+		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[ports.Spec]{flag: "--watch.port", parse: ports.ParseSpec, list: &watching.Ports})
 	app.Flag("watch.listeners", "Watch every port that has a TCP or UDP listener.").Default("true").BoolVar(&watching.Listeners)
 	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
 	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767, 5353/udp.").
-		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
+		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[ports.Exclusion]{flag: "--watch.exclude", parse: ports.ParseExclusion, list: &watching.Exclude})
 	app.Flag("watch.remote-port", "Port of others to count TCP sockets to. Repeatable. Examples: 5432, 9092-9095.").
-		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Range]{flag: "--watch.remote-port", parse: watch.ParseRange, list: &opts.Sources.RemotePorts})
+		PlaceHolder("PORT|RANGE").SetValue(&value[sock.PortRange]{flag: "--watch.remote-port", parse: ports.ParseRange, list: &opts.Sources.RemotePorts})
 	app.Flag("watch.max-ports", "Most ports to watch, of all namespaces: those of --watch.port first, then by number.").Default("512").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
@@ -85,7 +86,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
-	if opts.Sources.Watch, err = watch.NewPlan(watching); err != nil {
+	if opts.Sources.Watch, err = ports.NewPlan(watching); err != nil {
 		return nil, fmt.Errorf("--watch.port: %w", err)
 	}
 	opts.Sources.Retention = watching.Retention

@@ -15,7 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 )
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
@@ -120,7 +120,7 @@ type failures struct {
 	callers   *callers
 
 	mu     sync.Mutex
-	sets   map[uint32][]watch.Set // by inode number of the network namespace
+	sets   map[uint32][]ports.Set // by inode number of the network namespace
 	union  map[uint16]struct{}    // the ports of all sets
 	latest map[FailureKey]Failure
 }
@@ -129,7 +129,7 @@ func newFailures(own uint32, owners OwnerFinder) *failures {
 	return &failures{
 		conflicts: newConflicts(),
 		callers:   &callers{finder: owners},
-		sets:      map[uint32][]watch.Set{own: nil},
+		sets:      map[uint32][]ports.Set{own: nil},
 		latest:    make(map[FailureKey]Failure),
 	}
 }
@@ -173,7 +173,7 @@ func (f *failures) watched(port uint16) bool {
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the numbers of namespaces that are no more.
-func (f *failures) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) {
+func (f *failures) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) {
 	f.conflicts.retire(func(netns uint32) bool {
 		_, watched := sets[netns]
 		return gone[netns] || !watched

@@ -3,13 +3,13 @@ package snapshot
 import (
 	"time"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // A fold counts a stream of sockets per watched port: this runs once per socket.
 type fold struct {
-	set   watch.Set
+	set   ports.Set
 	ports []PortSockets // as set.Ports
 
 	// held has what bind() would meet, of the sockets whose flags nobody else reads: of
@@ -23,7 +23,7 @@ type fold struct {
 	at time.Time // that the dump ended
 }
 
-func newFold(set watch.Set, holdAll bool, c *clients) *fold {
+func newFold(set ports.Set, holdAll bool, c *clients) *fold {
 	f := &fold{
 		set: set, ports: make([]PortSockets, len(set.Ports)), held: make([]holders, len(set.Ports)), holdAll: holdAll,
 		clients: c,
@@ -82,7 +82,7 @@ func lingering(ports []PortSockets) []uint16 {
 }
 
 // ranges are the ports as a filter takes them.
-func ranges(ports []watch.Port) []netlinkdiag.PortRange {
+func ranges(ports []ports.Port) []netlinkdiag.PortRange {
 	out := make([]netlinkdiag.PortRange, len(ports))
 	for i, p := range ports {
 		out[i] = netlinkdiag.Port(p.Number)

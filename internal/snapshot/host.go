@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -173,8 +173,8 @@ func (h *host) keep(set *netns.Set) {
 }
 
 // watched are the ports that are watched, by the number of the namespace.
-func (h *host) watched(set *netns.Set) map[uint32][]watch.Set {
-	sets := map[uint32][]watch.Set{h.cfg.OwnNetns: h.own.sets()}
+func (h *host) watched(set *netns.Set) map[uint32][]ports.Set {
+	sets := map[uint32][]ports.Set{h.cfg.OwnNetns: h.own.sets()}
 	for _, ns := range set.Namespaces {
 		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].sets()
 	}
@@ -182,11 +182,11 @@ func (h *host) watched(set *netns.Set) map[uint32][]watch.Set {
 }
 
 // sets are those of the protocols.
-func (w *worker) sets() []watch.Set {
+func (w *worker) sets() []ports.Set {
 	if w.udp == nil {
-		return []watch.Set{w.set}
+		return []ports.Set{w.set}
 	}
-	return []watch.Set{w.set, w.udp.set}
+	return []ports.Set{w.set, w.udp.set}
 }
 
 // leave lets go of the namespace: its sockets would keep it in being.

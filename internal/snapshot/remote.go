@@ -5,7 +5,8 @@ import (
 	"net/netip"
 	"slices"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -101,15 +102,15 @@ func (d *destinations) busiest() Ephemeral {
 
 // clients counts connections by what they are connected to, beside a fold.
 type clients struct {
-	remote     *watch.Ports // nil: none
-	ports      []RemotePort // as remote's
-	localPorts watch.Range  // that the kernel chooses from; empty: not counted
+	remote     *ports.Fixed   // nil: none
+	ports      []RemotePort   // as remote's
+	localPorts sock.PortRange // that the kernel chooses from; empty: not counted
 	// serving are those of them that a server has: connect() is given no port that was bound.
 	serving map[uint16]struct{}
 	to      destinations
 }
 
-func newClients(remote *watch.Ports, localPorts watch.Range) *clients {
+func newClients(remote *ports.Fixed, localPorts sock.PortRange) *clients {
 	c := &clients{remote: remote, localPorts: localPorts}
 	c.reset()
 	return c
@@ -129,7 +130,7 @@ func (c *clients) filter() netlinkdiag.PortFilter {
 	for _, r := range c.remote.Ranges() {
 		f.Remote = append(f.Remote, netlinkdiag.PortRange(r))
 	}
-	if c.localPorts != (watch.Range{}) {
+	if c.localPorts != (sock.PortRange{}) {
 		f.Local = []netlinkdiag.PortRange{netlinkdiag.PortRange(c.localPorts)}
 	}
 	return f
@@ -154,7 +155,7 @@ func (c *clients) serves(port uint16) bool {
 
 // serve takes the ports that have a listener, or were found by one: its connections stay when it
 // goes.
-func (c *clients) serve(listening []listener, set watch.Set) {
+func (c *clients) serve(listening []listener, set ports.Set) {
 	c.serving = make(map[uint16]struct{})
 	note := func(port uint16) {
 		if port >= c.localPorts.First && port <= c.localPorts.Last {
@@ -165,7 +166,7 @@ func (c *clients) serve(listening []listener, set watch.Set) {
 		note(listening[i].key.Port)
 	}
 	for _, p := range set.Ports {
-		if p.Source == watch.SourceListener {
+		if p.Source == ports.SourceListener {
 			note(p.Number)
 		}
 	}

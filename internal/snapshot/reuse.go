@@ -8,7 +8,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -135,7 +135,7 @@ func everyOne(sofar bindrule.Flag, known, on bool) bindrule.Flag {
 	return sofar
 }
 
-func portReuse(set watch.Set, flags *sockflags.Result, complete bool) []PortReuse {
+func portReuse(set ports.Set, flags *sockflags.Result, complete bool) []PortReuse {
 	out := make([]PortReuse, len(set.Ports))
 	for i, p := range set.Ports {
 		out[i] = PortReuse{Number: p.Number, Known: complete && flags.Missed[p.Number] == 0}

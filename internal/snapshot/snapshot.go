@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -60,7 +60,7 @@ type Namespace struct {
 
 	// Watch is the set of watched ports. It is there even when it could not be
 	// brought up to date; then its error says why.
-	Watch Part[watch.Set]
+	Watch Part[ports.Set]
 
 	// Listeners are the listening sockets on watched ports, in groups, sorted by
 	// port, family, address and device. GroupsDropped counts, by port, the groups that are

@@ -10,8 +10,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -23,7 +23,7 @@ type Config struct {
 	Dial func() (*netlinkdiag.Conn, error)
 
 	// Watch decides which ports are watched. The Taker alone uses it from now on.
-	Watch *watch.Plan
+	Watch *ports.Plan
 
 	// Namespaces finds the network namespaces to take beside the process's own; nil takes
 	// none. The Taker alone uses it from now on.
@@ -42,7 +42,7 @@ type Config struct {
 
 	// Remote are the remote ports to count sockets to, in the dump of TCP; nil switches the
 	// part off.
-	Remote *watch.Ports
+	Remote *ports.Fixed
 
 	// Ephemeral switches the part of that name on, in the dump of TCP.
 	Ephemeral bool

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"time"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // UDP is the sockets of watched UDP ports.
 type UDP struct {
-	Watch watch.Set
+	Watch ports.Set
 	Ports []UDPPort // Ports[i] is of Watch.Ports[i]
 }
 
@@ -49,8 +50,8 @@ type datagramSocket struct {
 
 // udpWorker is what of a worker is about UDP.
 type udpWorker struct {
-	watcher *watch.Watcher
-	set     watch.Set // the latest
+	watcher *ports.Watcher
+	set     ports.Set // the latest
 	drops   *dropCounter
 
 	looked  bool                 // once at least
@@ -64,7 +65,7 @@ const (
 	lowPorts = 1024
 )
 
-func newUDPWorker(watcher *watch.Watcher, retention time.Duration) *udpWorker {
+func newUDPWorker(watcher *ports.Watcher, retention time.Duration) *udpWorker {
 	return &udpWorker{watcher: watcher, set: watcher.Update(time.Time{}, nil), drops: newDropCounter(retention)}
 }
 
@@ -105,7 +106,7 @@ func (w *worker) dumpUDP(ctx context.Context) ([]datagramSocket, error) {
 // servers are the ports to discover. One that the kernel may have chosen itself, for a client,
 // is none: such ports come and go with every query. Nor is one of a socket that is too young,
 // but for those that are there when the exporter first looks.
-func (u *udpWorker) servers(now time.Time, sockets []datagramSocket, chosen watch.Range) []uint16 {
+func (u *udpWorker) servers(now time.Time, sockets []datagramSocket, chosen sock.PortRange) []uint16 {
 	var ports []uint16
 	before := u.newborn
 	u.newborn = make(map[uint64]time.Time)
@@ -136,7 +137,7 @@ func (u *udpWorker) servers(now time.Time, sockets []datagramSocket, chosen watc
 }
 
 // fold discovers ports and counts.
-func (u *udpWorker) fold(now time.Time, sockets []datagramSocket, chosen watch.Range) UDP {
+func (u *udpWorker) fold(now time.Time, sockets []datagramSocket, chosen sock.PortRange) UDP {
 	u.set = u.watcher.Update(now, u.servers(now, sockets, chosen))
 
 	out := UDP{Watch: u.set, Ports: make([]UDPPort, len(u.set.Ports))}

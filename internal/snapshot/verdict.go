@@ -10,7 +10,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -95,7 +95,7 @@ func newMemory(keep time.Duration) *memory {
 
 // update takes the groups that listen now. A flag of the same sockets that is not known now
 // stays what it was.
-func (m *memory) update(now time.Time, set watch.Set, listeners []listener, groups []Group, flags []GroupReuse) {
+func (m *memory) update(now time.Time, set ports.Set, listeners []listener, groups []Group, flags []GroupReuse) {
 	maps.DeleteFunc(m.groups, func(k GroupKey, r remembered) bool {
 		_, watched := set.Find(k.Port)
 		return !watched || now.Sub(r.seen) > m.keep
@@ -183,7 +183,7 @@ func creatorsOf(listeners []listener) map[GroupKey]creator {
 
 // bindPorts gives, for each watched port, the sockets that a bind would meet: those of the
 // dump whose flags nobody knows, and the others from what knows them.
-func bindPorts(set watch.Set, tcp *fold, reuse *Reuse, wheel wheel) []bindrule.Port {
+func bindPorts(set ports.Set, tcp *fold, reuse *Reuse, wheel wheel) []bindrule.Port {
 	ports := make([]bindrule.Port, len(set.Ports))
 	for i := range set.Ports {
 		ports[i] = bindrule.Port{Sockets: tcp.held[i].sockets(), Incomplete: tcp.held[i].overflow}
@@ -204,7 +204,7 @@ func bindPorts(set watch.Set, tcp *fold, reuse *Reuse, wheel wheel) []bindrule.P
 }
 
 // addListeners adds the listener groups to their ports.
-func addListeners(ports []bindrule.Port, set watch.Set, listeners []listener, groups []Group, flags []GroupReuse) {
+func addListeners(ports []bindrule.Port, set ports.Set, listeners []listener, groups []Group, flags []GroupReuse) {
 	creators := creatorsOf(listeners)
 	for i, g := range groups {
 		n, ok := set.Find(g.Port)
@@ -254,7 +254,7 @@ func fromFlags(g *sockflags.Group) bindrule.Socket {
 }
 
 // verdicts judge every watched port: ports[i] is of set.Ports[i].
-func (m *memory) verdicts(now time.Time, set watch.Set, ports []bindrule.Port) []PortVerdicts {
+func (m *memory) verdicts(now time.Time, set ports.Set, ports []bindrule.Port) []PortVerdicts {
 	out := make([]PortVerdicts, len(ports))
 	known := m.byPort()
 	for i := range ports {

@@ -11,8 +11,9 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -20,10 +21,10 @@ import (
 // keeps what has to outlive a snapshot.
 type worker struct {
 	cfg     Config
-	watcher *watch.Watcher
+	watcher *ports.Watcher
 	conn    *netlinkdiag.Conn // nil until dialled
 	drops   *dropCounter
-	set     watch.Set // the latest
+	set     ports.Set // the latest
 
 	udp *udpWorker // nil: off
 
@@ -35,8 +36,8 @@ type worker struct {
 
 	// Of the flight that runs:
 	listed     listed
-	localPorts watch.Range // that the kernel chooses from; empty where that is not known
-	idle       bool        // connections are not looked for
+	localPorts sock.PortRange // that the kernel chooses from; empty where that is not known
+	idle       bool           // connections are not looked for
 }
 
 // listed is what list has seen: take goes on from there.
@@ -48,8 +49,8 @@ type listed struct {
 }
 
 // newWorker makes one; plan makes its Watcher.
-func newWorker(cfg Config, plan func(watch.Protocol) *watch.Watcher) *worker {
-	watcher := plan(watch.TCP)
+func newWorker(cfg Config, plan func(sock.Protocol) *ports.Watcher) *worker {
+	watcher := plan(sock.TCP)
 	w := &worker{
 		cfg:     cfg,
 		watcher: watcher,
@@ -59,7 +60,7 @@ func newWorker(cfg Config, plan func(watch.Protocol) *watch.Watcher) *worker {
 		memory: newMemory(cfg.Retention),
 	}
 	if cfg.UDP {
-		w.udp = newUDPWorker(plan(watch.UDP), cfg.Retention)
+		w.udp = newUDPWorker(plan(sock.UDP), cfg.Retention)
 	}
 	return w
 }
@@ -104,11 +105,11 @@ func (w *worker) readStack(publish func(func(*Namespace))) {
 
 // list takes the listeners, and with them the set of watched ports.
 func (w *worker) list(ctx context.Context, publish func(func(*Namespace))) {
-	w.localPorts = watch.Range{}
+	w.localPorts = sock.PortRange{}
 	if w.cfg.LocalPorts != nil {
 		// Where that fails, the stack part says so.
 		if first, last, err := w.cfg.LocalPorts(); err == nil {
-			w.localPorts = watch.Range{First: first, Last: last}
+			w.localPorts = sock.PortRange{First: first, Last: last}
 		}
 	}
 	all := take(func() ([]listener, error) { return w.listening(ctx) })
@@ -165,7 +166,7 @@ func (w *worker) take(ctx context.Context, publish func(func(*Namespace))) {
 		s.TCP = part(w.cfg.TCP, &tcp, func(f *fold) []PortSockets { return f.ports })
 		s.Remote = part(w.cfg.Remote != nil, &tcp, func(f *fold) []RemotePort { return f.clients.ports })
 		s.Ephemeral = part(w.cfg.Ephemeral, &tcp, func(f *fold) Ephemeral { return f.clients.to.busiest() })
-		if s.Ephemeral.Err == nil && w.localPorts == (watch.Range{}) {
+		if s.Ephemeral.Err == nil && w.localPorts == (sock.PortRange{}) {
 			s.Ephemeral = Part[Ephemeral]{Err: errLocalPorts, Duration: tcp.Duration}
 		}
 	})
@@ -227,7 +228,7 @@ func (w *worker) listening(ctx context.Context) ([]listener, error) {
 
 // watched brings the set of watched ports up to date. Without knowing who listens it stays
 // what it was: no port may go because we could not look.
-func (w *worker) watched(listening Part[[]listener]) Part[watch.Set] {
+func (w *worker) watched(listening Part[[]listener]) Part[ports.Set] {
 	if listening.Err == nil {
 		ports := make([]uint16, len(listening.Data))
 		for i, l := range listening.Data {
@@ -235,7 +236,7 @@ func (w *worker) watched(listening Part[[]listener]) Part[watch.Set] {
 		}
 		w.set = w.watcher.Update(time.Now(), ports)
 	}
-	return Part[watch.Set]{Data: w.set, Err: listening.Err, Duration: listening.Duration}
+	return Part[ports.Set]{Data: w.set, Err: listening.Err, Duration: listening.Duration}
 }
 
 // onWatched are the listeners on watched ports.
@@ -339,7 +340,7 @@ func (w *worker) foldTCP(ctx context.Context, listening []listener) (fold, error
 
 func (w *worker) clients() *clients {
 	if !w.cfg.Ephemeral {
-		return newClients(w.cfg.Remote, watch.Range{})
+		return newClients(w.cfg.Remote, sock.PortRange{})
 	}
 	return newClients(w.cfg.Remote, w.localPorts)
 }

@@ -16,17 +16,18 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // Options say which sources to open.
 type Options struct {
-	Watch       *watch.Plan
+	Watch       *ports.Plan
 	Retention   time.Duration
-	RemotePorts []watch.Range
+	RemotePorts []sock.PortRange
 	Netns       []netns.Spec
 	Processes   bool // their network namespaces too
 
@@ -77,7 +78,7 @@ func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger
 		cfg.Stack = readStack
 	}
 	if opts.Remote && len(opts.RemotePorts) > 0 {
-		cfg.Remote = watch.NewPorts(opts.RemotePorts)
+		cfg.Remote = ports.NewFixed(opts.RemotePorts)
 	}
 	if opts.Owner {
 		s.openOwners(logger)

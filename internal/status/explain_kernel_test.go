@@ -14,8 +14,9 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -32,7 +33,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = flags.Close() })
-	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}}}, MaxPorts: 1})
+	plan, err := ports.NewPlan(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4840}}}, MaxPorts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

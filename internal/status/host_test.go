@@ -38,7 +38,7 @@ func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
 	s.Binds.Data.Connects = false
 	s.Stack.Err, s.Stack.Data.TimeWaitLimit = errors.New("read sysctl: <no>"), stack.Value{}
 	s.Ephemeral.Err = snapshot.ErrOff
-	page := ports(t, s, "&netns=")
+	page := portsPage(t, s, "&netns=")
 	row := page.Namespaces[0]
 	if row.TimeWait == nil || *row.TimeWait != 31_337 || row.EphemeralLimit == nil || row.TimeWaitLimit != nil || row.Ephemeral != nil || row.ConnectFailures != nil {
 		t.Errorf("got %+v, want what of the stack could be read alone", row)
@@ -59,7 +59,7 @@ func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
 func TestConnectsThatCouldNotBeCountedAreSaid(t *testing.T) {
 	s := night()
 	s.Binds.Err = errors.New("read counts: no")
-	page := ports(t, s, "&netns=")
+	page := portsPage(t, s, "&netns=")
 	if want := []PartReport{{Part: "connect", State: partFailed, Error: "read counts: no"}}; !slices.Equal(page.Parts, want) || page.Namespaces[0].ConnectFailures != nil {
 		t.Errorf("parts %+v and %v failures, want %+v and none", page.Parts, page.Namespaces[0].ConnectFailures, want)
 	}
@@ -82,7 +82,7 @@ func TestFullestNamespacesFollowTheOwn(t *testing.T) {
 	}
 	s.Others[3].Ephemeral.Data.IPv4 = []uint64{99}
 	s.Others[4].Stack.Data.TimeWaitLimit = value(0) // none is kept
-	page := ports(t, s, "")
+	page := portsPage(t, s, "")
 	var got []string
 	for _, ns := range page.Namespaces {
 		got = append(got, ns.Netns)

@@ -16,8 +16,9 @@ import (
 	"strings"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 )
 
 // A Feature is something that may or may not work on this host.
@@ -128,7 +129,7 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, name string, asJS
 type pageQuery struct {
 	json    bool
 	refresh bool // the page reloads itself
-	ports   []watch.Range
+	ports   []sock.PortRange
 	netns   *string // nil: all
 
 	now      time.Time
@@ -160,7 +161,7 @@ func newPageQuery(r *http.Request) (pageQuery, error) {
 		if s == "" {
 			continue // a form that was left empty
 		}
-		ports, err := watch.ParseRange(s)
+		ports, err := ports.ParseRange(s)
 		if err != nil {
 			return pageQuery{}, fmt.Errorf("port=%q: %w", s, err)
 		}
@@ -175,7 +176,7 @@ func newPageQuery(r *http.Request) (pageQuery, error) {
 
 // wantsPort says whether the port is asked for.
 func (q *pageQuery) wantsPort(port uint16) bool {
-	return len(q.ports) == 0 || slices.ContainsFunc(q.ports, func(r watch.Range) bool { return r.First <= port && port <= r.Last })
+	return len(q.ports) == 0 || slices.ContainsFunc(q.ports, func(r sock.PortRange) bool { return r.First <= port && port <= r.Last })
 }
 
 // wants says whether the namespace is asked for, by its name or as it is shown.
@@ -202,7 +203,7 @@ func (q *pageQuery) link(key string, value *string) string {
 	return "?" + v.Encode()
 }
 
-func rangeText(r watch.Range) string {
+func rangeText(r sock.PortRange) string {
 	if r.First == r.Last {
 		return strconv.Itoa(int(r.First))
 	}

@@ -18,8 +18,8 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
 )
 
 var pageTime = time.Date(2026, 3, 1, 3, 0, 0, 123_456_789, time.UTC)
@@ -58,7 +58,7 @@ func get(t *testing.T, h http.Handler, target string) string {
 	return w.Body.String()
 }
 
-func ports(t *testing.T, s *snapshot.Snapshot, query string) PortsPage {
+func portsPage(t *testing.T, s *snapshot.Snapshot, query string) PortsPage {
 	t.Helper()
 	var page PortsPage
 	decode(t, get(t, newPages(t, s).Ports(), "/ports?format=json"+query), &page)
@@ -83,7 +83,7 @@ func watching(s *snapshot.Snapshot) *snapshot.Snapshot {
 func watchIn(ns *snapshot.Namespace) {
 	ns.Watch.Data.Ports, ns.TCP.Data = nil, nil
 	for _, v := range ns.Verdicts.Data {
-		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, watch.Port{Number: v.Number, Source: watch.SourceListener})
+		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, ports.Port{Number: v.Number, Source: ports.SourceListener})
 		p := snapshot.PortSockets{Number: v.Number}
 		for _, o := range v.Port.Sockets {
 			p.IPv4.States[o.State] += o.Count
@@ -104,8 +104,8 @@ func night() *snapshot.Snapshot {
 		[]bindrule.Socket{onDevice()}, // 4845
 		[]bindrule.Socket{listener(any6, true, bindrule.Yes)},
 	))
-	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", watch.SourceFlag
-	s.Watch.Data.Ports[2].Source = watch.SourceFlag
+	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", ports.SourceFlag
+	s.Watch.Data.Ports[2].Source = ports.SourceFlag
 	gone := &s.Verdicts.Data[3]
 	gone.Restarts = []snapshot.RestartVerdict{{
 		Address: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No,
@@ -201,7 +201,7 @@ func TestEmptyPages(t *testing.T) {
 
 func TestWorstPortsComeFirst(t *testing.T) {
 	var got []string
-	for _, p := range ports(t, night(), "").Ports {
+	for _, p := range portsPage(t, night(), "").Ports {
 		protocol := ""
 		if p.Protocol != "tcp" {
 			protocol = "/" + p.Protocol
@@ -234,7 +234,7 @@ func TestWhatFailedIsSaidAndNothingIsGoodForIt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := watching(snapshotOf([]bindrule.Socket{listener(any4, false, bindrule.Yes)}))
 			tt.spoil(s)
-			page := ports(t, s, "")
+			page := portsPage(t, s, "")
 			if want := []PartReport{{Part: tt.part, State: partFailed, Error: broken.Error()}}; !slices.Equal(page.Parts, want) {
 				t.Errorf("parts %+v, want %+v", page.Parts, want)
 			}
@@ -288,7 +288,7 @@ func crowd() *snapshot.Snapshot {
 
 func TestPageIsBoundedAndSaysWhatItLeavesOut(t *testing.T) {
 	s := crowd()
-	page := ports(t, s, "")
+	page := portsPage(t, s, "")
 	if len(page.Ports) != maxRows || page.PortsLeftOut != 499*512+1-maxRows || len(page.Parts) != maxParts || page.PartsLeftOut != 499-maxParts {
 		t.Errorf("%d ports, %d left out, %d parts, %d left out", len(page.Ports), page.PortsLeftOut, len(page.Parts), page.PartsLeftOut)
 	}
@@ -320,7 +320,7 @@ func TestFilters(t *testing.T) {
 		{"&netns=&port=4845", "4845"},
 	} {
 		var got []string
-		for _, p := range ports(t, night(), tt.query).Ports {
+		for _, p := range portsPage(t, night(), tt.query).Ports {
 			got = append(got, fmt.Sprint(p.Port))
 		}
 		if strings.Join(got, " ") != tt.want {

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -36,7 +36,7 @@ type PortRow struct {
 	Port             uint16            `json:"port"`
 	Protocol         string            `json:"protocol"`
 	Name             string            `json:"name"`
-	Source           watch.Source      `json:"source"`
+	Source           ports.Source      `json:"source"`
 	Problems         []Problem         `json:"problems"` // the worst first
 	Outcome          Outcome           `json:"outcome"`
 	Verdict          []Sentence        `json:"verdict"`
@@ -163,7 +163,7 @@ func (c candidate) row() PortRow {
 // A portState is what a snapshot has of one port. What is nil is not known.
 type portState struct {
 	ns       *snapshot.Namespace
-	port     watch.Port
+	port     ports.Port
 	tcp      *snapshot.PortSockets
 	verdicts *snapshot.PortVerdicts
 
@@ -178,7 +178,7 @@ func newPortsPage(s *snapshot.Snapshot, q pageQuery) *PortsPage {
 		Features: append([]Feature{}, q.features...), problems: make(map[Problem]int),
 	}
 	byProblem := make([][]candidate, len(problems))
-	consider := func(c candidate, port watch.Port) {
+	consider := func(c candidate, port ports.Port) {
 		if q.wantsPort(port.Number) {
 			found := c.troubles()
 			rank := found.worst().rank()
@@ -264,7 +264,7 @@ func (s *portState) troubles() (found troubles) {
 			found.set(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
-	found.set(NoListener, known && !listening && s.port.Source == watch.SourceFlag)
+	found.set(NoListener, known && !listening && s.port.Source == ports.SourceFlag)
 	halves := 0
 	for i := range s.listeners {
 		g := &s.listeners[i]

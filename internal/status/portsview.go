@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 )
 
 // A portsView is /ports as HTML; the JSON form is that of its PortsPage alone.
@@ -102,7 +102,7 @@ func (r *PortRow) Level() Level {
 
 // SourceText says why the port is watched.
 func (r *PortRow) SourceText() string {
-	if r.Source == watch.SourceFlag {
+	if r.Source == ports.SourceFlag {
 		return "--watch.port"
 	}
 	if r.IsUDP() {

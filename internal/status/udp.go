@@ -1,8 +1,9 @@
 package status
 
 import (
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -22,7 +23,7 @@ type UDPSockets struct {
 // A udpState is what a snapshot has of one UDP port.
 type udpState struct {
 	ns      *snapshot.Namespace
-	port    watch.Port
+	port    ports.Port
 	sockets *snapshot.UDPPort // nil: not known
 }
 
@@ -40,7 +41,7 @@ func (s *udpState) empty() bool {
 
 // passed says that the port was found in use, is not any more, and nobody misses it: clients
 // that choose their ports themselves, as resolvers do, leave many behind.
-func (s *udpState) passed() bool { return s.empty() && s.port.Source != watch.SourceFlag }
+func (s *udpState) passed() bool { return s.empty() && s.port.Source != ports.SourceFlag }
 
 // troubles are what is wrong.
 func (s *udpState) troubles() (found troubles) {
@@ -63,7 +64,7 @@ func (s *udpState) troubles() (found troubles) {
 func (s *udpState) row() PortRow {
 	found := s.troubles()
 	r := PortRow{
-		Netns: s.ns.Label(), Port: s.port.Number, Protocol: watch.UDP.String(), Name: s.port.Name, Source: s.port.Source,
+		Netns: s.ns.Label(), Port: s.port.Number, Protocol: sock.UDP.String(), Name: s.port.Name, Source: s.port.Source,
 		Problems: found.list(), Outcome: Unknown, Verdict: []Sentence{}, Gone: []GoneRow{}, Advice: []string{},
 	}
 	if s.sockets != nil {
@@ -84,7 +85,7 @@ func newUDPSockets(of *snapshot.UDPSockets) UDPSockets {
 }
 
 // IsUDP says that it is no TCP port.
-func (r *PortRow) IsUDP() bool { return r.Protocol == watch.UDP.String() }
+func (r *PortRow) IsUDP() bool { return r.Protocol == sock.UDP.String() }
 
 // udpLines are a line for each family that has a socket, or one without.
 func (r *PortRow) udpLines() []Line {

@@ -1,9 +1,11 @@
-package watch
+package ports
 
 import (
 	"sync"
 	"testing"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 func newPlan(t *testing.T, cfg Config, ports ...string) *Plan {
@@ -12,36 +14,36 @@ func newPlan(t *testing.T, cfg Config, ports ...string) *Plan {
 }
 
 func TestProtocolsAreApart(t *testing.T) {
-	p := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{Range{22, 22}, TCP}, {Range{5353, 5353}, UDP}}}, "53/udp:dns", "53:dns over tcp", "123/udp")
-	check(t, p.Own(TCP).Update(at(0), []uint16{22, 5353}), 0, "53:dns over tcp", "5353?")
-	check(t, p.Own(UDP).Update(at(0), []uint16{22, 5353}), 0, "22?", "53:dns", "123")
+	p := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{sock.PortRange{First: 22, Last: 22}, sock.TCP}, {sock.PortRange{First: 5353, Last: 5353}, sock.UDP}}}, "53/udp:dns", "53:dns over tcp", "123/udp")
+	check(t, p.Own(sock.TCP).Update(at(0), []uint16{22, 5353}), 0, "53:dns over tcp", "5353?")
+	check(t, p.Own(sock.UDP).Update(at(0), []uint16{22, 5353}), 0, "22?", "53:dns", "123")
 }
 
 func TestElsewhereAskedPortsAreDiscoveredUnderTheirName(t *testing.T) {
-	p := newPlan(t, Config{Exclude: []Exclusion{{Range: Range{80, 80}}}, Retention: time.Second}, "80:web", "443")
-	w := p.Elsewhere(TCP)
+	p := newPlan(t, Config{Exclude: []Exclusion{{PortRange: sock.PortRange{First: 80, Last: 80}}}, Retention: time.Second}, "80:web", "443")
+	w := p.Elsewhere(sock.TCP)
 	check(t, w.Update(at(0), nil), 0)
 	check(t, w.Update(at(1), []uint16{22, 80}), 0, "80:web?")
 	check(t, w.Update(at(2), nil), 0)
 }
 
 func TestElsewhereListenersAreDiscovered(t *testing.T) {
-	w := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{Range: Range{22, 22}}}}, "80:web").Elsewhere(TCP)
+	w := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}}, "80:web").Elsewhere(sock.TCP)
 	check(t, w.Update(at(0), []uint16{22, 80, 443}), 0, "80:web?", "443?")
 }
 
 func TestBudgetIsShared(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: 4}, "80", "53/udp")
-	own, other := p.Own(TCP), p.Elsewhere(TCP)
+	own, other := p.Own(sock.TCP), p.Elsewhere(sock.TCP)
 	check(t, own.Update(at(0), []uint16{22}), 0, "22?", "80")
 	check(t, other.Update(at(0), []uint16{1, 2, 3}), 2, "1?")
-	check(t, p.Own(UDP).Update(at(0), []uint16{1, 2}), 2, "53")
+	check(t, p.Own(sock.UDP).Update(at(0), []uint16{1, 2}), 2, "53")
 }
 
 func TestBudgetTakesAskedPortsOfTCPFirst(t *testing.T) {
 	p := newPlan(t, Config{MaxPorts: 2}, "53/udp", "54/udp", "80")
-	check(t, p.Own(TCP).Update(at(0), nil), 0, "80")
-	check(t, p.Own(UDP).Update(at(0), nil), 1, "53")
+	check(t, p.Own(sock.TCP).Update(at(0), nil), 0, "80")
+	check(t, p.Own(sock.UDP).Update(at(0), nil), 1, "53")
 }
 
 // Each is told its own share; together they never have more than there is.
@@ -50,7 +52,7 @@ func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: limit})
 	var all [watchers]*Watcher
 	for i := range all {
-		all[i] = p.Elsewhere(TCP)
+		all[i] = p.Elsewhere(sock.TCP)
 	}
 	for round := range 50 {
 		var sets [watchers]Set
@@ -79,7 +81,7 @@ func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
 	for _, w := range all {
 		w.Close()
 	}
-	w := p.Elsewhere(TCP)
+	w := p.Elsewhere(sock.TCP)
 	ports := make([]uint16, limit)
 	for n := range ports {
 		ports[n] = uint16(1 + n)
@@ -91,7 +93,7 @@ func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
 
 func TestClosedWatcherMakesRoom(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: 2})
-	a, b := p.Elsewhere(TCP), p.Elsewhere(TCP)
+	a, b := p.Elsewhere(sock.TCP), p.Elsewhere(sock.TCP)
 	check(t, a.Update(at(0), []uint16{1, 2, 3}), 1, "1?", "2?")
 	check(t, b.Update(at(0), []uint16{4}), 1)
 	a.Close()

@@ -1,8 +1,10 @@
-package watch
+package ports
 
 import (
 	"iter"
 	"math/bits"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A portSet is one bit per port: 8 KiB however many are in it, and it yields
@@ -20,7 +22,7 @@ func (s *portSet) len() int {
 	return n
 }
 
-func (s *portSet) addRange(r Range) {
+func (s *portSet) addRange(r sock.PortRange) {
 	// An int, since a uint16 would wrap at 65535 and never end.
 	for p := int(r.First); p <= int(r.Last); p++ {
 		s.add(uint16(p))
@@ -69,20 +71,20 @@ func (x *portIndex) find(p uint16) (int, bool) {
 	return int(x.before[p/64]) + bits.OnesCount64(word&(bit-1)), true
 }
 
-// Ports is a fixed set of ports. A nil one is empty.
-type Ports struct {
-	ranges  []Range
+// Fixed is a fixed set of ports. A nil one is empty.
+type Fixed struct {
+	ranges  []sock.PortRange
 	numbers []uint16
 	index   *portIndex
 }
 
-// NewPorts makes a set of ranges, which may overlap.
-func NewPorts(ranges []Range) *Ports {
+// NewFixed makes a set of ranges, which may overlap.
+func NewFixed(ranges []sock.PortRange) *Fixed {
 	var set portSet
 	for _, r := range ranges {
 		set.addRange(r)
 	}
-	p := &Ports{ranges: ranges}
+	p := &Fixed{ranges: ranges}
 	var ports []Port
 	for n := range set.all() {
 		p.numbers = append(p.numbers, n)
@@ -93,7 +95,7 @@ func NewPorts(ranges []Range) *Ports {
 }
 
 // Find returns the position of a port in Numbers, and whether it is there.
-func (p *Ports) Find(port uint16) (int, bool) {
+func (p *Fixed) Find(port uint16) (int, bool) {
 	if p == nil {
 		return 0, false
 	}
@@ -101,7 +103,7 @@ func (p *Ports) Find(port uint16) (int, bool) {
 }
 
 // Numbers are the ports, sorted. They must not be changed.
-func (p *Ports) Numbers() []uint16 {
+func (p *Fixed) Numbers() []uint16 {
 	if p == nil {
 		return nil
 	}
@@ -109,7 +111,7 @@ func (p *Ports) Numbers() []uint16 {
 }
 
 // Ranges are what the set was made of. They must not be changed.
-func (p *Ports) Ranges() []Range {
+func (p *Fixed) Ranges() []sock.PortRange {
 	if p == nil {
 		return nil
 	}

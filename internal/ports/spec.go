@@ -1,4 +1,4 @@
-package watch
+package ports
 
 import (
 	"errors"
@@ -7,68 +7,47 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // maxName bounds a port's name in bytes: it becomes a label value.
 const maxName = 64
 
-// A Range is the ports First to Last, both included, 1 to 65535.
-type Range struct {
-	First, Last uint16
-}
-
-// A Protocol is one that has ports.
-type Protocol uint8
-
-// The protocols.
-const (
-	TCP Protocol = iota
-	UDP
-	protocols
-)
-
-// String is the protocol label, and what follows the slash of a Spec.
-func (p Protocol) String() string {
-	if p == UDP {
-		return "udp"
-	}
-	return "tcp"
-}
-
 // A Spec is ports somebody asked for and the name they gave them, if any.
 type Spec struct {
-	Range
-	Protocol Protocol
+	sock.PortRange
+	Protocol sock.Protocol
 	Name     string
 }
 
 // An Exclusion is ports not to discover.
 type Exclusion struct {
-	Range
-	Protocol Protocol
+	sock.PortRange
+	Protocol sock.Protocol
 }
 
 // ParseRange reads a port ("22") or a range of ports ("30000-32767").
 // An error quotes what is wrong in s and says what would be right.
-func ParseRange(s string) (Range, error) {
+func ParseRange(s string) (sock.PortRange, error) {
 	first, last, isRange := strings.Cut(s, "-")
 	if !isRange {
 		p, err := parsePort(s)
-		return Range{First: p, Last: p}, err
+		return sock.PortRange{First: p, Last: p}, err
 	}
 
 	var (
-		r   Range
+		r   sock.PortRange
 		err error
 	)
 	if r.First, err = parsePort(first); err != nil {
-		return Range{}, fmt.Errorf("range %q: %w", s, err)
+		return sock.PortRange{}, fmt.Errorf("range %q: %w", s, err)
 	}
 	if r.Last, err = parsePort(last); err != nil {
-		return Range{}, fmt.Errorf("range %q: %w", s, err)
+		return sock.PortRange{}, fmt.Errorf("range %q: %w", s, err)
 	}
-	if err := r.check(); err != nil {
-		return Range{}, err
+	if err := checkRange(r); err != nil {
+		return sock.PortRange{}, err
 	}
 	return r, nil
 }
@@ -82,16 +61,16 @@ func ParseExclusion(s string) (Exclusion, error) {
 		return Exclusion{}, err
 	}
 	r, err := ParseRange(ports)
-	return Exclusion{Range: r, Protocol: protocol}, err
+	return Exclusion{PortRange: r, Protocol: protocol}, err
 }
 
-func cutProtocol(s string) (string, Protocol, error) {
+func cutProtocol(s string) (string, sock.Protocol, error) {
 	ports, protocol, given := strings.Cut(s, "/")
 	switch {
-	case !given, protocol == TCP.String():
-		return ports, TCP, nil
-	case protocol == UDP.String():
-		return ports, UDP, nil
+	case !given, protocol == sock.TCP.String():
+		return ports, sock.TCP, nil
+	case protocol == sock.UDP.String():
+		return ports, sock.UDP, nil
 	}
 	return "", 0, fmt.Errorf("protocol %q is not known, want tcp or udp", protocol)
 }
@@ -106,7 +85,7 @@ func ParseSpec(s string) (Spec, error) {
 	if err != nil {
 		return Spec{}, err
 	}
-	spec := Spec{Range: e.Range, Protocol: e.Protocol}
+	spec := Spec{PortRange: e.PortRange, Protocol: e.Protocol}
 	if !named {
 		return spec, nil
 	}
@@ -120,25 +99,17 @@ func ParseSpec(s string) (Spec, error) {
 	return spec, nil
 }
 
-// String gives the form that ParseRange reads.
-func (r Range) String() string {
-	if r.First == r.Last {
-		return strconv.Itoa(int(r.First))
-	}
-	return fmt.Sprintf("%d-%d", r.First, r.Last)
-}
-
 // String gives the form that ParseExclusion reads.
 func (e Exclusion) String() string {
-	if e.Protocol == TCP {
-		return e.Range.String()
+	if e.Protocol == sock.TCP {
+		return e.PortRange.String()
 	}
-	return e.Range.String() + "/" + e.Protocol.String()
+	return e.PortRange.String() + "/" + e.Protocol.String()
 }
 
 // String gives the form that ParseSpec reads.
 func (s Spec) String() string {
-	ports := Exclusion{Range: s.Range, Protocol: s.Protocol}.String()
+	ports := Exclusion{PortRange: s.PortRange, Protocol: s.Protocol}.String()
 	if s.Name == "" {
 		return ports
 	}
@@ -156,26 +127,26 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), nil
 }
 
-func (r Range) check() error {
+func checkRange(r sock.PortRange) error {
 	if r.First == 0 || r.Last == 0 {
 		return fmt.Errorf("range %q holds port 0, want 1 to 65535", r)
 	}
 	if r.First > r.Last {
-		return fmt.Errorf("range %q is reversed, want %q", r, Range{First: r.Last, Last: r.First})
+		return fmt.Errorf("range %q is reversed, want %q", r, sock.PortRange{First: r.Last, Last: r.First})
 	}
 	return nil
 }
 
 func (e Exclusion) check() error {
-	if e.Protocol >= protocols {
-		return fmt.Errorf("protocol %d is not known", e.Protocol)
+	if e.Protocol > sock.UDP {
+		return fmt.Errorf("protocol %s has no watched ports, want tcp or udp", e.Protocol)
 	}
-	return e.Range.check()
+	return checkRange(e.PortRange)
 }
 
 // check is for specs that did not come from ParseSpec.
 func (s Spec) check() error {
-	if err := (Exclusion{Range: s.Range, Protocol: s.Protocol}).check(); err != nil {
+	if err := (Exclusion{PortRange: s.PortRange, Protocol: s.Protocol}).check(); err != nil {
 		return err
 	}
 	if s.Name == "" {

@@ -1,20 +1,20 @@
-package watch_test
+package ports_test
 
 import (
 	"fmt"
 	"time"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 )
 
 func Example() {
-	opcua, err := watch.ParseSpec("4840:opcua")
+	opcua, err := ports.ParseSpec("4840:opcua")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	w, err := watch.New(watch.Config{
-		Ports:     []watch.Spec{opcua},
+	w, err := ports.New(ports.Config{
+		Ports:     []ports.Spec{opcua},
 		Listeners: true,
 		Retention: 10 * time.Minute,
 		MaxPorts:  512,

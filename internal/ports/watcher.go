@@ -1,9 +1,11 @@
-package watch
+package ports
 
 import (
 	"maps"
 	"slices"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // Source says why a port is watched.
@@ -22,7 +24,7 @@ type Port struct {
 	Source Source
 }
 
-// Config says what to watch.
+// Config says what to ports.
 type Config struct {
 	Ports     []Spec        // watched always, listener or not
 	Listeners bool          // watch every port that has a listener as well
@@ -83,7 +85,7 @@ func New(cfg Config) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.Own(TCP), nil
+	return p.Own(sock.TCP), nil
 }
 
 // Close gives the ports back to the budget. The Watcher must not be used any more.
@@ -93,7 +95,7 @@ func (w *Watcher) Close() { w.claim = w.plan.budget.claim(w.claim, 0) }
 func (w *Watcher) Asked(p uint16) bool { return w.rules.asked.has(p) }
 
 // Update takes the ports that have a listener now, in any order, duplicates
-// allowed, and returns the ports to watch. Ports the budget drops are
+// allowed, and returns the ports to ports. Ports the budget drops are
 // remembered like the others, so they come in when there is room.
 //
 // now should carry a monotonic reading, as time.Now's does. Time that goes
@@ -175,7 +177,7 @@ func (w *Watcher) build() Set {
 		dropped += w.rules.asked.len() - len(w.kept)
 	}
 	set := Set{Ports: ports, Dropped: dropped, Limit: w.plan.budget.limit}
-	if len(ports) > 0 { // in most namespaces there is nothing of UDP
+	if len(ports) > 0 { // in most namespaces there is nothing of sock.UDP
 		set.index = newPortIndex(ports)
 	}
 	return set

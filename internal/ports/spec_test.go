@@ -1,10 +1,12 @@
-package watch
+package ports
 
 import (
 	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"sockstate_exporter/internal/sock"
 )
 
 func TestParseSpec(t *testing.T) {
@@ -13,23 +15,23 @@ func TestParseSpec(t *testing.T) {
 		want Spec
 		str  string
 	}{
-		{"4840", Spec{Range: Range{4840, 4840}}, "4840"},
-		{"1", Spec{Range: Range{1, 1}}, "1"},
-		{"65535", Spec{Range: Range{65535, 65535}}, "65535"},
-		{"8000-8010", Spec{Range: Range{8000, 8010}}, "8000-8010"},
-		{"1-65535", Spec{Range: Range{1, 65535}}, "1-65535"},
-		{"80-80", Spec{Range: Range{80, 80}}, "80"},
-		{"4840/tcp", Spec{Range: Range{4840, 4840}}, "4840"},
-		{"53/udp", Spec{Range: Range{53, 53}, Protocol: UDP}, "53/udp"},
-		{"5000-5010/udp:voice", Spec{Range: Range{5000, 5010}, Protocol: UDP, Name: "voice"}, "5000-5010/udp:voice"},
-		{"80:a/udp", Spec{Range: Range{80, 80}, Name: "a/udp"}, "80:a/udp"},
-		{"0080", Spec{Range: Range{80, 80}}, "80"},
-		{"4840:opcua", Spec{Range: Range{4840, 4840}, Name: "opcua"}, "4840:opcua"},
-		{"8000-8010:web", Spec{Range: Range{8000, 8010}, Name: "web"}, "8000-8010:web"},
-		{"80:a b", Spec{Range: Range{80, 80}, Name: "a b"}, "80:a b"},
-		{"80:a:b-c", Spec{Range: Range{80, 80}, Name: "a:b-c"}, "80:a:b-c"},
-		{"80:größe ☃", Spec{Range: Range{80, 80}, Name: "größe ☃"}, "80:größe ☃"},
-		{"80:" + strings.Repeat("n", 64), Spec{Range: Range{80, 80}, Name: strings.Repeat("n", 64)}, "80:" + strings.Repeat("n", 64)},
+		{"4840", Spec{PortRange: sock.PortRange{First: 4840, Last: 4840}}, "4840"},
+		{"1", Spec{PortRange: sock.PortRange{First: 1, Last: 1}}, "1"},
+		{"65535", Spec{PortRange: sock.PortRange{First: 65535, Last: 65535}}, "65535"},
+		{"8000-8010", Spec{PortRange: sock.PortRange{First: 8000, Last: 8010}}, "8000-8010"},
+		{"1-65535", Spec{PortRange: sock.PortRange{First: 1, Last: 65535}}, "1-65535"},
+		{"80-80", Spec{PortRange: sock.PortRange{First: 80, Last: 80}}, "80"},
+		{"4840/tcp", Spec{PortRange: sock.PortRange{First: 4840, Last: 4840}}, "4840"},
+		{"53/udp", Spec{PortRange: sock.PortRange{First: 53, Last: 53}, Protocol: sock.UDP}, "53/udp"},
+		{"5000-5010/udp:voice", Spec{PortRange: sock.PortRange{First: 5000, Last: 5010}, Protocol: sock.UDP, Name: "voice"}, "5000-5010/udp:voice"},
+		{"80:a/udp", Spec{PortRange: sock.PortRange{First: 80, Last: 80}, Name: "a/udp"}, "80:a/udp"},
+		{"0080", Spec{PortRange: sock.PortRange{First: 80, Last: 80}}, "80"},
+		{"4840:opcua", Spec{PortRange: sock.PortRange{First: 4840, Last: 4840}, Name: "opcua"}, "4840:opcua"},
+		{"8000-8010:web", Spec{PortRange: sock.PortRange{First: 8000, Last: 8010}, Name: "web"}, "8000-8010:web"},
+		{"80:a b", Spec{PortRange: sock.PortRange{First: 80, Last: 80}, Name: "a b"}, "80:a b"},
+		{"80:a:b-c", Spec{PortRange: sock.PortRange{First: 80, Last: 80}, Name: "a:b-c"}, "80:a:b-c"},
+		{"80:größe ☃", Spec{PortRange: sock.PortRange{First: 80, Last: 80}, Name: "größe ☃"}, "80:größe ☃"},
+		{"80:" + strings.Repeat("n", 64), Spec{PortRange: sock.PortRange{First: 80, Last: 80}, Name: strings.Repeat("n", 64)}, "80:" + strings.Repeat("n", 64)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
@@ -101,7 +103,7 @@ func TestParseSpecErrors(t *testing.T) {
 }
 
 func TestParseRangeTakesNoName(t *testing.T) {
-	if got, err := ParseRange("30000-32767"); err != nil || got != (Range{30000, 32767}) {
+	if got, err := ParseRange("30000-32767"); err != nil || got != (sock.PortRange{First: 30000, Last: 32767}) {
 		t.Errorf("got %v, %v, want 30000-32767", got, err)
 	}
 	_, err := ParseRange("22:ssh")
@@ -111,7 +113,7 @@ func TestParseRangeTakesNoName(t *testing.T) {
 }
 
 func TestParseExclusion(t *testing.T) {
-	if got, err := ParseExclusion("30000-32767/udp"); err != nil || got != (Exclusion{Range{30000, 32767}, UDP}) || got.String() != "30000-32767/udp" {
+	if got, err := ParseExclusion("30000-32767/udp"); err != nil || got != (Exclusion{sock.PortRange{First: 30000, Last: 32767}, sock.UDP}) || got.String() != "30000-32767/udp" {
 		t.Errorf("got %v, %v, want 30000-32767/udp", got, err)
 	}
 	_, err := ParseExclusion("22:ssh")
@@ -133,7 +135,7 @@ func FuzzParseSpec(f *testing.F) {
 			return
 		}
 		if spec.First < 1 || spec.First > spec.Last {
-			t.Errorf("%q: got ports %v", in, spec.Range)
+			t.Errorf("%q: got ports %v", in, spec.PortRange)
 		}
 		if !utf8.ValidString(spec.Name) || len(spec.Name) > 64 || strings.TrimSpace(spec.Name) != spec.Name {
 			t.Errorf("%q: got name %q", in, spec.Name)

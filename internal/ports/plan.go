@@ -1,9 +1,11 @@
-package watch
+package ports
 
 import (
 	"fmt"
 	"sync"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A Plan is a checked Config. It makes the Watchers of all network namespaces and protocols,
@@ -13,7 +15,7 @@ type Plan struct {
 	listeners bool
 	retention time.Duration
 	budget    *budget
-	rules     [protocols]rules
+	rules     [2]rules // of TCP and UDP
 }
 
 // rules are what was asked for of one protocol.
@@ -38,17 +40,17 @@ func NewPlan(cfg Config) (*Plan, error) {
 		if err := e.check(); err != nil {
 			return nil, err
 		}
-		p.rules[e.Protocol].excluded.addRange(e.Range)
+		p.rules[e.Protocol].excluded.addRange(e.PortRange)
 	}
 	for i := range p.rules {
-		if err := p.rules[i].ask(Protocol(i), cfg.Ports, p.budget); err != nil {
+		if err := p.rules[i].ask(sock.Protocol(i), cfg.Ports, p.budget); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
 }
 
-func (r *rules) ask(protocol Protocol, specs []Spec, b *budget) error {
+func (r *rules) ask(protocol sock.Protocol, specs []Spec, b *budget) error {
 	r.names = make(map[uint16]Spec)
 	for _, s := range specs {
 		if err := s.check(); err != nil {
@@ -57,7 +59,7 @@ func (r *rules) ask(protocol Protocol, specs []Spec, b *budget) error {
 		if s.Protocol != protocol {
 			continue
 		}
-		r.asked.addRange(s.Range)
+		r.asked.addRange(s.PortRange)
 		if s.Name == "" {
 			continue
 		}
@@ -82,7 +84,7 @@ func (r *rules) ask(protocol Protocol, specs []Spec, b *budget) error {
 }
 
 // Own is the Watcher of the exporter's own network namespace.
-func (p *Plan) Own(protocol Protocol) *Watcher {
+func (p *Plan) Own(protocol sock.Protocol) *Watcher {
 	w := p.Elsewhere(protocol)
 	w.kept = w.rules.kept
 	return w
@@ -91,7 +93,7 @@ func (p *Plan) Own(protocol Protocol) *Watcher {
 // Elsewhere is the Watcher of another one. There a port that was asked for is discovered
 // like others, whatever Config.Listeners and Config.Exclude say, and keeps its name: nobody
 // misses its listener in namespaces that never had one.
-func (p *Plan) Elsewhere(protocol Protocol) *Watcher {
+func (p *Plan) Elsewhere(protocol sock.Protocol) *Watcher {
 	return &Watcher{plan: p, rules: &p.rules[protocol], seen: make(map[uint16]time.Time), stale: true}
 }
 

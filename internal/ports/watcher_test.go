@@ -1,4 +1,4 @@
-package watch
+package ports
 
 import (
 	"fmt"
@@ -6,6 +6,9 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/netlinkdiag"
 )
 
 // at is a moment s seconds into a test.
@@ -36,7 +39,7 @@ func check(t *testing.T, s Set, dropped int, want ...string) {
 	t.Helper()
 	var got []string
 	for _, p := range s.Ports {
-		text := Spec{Range: Range{p.Number, p.Number}, Name: p.Name}.String()
+		text := Spec{PortRange: netlinkdiag.Port(p.Number), Name: p.Name}.String()
 		if p.Source == SourceListener {
 			text += "?"
 		}
@@ -72,7 +75,7 @@ func TestExplicitWinsOverDiscovered(t *testing.T) {
 }
 
 func TestExcludeAffectsDiscoveryOnly(t *testing.T) {
-	w := newWatcher(t, Config{Listeners: true, Exclude: []Exclusion{{Range: Range{22, 22}}, {Range: Range{65000, 65535}}}}, "65100")
+	w := newWatcher(t, Config{Listeners: true, Exclude: []Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}, {PortRange: sock.PortRange{First: 65000, Last: 65535}}}}, "65100")
 	check(t, w.Update(at(0), []uint16{21, 22, 23, 64999, 65000, 65100, 65535}), 0, "21?", "23?", "64999?", "65100")
 }
 
@@ -230,7 +233,9 @@ func TestNameWinsOverNoName(t *testing.T) {
 }
 
 func TestNewErrors(t *testing.T) {
-	ports := func(first, last uint16, name string) Spec { return Spec{Range: Range{first, last}, Name: name} }
+	ports := func(first, last uint16, name string) Spec {
+		return Spec{PortRange: sock.PortRange{First: first, Last: last}, Name: name}
+	}
 	tests := []struct {
 		cfg  Config
 		want string
@@ -245,7 +250,7 @@ func TestNewErrors(t *testing.T) {
 		{Config{MaxPorts: 1, Ports: []Spec{{}}}, `range "0" holds port 0, want 1 to 65535`},
 		{Config{MaxPorts: 1, Ports: []Spec{ports(9, 8, "")}}, `range "9-8" is reversed, want "8-9"`},
 		{Config{MaxPorts: 1, Ports: []Spec{ports(9, 9, "a\n")}}, `name "a\n" begins or ends with a space, want "a"`},
-		{Config{MaxPorts: 1, Exclude: []Exclusion{{Range: Range{0, 80}}}}, `range "0-80" holds port 0, want 1 to 65535`},
+		{Config{MaxPorts: 1, Exclude: []Exclusion{{PortRange: sock.PortRange{First: 0, Last: 80}}}}, `range "0-80" holds port 0, want 1 to 65535`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.want, func(t *testing.T) {

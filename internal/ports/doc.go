@@ -1,4 +1,4 @@
-// Package watch decides which TCP and UDP ports are watched, under which name,
+// Package ports decides which TCP and UDP ports are watched, under which name,
 // and for how long after their listener went.
 //
 // A port is watched because somebody asked for it (a [Spec], for ever), or
@@ -11,4 +11,4 @@
 //
 // The package is pure: it reads no clock, does no I/O, and needs no privilege
 // and no particular kernel. State is bounded by the 65535 ports there are.
-package watch
+package ports
