@@ -29,6 +29,7 @@ import (
 	"sockstate_exporter/collector"
 	"sockstate_exporter/internal/check"
 	"sockstate_exporter/internal/cli"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sources"
@@ -135,8 +136,8 @@ func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 }
 
 // conflictLogger writes why a bind has failed.
-func conflictLogger(logger *slog.Logger) func(snapshot.Conflict) {
-	return func(c snapshot.Conflict) {
+func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
+	return func(c failures.Conflict) {
 		where := logger
 		if c.Namespace != "" {
 			where = logger.With("netns", c.Namespace)

@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -46,21 +47,21 @@ func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 	var snap snapshot.Snapshot
 	snap.Watch.Data = w.Update(time.Time{}, nil)
 	for _, p := range snap.Watch.Data.Ports {
-		snap.TCP.Data = append(snap.TCP.Data, snapshot.PortSockets{Number: p.Number})
-		snap.Listeners.Data = append(snap.Listeners.Data, snapshot.Group{GroupKey: snapshot.GroupKey{
+		snap.TCP.Data = append(snap.TCP.Data, ports.PortSockets{Number: p.Number})
+		snap.Listeners.Data = append(snap.Listeners.Data, ports.Group{GroupKey: ports.GroupKey{
 			Port: p.Number, Family: netlinkdiag.FamilyIPv4, Address: netip.IPv4Unspecified(),
 		}})
 		snap.Reuse.Data.Listeners = append(snap.Reuse.Data.Listeners, snapshot.GroupReuse{
 			GroupKey: snap.Listeners.Data[len(snap.Listeners.Data)-1].GroupKey, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No,
 		})
-		free := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
-		snap.Verdicts.Data = append(snap.Verdicts.Data, snapshot.PortVerdicts{
+		free := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
+		snap.Verdicts.Data = append(snap.Verdicts.Data, verdict.Port{
 			Number: p.Number,
-			Binds: []snapshot.BindVerdict{
+			Binds: []verdict.Bind{
 				{Address: netip.IPv4Unspecified(), Verdict: free},
 				{Address: netip.IPv4Unspecified(), ReuseAddr: true, Verdict: free},
 			},
-			Restarts: []snapshot.RestartVerdict{{Address: netip.IPv4Unspecified(), Verdict: free}},
+			Restarts: []verdict.Restart{{Address: netip.IPv4Unspecified(), Verdict: free}},
 		})
 	}
 	return snap

@@ -8,7 +8,9 @@ import (
 	"syscall"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/verdict"
 
 	"sockstate_exporter/internal/sock"
 )
@@ -164,7 +166,7 @@ func errnoLabels(errnos ...syscall.Errno) []string {
 
 func causeLabels() []string {
 	var out []string
-	for _, cause := range snapshot.Causes() {
+	for _, cause := range verdict.Causes() {
 		out = append(out, cause.String())
 	}
 	return out
@@ -180,7 +182,7 @@ func askedPort(port uint16, other bool) string {
 // errnoLabel is the symbolic name. Errors that are not told apart, and some that only cgroup
 // programs and the kernel's inside return, have none.
 func errnoLabel(errno syscall.Errno) string {
-	if name := snapshot.ErrnoName(errno); name != "" {
+	if name := failures.ErrnoName(errno); name != "" {
 		return name
 	}
 	return "other"

@@ -18,10 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -204,46 +206,46 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		}, "sockstate_netns_listen_drops_total", success("110111111111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
-			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: errBroken}
+			s.Listeners = snapshot.Part[[]ports.Group]{Err: errBroken}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
-			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: errBroken}
+			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: errBroken}
 		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("001001011111"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
-			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: lacking}
+			s.Listeners = snapshot.Part[[]ports.Group]{Err: lacking}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
-			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: lacking}
+			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: lacking}
 		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("001001011111"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
 					Watch:     snapshot.Part[ports.Set]{Err: errScrapeTimeout},
-					TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
-					Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
+					TCP:       snapshot.Part[[]ports.PortSockets]{Err: errScrapeTimeout},
+					Listeners: snapshot.Part[[]ports.Group]{Err: errScrapeTimeout},
 					Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
-					Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
-					Remote:    snapshot.Part[[]snapshot.RemotePort]{Err: errScrapeTimeout},
-					Ephemeral: snapshot.Part[snapshot.Ephemeral]{Err: errScrapeTimeout},
-					UDP:       snapshot.Part[snapshot.UDP]{Err: errScrapeTimeout},
+					Verdicts:  snapshot.Part[[]verdict.Port]{Err: errScrapeTimeout},
+					Remote:    snapshot.Part[[]ports.RemotePort]{Err: errScrapeTimeout},
+					Ephemeral: snapshot.Part[ports.Ephemeral]{Err: errScrapeTimeout},
+					UDP:       snapshot.Part[ports.UDP]{Err: errScrapeTimeout},
 					Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 				},
 				Discovery: snapshot.Part[snapshot.Discovery]{Err: errScrapeTimeout},
-				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
+				Binds:     snapshot.Part[failures.Binds]{Err: errScrapeTimeout},
 			}
 		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, udp, remote, ephemeral, feature}, " "), success("000000000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
-			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}
+			s.Listeners = snapshot.Part[[]ports.Group]{Err: snapshot.ErrOff}
 			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
-			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: snapshot.ErrOff}
-			s.Binds = snapshot.Part[snapshot.Binds]{Err: snapshot.ErrOff}
+			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: snapshot.ErrOff}
+			s.Binds = snapshot.Part[failures.Binds]{Err: snapshot.ErrOff}
 			s.Discovery = snapshot.Part[snapshot.Discovery]{Err: snapshot.ErrOff}
-			s.Remote = snapshot.Part[[]snapshot.RemotePort]{Err: snapshot.ErrOff}
-			s.Ephemeral = snapshot.Part[snapshot.Ephemeral]{Err: snapshot.ErrOff}
-			s.UDP = snapshot.Part[snapshot.UDP]{Err: snapshot.ErrOff}
+			s.Remote = snapshot.Part[[]ports.RemotePort]{Err: snapshot.ErrOff}
+			s.Ephemeral = snapshot.Part[ports.Ephemeral]{Err: snapshot.ErrOff}
+			s.UDP = snapshot.Part[ports.UDP]{Err: snapshot.ErrOff}
 		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces, udp, remote, ephemeral}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -94,7 +95,7 @@ func groupLabels() []string {
 	return []string{"netns", "address", "port", "family", "interface"}
 }
 
-func groupValues(netns string, g *snapshot.GroupKey, device string) []string {
+func groupValues(netns string, g *ports.GroupKey, device string) []string {
 	return []string{netns, g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
 }
 

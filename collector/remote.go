@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -34,7 +35,7 @@ func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 // collectIn leaves out the states without a peer.
-func (f *remoteFamily) collectIn(ports []snapshot.RemotePort, netns string, ch *sink) {
+func (f *remoteFamily) collectIn(ports []ports.RemotePort, netns string, ch *sink) {
 	for i := range ports {
 		p := &ports[i]
 		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -68,7 +70,7 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 		port := strconv.Itoa(int(p.Number))
 		for i := range p.Binds {
 			b := &p.Binds[i]
-			address, family, reuseaddr := b.Address.String(), snapshot.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
+			address, family, reuseaddr := b.Address.String(), sock.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
 			if seconds, ok := blockedSeconds(&b.Verdict); ok {
 				ch.put(f.blocked, seconds, netns, address, port, family, reuseaddr)
 			}
@@ -84,8 +86,8 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 }
 
 // restarts shows one verdict an address: of listeners on several devices the worst.
-func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port string, ch *sink) {
-	worst := make(map[netip.Addr]*snapshot.RestartVerdict, len(restarts))
+func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string, ch *sink) {
+	worst := make(map[netip.Addr]*verdict.Restart, len(restarts))
 	var order []netip.Addr
 	for i := range restarts {
 		r := &restarts[i]
@@ -99,7 +101,7 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port
 	}
 	for _, address := range order {
 		r := worst[address]
-		labels := []string{netns, address.String(), port, snapshot.FamilyOf(address).String()}
+		labels := []string{netns, address.String(), port, sock.FamilyOf(address).String()}
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
 			ch.put(f.restart, seconds, labels...)
 		}
@@ -107,7 +109,7 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port
 	}
 }
 
-func blockedSeconds(v *snapshot.Verdict) (float64, bool) {
+func blockedSeconds(v *verdict.Verdict) (float64, bool) {
 	left, forever, ok := v.Remaining()
 	if forever {
 		return math.Inf(1), ok

@@ -41,7 +41,7 @@ func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 func (f *reuseFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
-	for _, g := range ns.Reuse.Data.Listeners {
+	for _, g := range ns.Listeners.Data {
 		labels := groupValues(netns, &g.GroupKey, g.Interface)
 		for _, flag := range []struct {
 			metric *Metric

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -18,7 +19,7 @@ func TestReuseFlagsAreOneZeroOrAbsent(t *testing.T) {
 		for _, reusePort := range []bindrule.Flag{bindrule.Yes, bindrule.No, bindrule.FlagUnknown} {
 			port++
 			s.Reuse.Data.Listeners = append(s.Reuse.Data.Listeners, snapshot.GroupReuse{
-				GroupKey:  snapshot.GroupKey{Port: port, Family: netlinkdiag.FamilyIPv6, Address: netip.IPv6Unspecified()},
+				GroupKey:  ports.GroupKey{Port: port, Family: netlinkdiag.FamilyIPv6, Address: netip.IPv6Unspecified()},
 				ReuseAddr: addr, ReusePort: reusePort,
 			})
 		}

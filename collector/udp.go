@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -46,7 +47,7 @@ func (f *udpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	}
 }
 
-func (f *udpFamily) collectIn(ports []snapshot.UDPPort, netns string, ch *sink) {
+func (f *udpFamily) collectIn(ports []ports.UDPPort, netns string, ch *sink) {
 	for i := range ports {
 		p := &ports[i]
 		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {

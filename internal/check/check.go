@@ -12,10 +12,10 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/status"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // Exit statuses.
@@ -89,15 +89,11 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := snapshot.Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
-		Watch:     plan,
-		Listeners: true,
-		Verdicts:  true,
-	}
+	host := new(probe.Host)
+	cfg := snapshot.Config{Host: host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
-	held, owners, unowned := lookForOwners(ctx, opts.ports)
+	held, owners, unowned := lookForOwners(ctx, host.Own(), opts.ports)
 	if owners != nil {
 		defer owners.Close()
 		cfg.Owners = owners
@@ -105,7 +101,7 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 	flags, unseen := openFlags()
 	if flags != nil {
 		defer flags.Close()
-		cfg.Flags = flags
+		host.Flags = flags
 	}
 	if hidesBound() {
 		unseen = append(unseen, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
@@ -123,7 +119,8 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 
 // lookForOwners finds who has sockets on the ports, as far as this host and user allow, and
 // says what it does not. The finder is for the listeners of the snapshot.
-func lookForOwners(ctx context.Context, asked []ports.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+func lookForOwners(ctx context.Context, ns probe.Namespace, asked []ports.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+	defer ns.Close()
 	finder, err := owner.New(owner.Options{Wait: ownersWait})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("owners of sockets: %v", err)}
@@ -133,7 +130,7 @@ func lookForOwners(ctx context.Context, asked []ports.Spec) (map[uint16][]status
 		ranges[i] = p.PortRange
 	}
 	var unseen []string
-	held, missed, err := holders(ctx, finder, ports.NewFixed(ranges))
+	held, missed, err := holders(ctx, ns, finder, ports.NewFixed(ranges))
 	if err != nil {
 		unseen = append(unseen, err.Error())
 	}

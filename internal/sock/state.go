@@ -58,3 +58,9 @@ func FamilyOf(a netip.Addr) Family {
 	}
 	return FamilyIPv6
 }
+
+// ReuseFlags are two options of a socket.
+type ReuseFlags struct {
+	ReuseAddr bool // SO_REUSEADDR
+	ReusePort bool // SO_REUSEPORT
+}

@@ -14,13 +14,14 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // Options say which sources to open.
@@ -53,50 +54,52 @@ type Sources struct {
 	flags  *sockflags.Reader // nil where flags cannot be read
 	owners *owner.Finder     // nil where owners cannot be found
 
+	failures *failures.Recorder // nil without a tracer
+
 	following sync.WaitGroup // ends with the tracer
 }
 
-// Open opens everything that needs a privilege. A source that does not work here is no
-// error: it is missing, with its reason, in the features and in one log line.
-// onConflict is told why a bind has failed: see snapshot.Config.
-func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger) *Sources {
+// Open opens everything that needs a privilege. A source that does not work here is no error: it
+// is missing, with its reason, in the features and in one log line. onConflict gets the binds that
+// failed with EADDRINUSE: see failures.Config.
+func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger) *Sources {
 	s := &Sources{opts: opts}
+	host := &probe.Host{OwnInode: ownNetns()}
+	readStack, localPorts, tcpSockets := stackReader()
+	host.LocalPorts, host.TCPSockets = localPorts, tcpSockets
+	if opts.Stack {
+		host.Stack = readStack
+	}
 	cfg := snapshot.Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
+		Host:      host,
 		Watch:     opts.Watch,
 		Retention: opts.Retention,
-		TCP:       opts.TCP,
-		Listeners: opts.Listener,
-		Verdicts:  opts.Restart,
-		UDP:       opts.UDP,
-		Ephemeral: opts.Ephemeral,
-		OwnNetns:  ownNetns(),
-	}
-	readStack, localPorts, tcpSockets := stackReader()
-	cfg.LocalPorts, cfg.TCPSockets = localPorts, tcpSockets
-	if opts.Stack {
-		cfg.Stack = readStack
+		Parts:     snapshot.Parts{TCP: opts.TCP, Listeners: opts.Listener, Verdicts: opts.Restart, UDP: opts.UDP, Ephemeral: opts.Ephemeral},
 	}
 	if opts.Remote && len(opts.RemotePorts) > 0 {
-		cfg.Remote = ports.NewFixed(opts.RemotePorts)
+		cfg.Parts.Remote = ports.NewFixed(opts.RemotePorts)
 	}
+	recording := failures.Config{Host: host, OnConflict: onConflict}
 	if opts.Owner {
 		s.openOwners(logger)
 		if s.owners != nil {
-			cfg.Owners = s.owners
+			cfg.Owners, recording.Owners = s.owners, s.owners
 		}
 	}
-	cfg.Namespaces = s.openNamespaces(opts, logger)
+	host.Others = s.openNamespaces(opts, logger)
 	if opts.Bind {
 		s.openTracer(opts, logger)
-		cfg.Binds = s.tracer
-		cfg.OnConflict = onConflict
 	}
 	if opts.Reuse {
 		s.openFlags(logger)
 		if s.flags != nil {
-			cfg.Flags = s.flags
+			host.Flags = s.flags
 		}
+	}
+	if s.tracer != nil {
+		recording.Tracer = s.tracer
+		s.failures = failures.New(recording)
+		cfg.Failures = s.failures
 	}
 	s.Taker = snapshot.New(cfg)
 	return s
@@ -104,8 +107,11 @@ func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger
 
 // Follow takes the details of failed binds, and the causes of conflicts, until Close.
 func (s *Sources) Follow(logger *slog.Logger) {
+	if s.failures == nil {
+		return
+	}
 	s.following.Go(func() {
-		if err := s.Taker.FollowBinds(); err != nil {
+		if err := s.failures.Follow(); err != nil {
 			logger.Error("details of failed binds are lost from now on", "err", err)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -87,7 +88,7 @@ func halfFree(p *PortReport) []string {
 
 // obstacles are the sockets, listeners aside, that are in the way of any of the binds.
 type obstacles struct {
-	states       map[bindrule.State]uint64
+	states       map[sock.State]uint64
 	last         time.Duration // until those in TIME_WAIT are gone
 	lastLacking  time.Duration // until those of them are that were opened without the flag
 	timeWait     bool
@@ -98,7 +99,7 @@ type obstacles struct {
 }
 
 func inTheWay(binds []BindReport, port *bindrule.Port) obstacles {
-	w := obstacles{states: make(map[bindrule.State]uint64), free: true}
+	w := obstacles{states: make(map[sock.State]uint64), free: true}
 	seen := make(map[int]bool)
 	for i := range binds {
 		without, with := &binds[i].withoutAside, &binds[i].withAside
@@ -106,7 +107,7 @@ func inTheWay(binds []BindReport, port *bindrule.Port) obstacles {
 		w.free = w.free && with.Outcome == bindrule.Free
 		for _, n := range without.Blockers {
 			s := &port.Sockets[n]
-			if s.Kind == bindrule.KindTimeWait {
+			if s.Kind == sock.KindTimeWait {
 				w.timeWait, w.last = true, max(w.last, s.Expires)
 				if slices.Contains(with.Blockers, n) {
 					w.stillWaiting, w.lastLacking = true, max(w.lastLacking, s.Expires)
@@ -140,7 +141,7 @@ func (w *obstacles) open(port uint16) []string {
 	} {
 		var present []string
 		for _, s := range e.states {
-			if w.states[bindrule.State(s)] > 0 {
+			if w.states[sock.State(s)] > 0 {
 				present = append(present, strings.ToUpper(s.String()))
 			}
 		}

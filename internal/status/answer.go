@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/sock"
 )
 
 // An Outcome is what bind() would answer, in a word.
@@ -117,7 +118,7 @@ func blockers(port *bindrule.Port, v *bindrule.Verdict) []Blocker {
 
 func addBlocker(out []Blocker, s *bindrule.Socket, certain bool) []Blocker {
 	b := Blocker{State: stateName(s.State), Sockets: s.Count, ReuseAddr: Flag(s.ReuseAddr), Certain: certain}
-	if s.Kind == bindrule.KindTimeWait {
+	if s.Kind == sock.KindTimeWait {
 		b.ExpiresSeconds = seconds(s.Expires)
 	}
 	for i := range out {

@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // Explain says in one line, without its end, why a bind() has failed.
-func Explain(c *snapshot.Conflict) string {
+func Explain(c *failures.Conflict) string {
 	who := "a process"
 	if c.Process != "" {
 		who = name(c.Process)
@@ -46,22 +47,22 @@ func inWords(r bindrule.Request, port uint16, blockers []bindrule.Socket, err er
 // blockedBy says which sockets stop a bind() to the port, and which flag is missing where.
 func blockedBy(r bindrule.Request, port uint16, blockers []bindrule.Socket) string {
 	var what, why []string
-	for _, cause := range snapshot.Causes() {
-		sockets := slices.DeleteFunc(slices.Clone(blockers), func(s bindrule.Socket) bool { return snapshot.CauseOf(&s) != cause })
+	for _, cause := range verdict.Causes() {
+		sockets := slices.DeleteFunc(slices.Clone(blockers), func(s bindrule.Socket) bool { return verdict.CauseOf(&s) != cause })
 		if len(sockets) == 0 {
 			continue
 		}
 		switch cause {
-		case snapshot.CauseListener:
+		case verdict.CauseListener:
 			what = append(what, owned(sockets, port, "listens on", "listen on"))
 			why = append(why, againstListeners(r, sockets))
-		case snapshot.CauseBound:
+		case verdict.CauseBound:
 			what = append(what, owned(sockets, port, "is bound, without listening, to", "are bound, without listening, to"))
 			why = append(why, flags(r, sockets))
-		case snapshot.CauseConnection:
+		case verdict.CauseConnection:
 			what = append(what, connections(sockets)+opened(sockets))
 			why = append(why, flags(r, sockets))
-		case snapshot.CauseTimeWait:
+		case verdict.CauseTimeWait:
 			what = append(what, counted(count(sockets), "socket", "sockets")+" in TIME_WAIT"+opened(sockets)+last(sockets))
 			why = append(why, flags(r, sockets))
 		}
@@ -72,7 +73,7 @@ func blockedBy(r bindrule.Request, port uint16, blockers []bindrule.Socket) stri
 	return strings.Join(append([]string{strings.Join(what, ", and ")}, why...), "; ")
 }
 
-func otherHalf(c *snapshot.Conflict) string {
+func otherHalf(c *failures.Conflict) string {
 	this, that := "IPv6", "IPv4"
 	if c.Request.Addr.Unmap().Is4() {
 		this, that = that, this

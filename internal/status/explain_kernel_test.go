@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
@@ -46,7 +47,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 		Binds:      tracer,
 		OwnNetns:   uint32(ns.Inode()),
 		NetNS:      ns.FD(),
-		OnConflict: func(c snapshot.Conflict) { lines <- Explain(&c) },
+		OnConflict: func(c failures.Conflict) { lines <- Explain(&c) },
 	})
 	done := make(chan error, 1)
 	go func() { done <- taker.FollowBinds() }()

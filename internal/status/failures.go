@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
 )
 
@@ -69,7 +70,7 @@ func newFailuresPage(s *snapshot.Snapshot, q pageQuery) *FailuresPage {
 	return page
 }
 
-func newFailureRow(f *snapshot.RecentFailure, ns *snapshot.Namespace, now time.Time) FailureRow {
+func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) FailureRow {
 	r := FailureRow{
 		First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: *seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
 		NetnsInode: f.Netns, Watched: f.Watched, Owner: failureOwner(f), Ifindex: f.Request.Ifindex,
@@ -94,14 +95,14 @@ func newFailureRow(f *snapshot.RecentFailure, ns *snapshot.Namespace, now time.T
 }
 
 func errnoName(e syscall.Errno) string {
-	if s := snapshot.ErrnoName(e); s != "" {
+	if s := failures.ErrnoName(e); s != "" {
 		return s
 	}
 	return fmt.Sprintf("errno %d", int(e))
 }
 
 // whyFailed says it in words.
-func whyFailed(f *snapshot.RecentFailure, watched bool) string {
+func whyFailed(f *failures.Recent, watched bool) string {
 	switch {
 	case f.Settled: // EADDRINUSE it is
 		return inWords(f.Request, f.Port, f.Blockers, nil)
@@ -118,7 +119,7 @@ func whyFailed(f *snapshot.RecentFailure, watched bool) string {
 }
 
 // errnoWords are what bind(2) means by an error.
-func errnoWords(f *snapshot.RecentFailure) string {
+func errnoWords(f *failures.Recent) string {
 	switch f.Errno {
 	case syscall.EADDRNOTAVAIL:
 		return "the address is none of this network namespace's: an interface that is not up yet, or another host's address (net.ipv4.ip_nonlocal_bind allows it)"

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 )
@@ -22,7 +23,7 @@ type NamespaceRow struct {
 
 // connectFailures are how often connect() found no local port, by the number of the network
 // namespace. It is nil where that is not counted.
-func connectFailures(b *snapshot.Part[snapshot.Binds]) map[uint32]uint64 {
+func connectFailures(b *snapshot.Part[failures.Binds]) map[uint32]uint64 {
 	if b.Err != nil || !b.Data.Connects {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 )
@@ -17,7 +18,7 @@ func value(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 // limits nears the exporter's own namespace to its limits.
 func limits(s *snapshot.Snapshot) {
 	s.Stack.Data = stack.Stats{TimeWait: value(31_337), TimeWaitLimit: value(32_768), EphemeralPorts: value(28_232)}
-	s.Ephemeral.Data = snapshot.Ephemeral{IPv4: []uint64{7, 5}, IPv6: []uint64{28_232, 1}}
+	s.Ephemeral.Data = ports.Ephemeral{IPv4: []uint64{7, 5}, IPv6: []uint64{28_232, 1}}
 	s.Binds.Data.Connects = true
 	connect := func(netns uint32, n uint64, change func(*bindtrace.Key)) {
 		c := bindtrace.Count{Key: bindtrace.Key{Netns: netns, Op: bindtrace.OpConnect}, N: n}

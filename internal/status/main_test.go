@@ -8,6 +8,8 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -23,20 +25,20 @@ var (
 // timeWait is what is left of n connections of a server that had the flag or not.
 func timeWait(addr netip.Addr, n uint64, reuseAddr bindrule.Flag, left time.Duration) bindrule.Socket {
 	return bindrule.Socket{
-		Addr: addr, State: bindrule.State(netlinkdiag.StateTimeWait), Kind: bindrule.KindTimeWait,
+		Addr: addr, State: sock.State(netlinkdiag.StateTimeWait), Kind: sock.KindTimeWait,
 		ReuseAddr: reuseAddr, ReusePort: bindrule.No, Count: n, Expires: left,
 	}
 }
 
 func live(state netlinkdiag.State, n uint64, reuseAddr bindrule.Flag) bindrule.Socket {
 	return bindrule.Socket{
-		Addr: lo4, State: bindrule.State(state), ReuseAddr: reuseAddr, ReusePort: bindrule.No, Count: n, UID: bindrule.UIDOf(1000),
+		Addr: lo4, State: sock.State(state), ReuseAddr: reuseAddr, ReusePort: bindrule.No, Count: n, UID: bindrule.UIDOf(1000),
 	}
 }
 
 func listener(addr netip.Addr, v6only bool, reuseAddr bindrule.Flag) bindrule.Socket {
 	return bindrule.Socket{
-		Addr: addr, V6Only: bindrule.FlagOf(v6only), State: bindrule.StateListen,
+		Addr: addr, V6Only: bindrule.FlagOf(v6only), State: sock.StateListen,
 		ReuseAddr: reuseAddr, ReusePort: bindrule.No, Count: 1, UID: bindrule.UIDOf(1000),
 	}
 }
@@ -45,18 +47,18 @@ func listener(addr netip.Addr, v6only bool, reuseAddr bindrule.Flag) bindrule.So
 func snapshotOf(ports ...[]bindrule.Socket) *snapshot.Snapshot {
 	s := new(snapshot.Snapshot)
 	for i, sockets := range ports {
-		v := snapshot.PortVerdicts{Number: uint16(4840 + i), Port: bindrule.Port{Sockets: sockets}}
+		v := verdict.Port{Number: uint16(4840 + i), Port: bindrule.Port{Sockets: sockets}}
 		for _, l := range sockets {
-			if l.State != bindrule.StateListen {
+			if l.State != sock.StateListen {
 				continue
 			}
-			s.Listeners.Data = append(s.Listeners.Data, snapshot.Group{
-				GroupKey: snapshot.GroupKey{Port: v.Number, Family: snapshot.FamilyOf(l.Addr), Address: l.Addr, Ifindex: l.Ifindex},
+			s.Listeners.Data = append(s.Listeners.Data, ports.Group{
+				GroupKey: ports.GroupKey{Port: v.Number, Family: sock.FamilyOf(l.Addr), Address: l.Addr, Ifindex: l.Ifindex},
 				V6Only:   l.V6Only == bindrule.Yes, Sockets: l.Count, Interface: map[uint32]string{7: "eth\x1b7"}[l.Ifindex],
 			})
-			v.Restarts = append(v.Restarts, snapshot.RestartVerdict{
+			v.Restarts = append(v.Restarts, verdict.Restart{
 				Address: l.Addr, Ifindex: l.Ifindex, Listening: true, ReuseAddr: l.ReuseAddr, ReusePort: l.ReusePort,
-				Verdict: snapshot.Verdict{Verdict: v.Port.Bind(bindrule.Request{
+				Verdict: verdict.Verdict{Verdict: v.Port.Bind(bindrule.Request{
 					Addr: l.Addr, Ifindex: l.Ifindex, V6Only: l.V6Only, ReuseAddr: l.ReuseAddr, ReusePort: l.ReusePort,
 					UID: l.UID, ListenersAside: true,
 				})},

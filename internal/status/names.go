@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"strings"
 
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/verdict"
 )
 
 // An Owner is who has a socket, or asked for one. Its names are any bytes.
@@ -25,7 +28,7 @@ func (o Owner) MarshalJSON() ([]byte, error) {
 }
 
 // listenerOwner is nil where it is not known.
-func listenerOwner(g *snapshot.Group) *Owner {
+func listenerOwner(g *ports.Group) *Owner {
 	o := &g.Owner
 	if !o.Known() {
 		return nil
@@ -34,13 +37,13 @@ func listenerOwner(g *snapshot.Group) *Owner {
 }
 
 // restartOwner is whose listener it is, or was.
-func restartOwner(r *snapshot.RestartVerdict) *Owner {
-	return listenerOwner(&snapshot.Group{Owner: r.Owner})
+func restartOwner(r *verdict.Restart) *Owner {
+	return listenerOwner(&ports.Group{Owner: r.Owner})
 }
 
 // failureOwner is who called bind(): of the process, only what was found before it ended is
 // known, but always what the thread was called.
-func failureOwner(f *snapshot.RecentFailure) *Owner {
+func failureOwner(f *failures.Recent) *Owner {
 	return &Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()}
 }
 

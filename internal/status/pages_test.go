@@ -18,8 +18,10 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/verdict"
 )
 
 var pageTime = time.Date(2026, 3, 1, 3, 0, 0, 123_456_789, time.UTC)
@@ -84,7 +86,7 @@ func watchIn(ns *snapshot.Namespace) {
 	ns.Watch.Data.Ports, ns.TCP.Data = nil, nil
 	for _, v := range ns.Verdicts.Data {
 		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, ports.Port{Number: v.Number, Source: ports.SourceListener})
-		p := snapshot.PortSockets{Number: v.Number}
+		p := ports.PortSockets{Number: v.Number}
 		for _, o := range v.Port.Sockets {
 			p.IPv4.States[o.State] += o.Count
 			p.IPv4.TimeWaitRemaining = max(p.IPv4.TimeWaitRemaining, o.Expires)
@@ -107,9 +109,9 @@ func night() *snapshot.Snapshot {
 	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", ports.SourceFlag
 	s.Watch.Data.Ports[2].Source = ports.SourceFlag
 	gone := &s.Verdicts.Data[3]
-	gone.Restarts = []snapshot.RestartVerdict{{
+	gone.Restarts = []verdict.Restart{{
 		Address: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No,
-		Verdict: snapshot.Verdict{Verdict: gone.Port.Bind(bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, ListenersAside: true})},
+		Verdict: verdict.Verdict{Verdict: gone.Port.Bind(bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, ListenersAside: true})},
 	}}
 	was := &gone.Restarts[0].Owner
 	was.Process, was.PID, was.Processes, was.Unit = "modbus<d>", 815, 1, "modbus.service"
@@ -147,8 +149,8 @@ func TestPortsHTMLAndJSON(t *testing.T) {
 	golden(t, "ports.json", get(t, h, "/ports?format=json"))
 }
 
-func failure(port uint16, process string, before time.Duration, change func(*snapshot.RecentFailure)) snapshot.RecentFailure {
-	f := snapshot.RecentFailure{
+func failure(port uint16, process string, before time.Duration, change func(*failures.Recent)) failures.Recent {
+	f := failures.Recent{
 		Netns: 4026531840, Watched: true, Port: port, PortKnown: true, Addr: any4, Protocol: bindtrace.ProtocolTCP,
 		Errno: unix.EADDRINUSE, Process: process, PID: 4711, Count: 1,
 		First: pageTime.Add(-before), Last: pageTime.Add(-before),
@@ -164,19 +166,19 @@ func failure(port uint16, process string, before time.Duration, change func(*sna
 func morning() *snapshot.Snapshot {
 	s := night()
 	s.Binds.Data.Stats.Lost = 7
-	s.Binds.Data.Recent = []snapshot.RecentFailure{
-		failure(4840, "opcua-server", time.Second, func(f *snapshot.RecentFailure) {
-			f.Settled, f.Cause = true, snapshot.CauseTimeWait
+	s.Binds.Data.Recent = []failures.Recent{
+		failure(4840, "opcua-server", time.Second, func(f *failures.Recent) {
+			f.Settled, f.Cause = true, verdict.CauseTimeWait
 			f.Blockers = []bindrule.Socket{timeWait(lo4, 212, bindrule.No, left)}
 			f.Count, f.First = 17, f.First.Add(-time.Hour)
 		}),
 		failure(4841, "<script>alert(1", 100*time.Second, nil),
-		failure(4842, "a\nb\"'\xff\xfe\u202ec", 150*time.Second, func(f *snapshot.RecentFailure) { f.Errno, f.Addr = unix.EADDRNOTAVAIL, lo6 }),
-		failure(80, "web", 3*time.Hour, func(f *snapshot.RecentFailure) { f.Errno, f.Watched = unix.EACCES, false }),
-		failure(81, "", 4*time.Hour, func(f *snapshot.RecentFailure) { f.Netns, f.Watched = 4026539999, false }),
-		failure(53, "dns", 90*time.Hour, func(f *snapshot.RecentFailure) { f.Protocol, f.Watched = bindtrace.ProtocolUDP, false }),
-		failure(0, "client", 91*time.Hour, func(f *snapshot.RecentFailure) { f.Netns = 4026532001 }),
-		failure(0, "odd", 92*time.Hour, func(f *snapshot.RecentFailure) {
+		failure(4842, "a\nb\"'\xff\xfe\u202ec", 150*time.Second, func(f *failures.Recent) { f.Errno, f.Addr = unix.EADDRNOTAVAIL, lo6 }),
+		failure(80, "web", 3*time.Hour, func(f *failures.Recent) { f.Errno, f.Watched = unix.EACCES, false }),
+		failure(81, "", 4*time.Hour, func(f *failures.Recent) { f.Netns, f.Watched = 4026539999, false }),
+		failure(53, "dns", 90*time.Hour, func(f *failures.Recent) { f.Protocol, f.Watched = bindtrace.ProtocolUDP, false }),
+		failure(0, "client", 91*time.Hour, func(f *failures.Recent) { f.Netns = 4026532001 }),
+		failure(0, "odd", 92*time.Hour, func(f *failures.Recent) {
 			f.PortKnown, f.Watched, f.Errno, f.Request.Ifindex = false, false, 4095, 3
 		}),
 	}
@@ -255,7 +257,7 @@ func TestWhatFailedIsSaidAndNothingIsGoodForIt(t *testing.T) {
 
 func TestWhatIsOffIsNoFailure(t *testing.T) {
 	s := watching(snapshotOf([]bindrule.Socket{listener(any4, false, bindrule.Yes)}))
-	s.TCP, s.Reuse = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}, snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
+	s.TCP, s.Reuse = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}, snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
 	s.Binds.Err = snapshot.ErrOff
 	p := newPages(t, s)
 	if body := get(t, p.Ports(), "/ports"); !strings.Contains(body, "Switched off, and so not on this page: tcp, reuse.") || strings.Contains(body, "could be seen") {

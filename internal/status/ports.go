@@ -10,6 +10,8 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -164,12 +166,11 @@ func (c candidate) row() PortRow {
 type portState struct {
 	ns       *snapshot.Namespace
 	port     ports.Port
-	tcp      *snapshot.PortSockets
-	verdicts *snapshot.PortVerdicts
+	tcp      *ports.PortSockets
+	verdicts *verdict.Port
 
 	listenersKnown bool
-	listeners      []snapshot.Group
-	reuse          []snapshot.GroupReuse // nil, or as listeners
+	listeners      []ports.Group
 }
 
 func newPortsPage(s *snapshot.Snapshot, q pageQuery) *PortsPage {
@@ -234,12 +235,9 @@ func stateOf(ns *snapshot.Namespace, i int) portState {
 		return s
 	}
 	groups := ns.Listeners.Data // sorted by port
-	first, _ := slices.BinarySearchFunc(groups, int(s.port.Number), func(g snapshot.Group, n int) int { return int(g.Port) - n })
-	last, _ := slices.BinarySearchFunc(groups, int(s.port.Number)+1, func(g snapshot.Group, n int) int { return int(g.Port) - n })
+	first, _ := slices.BinarySearchFunc(groups, int(s.port.Number), func(g ports.Group, n int) int { return int(g.Port) - n })
+	last, _ := slices.BinarySearchFunc(groups, int(s.port.Number)+1, func(g ports.Group, n int) int { return int(g.Port) - n })
 	s.listeners = groups[first:last]
-	if ns.Reuse.Err == nil && len(ns.Reuse.Data.Listeners) == len(groups) {
-		s.reuse = ns.Reuse.Data.Listeners[first:last]
-	}
 	return s
 }
 
@@ -269,14 +267,12 @@ func (s *portState) troubles() (found troubles) {
 	for i := range s.listeners {
 		g := &s.listeners[i]
 		found.set(QueueFull, g.QueueRatio >= 1)
+		found.set(NoReuseAddr, g.ReuseAddr == bindrule.No)
 		if g.V6Only && g.Address == netip.IPv6Unspecified() {
 			halves++
 		}
 	}
 	found.set(OnlyIPv6, halves > 0 && halves == len(s.listeners))
-	for i := range s.reuse {
-		found.set(NoReuseAddr, s.reuse[i].ReuseAddr == bindrule.No)
-	}
 	return found
 }
 
@@ -294,14 +290,14 @@ func (s *portState) row() PortRow {
 	r.ListenersLeftOut = leftOut
 	verdicts := s.verdicts
 	if verdicts == nil {
-		verdicts = new(snapshot.PortVerdicts)
+		verdicts = new(verdict.Port)
 		verdicts.Number = s.port.Number
 	}
 	report := newPortReport(verdicts, groups, Query{})
 	if s.listenersKnown {
 		r.Listeners = make([]ListenerRow, len(groups))
 		for i := range groups {
-			r.Listeners[i] = s.listener(&groups[i], &report.Listeners[i], i)
+			r.Listeners[i] = s.listener(&groups[i], &report.Listeners[i])
 		}
 	}
 	if s.verdicts == nil {
@@ -320,13 +316,13 @@ func whyMissing(err error) string {
 	return plain(err.Error())
 }
 
-func (s *portState) listener(g *snapshot.Group, report *ListenerReport, i int) ListenerRow {
+func (s *portState) listener(g *ports.Group, report *ListenerReport) ListenerRow {
 	l := ListenerRow{ListenerReport: *report, Queue: g.Queue, QueueLimit: g.QueueLimit, QueueRatio: g.QueueRatio}
 	if g.DropsKnown {
 		l.Drops = &g.Drops
 	}
-	if i < len(s.reuse) && s.verdicts == nil {
-		l.ReuseAddr, l.ReusePort = Flag(s.reuse[i].ReuseAddr), Flag(s.reuse[i].ReusePort)
+	if s.verdicts == nil {
+		l.ReuseAddr, l.ReusePort = Flag(g.ReuseAddr), Flag(g.ReusePort)
 	}
 	return l
 }
@@ -334,7 +330,7 @@ func (s *portState) listener(g *snapshot.Group, report *ListenerReport, i int) L
 const startAgain = "start again"
 
 // judge says what a restart would meet or, where no listener is known, a bind.
-func (r *PortRow) judge(v *snapshot.PortVerdicts, report *PortReport) {
+func (r *PortRow) judge(v *verdict.Port, report *PortReport) {
 	r.Outcome = Free
 	var words sentences
 	for i := range v.Restarts {
@@ -429,7 +425,7 @@ func (s *portState) timeWait() *TimeWait {
 	left := max(s.tcp.IPv4.TimeWaitRemaining, s.tcp.IPv6.TimeWaitRemaining)
 	if s.verdicts != nil {
 		for i := range s.verdicts.Port.Sockets {
-			if o := &s.verdicts.Port.Sockets[i]; o.State == bindrule.State(tw) {
+			if o := &s.verdicts.Port.Sockets[i]; o.State == sock.State(tw) {
 				left = max(left, o.Expires)
 			}
 		}
@@ -442,7 +438,7 @@ func (s *portState) timeWait() *TimeWait {
 }
 
 // socketCounts are those of both families, by state: only states that a socket is in.
-func socketCounts(p *snapshot.PortSockets) map[string]uint64 {
+func socketCounts(p *ports.PortSockets) map[string]uint64 {
 	out := make(map[string]uint64)
 	for state := range p.IPv4.States {
 		if n := p.IPv4.States[state] + p.IPv6.States[state]; n > 0 {

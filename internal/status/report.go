@@ -9,7 +9,10 @@ import (
 	"unicode/utf8"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -107,7 +110,7 @@ func NewReport(s *snapshot.Snapshot, q Query) (*Report, error) {
 	return r, nil
 }
 
-func newPortReport(v *snapshot.PortVerdicts, groups []snapshot.Group, q Query) PortReport {
+func newPortReport(v *verdict.Port, groups []ports.Group, q Query) PortReport {
 	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
 	for _, g := range groups {
 		if g.Port == v.Number {
@@ -123,13 +126,13 @@ func newPortReport(v *snapshot.PortVerdicts, groups []snapshot.Group, q Query) P
 	return p
 }
 
-func newListenerReport(v *snapshot.PortVerdicts, g *snapshot.Group) ListenerReport {
+func newListenerReport(v *verdict.Port, g *ports.Group) ListenerReport {
 	l := ListenerReport{
 		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
 		Owner: listenerOwner(g), Restart: unknownAnswer(),
 	}
 	for _, s := range v.Port.Sockets {
-		if s.State == bindrule.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
+		if s.State == sock.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
 			l.UID = &s.UID.ID
 		}
 	}
@@ -151,7 +154,7 @@ type request struct {
 }
 
 // requests are the addresses that are asked for, each with the IPV6_V6ONLY of who listens there.
-func requests(v *snapshot.PortVerdicts, groups []snapshot.Group, addresses []Address) []request {
+func requests(v *verdict.Port, groups []ports.Group, addresses []Address) []request {
 	var listening []request
 	for _, g := range groups {
 		if g.Port == v.Number {
@@ -182,7 +185,7 @@ func requests(v *snapshot.PortVerdicts, groups []snapshot.Group, addresses []Add
 }
 
 // appendHalf adds a bind to `::` that leaves IPv4 alone, where that is answered otherwise.
-func appendHalf(requests []request, v *snapshot.PortVerdicts, a Address) []request {
+func appendHalf(requests []request, v *verdict.Port, a Address) []request {
 	if a.Addr != netip.IPv6Unspecified() {
 		return requests
 	}
@@ -238,4 +241,4 @@ func printable(name string) string {
 }
 
 // stateName is that of the metrics.
-func stateName(s bindrule.State) string { return netlinkdiag.State(s).String() }
+func stateName(s sock.State) string { return netlinkdiag.State(s).String() }

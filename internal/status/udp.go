@@ -24,7 +24,7 @@ type UDPSockets struct {
 type udpState struct {
 	ns      *snapshot.Namespace
 	port    ports.Port
-	sockets *snapshot.UDPPort // nil: not known
+	sockets *ports.UDPPort // nil: not known
 }
 
 func udpStateOf(ns *snapshot.Namespace, i int) udpState {
@@ -76,7 +76,7 @@ func (s *udpState) row() PortRow {
 	return r
 }
 
-func newUDPSockets(of *snapshot.UDPSockets) UDPSockets {
+func newUDPSockets(of *ports.UDPSockets) UDPSockets {
 	out := UDPSockets{Sockets: of.Sockets, Queue: of.Queue}
 	if of.DropsKnown {
 		out.Drops = &of.Drops

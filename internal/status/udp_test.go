@@ -11,14 +11,14 @@ import (
 )
 
 // watchUDP adds a watched UDP port.
-func watchUDP(ns *snapshot.Namespace, port ports.Port, v4, v6 snapshot.UDPSockets) {
+func watchUDP(ns *snapshot.Namespace, port ports.Port, v4, v6 ports.UDPSockets) {
 	ns.UDP.Data.Watch.Ports = append(ns.UDP.Data.Watch.Ports, port)
-	ns.UDP.Data.Ports = append(ns.UDP.Data.Ports, snapshot.UDPPort{Number: port.Number, IPv4: v4, IPv6: v6})
+	ns.UDP.Data.Ports = append(ns.UDP.Data.Ports, ports.UDPPort{Number: port.Number, IPv4: v4, IPv6: v6})
 }
 
 // datagrams are the sockets of a family, which the kernel said all about.
-func datagrams(sockets, queue, drops uint64) snapshot.UDPSockets {
-	return snapshot.UDPSockets{Sockets: sockets, Queue: queue, Drops: drops, DropsKnown: true}
+func datagrams(sockets, queue, drops uint64) ports.UDPSockets {
+	return ports.UDPSockets{Sockets: sockets, Queue: queue, Drops: drops, DropsKnown: true}
 }
 
 // nightOfDatagrams adds UDP ports, of which some are in trouble.
@@ -28,7 +28,7 @@ func nightOfDatagrams(s *snapshot.Snapshot) {
 	watchUDP(&s.Namespace, ports.Port{Number: 54, Source: ports.SourceFlag}, nobody, nobody)
 	watchUDP(&s.Namespace, ports.Port{Number: 69, Source: found}, nobody, datagrams(0, 0, 3))   // a client's
 	watchUDP(&s.Namespace, ports.Port{Number: 123, Source: found}, datagrams(1, 0, 12), nobody) // long ago
-	watchUDP(&s.Namespace, ports.Port{Number: 4840, Source: found}, datagrams(1, 768, 0), snapshot.UDPSockets{Sockets: 1, Queue: 768, Drops: 1})
+	watchUDP(&s.Namespace, ports.Port{Number: 4840, Source: found}, datagrams(1, 768, 0), ports.UDPSockets{Sockets: 1, Queue: 768, Drops: 1})
 	limits(s)
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 func newFlags(bits uint8) Flags {
@@ -17,14 +19,14 @@ func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Dur
 		Addr:    newAddr(k.Addr, k.V6),
 		Ifindex: k.Ifindex,
 		V6Only:  k.Flags&flagV6Only != 0,
-		State:   k.State,
-		Kind:    Kind(k.Kind),
+		State:   sock.State(k.State),
+		Kind:    sock.Kind(k.Kind),
 		Flags:   newFlags(k.Flags),
 		UID:     k.Uid,
 		Count:   v.Count,
 	}
 	// A timer that is due stays in the table until it runs.
-	if left := int64(v.Expires - now); g.Kind == KindTimeWait && left > 0 {
+	if left := int64(v.Expires - now); g.Kind == sock.KindTimeWait && left > 0 {
 		g.Expires = time.Duration(left) * tick
 	}
 	return g

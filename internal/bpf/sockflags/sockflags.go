@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A Mode is a way to read the flags.
@@ -60,10 +62,7 @@ type ListenerID struct {
 }
 
 // Flags of a socket.
-type Flags struct {
-	ReuseAddr bool // SO_REUSEADDR
-	ReusePort bool // SO_REUSEPORT
-}
+type Flags = sock.ReuseFlags
 
 // A Result is what one Read found.
 type Result struct {
@@ -91,41 +90,31 @@ type Bucket struct {
 	V6Only bool
 }
 
-// A Kind is what struct the kernel keeps for a connection.
-type Kind uint8
-
-// The kinds.
-const (
-	KindFull     Kind = iota // struct sock
-	KindTimeWait             // struct tcp_timewait_sock: TIME_WAIT, and FIN_WAIT2 without a process
-	KindRequest              // struct request_sock: SYN_RECV. Holds no port, so bind() never meets one
-)
-
 // A Group is a number of sockets that a bind() could not tell apart.
 type Group struct {
 	Port uint16
 	// Addr is the local address. Is4 means AF_INET, all others are AF_INET6
-	// (v4-mapped: an IPv4 connection of a dual-stack socket). KindRequest has
+	// (v4-mapped: an IPv4 connection of a dual-stack socket). sock.KindRequest has
 	// the unspecified address of its family.
 	Addr netip.Addr
 	// Ifindex of the device that the sockets are bound to (SO_BINDTODEVICE), or 0.
 	Ifindex uint32
-	// V6Only is IPV6_V6ONLY; false for AF_INET and KindRequest.
+	// V6Only is IPV6_V6ONLY; false for AF_INET and sock.KindRequest.
 	V6Only bool
 	// State is numbered as in include/net/tcp_states.h, and the same that
 	// sock_diag shows.
-	State uint8
-	Kind  Kind
-	// Flags of the sockets; KindRequest: of their listener.
+	State sock.State
+	Kind  sock.Kind
+	// Flags of the sockets; sock.KindRequest: of their listener.
 	Flags
 	// UID that bind() compares, as the reader's user namespace sees it; 0 for
-	// KindTimeWait, which has none.
+	// sock.KindTimeWait, which has none.
 	UID uint32
 
 	// Count of the sockets, at least 1.
 	Count uint64
 	// Expires is the time from the end of the Read until the timer of the last one is due,
-	// to a jiffy; KindTimeWait only, else 0. The kernel runs it later, by up to some seconds
+	// to a jiffy; sock.KindTimeWait only, else 0. The kernel runs it later, by up to some seconds
 	// (kernel/time/timer.c), and until then the socket is there.
 	Expires time.Duration
 }

@@ -1,12 +1,13 @@
-package snapshot
+package failures
 
 import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
 )
 
-// retired keeps the counts of namespaces apart from those that had their number before: the
-// tracer counts by number, and never forgets. What they had counted is then of others.
+// retired keeps the counts of a namespace apart from those of an earlier namespace with the same
+// inode number: the tracer counts by that number, and never forgets. The counts of a namespace that
+// is gone move to number 0, the label "other".
 type retired struct {
 	ids    map[uint32]netns.ID // of the namespaces that are watched, by number
 	counts map[bindtrace.Key]uint64
@@ -16,8 +17,8 @@ func newRetired() *retired {
 	return &retired{ids: make(map[uint32]netns.ID), counts: make(map[bindtrace.Key]uint64)}
 }
 
-// replace takes the namespaces that are watched from now on, and returns the numbers of those
-// that are not any more.
+// replace takes the namespaces that are watched from now on, and returns the inode numbers of those
+// that no longer are.
 func (r *retired) replace(set *netns.Set) map[uint32]bool {
 	before := r.ids
 	r.ids = make(map[uint32]netns.ID, len(set.Namespaces))
@@ -33,7 +34,7 @@ func (r *retired) replace(set *netns.Set) map[uint32]bool {
 	return gone
 }
 
-// settle retires the counts of those that are gone, and moves what is retired to namespace 0.
+// settle retires the counts of namespaces that are gone, and moves what is retired to number 0.
 func (r *retired) settle(counts []bindtrace.Count, gone map[uint32]bool) []bindtrace.Count {
 	var out []bindtrace.Count
 	for _, c := range counts {

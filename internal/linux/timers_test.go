@@ -1,4 +1,4 @@
-package snapshot
+package linux
 
 import (
 	"testing"
@@ -31,17 +31,17 @@ func TestTimersRunAtATurnOfTheWheel(t *testing.T) {
 		{"unknown clocks", 512_000, 0, time.Minute, 0, time.Minute},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := wheel{at: at, jiffies: tt.jiffies, hz: tt.hz}
-			if got := w.gone(tt.left, at.Add(-tt.said)); got != tt.want {
+			timers := Timers{At: at, Jiffies: tt.jiffies, HZ: tt.hz}
+			if got := timers.Gone(tt.left, at.Add(-tt.said)); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
 	}
 }
 
-func TestWheelOfThisKernelIsReadable(t *testing.T) {
-	w := readWheel()
-	if w.hz < 24 || w.hz > 1200 || w.jiffies <= 0 || w.at.IsZero() {
-		t.Errorf("got %+v, want clocks", w)
+func TestTimersOfThisKernelAreReadable(t *testing.T) {
+	timers := ReadTimers()
+	if timers.HZ < 24 || timers.HZ > 1200 || timers.Jiffies <= 0 || timers.At.IsZero() {
+		t.Errorf("got %+v, want clocks", timers)
 	}
 }

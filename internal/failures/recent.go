@@ -1,4 +1,4 @@
-package snapshot
+package failures
 
 import (
 	"cmp"
@@ -13,11 +13,12 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/verdict"
 )
 
-// A RecentFailure is a bind() that failed, lately and once or more: calls that differ in
-// nothing but time, thread and flags are one.
-type RecentFailure struct {
+// A Recent is a bind() that failed lately, once or more often: calls that differ only in time,
+// thread and flags are one.
+type Recent struct {
 	Netns     uint32 // inode number of the socket's network namespace, watched or not
 	Watched   bool   // the port was a watched one, or 0, and the namespace too
 	Port      uint16 // that was asked for; valid where PortKnown
@@ -37,21 +38,21 @@ type RecentFailure struct {
 	Owner    owner.Owner // as far as it is known: it may have ended
 	Request  bindrule.Request
 
-	// Settled: the exporter has looked for the Cause, of EADDRINUSE. Blockers were in the way
-	// then, as those of a Conflict.
+	// Settled says that the exporter has looked for the Cause of EADDRINUSE. Blockers are as in
+	// a Conflict.
 	Settled  bool
-	Cause    Cause
+	Cause    verdict.Cause
 	Blockers []bindrule.Socket
 }
 
-// Bounds of what is remembered, and what is kept when a bound is reached: trimming is rare
-// then, whoever makes binds fail in a loop.
+// Bounds of what is remembered, and how much of it is kept when a bound is reached. So trimming is
+// rare, also when somebody makes binds fail in a loop.
 const (
 	maxRecent, keepRecent             = 256, 128 // of watched ports
-	maxRecentOthers, keepRecentOthers = 64, 32   // of others: any user may fail to bind to all there are
+	maxRecentOthers, keepRecentOthers = 64, 32   // of other ports: any user may fail to bind to all of them
 )
 
-// A recentKey is what makes failures one RecentFailure.
+// Failures with the same recentKey are one Recent.
 type recentKey struct {
 	netns     uint32
 	port      uint16
@@ -63,7 +64,7 @@ type recentKey struct {
 	comm      [16]byte
 }
 
-// recent remembers the latest failures, those of watched ports apart from others.
+// recent remembers the latest failures. Those of watched ports are kept apart from others.
 type recent struct {
 	mu              sync.Mutex
 	watched, others recentLog
@@ -75,7 +76,7 @@ type recentLog struct {
 }
 
 type recentRow struct {
-	RecentFailure
+	Recent
 	key recentKey
 	seq uint64 // of the latest
 
@@ -89,8 +90,8 @@ func newRecent() *recent {
 	}
 }
 
-// add takes a failed bind: this runs for every event.
-func (r *recent) add(key FailureKey, e *bindtrace.Event, by owner.Owner) {
+// add takes a failed bind. It runs for every event.
+func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if key.Netns != 0 && !key.OtherPort {
@@ -110,7 +111,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 		if len(l.rows) == bound {
 			l.trim(keep)
 		}
-		row = &recentRow{key: key, RecentFailure: RecentFailure{
+		row = &recentRow{key: key, Recent: Recent{
 			Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, Addr: e.Addr,
 			Family: e.Family, Protocol: e.Protocol, Errno: e.Errno, Process: e.Command(), First: e.Time,
 		}}
@@ -122,17 +123,17 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 	row.Last, row.PID, row.CgroupID, row.Owner, row.Request = e.Time, e.PID, e.CgroupID, by, requestOf(e)
 }
 
-// trim keeps some rows: the latest of each user and port, then the next latest of each, and
-// so on. Who makes many binds fail pushes out their own.
+// trim keeps some rows: the latest of each user and port, then the next latest of each, and so on.
+// A user who makes many binds fail pushes out their own rows.
 func (l *recentLog) trim(keep int) {
 	type source struct {
 		uid bindrule.UID
-		place
+		portID
 	}
 	rows := slices.SortedFunc(maps.Values(l.rows), func(a, b *recentRow) int { return cmp.Compare(b.seq, a.seq) })
 	sources, uids := make(map[source]int, len(rows)), make(map[bindrule.UID]int, len(rows))
 	for _, r := range rows {
-		from := source{r.Request.UID, place{r.Netns, r.Port}}
+		from := source{r.Request.UID, portID{r.Netns, r.Port}}
 		r.ofSource, r.ofUID = sources[from], uids[from.uid]
 		sources[from]++
 		uids[from.uid]++
@@ -145,8 +146,8 @@ func (l *recentLog) trim(keep int) {
 	}
 }
 
-// settle notes what made the binds fail that are told apart by bind.
-func (r *recent) settle(at place, bind waitingBind, cause Cause, blockers []bindrule.Socket) {
+// settle notes what made these binds fail.
+func (r *recent) settle(at portID, bind waitingBind, cause verdict.Cause, blockers []bindrule.Socket) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := &r.watched
@@ -162,17 +163,17 @@ func (r *recent) settle(at place, bind waitingBind, cause Cause, blockers []bind
 	}
 }
 
-// all are copies, the latest first.
-func (r *recent) all() []RecentFailure {
+// all returns copies, the latest first.
+func (r *recent) all() []Recent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]RecentFailure, 0, len(r.watched.rows)+len(r.others.rows))
+	out := make([]Recent, 0, len(r.watched.rows)+len(r.others.rows))
 	for _, l := range []recentLog{r.watched, r.others} {
 		for _, row := range l.rows {
-			out = append(out, row.RecentFailure)
+			out = append(out, row.Recent)
 		}
 	}
-	slices.SortFunc(out, func(a, b RecentFailure) int {
+	slices.SortFunc(out, func(a, b Recent) int {
 		return cmp.Or(
 			b.Last.Compare(a.Last), cmp.Compare(a.Netns, b.Netns), cmp.Compare(a.Port, b.Port),
 			a.Addr.Compare(b.Addr), cmp.Compare(a.Process, b.Process), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Errno, b.Errno),
