@@ -80,12 +80,12 @@ func notes() map[string]note {
 		},
 		"tcp_listener_reuseaddr": {
 			unit:   flags,
-			absent: "if the flag of a socket is not known",
+			absent: "if the flag of a socket is not known, and no other socket lacks it",
 			source: "`skc_reuse` by an eBPF iterator, or getsockopt(2) by pidfd_getfd(2)",
 		},
 		"tcp_listener_reuseport": {
 			unit:   flags,
-			absent: "if the flag of a socket is not known",
+			absent: "if the flag of a socket is not known, and no other socket lacks it",
 			source: "`skc_reuseport` by an eBPF iterator, or getsockopt(2) by pidfd_getfd(2)",
 		},
 		"tcp_bind_blockers": {
