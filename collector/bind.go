@@ -30,26 +30,19 @@ func newBindFamily() *bindFamily {
 	call := []string{"netns", "port", "protocol", "family", "errno"}
 	return &bindFamily{
 		failures: counter("bind_failures_total",
-			"Failed calls of bind(), by the port that was asked for: a watched one, 0 for any, or other. A port that is watched in one network namespace has its number in all; namespaces that are not watched are other.",
-			"eBPF, __sys_bind", call...),
+			"Failed bind() calls, by requested port and error.", call...),
 		listenFailures: counter("listen_failures_total",
-			"Calls of listen() that failed with EADDRINUSE: of two sockets bound with SO_REUSEADDR the second one listened.",
-			"eBPF, __sys_listen", call...),
+			"listen() calls that failed with EADDRINUSE, by port.", call...),
 		conflicts: counter("bind_conflicts_total",
-			"Calls of bind() that failed with EADDRINUSE, by what was in the way: of several the first of listener, connection (live or closing), bound (neither listening nor connected), time_wait. unknown: gone when the exporter looked, not visible, or not tcp or mptcp, or in a network namespace that is not watched. reuseaddr is of the socket that failed. Those in bind_events_lost_total are missing.",
-			"eBPF, sock_diag and the rules of inet_csk_get_port", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
+			"bind() calls that failed with EADDRINUSE, by what blocked them.", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
 		last: gauge("bind_last_failure_timestamp_seconds",
-			"Seconds since 1970 at the latest failed bind() to that port; process is the name of the thread that called it, unit that of its systemd unit or container where it is known.",
-			"eBPF, __sys_bind", append(call[:len(call):len(call)], "process", "unit")...),
+			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "process", "unit")...),
 		lost: counter("bind_events_lost_total",
-			"Failed calls that were counted, but whose details were lost because they came faster than the exporter reads.",
-			"eBPF ring buffer"),
+			"Failed calls that were counted but whose details were lost."),
 		unattributed: counter("bind_failures_unattributed_total",
-			"Failed calls that were seen but not counted, since their socket was gone when the call returned.",
-			"eBPF"),
+			"Failed calls that were not counted because their socket could not be identified."),
 		missed: counter("bind_tracer_missed_runs_total",
-			"Runs of the tracer that the kernel skipped, for calls that failed or not. While it rises, failures may be missing.",
-			"eBPF, recursion_misses"),
+			"Runs of the tracing programs that the kernel skipped."),
 	}
 }
 

@@ -92,14 +92,67 @@ func TestMetricDefinitions(t *testing.T) {
 		if !strings.HasPrefix(m.Name, "sockstate_") {
 			t.Errorf("%s has not the prefix sockstate_", m.Name)
 		}
-		if !strings.HasSuffix(m.Help, ".") || m.Source == "" {
-			t.Errorf("%s: want a sentence of help and a source, got %q and %q", m.Name, m.Help, m.Source)
-		}
 		if got, want := m.Type == prometheus.CounterValue, strings.HasSuffix(m.Name, "_total"); got != want {
 			t.Errorf("%s: counter is %v", m.Name, got)
 		}
 		if got, want := strings.HasPrefix(m.Help, "Seconds "), strings.HasSuffix(m.Name, "_seconds"); got != want {
 			t.Errorf("%s: the unit is not that of the help: %q", m.Name, m.Help)
+		}
+	}
+}
+
+// maxHelp is the longest HELP that still fits on a line of a query editor.
+const maxHelp = 120
+
+// helpProblem is what is wrong with a HELP text, or empty. A semicolon may join two halves of
+// one sentence. What follows a full stop, in parentheses too, is one thing too many.
+func helpProblem(help string) string {
+	switch sentence, ended := strings.CutSuffix(help, "."); {
+	case help == "":
+		return "is empty"
+	case len(help) > maxHelp:
+		return fmt.Sprintf("has %d characters, want at most %d", len(help), maxHelp)
+	case !ended:
+		return "does not end with a full stop"
+	case strings.ContainsAny(sentence, "\n?!"), strings.Contains(sentence, ". "), strings.HasSuffix(sentence, "."):
+		return "is more than one sentence"
+	}
+	return ""
+}
+
+func TestHelpIsOneShortSentence(t *testing.T) {
+	c, _ := collectorOf(wholeSnapshot(t))
+	checked := 0
+	for line := range strings.Lines(string(exposition(t, c))) {
+		rest, ok := strings.CutPrefix(line, "# HELP ")
+		if !ok {
+			continue
+		}
+		name, help, _ := strings.Cut(strings.TrimSuffix(rest, "\n"), " ")
+		if problem := helpProblem(help); problem != "" {
+			t.Errorf("HELP of %s %s: %q", name, problem, help)
+		}
+		checked++
+	}
+	if want := len(c.Metrics()); checked != want {
+		t.Errorf("%d metrics have a HELP, want %d", checked, want)
+	}
+}
+
+func TestHelpProblem(t *testing.T) {
+	for help, want := range map[string]string{
+		"Open sockets, by port; 0 means none.": "",
+		strings.Repeat("x", maxHelp-1) + ".":   "",
+		strings.Repeat("x", maxHelp) + ".":     "has 121 characters, want at most 120",
+		"":                                     "is empty",
+		"Open sockets":                         "does not end with a full stop",
+		"Open sockets. (net.ipv4.tcp_max_tw_buckets)":     "does not end with a full stop",
+		"Open sockets. Absent if they cannot be counted.": "is more than one sentence",
+		"Open sockets! By port.":                          "is more than one sentence",
+		"Open sockets..":                                  "is more than one sentence",
+	} {
+		if got := helpProblem(help); got != want {
+			t.Errorf("helpProblem(%q) = %q, want %q", help, got, want)
 		}
 	}
 }

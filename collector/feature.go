@@ -25,8 +25,7 @@ func newFeatureFamily(features func() []Feature) *featureFamily {
 	return &featureFamily{
 		features: features,
 		available: gauge("feature_available",
-			"1 where the feature works on this host, 0 where it does not: reason says what is missing. mode says how it works, where there is more than one way; a reason beside a mode says what is missing for the better one.",
-			"the exporter", "feature", "mode", "reason"),
+			"1 if the feature works on this host, 0 if it does not.", "feature", "mode", "reason"),
 	}
 }
 

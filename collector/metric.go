@@ -13,16 +13,15 @@ type Metric struct {
 	Name   string
 	Type   prometheus.ValueType
 	Labels []string
-	Help   string // for the exposition; says the unit, and what is absent when
-	Source string // where the kernel, or the exporter, has it from
+	Help   string // one short sentence; internal/metricsdoc has the rest
 }
 
-func gauge(name, help, source string, labels ...string) *Metric {
-	return &Metric{Name: "sockstate_" + name, Type: prometheus.GaugeValue, Labels: labels, Help: help, Source: source}
+func gauge(name, help string, labels ...string) *Metric {
+	return &Metric{Name: "sockstate_" + name, Type: prometheus.GaugeValue, Labels: labels, Help: help}
 }
 
-func counter(name, help, source string, labels ...string) *Metric {
-	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help, Source: source}
+func counter(name, help string, labels ...string) *Metric {
+	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help}
 }
 
 // A sink takes the samples of a scrape and makes families of them.
@@ -82,11 +81,11 @@ func (s *sink) family(m *Metric) *family {
 	if f, ok := s.families[m]; ok {
 		return f
 	}
-	help, typ := m.Help+" ("+m.Source+")", dto.MetricType_GAUGE
+	typ := dto.MetricType_GAUGE
 	if m.Type == prometheus.CounterValue {
 		typ = dto.MetricType_COUNTER
 	}
-	f := &family{dto: &dto.MetricFamily{Name: &m.Name, Help: &help, Type: &typ}}
+	f := &family{dto: &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: &typ}}
 	for i := range m.Labels {
 		f.order = append(f.order, i)
 	}

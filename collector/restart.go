@@ -21,20 +21,15 @@ type restartFamily struct {
 }
 
 func newRestartFamily() *restartFamily {
-	const source = "the rules of inet_csk_get_port on sockets from sock_diag and eBPF"
 	return &restartFamily{
 		blockers: gauge("tcp_bind_blockers",
-			"Sockets that would make bind() to the address and port fail, listeners aside, for a binder with SO_REUSEADDR (reuseaddr true) or without; by state. The addresses are those that listen, or listened last, on the port; without any, the wildcards. Absent where that cannot be known.",
-			source, "netns", "address", "port", "family", "reuseaddr", "state"),
+			"Sockets other than listeners that would make bind() to the address and port fail, by state.", "netns", "address", "port", "family", "reuseaddr", "state"),
 		blocked: gauge("tcp_bind_blocked_seconds",
-			"Seconds for which bind() to the address and port would keep failing, listeners aside: 0 it would succeed now, +Inf a live socket is in the way. For a binder with SO_REUSEADDR (reuseaddr true) or without. Absent where that cannot be known.",
-			source, "netns", "address", "port", "family", "reuseaddr"),
+			"Seconds until bind() would work if no one listened; 0 means now, +Inf means blocked by a live socket.", "netns", "address", "port", "family", "reuseaddr"),
 		restart: gauge("tcp_restart_blocked_seconds",
-			"Seconds for which a restart of this listener, with its address and flags, could not bind: 0 it could now, +Inf a live socket is in the way. Kept after the listener went, for the watch retention. Absent where that cannot be known.",
-			source, "netns", "address", "port", "family"),
+			"Seconds until the listener could bind if it restarted; 0 means now, +Inf means blocked by a live socket.", "netns", "address", "port", "family"),
 		info: gauge("tcp_restart_info",
-			"1 for each address that sockstate_tcp_restart_blocked_seconds is of: whose listener it is, or was. process and unit as in sockstate_tcp_listener_info; kept after the listener went, for the watch retention. Absent before there was one.",
-			"/proc/PID/fd, comm and cgroup", "netns", "address", "port", "family", "process", "unit"),
+			"1 for each address, with the process and the systemd unit or container that listened there last.", "netns", "address", "port", "family", "process", "unit"),
 	}
 }
 

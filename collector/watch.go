@@ -19,14 +19,12 @@ type watchFamily struct {
 }
 
 func newWatchFamily() *watchFamily {
-	const source = "the exporter's --watch flags and the listeners it saw"
 	return &watchFamily{
 		info: gauge("watched_port_info",
-			"1 for each watched port. name is what --watch.port called it; source is flag for a port that was asked for, listener for one that was discovered.",
-			source, "netns", "port", "protocol", "name", "source"),
-		ports:   gauge("watched_ports", "Ports that are watched.", source),
-		limit:   gauge("watched_ports_limit", "Ports that may be watched at most, --watch.max-ports.", source),
-		dropped: gauge("watched_ports_dropped", "Ports that would be watched but for --watch.max-ports.", source),
+			"1 for each watched port, with its name and the reason why it is watched.", "netns", "port", "protocol", "name", "source"),
+		ports:   gauge("watched_ports", "Watched ports in all network namespaces."),
+		limit:   gauge("watched_ports_limit", "Maximum number of watched ports, as set by --watch.max-ports."),
+		dropped: gauge("watched_ports_dropped", "Ports that are not watched because --watch.max-ports is reached."),
 	}
 }
 
