@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // Config says where a Discoverer looks.
@@ -74,7 +76,7 @@ type Set struct {
 	Namespaces []*Namespace // by name
 
 	// Err is what kept Open from finding more, nil if nothing did. It wraps
-	// ErrNotNetNS, of what was none the last time either, and ErrPrivilege, and
+	// ErrNotNetNS, of what was none the last time either, and linux.ErrNeedsSysAdmin, and
 	// names each path.
 	Err error
 	// Unreadable is the processes whose namespace the caller may not see.
@@ -114,11 +116,11 @@ func New(cfg Config) (*Discoverer, error) {
 	if cfg.NameOf == nil {
 		cfg.NameOf = func(int) string { return "" }
 	}
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
-		return nil, fmt.Errorf("find own network namespace: stat /proc/thread-self/ns/net: %w", err)
+	dev, own, err := linux.OwnNetNS()
+	if err != nil {
+		return nil, err
 	}
-	return &Discoverer{cfg: cfg, dev: st.Dev, own: st.Ino}, nil
+	return &Discoverer{cfg: cfg, dev: dev, own: own}, nil
 }
 
 // Open finds the namespaces of the moment and opens them. The caller closes

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // maxName bounds a name, in runes.
@@ -67,7 +69,7 @@ func (d *Discoverer) processName(c *candidate) string {
 		// It is held open: if the process is in it, it was its process before,
 		// and nobody else of the same number.
 		link, err := os.Readlink(d.pidPath(pid))
-		if inode, ok := linkInode(link); err == nil && ok && inode == c.ns.ID.Inode {
+		if inode, ok := linux.LinkInode("net", link); err == nil && ok && inode == c.ns.ID.Inode {
 			return name
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // A Reason says in a word what keeps owners from being found: a label value.
@@ -28,11 +30,11 @@ func (e *UnavailableError) Error() string { return "owners of sockets: needs " +
 // Shortfalls says what keeps some owners from being found: nothing, where all can be.
 func (f *Finder) Shortfalls() []*UnavailableError {
 	var short []*UnavailableError
-	if !hasCap(unix.CAP_SYS_PTRACE) {
+	if !linux.HasCap(unix.CAP_SYS_PTRACE) {
 		short = append(short, &UnavailableError{ReasonCapPtrace,
 			"CAP_SYS_PTRACE for the sockets of other users' processes"})
 	}
-	if !hasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
+	if !linux.HasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
 		short = append(short, &UnavailableError{ReasonCapReadOther,
 			"CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended"})
 	}
@@ -47,19 +49,4 @@ func (f *Finder) Shortfalls() []*UnavailableError {
 			fmt.Sprintf("leave to look into %d processes, in spite of the capabilities", f.refused)})
 	}
 	return short
-}
-
-// hasCap says whether one of the capabilities is effective in this thread.
-func hasCap(caps ...uint) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	for _, c := range caps {
-		if data[c/32].Effective&(1<<(c%32)) != 0 {
-			return true
-		}
-	}
-	return false
 }

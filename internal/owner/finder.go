@@ -88,7 +88,7 @@ func New(opts Options) (*Finder, error) {
 		fs:      fs,
 		cgroup:  openCgroupIDs(opts.Cgroup),
 		wait:    opts.Wait,
-		root:    inInitPIDNamespace(opts.Proc, fs),
+		root:    inInitPIDNamespace(opts.Proc),
 		known:   make(map[uint64]*entry),
 		changed: make(chan struct{}),
 	}

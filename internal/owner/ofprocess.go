@@ -4,23 +4,21 @@ import (
 	"errors"
 	"path/filepath"
 
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // inInitPIDNamespace says whether procfs shows the processes of the initial pid namespace, and
 // so of the host, wherever this process is: kernel threads are only in that one. Where
 // hidepid hides them, this process is the only one to ask.
-func inInitPIDNamespace(proc string, fs procfs.FS) bool {
+func inInitPIDNamespace(proc string) bool {
 	const (
 		kthreadd      = 2
-		pfKthread     = 0x00200000 // PF_KTHREAD of include/linux/sched.h
 		procPIDInitNo = 0xEFFFFFFC // PROC_PID_INIT_INO of include/linux/proc_ns.h
 	)
-	if p, err := fs.Proc(kthreadd); err == nil {
-		if stat, err := p.Stat(); err == nil && stat.Flags&pfKthread != 0 {
-			return true
-		}
+	if linux.IsKernelThread(proc, kthreadd) {
+		return true
 	}
 	var st unix.Stat_t
 	err := unix.Stat(filepath.Join(proc, "self/ns/pid"), &st)

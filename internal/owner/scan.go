@@ -8,17 +8,19 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // holders are the processes that have one socket open.
 type holders struct {
 	owner process
-	at    descriptor // where the owner has it
+	at    linux.SocketFD // where the owner has it
 	count int
 }
 
 // add counts a process, and makes it the owner if it is a better one.
-func (h *holders) add(p *process, at descriptor) {
+func (h *holders) add(p *process, at linux.SocketFD) {
 	h.count++
 	if h.count == 1 || before(p, &h.owner) {
 		h.owner, h.at = *p, at
@@ -55,7 +57,7 @@ func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (findings, er
 			return found, err
 		}
 		dir := f.fdDir(p.PID)
-		held, err := socketsOf(dir, wanted)
+		held, err := socketsOf(ctx, dir, wanted)
 		if errors.Is(err, os.ErrPermission) {
 			found.refused++
 		}
@@ -63,30 +65,42 @@ func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (findings, er
 			continue // processes end all the time
 		}
 		owner, err := readProcess(p, func() (err error) {
-			held, err = stillOpen(dir, held)
+			held, err = linux.OpenSocketFDs(dir, held)
 			return err
 		})
 		if err == nil {
 			found.add(&owner, held)
 		}
 	}
-	return found, nil
+	return found, ctx.Err()
+}
+
+// socketsOf returns the wanted sockets that a process has open. dir is /proc/PID/fd.
+func socketsOf(ctx context.Context, dir string, wanted map[uint32]bool) ([]linux.SocketFD, error) {
+	var held []linux.SocketFD
+	err := linux.SocketFDs(ctx, dir, func(s linux.SocketFD) bool {
+		if wanted[s.Inode] {
+			held = append(held, s)
+		}
+		return true
+	})
+	return held, err
 }
 
 func (f *Finder) fdDir(pid int) string { return filepath.Join(f.proc, strconv.Itoa(pid), "fd") }
 
 // add counts a process for each socket that it has open, however often.
-func (f *findings) add(p *process, held []descriptor) {
+func (f *findings) add(p *process, held []linux.SocketFD) {
 	seen := make(map[uint32]bool, len(held))
 	for _, d := range held {
-		if seen[d.inode] {
+		if seen[d.Inode] {
 			continue
 		}
-		seen[d.inode] = true
-		h := f.holders[d.inode]
+		seen[d.Inode] = true
+		h := f.holders[d.Inode]
 		if h == nil {
 			h = new(holders)
-			f.holders[d.inode] = h
+			f.holders[d.Inode] = h
 		}
 		h.add(p, d)
 	}

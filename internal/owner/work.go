@@ -3,6 +3,8 @@ package owner
 import (
 	"context"
 	"time"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // work does what is due, until nothing is.
@@ -35,10 +37,10 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // due says which sockets of which owners have to be looked up again, and whether any has to be
 // looked for. If there is neither, the worker is done.
-func (f *Finder) due() (stale map[identity][]descriptor, missing bool) {
+func (f *Finder) due() (stale map[identity][]linux.SocketFD, missing bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	stale = make(map[identity][]descriptor)
+	stale = make(map[identity][]linux.SocketFD)
 	now := time.Now()
 	for _, e := range f.known {
 		switch {
@@ -61,10 +63,10 @@ func (f *Finder) due() (stale map[identity][]descriptor, missing bool) {
 func (e *entry) settled() bool { return e.found && !e.owner.place.manager }
 
 // confirm looks whether those owners still have those sockets, and says whether any has not.
-func (f *Finder) confirm(stale map[identity][]descriptor) (lost bool) {
+func (f *Finder) confirm(stale map[identity][]linux.SocketFD) (lost bool) {
 	type having struct {
 		identity
-		descriptor
+		linux.SocketFD
 	}
 	fresh := make(map[having]process)
 	for id, held := range stale {
@@ -73,7 +75,7 @@ func (f *Finder) confirm(stale map[identity][]descriptor) (lost bool) {
 			continue
 		}
 		owner, err := readProcess(p, func() (err error) {
-			held, err = stillOpen(f.fdDir(id.pid), held)
+			held, err = linux.OpenSocketFDs(f.fdDir(id.pid), held)
 			return err
 		})
 		if err != nil || owner.identity != id {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
@@ -204,7 +205,7 @@ func (c *Config) in(ns *netns.Namespace) Config {
 	in.Dial = func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	// All at once: each time it takes another thread.
 	read := sync.OnceValues(func() (p procfsValues, err error) {
-		err = netns.Run(fd, func() error {
+		err = linux.RunInNetNS(fd, func() error {
 			p = c.procfs()
 			return nil
 		})

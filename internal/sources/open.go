@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 )
@@ -29,7 +30,7 @@ func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Disc
 	feature := Feature{Name: "namespaces"}
 	discoverer, err := netns.New(netns.Config{Specs: opts.Netns, Processes: opts.Processes, NameOf: s.containerOf})
 	if err == nil {
-		err = netns.MayEnter()
+		err = linux.MayEnterNetNS()
 	}
 	if err == nil {
 		feature.Works = true
@@ -39,7 +40,7 @@ func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Disc
 	} else {
 		// Each snapshot would fail for the same reason.
 		discoverer, feature.Reason = nil, "failed"
-		if errors.Is(err, netns.ErrPrivilege) {
+		if errors.Is(err, linux.ErrNeedsSysAdmin) {
 			feature.Reason = "cap_sys_admin"
 		}
 		logger.Warn("network namespaces are not watched", "reason", feature.Reason, "err", err)

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf/features"
@@ -14,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/snapshot"
@@ -152,13 +152,13 @@ func (s *Sources) Capabilities() []libcap.Value {
 	return slices.Compact(needed)
 }
 
-// ownNetns is the inode number of the exporter's network namespace, 0 where it cannot be had.
+// ownNetns returns the inode number of the exporter's network namespace, 0 where it cannot be read.
 func ownNetns() uint32 {
-	var st syscall.Stat_t
-	if err := syscall.Stat("/proc/self/ns/net", &st); err != nil {
+	_, inode, err := linux.OwnNetNS()
+	if err != nil {
 		return 0
 	}
-	return uint32(st.Ino)
+	return uint32(inode)
 }
 
 func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {

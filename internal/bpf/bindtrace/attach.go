@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // Mode is a way to see system calls return.
@@ -224,11 +226,11 @@ func (a attachment) attach(p *ebpf.Program) (link.Link, error) {
 
 // prepare readies maps and readers before the first call can be seen.
 func (t *Tracer) prepare() error {
-	own, err := ownNamespace()
+	_, own, err := linux.OwnNetNS()
 	if err != nil {
 		return err
 	}
-	if err := t.replaceNamespaces([]uint32{own}); err != nil {
+	if err := t.replaceNamespaces([]uint32{uint32(own)}); err != nil {
 		return err
 	}
 	for slot := range t.objects.FreeSlots.MaxEntries() {

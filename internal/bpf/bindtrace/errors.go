@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // Reasons of an [UnavailableError]: short, fixed, fit for a label.
@@ -68,11 +70,11 @@ func denied(err error) (string, error) {
 	switch {
 	case errors.As(err, &path):
 		return ReasonTracefsDenied, fmt.Errorf("CAP_DAC_READ_SEARCH is missing: %w", err)
-	case !haveCap(unix.CAP_BPF):
+	case !linux.HasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
 		return ReasonNoCapBPF, fmt.Errorf("CAP_BPF is missing: %w", err)
-	case !haveCap(unix.CAP_PERFMON):
+	case !linux.HasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
 		return ReasonNoCapPerfmon, fmt.Errorf("CAP_PERFMON is missing: %w", err)
-	case errors.Is(err, unix.EACCES) && perfParanoid() > 2 && !haveCap(unix.CAP_SYS_ADMIN):
+	case errors.Is(err, unix.EACCES) && perfParanoid() > 2 && !linux.HasCap(unix.CAP_SYS_ADMIN):
 		return ReasonPerfParanoid, fmt.Errorf("CAP_SYS_ADMIN, or sysctl kernel.perf_event_paranoid=2, is missing: %w", err)
 	}
 	return ReasonRefused, err
@@ -90,16 +92,4 @@ func perfParanoid() int {
 		return 0
 	}
 	return level
-}
-
-// haveCap reports whether the thread has a capability. CAP_SYS_ADMIN stands
-// for each that bpf(2) asks for (bpf_capable, perfmon_capable).
-func haveCap(capability int) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
-	return has(capability) || has(unix.CAP_SYS_ADMIN)
 }

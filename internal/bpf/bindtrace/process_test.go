@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/linux"
 )
 
 const (
@@ -241,10 +242,11 @@ func traceWithoutCaps() error {
 	if err := unix.Capset(&header, &none[0]); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
-	own, err := ownNamespace()
+	_, inode, err := linux.OwnNetNS()
 	if err != nil {
 		return err
 	}
+	own := uint32(inode)
 	err = errors.Join(tr.SetNamespaces([]uint32{own, own + 1}), tr.SetWatch([]uint16{443}))
 	if err != nil {
 		return err

@@ -15,7 +15,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 )
 
 // Options configure a Tracer. The zero value is ready for use.
@@ -266,14 +265,4 @@ func (t *Tracer) whileOpen(f func() error) error {
 		return os.ErrClosed
 	}
 	return f()
-}
-
-// ownNamespace is the inode number of the thread's network namespace.
-func ownNamespace() (uint32, error) {
-	const path = "/proc/thread-self/ns/net"
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, fmt.Errorf("find own network namespace: %w", &os.PathError{Op: "stat", Path: path, Err: err})
-	}
-	return uint32(st.Ino), nil
 }

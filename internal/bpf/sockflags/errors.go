@@ -1,10 +1,6 @@
 package sockflags
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
+import "fmt"
 
 // A Reason says in a word why a mode does not work: a label value.
 type Reason string
@@ -42,18 +38,3 @@ func (e *UnavailableError) Error() string {
 
 // Unwrap gives the kernel's answer.
 func (e *UnavailableError) Unwrap() error { return e.Err }
-
-// hasCap says whether one of the capabilities is effective in this thread.
-func hasCap(caps ...uint) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	for _, c := range caps {
-		if data[c/32].Effective&(1<<(c%32)) != 0 {
-			return true
-		}
-	}
-	return false
-}

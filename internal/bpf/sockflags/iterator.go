@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 //go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror
@@ -112,9 +113,9 @@ func explain(err error) error {
 	switch {
 	case errors.Is(noBTF, os.ErrNotExist):
 		u.Reason, u.Need = ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
-	case !hasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
+	case !linux.HasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
 		u.Reason, u.Need = ReasonCapBPF, "CAP_BPF"
-	case !hasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
+	case !linux.HasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
 		u.Reason, u.Need = ReasonCapPerfmon, "CAP_PERFMON"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !isVerifierError(err):
 		u.Reason, u.Need = ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
@@ -214,18 +215,14 @@ func (it *iterator) open(netns int) (io.ReadCloser, error) {
 		return it.link.Open()
 	}
 	var file io.ReadCloser
-	err := onThread(func() error {
-		err := unix.Setns(netns, unix.CLONE_NEWNET)
-		if errors.Is(err, unix.EPERM) && !hasCap(unix.CAP_SYS_ADMIN) {
-			return &UnavailableError{Mode: ModeBPF, Reason: ReasonCapSysAdmin,
-				Need: "CAP_SYS_ADMIN to enter another network namespace", Err: err}
-		}
-		if err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
-		}
+	err := linux.RunInNetNS(netns, func() (err error) {
 		file, err = it.link.Open()
 		return err
 	})
+	if errors.Is(err, linux.ErrNeedsSysAdmin) && !linux.HasCap(unix.CAP_SYS_ADMIN) {
+		err = &UnavailableError{Mode: ModeBPF, Reason: ReasonCapSysAdmin,
+			Need: "CAP_SYS_ADMIN to enter another network namespace", Err: err}
+	}
 	return file, err
 }
 
@@ -337,28 +334,4 @@ func drainMap[K, V any](m *ebpf.Map, keys []K, values []V, each func(*K, *V)) er
 			return nil
 		}
 	}
-}
-
-// onThread calls f on an operating system thread that is then thrown away, so
-// that f may change the thread's namespace.
-func onThread(f func() error) error {
-	done := make(chan error)
-	doomed := func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-		done <- f()
-	}
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			doomed()
-			return
-		}
-		// The first thread cannot end; it would stay in the namespace, and
-		// with it /proc/self/net. While it is held here, doomed gets another.
-		defer runtime.UnlockOSThread()
-		finished := make(chan struct{})
-		go func() { defer close(finished); doomed() }()
-		<-finished
-	}()
-	return <-done
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // pidfds reads the flags of listeners through duplicates of their descriptors.
@@ -60,11 +62,11 @@ func trySelf() error {
 
 func (p *pidfds) shortfalls() []*UnavailableError {
 	var short []*UnavailableError
-	if !hasCap(unix.CAP_SYS_PTRACE) {
+	if !linux.HasCap(unix.CAP_SYS_PTRACE) {
 		short = append(short, &UnavailableError{Mode: ModePidfd, Reason: ReasonCapPtrace,
 			Need: "CAP_SYS_PTRACE for the listeners of other users' processes"})
 	}
-	if !hasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
+	if !linux.HasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
 		short = append(short, &UnavailableError{Mode: ModePidfd, Reason: ReasonCapReadOther,
 			Need: "CAP_DAC_READ_SEARCH to list other users' descriptors"})
 	}
