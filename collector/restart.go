@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -103,7 +104,7 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
 			ch.put(f.restart, seconds, labels...)
 		}
-		ch.put(f.info, 1, append(labels, snapshot.Printable(r.Owner.Process), snapshot.Printable(r.Owner.Service()))...)
+		ch.put(f.info, 1, append(labels, sock.Printable(r.Owner.Process), sock.Printable(r.Owner.Service()))...)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/status"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -158,8 +159,8 @@ func openFlags() (flags *sockflags.Reader, unseen []string) {
 	return flags, unseen
 }
 
-func unseenFor(u *sockflags.UnavailableError) string {
-	if u.Mode == sockflags.ModeBPF {
+func unseenFor(u *sock.UnavailableError) string {
+	if u.Mode == string(sockflags.ModeBPF) {
 		return "SO_REUSEADDR of sockets that do not listen, TIME_WAIT too: needs " + u.Need
 	}
 	return "SO_REUSEADDR of listeners: needs " + u.Need

@@ -6,13 +6,10 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"unicode"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
-
-// maxName bounds a name, in runes.
-const maxName = 64
 
 // name gives each its name. Of several that could have the same one, that
 // of the first Spec gets it; those of one Spec are called by their whole path,
@@ -62,7 +59,7 @@ func (d *Discoverer) processName(c *candidate) string {
 		return name
 	}
 	for _, pid := range c.pids {
-		name := clean(d.cfg.NameOf(pid), maxName)
+		name := sock.Printable(d.cfg.NameOf(pid))
 		if name == "" {
 			continue
 		}
@@ -78,7 +75,7 @@ func (d *Discoverer) processName(c *candidate) string {
 
 // plain is a name as it came; not one that looks like a numbered one.
 func plain(s string) string {
-	s = clean(s, maxName)
+	s = sock.Printable(s)
 	if strings.Contains(s, "net:[") {
 		return ""
 	}
@@ -92,22 +89,6 @@ func numbered(s string, inode uint64) string {
 		return number
 	}
 	number = " (" + number + ")"
-	return clean(s, maxName-len(number)) + number
-}
-
-// clean makes valid, printable UTF-8 of at most that many runes of whatever
-// bytes there are.
-func clean(s string, limit int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s { // an invalid byte comes as U+FFFD
-		if n++; n > limit {
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = unicode.ReplacementChar
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	name := []rune(sock.Printable(s))
+	return string(name[:min(len(name), sock.MaxPrintable-len(number))]) + number
 }

@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -42,7 +43,7 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})
-	var unavailable *bindtrace.UnavailableError
+	var unavailable *sock.UnavailableError
 	switch {
 	case errors.As(err, &unavailable):
 		kerneltest.Skip(t, "%v", err)
@@ -68,7 +69,7 @@ func trace(t *testing.T, mode sockflags.Mode) *traced {
 	}
 	if mode != "" {
 		flags, err := sockflags.New(sockflags.Options{Mode: mode})
-		var unavailable *sockflags.UnavailableError
+		var unavailable *sock.UnavailableError
 		if errors.As(err, &unavailable) {
 			_ = tr.tracer.Close()
 			kerneltest.Skip(t, "%v", err)

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -20,7 +21,7 @@ func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Take
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(opts)
-	var unavailable *sockflags.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -34,7 +35,7 @@ func bpfFlags(t *testing.T) FlagReader {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var unavailable *sockflags.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}

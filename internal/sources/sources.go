@@ -17,6 +17,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -28,24 +29,16 @@ type Options struct {
 	Retention   time.Duration
 	RemotePorts []watch.Range
 	Netns       []netns.Spec
-	Processes   bool // their network namespaces too
+	Processes   bool // also the network namespaces of processes
 
-	// What of it to collect, by the names of the collectors.
+	// What to collect. The fields have the names of the collectors.
 	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack bool
 }
 
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string
-	Mode   string // how it works, where there is more than one way
-	Reason string // what is missing, in a word or two of a small fixed set
-	Works  bool
-}
-
-// Sources are what a snapshot is taken from, as far as it works on this host.
+// Sources are what a snapshot is taken from. A source that does not work on this host is missing.
 type Sources struct {
 	Taker    *snapshot.Taker
-	Features []Feature
+	Features []sock.Feature
 
 	opts   *Options
 	tracer *bindtrace.Tracer // nil where binds cannot be traced
@@ -55,9 +48,9 @@ type Sources struct {
 	following sync.WaitGroup // ends with the tracer
 }
 
-// Open opens everything that needs a privilege. A source that does not work here is no
-// error: it is missing, with its reason, in the features and in one log line.
-// onConflict is told why a bind has failed: see snapshot.Config.
+// Open opens everything that needs a privilege. A source that does not work on this host is no
+// error: its Feature and one log line have the reason. onConflict is called for failed binds: see
+// snapshot.Config.
 func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger) *Sources {
 	s := &Sources{opts: opts}
 	cfg := snapshot.Config{
@@ -101,16 +94,16 @@ func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger
 	return s
 }
 
-// Follow takes the details of failed binds, and the causes of conflicts, until Close.
+// Follow reads the details of failed binds and finds the causes of conflicts, until Close.
 func (s *Sources) Follow(logger *slog.Logger) {
 	s.following.Go(func() {
 		if err := s.Taker.FollowBinds(); err != nil {
-			logger.Error("details of failed binds are lost from now on", "err", err)
+			logger.Error("details of failed binds: not read any more", "err", err)
 		}
 	})
 }
 
-// Close ends all of them.
+// Close closes all sources.
 func (s *Sources) Close() {
 	if s.tracer != nil {
 		_ = s.tracer.Close()
@@ -125,7 +118,7 @@ func (s *Sources) Close() {
 	}
 }
 
-// Capabilities are those that are needed for as long as the sources are open.
+// Capabilities returns what the sources need as long as they are open.
 func (s *Sources) Capabilities() []libcap.Value {
 	var needed []libcap.Value
 	if s.flags != nil && s.flags.Mode() == sockflags.ModePidfd {

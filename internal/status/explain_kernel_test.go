@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -24,7 +25,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var lacking *sockflags.UnavailableError
+	var lacking *sock.UnavailableError
 	if errors.As(err, &lacking) {
 		kerneltest.Skip(t, "%v", err)
 	}
@@ -73,7 +74,7 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})
-	var unavailable *bindtrace.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}

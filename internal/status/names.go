@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // An Owner is who has a socket, or asked for one. Its names are any bytes.
@@ -20,7 +21,7 @@ type Owner struct {
 // MarshalJSON implements json.Marshaler: names as in the metrics.
 func (o Owner) MarshalJSON() ([]byte, error) {
 	type plainOwner Owner
-	o.Process, o.Unit, o.Container = snapshot.Printable(o.Process), snapshot.Printable(o.Unit), snapshot.Printable(o.Container)
+	o.Process, o.Unit, o.Container = sock.Printable(o.Process), sock.Printable(o.Unit), sock.Printable(o.Container)
 	return json.Marshal(plainOwner(o))
 }
 

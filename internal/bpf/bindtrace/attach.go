@@ -15,6 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
+)
+
+// The names in errors.
+const (
+	bindTracing    = "bind tracing"
+	connectTracing = "connect tracing"
 )
 
 // Mode is a way to see system calls return.
@@ -42,7 +49,10 @@ func (m Mode) String() string {
 func load(opts Options) (*Tracer, error) {
 	cache := btf.NewCache()
 	if _, err := cache.Kernel(); err != nil {
-		return nil, &UnavailableError{ReasonNoBTF, fmt.Errorf("read the kernel's BTF: %w", err)}
+		return nil, &sock.UnavailableError{
+			Feature: bindTracing, Reason: sock.ReasonNoBTF, Need: "a kernel built with CONFIG_DEBUG_INFO_BTF",
+			Err: fmt.Errorf("read the kernel's BTF: %w", err),
+		}
 	}
 	if opts.Mode != ModeAuto {
 		return attach(opts, opts.Mode, cache)
@@ -51,15 +61,16 @@ func load(opts Options) (*Tracer, error) {
 	if fexitErr == nil {
 		return t, nil
 	}
-	if reason := unavailable(fexitErr).Reason; reason == ReasonNoCapBPF || reason == ReasonNoCapPerfmon {
-		return nil, fexitErr
+	var lacks *sock.UnavailableError
+	if errors.As(fexitErr, &lacks) && (lacks.Reason == sock.ReasonCapBPF || lacks.Reason == sock.ReasonCapPerfmon) {
+		return nil, fexitErr // tracepoints need these, too
 	}
 	opts.Logger.Debug("fexit refused, trying tracepoints", "err", fexitErr)
 	t, err := attach(opts, ModeTracepoint, cache)
 	if err == nil {
 		return t, nil
 	}
-	return nil, &UnavailableError{unavailable(err).Reason, errors.Join(unavailable(err).Err, unavailable(fexitErr).Err)}
+	return nil, fmt.Errorf("%w; %w", err, fexitErr)
 }
 
 // attach attaches in one mode: for connect as well, unless just that does not work.
@@ -82,9 +93,13 @@ func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
 // attachCalls loads the programs of one mode, attaches them, and proves them.
 func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *Tracer, err error) {
 	t := &Tracer{mode: mode}
+	feature := bindTracing
+	if connects {
+		feature = connectTracing
+	}
 	defer func() {
 		if err != nil {
-			err = unavailable(errors.Join(fmt.Errorf("attach by %s: %w", mode, err), t.Close()))
+			err = unavailable(feature, mode, errors.Join(err, t.Close()))
 		}
 	}()
 

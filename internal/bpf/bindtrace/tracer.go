@@ -76,8 +76,8 @@ type objects struct {
 }
 
 // New loads and attaches the programs. It watches the caller's own network
-// namespace and no port. Where binds cannot be traced the error is an
-// [*UnavailableError].
+// namespace and no port. Where binds cannot be traced the error
+// wraps a [*sock.UnavailableError].
 func New(opts Options) (*Tracer, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -110,7 +110,7 @@ func (o *Options) normalize() error {
 func (t *Tracer) Mode() Mode { return t.mode }
 
 // ConnectsErr tells why connect is not counted: nil where it is, ErrOff with
-// Options.NoConnects, else an [*UnavailableError].
+// Options.NoConnects, else a [*sock.UnavailableError].
 func (t *Tracer) ConnectsErr() error { return t.connectsErr }
 
 // SetWatch sets the ports that are counted by number. Counts that are there

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 //go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror
@@ -108,21 +109,21 @@ func (it *iterator) load(opts Options) error {
 // explain finds out what a failed load lacked. Asking afterwards refuses nothing
 // that the kernel would have allowed.
 func explain(err error) error {
-	u := &UnavailableError{Mode: ModeBPF, Err: err}
+	u := &sock.UnavailableError{Feature: feature, Mode: string(ModeBPF), Err: err}
 	_, noBTF := os.Stat("/sys/kernel/btf/vmlinux")
 	switch {
 	case errors.Is(noBTF, os.ErrNotExist):
-		u.Reason, u.Need = ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
+		u.Reason, u.Need = sock.ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
 	case !linux.HasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
-		u.Reason, u.Need = ReasonCapBPF, "CAP_BPF"
+		u.Reason, u.Need = sock.ReasonCapBPF, "CAP_BPF"
 	case !linux.HasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
-		u.Reason, u.Need = ReasonCapPerfmon, "CAP_PERFMON"
+		u.Reason, u.Need = sock.ReasonCapPerfmon, "CAP_PERFMON"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !isVerifierError(err):
-		u.Reason, u.Need = ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
+		u.Reason, u.Need = sock.ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound), isVerifierError(err):
-		u.Reason, u.Need = ReasonNoIterator, "eBPF iterators over TCP sockets, Linux 5.12 and later"
+		u.Reason, u.Need = sock.ReasonNoIterator, "eBPF iterators over TCP sockets, Linux 5.12 and later"
 	default:
-		u.Reason, u.Need = ReasonBPFFailed, "eBPF"
+		u.Reason, u.Need = sock.ReasonBPFFailed, "eBPF"
 	}
 	return u
 }
@@ -132,7 +133,7 @@ func isVerifierError(err error) bool {
 	return errors.As(err, &v)
 }
 
-func (it *iterator) shortfalls() []*UnavailableError { return nil }
+func (it *iterator) shortfalls() []*sock.UnavailableError { return nil }
 
 func (it *iterator) close() error {
 	errs := []error{it.objs.sockflagsPrograms.Close(), it.objs.sockflagsMaps.Close(),
@@ -220,7 +221,7 @@ func (it *iterator) open(netns int) (io.ReadCloser, error) {
 		return err
 	})
 	if errors.Is(err, linux.ErrNeedsSysAdmin) && !linux.HasCap(unix.CAP_SYS_ADMIN) {
-		err = &UnavailableError{Mode: ModeBPF, Reason: ReasonCapSysAdmin,
+		err = &sock.UnavailableError{Feature: feature, Mode: string(ModeBPF), Reason: sock.ReasonCapSysAdmin,
 			Need: "CAP_SYS_ADMIN to enter another network namespace", Err: err}
 	}
 	return file, err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 // pidfds reads the flags of listeners through duplicates of their descriptors.
@@ -35,11 +36,11 @@ type place struct{ pid, fd int }
 
 func newPidfds(opts Options) (*pidfds, error) {
 	if err := trySelf(); err != nil {
-		u := &UnavailableError{Mode: ModePidfd, Err: err}
+		u := &sock.UnavailableError{Feature: feature, Mode: string(ModePidfd), Err: err}
 		if errors.Is(err, unix.ENOSYS) {
-			u.Reason, u.Need = ReasonNoPidfdGetfd, "pidfd_getfd(2), Linux 5.6 and later"
+			u.Reason, u.Need = sock.ReasonNoPidfdGetfd, "pidfd_getfd(2), Linux 5.6 and later"
 		} else {
-			u.Reason, u.Need = ReasonPidfdRefused, "pidfd_getfd(2), which is refused even on the own process"
+			u.Reason, u.Need = sock.ReasonPidfdRefused, "pidfd_getfd(2), which is refused even on the own process"
 		}
 		return nil, u
 	}
@@ -60,14 +61,14 @@ func trySelf() error {
 	return unix.Close(fd)
 }
 
-func (p *pidfds) shortfalls() []*UnavailableError {
-	var short []*UnavailableError
+func (p *pidfds) shortfalls() []*sock.UnavailableError {
+	var short []*sock.UnavailableError
 	if !linux.HasCap(unix.CAP_SYS_PTRACE) {
-		short = append(short, &UnavailableError{Mode: ModePidfd, Reason: ReasonCapPtrace,
+		short = append(short, &sock.UnavailableError{Feature: feature, Mode: string(ModePidfd), Reason: sock.ReasonCapSysPtrace,
 			Need: "CAP_SYS_PTRACE for the listeners of other users' processes"})
 	}
 	if !linux.HasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
-		short = append(short, &UnavailableError{Mode: ModePidfd, Reason: ReasonCapReadOther,
+		short = append(short, &sock.UnavailableError{Feature: feature, Mode: string(ModePidfd), Reason: sock.ReasonCapDACReadSearch,
 			Need: "CAP_DAC_READ_SEARCH to list other users' descriptors"})
 	}
 	return short

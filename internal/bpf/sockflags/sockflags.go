@@ -7,7 +7,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
+
+// feature is the name in errors.
+const feature = "reuse flags"
 
 // A Mode is a way to read the flags.
 type Mode string
@@ -134,14 +139,14 @@ type Group struct {
 type Reader struct {
 	mode       Mode
 	source     source
-	shortfalls []*UnavailableError
+	shortfalls []*sock.UnavailableError
 	turn       chan struct{} // holds one token; a channel, so that a context ends the wait
 }
 
 // A source is one way to read flags. Reader serializes the calls.
 type source interface {
 	read(context.Context, Request) (*Result, error)
-	shortfalls() []*UnavailableError
+	shortfalls() []*sock.UnavailableError
 	close() error
 }
 
@@ -149,7 +154,7 @@ type source interface {
 var ErrClosed = errors.New("reader closed")
 
 // New loads what Read needs. An error for a mode that does not work here wraps an
-// *[UnavailableError] for each mode that was tried, ModeBPF first.
+// *[sock.UnavailableError] for each mode that was tried, ModeBPF first.
 func New(opts Options) (*Reader, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -193,7 +198,7 @@ func New(opts Options) (*Reader, error) {
 		return nil, errors.Join(err, pidfdErr)
 	}
 	r := newReader(ModePidfd, p)
-	var unavailable *UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		r.shortfalls = append(r.shortfalls, unavailable)
 	}
@@ -211,7 +216,7 @@ func (r *Reader) Mode() Mode { return r.mode }
 
 // Shortfalls say what the Reader cannot tell on this host, and why: eBPF that was
 // refused, processes that may not be looked into. None in ModeBPF.
-func (r *Reader) Shortfalls() []*UnavailableError {
+func (r *Reader) Shortfalls() []*sock.UnavailableError {
 	return append(r.shortfalls[:len(r.shortfalls):len(r.shortfalls)], r.source.shortfalls()...)
 }
 
