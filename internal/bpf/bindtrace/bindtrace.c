@@ -16,20 +16,9 @@
  * skips tracepoint programs on that CPU (bpf_disable_instrumentation), and where
  * the task can be preempted there, others' failures would be missed.
  */
-#include "kernel.h"
+#include "../kernel.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-#define AF_UNSPEC 0
-#define AF_INET 2
-#define AF_INET6 10
-#define SOCK_RAW 3
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
-#define IPPROTO_SCTP 132
-#define IPPROTO_MPTCP 262
 
 /* sizeof(struct sockaddr_in), SIN6_LEN_RFC2133, sizeof(struct sockaddr_storage):
  * what inet_bind, inet6_bind and move_addr_to_kernel accept. */
@@ -282,7 +271,7 @@ static __always_inline int is_probe(const struct request *req)
 {
 	u8 differs = 0;
 
-	for (int i = 0; i < sizeof(req->addr); i++)
+	for (u32 i = 0; i < sizeof(req->addr); i++)
 		differs |= req->addr[i] ^ probe_addr[i];
 	return !differs;
 }

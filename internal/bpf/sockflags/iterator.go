@@ -18,7 +18,7 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror
+//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable
 
 // FLAG_ of sockflags.c.
 const (
