@@ -15,11 +15,11 @@ import (
 // holders are the processes that have one socket open.
 type holders struct {
 	owner process
-	at    linux.SocketFD // where the owner has it
+	at    linux.SocketFD // the owner's descriptor
 	count int
 }
 
-// add counts a process, and makes it the owner if it is a better one.
+// add counts a process, and makes it the owner if it comes before the one so far.
 func (h *holders) add(p *process, at linux.SocketFD) {
 	h.count++
 	if h.count == 1 || before(p, &h.owner) {
@@ -27,27 +27,27 @@ func (h *holders) add(p *process, at linux.SocketFD) {
 	}
 }
 
-// before says whether a socket that both have open is a's rather than b's: of the older one,
-// which the other inherited it from. A service manager, always older, keeps the sockets that
-// it made for its services (systemd.socket(5)); they are the services'.
+// before reports whether a owns a socket that a and b have open. The older process does: the
+// other one inherited the socket. A service manager is always older, and keeps the sockets that it
+// made for its services (systemd.socket(5)). Those belong to the services.
 func before(a, b *process) bool {
 	if a.place.manager != b.place.manager {
 		return b.place.manager
 	}
-	// Children often start within the clock tick of their parent.
+	// A child often starts in the same clock tick as its parent.
 	return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.pid, b.pid)) < 0
 }
 
-// A findings is what a walk over all processes came to.
-type findings struct {
+// A scanResult is what a scan of all processes found.
+type scanResult struct {
 	holders map[uint32]*holders // by inode
-	refused int                 // processes that may not be looked into
+	refused int                 // processes that the scan could not look into
 }
 
-// scan looks through the descriptors of all processes for those inodes. Every process is
-// asked: which is the oldest, and how many there are, is known only at the end.
-func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (findings, error) {
-	found := findings{holders: make(map[uint32]*holders)}
+// scan looks for the inodes among the descriptors of all processes. It does not stop when it has
+// found them all: only at the end it knows the oldest process, and how many there are.
+func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (scanResult, error) {
+	found := scanResult{holders: make(map[uint32]*holders)}
 	procs, err := f.fs.AllProcs()
 	if err != nil {
 		return found, fmt.Errorf("find owners of sockets: list processes: %w", err)
@@ -89,8 +89,8 @@ func socketsOf(ctx context.Context, dir string, wanted map[uint32]bool) ([]linux
 
 func (f *Finder) fdDir(pid int) string { return filepath.Join(f.proc, strconv.Itoa(pid), "fd") }
 
-// add counts a process for each socket that it has open, however often.
-func (f *findings) add(p *process, held []linux.SocketFD) {
+// add counts a process once for each socket that it has open.
+func (f *scanResult) add(p *process, held []linux.SocketFD) {
 	seen := make(map[uint32]bool, len(held))
 	for _, d := range held {
 		if seen[d.Inode] {
