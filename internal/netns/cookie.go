@@ -9,8 +9,8 @@ import (
 	"sockstate_exporter/internal/linux"
 )
 
-// cookies fills in the cookies, as far as the kernel has and shows them, and closes what may
-// not be entered.
+// cookies sets the cookies of the namespaces, where the kernel has them. It closes the namespaces
+// that the caller may not enter.
 func cookies(all []*Namespace) error {
 	if len(all) == 0 {
 		return nil
@@ -33,8 +33,8 @@ func cookies(all []*Namespace) error {
 	})
 }
 
-// cookie is that of the calling thread's namespace. It asks a netlink socket,
-// the one kind that a confined exporter is sure to be allowed.
+// cookie returns the cookie of the calling thread's namespace. It asks a netlink socket, since a
+// sandboxed exporter is always allowed to open one.
 func cookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -14,25 +14,25 @@ import (
 	"sockstate_exporter/internal/linux"
 )
 
-// A candidate is a namespace that was seen, and what it could be called.
+// A candidate is a namespace that was found, with its possible names.
 type candidate struct {
 	inode uint64
-	rank  int // of its Spec
+	rank  int // index of its Spec
 
-	path        string // empty for that of a process
+	path        string // empty where it was found through a process
 	short, long string
-	pids        []int // some that are in it, lowest first
+	pids        []int // some processes in it, lowest first
 
 	ns *Namespace
 }
 
 func (c *candidate) process() bool { return c.path == "" }
 
-// maxPIDs is how many processes are remembered to name and open a namespace
-// by: the first may end meanwhile, or have no name.
+// maxPIDs is how many processes a candidate keeps to open and name the namespace. The first one may
+// end meanwhile, or have no name.
 const maxPIDs = 8
 
-// find lists each namespace once, under the first of its names.
+// find lists each namespace once, with the first Spec that found it.
 func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 	seen := map[uint64]bool{d.own: true}
 	var found []*candidate
@@ -65,8 +65,8 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 	return found
 }
 
-// shortName is the last part of the path, but for the "net" of
-// /proc/1/ns/net.
+// shortName returns the last part of the path. A path in procfs stays whole: its last part is
+// always "net".
 func (d *Discoverer) shortName(path string) string {
 	if strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, d.cfg.Proc+"/") {
 		return path
@@ -74,7 +74,7 @@ func (d *Discoverer) shortName(path string) string {
 	return filepath.Base(path)
 }
 
-// stat returns 0 for what is not there.
+// stat returns the inode number of a namespace, 0 where the file does not exist.
 func (d *Discoverer) stat(path string) (uint64, error) {
 	var st unix.Stat_t
 	err := unix.Stat(path, &st)

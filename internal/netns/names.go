@@ -11,10 +11,9 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// name gives each its name. Of several that could have the same one, that
-// of the first Spec gets it; those of one Spec are called by their whole path,
-// and what cannot be told apart by that either, by its number too. Namespaces
-// of processes never have a plain name that another one could have.
+// name gives each namespace a name. Where several could have the same short name, the one of the
+// first Spec gets it. Several of one Spec get their whole path as a name. Where the path is not
+// unique either, the inode number is part of the name.
 func (d *Discoverer) name(all []*candidate) {
 	for _, c := range all {
 		if c.process() {
@@ -52,8 +51,8 @@ func (d *Discoverer) name(all []*candidate) {
 	}
 }
 
-// processName asks the processes in turn. What it heard once it keeps, so that
-// the name does not change with who of them is still there.
+// processName asks for the name of each process in turn. It keeps the first answer, so that the
+// name does not change when that process ends.
 func (d *Discoverer) processName(c *candidate) string {
 	if name, ok := d.names[c.ns.ID]; ok {
 		return name
@@ -63,8 +62,8 @@ func (d *Discoverer) processName(c *candidate) string {
 		if name == "" {
 			continue
 		}
-		// It is held open: if the process is in it, it was its process before,
-		// and nobody else of the same number.
+		// The namespace is open, so its inode number is not used again. If the process is in it
+		// now, NameOf was asked about this process and not about a later one with its pid.
 		link, err := os.Readlink(d.pidPath(pid))
 		if inode, ok := linux.LinkInode("net", link); err == nil && ok && inode == c.ns.ID.Inode {
 			return name
@@ -73,7 +72,7 @@ func (d *Discoverer) processName(c *candidate) string {
 	return ""
 }
 
-// plain is a name as it came; not one that looks like a numbered one.
+// plain returns a name as it is, or "" for one that looks like a numbered name.
 func plain(s string) string {
 	s = sock.Printable(s)
 	if strings.Contains(s, "net:[") {
@@ -82,7 +81,7 @@ func plain(s string) string {
 	return s
 }
 
-// numbered is unique: nothing else ends in this number.
+// numbered returns a unique name: no other one ends in this inode number.
 func numbered(s string, inode uint64) string {
 	number := fmt.Sprintf("net:[%d]", inode)
 	if s == "" {

@@ -412,7 +412,7 @@ func TestBlindTracerIsNotProven(t *testing.T) {
 		}
 		tr.links = nil
 		// The probes of New were seen.
-		if err := tr.proven(new(probe), true); err != nil {
+		if err := tr.test(new(probe), true); err != nil {
 			t.Fatal(err)
 		}
 		for name, seen := range map[string]*ebpf.Variable{
@@ -421,7 +421,7 @@ func TestBlindTracerIsNotProven(t *testing.T) {
 			if err := seen.Set(uint64(0)); err != nil {
 				t.Fatal(err)
 			}
-			err := tr.proven(new(probe), true)
+			err := tr.test(new(probe), true)
 			if err == nil || unavailable(bindTracing, tr.Mode(), err).Reason != sock.ReasonNothingSeen {
 				t.Errorf("%s: want reason %q, got %v", name, sock.ReasonNothingSeen, err)
 			}
