@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * What the eBPF programs need of the kernel: types, helpers, constants, and the struct members
+ * The kernel's types, helpers and constants that the eBPF programs use, and the struct members
  * that they read. preserve_access_index (CO-RE) makes the loader look up the offset of each
  * member in the BTF of the running kernel. So a struct here lists only the members that are
  * read, and their order and size need not be the kernel's.
@@ -268,9 +268,9 @@ struct pt_regs___arm64 {
 
 #pragma clang attribute pop
 
-/* Context of the tracepoints syscalls/sys_enter_* and sys_exit_*: struct
- * syscall_trace_enter and syscall_trace_exit of kernel/trace/trace.h, laid out
- * as events/syscalls/sys_enter_bind/format says: 8 bytes common, nr, padding. */
+/* Context of the tracepoints syscalls/sys_enter_* and sys_exit_*: struct syscall_trace_enter and
+ * syscall_trace_exit of kernel/trace/trace.h. events/syscalls/sys_enter_bind/format has the layout:
+ * 8 bytes common, nr, padding. */
 struct syscall_enter {
 	u64 common;
 	s32 nr;

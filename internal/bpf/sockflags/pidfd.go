@@ -164,9 +164,9 @@ func (w descriptor) duplicate() (int, error) {
 	return fd, nil
 }
 
-var errOtherSocket = errors.New("another socket has its place")
+var errOtherSocket = errors.New("another socket has its descriptor")
 
-// flags asks the socket in that place for its flags, if it is the one with that id.
+// flags reads the flags of the socket behind the descriptor, if it is the listener with the id.
 func (w descriptor) flags(id ListenerID) (Flags, error) {
 	fd, err := w.duplicate()
 	if err != nil {

@@ -1,10 +1,9 @@
 //go:build ignore
 
 /*
- * The reuse flags of TCP sockets, which sock_diag does not carry: an iter/tcp
- * program that writes a record for every listener and counts all other sockets
- * in a hash map. Runs only while the loader reads its iterator, one reader at a
- * time, so nothing here is atomic.
+ * Reads the reuse flags of TCP sockets, which sock_diag does not have. An iter/tcp program writes
+ * a record for each listener and counts all other sockets in a hash map. It runs only while the
+ * loader reads its iterator, and there is one reader at a time, so nothing here is atomic.
  */
 #include "../kernel.h"
 
@@ -43,7 +42,7 @@ struct group_key {
 
 struct group {
 	u64 count;
-	u64 expires; /* in jiffies, of the TIME_WAIT socket that goes last */
+	u64 expires; /* the last timer of TIME_WAIT sockets, in jiffies */
 };
 
 struct {
@@ -76,7 +75,7 @@ struct {
 struct port {
 	u32 missed; /* sockets that are in no group */
 	u32 groups;
-	u32 bucket; /* is in buckets */
+	u32 bucket; /* 1: the bucket of the port is in buckets */
 };
 
 struct {
@@ -86,7 +85,7 @@ struct {
 	__type(value, struct port);
 } ports SEC(".maps");
 
-/* Written by the loader before a walk; stop also during one. */
+/* The loader writes it before a walk, and stop also during a walk. */
 struct config {
 	u64 watched[PORTS / 64];
 	u32 port_groups_max;
@@ -95,12 +94,11 @@ struct config {
 	u32 pad;
 } cfg SEC(".data.config");
 
-/* Zeroed by the loader before a walk, as is ports, and read afterwards. */
+/* The loader clears it and ports before a walk, and reads them afterwards. */
 struct results {
 	/*
-	 * Sockets of one kind come in long runs (a million in TIME_WAIT behind
-	 * one listener), so the group of the last socket stays out of the hash
-	 * map until another one's turn comes.
+	 * Equal sockets come in long runs: a million in TIME_WAIT of one listener. So the group of
+	 * the last socket goes into the hash map only when a socket of another group comes.
 	 */
 	struct group_key last;
 	struct group pending;
@@ -154,15 +152,15 @@ static void flush(void)
 }
 
 /*
- * The bind bucket of the port, once a walk. Sockets bound to a device of a VRF have
- * another bucket, which is left out.
+ * Adds the bind bucket of the port, once in a walk. Sockets that are bound to a device of a VRF
+ * have another bucket, which is left out.
  */
 static void add_bucket(struct port *p, u16 port, const struct inet_bind_bucket *tb)
 {
 	struct bucket_key key = { .port = port };
 	struct bucket b = {};
 
-	/* A socket that is being closed leaves its bucket, which can be another's then. */
+	/* A socket that is being closed leaves its bucket. The memory may then be that of another one. */
 	if (!tb || tb->port != port || tb->l3mdev)
 		return;
 	b.fastreuse = tb->fastreuse;
@@ -232,9 +230,9 @@ static u8 flags_of(struct sock_common *sk)
 }
 
 /*
- * The flags that the connection behind a request_sock will take from its
- * listener; its own are not set. skc_listener shares its place with an integer,
- * so the verifier does not know the pointer.
+ * Reads the flags that the connection of a request_sock will get from its listener. Its own flags
+ * are not set. skc_listener is in a union with an integer, so the verifier does not know the
+ * pointer.
  */
 static int request_flags(struct sock_common *req, u8 *flags)
 {
@@ -263,14 +261,14 @@ int sockflags(struct bpf_iter__tcp *ctx)
 		return 0;
 	}
 	if (cfg.stop) {
-		/* Fills the seq_file's buffer, so that read() comes back. */
+		/* This fills the buffer of the seq_file, so that read() returns. */
 		bpf_seq_write(ctx->meta->seq, cfg.watched, sizeof(cfg.watched));
 		return 0;
 	}
 
 	/*
-	 * The listening hash comes first (listening_get_first), so this is the end.
-	 * 1 makes read() answer EAGAIN once it has nothing left to give.
+	 * The listening hash comes first (listening_get_first), so all listeners were seen. 1 makes
+	 * read() return EAGAIN once it has returned all output.
 	 */
 	if (cfg.listeners_only && sk->skc_state != TCP_LISTEN)
 		return 1;
@@ -279,7 +277,7 @@ int sockflags(struct bpf_iter__tcp *ctx)
 	if (!(cfg.watched[port / 64] & (1ULL << (port % 64))))
 		return 0;
 
-	state = sk->skc_state; /* once: a live socket's may change */
+	state = sk->skc_state; /* read once: it may change */
 	if (state == TCP_LISTEN) {
 		find_bucket(port, sk);
 		res.listener.cookie = bpf_get_socket_cookie(sk);
@@ -294,8 +292,8 @@ int sockflags(struct bpf_iter__tcp *ctx)
 
 	if (state == TCP_NEW_SYN_RECV) {
 		/*
-		 * As inet_diag shows it. No address: that of an IPv4 client of an
-		 * IPv6 listener is not set, and bind() never meets a request.
+		 * SYN_RECV is what inet_diag shows. The address is left out: it is not set for an
+		 * IPv4 client of an IPv6 listener, and bind() does not look at requests.
 		 */
 		key.state = TCP_SYN_RECV;
 		key.kind = KIND_REQUEST;
