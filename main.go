@@ -32,6 +32,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
 	"sockstate_exporter/internal/status"
 )
@@ -146,15 +147,6 @@ func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
 	}
 }
 
-// featuresAs are the features as a door shows them.
-func featuresAs[F any](features []sources.Feature, as func(sources.Feature) F) []F {
-	out := make([]F, len(features))
-	for i, f := range features {
-		out[i] = as(f)
-	}
-	return out
-}
-
 // newHandler is everything that is served.
 func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (http.Handler, error) {
 	process := prometheus.NewRegistry()
@@ -163,9 +155,8 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	onPages := featuresAs(src.Features, func(f sources.Feature) status.Feature { return status.Feature(f) })
-	inMetrics := featuresAs(src.Features, func(f sources.Feature) collector.Feature { return collector.Feature(f) })
-	pages, err := status.NewPages(status.PagesConfig{Take: src.Taker.Take, Features: func() []status.Feature { return onPages }, Logger: logger})
+	features := func() []sock.Feature { return src.Features }
+	pages, err := status.NewPages(status.PagesConfig{Take: src.Taker.Take, Features: features, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +165,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		Description: "Socket state on Linux, for Prometheus",
 		Version:     version.Info(),
 		Profiling:   "false",
-		ExtraHTML:   status.FeatureList(onPages),
+		ExtraHTML:   status.FeatureList(src.Features),
 		Links: []web.LandingLinks{
 			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
 			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
@@ -186,7 +177,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	if err != nil {
 		return nil, fmt.Errorf("make landing page: %w", err)
 	}
-	metrics := collector.New(src.Taker.Take, func() []collector.Feature { return inMetrics }, logger).Handler(process, logger)
+	metrics := collector.New(src.Taker.Take, features, logger).Handler(process, logger)
 
 	snapshots := http.NewServeMux() // each takes one, or joins it
 	snapshots.Handle("/metrics", metrics)

@@ -9,6 +9,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // A renderer makes metrics of one part of a snapshot.
@@ -36,7 +37,7 @@ type Collector struct {
 
 // New returns a Collector that calls take once per scrape. features, if not nil, says what
 // else works on this host.
-func New(take func(context.Context) snapshot.Snapshot, features func() []Feature, logger *slog.Logger) *Collector {
+func New(take func(context.Context) snapshot.Snapshot, features func() []sock.Feature, logger *slog.Logger) *Collector {
 	return &Collector{
 		take:   take,
 		logger: logger,

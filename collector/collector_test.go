@@ -382,27 +382,6 @@ func TestHostileDeviceNames(t *testing.T) {
 	}
 }
 
-func TestClean(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                         "",
-		"eth0.100@x":               "eth0.100@x",
-		"wlan ø":                   "wlan ø",
-		"a\xffb":                   "a\uFFFDb",
-		"\xe2\x82":                 "\uFFFD\uFFFD",
-		"a\nb\tc\x00d\x7f":         "a\uFFFDb\uFFFDc\uFFFDd\uFFFD",
-		"\u202egnirts":             "\uFFFDgnirts",
-		"\u2028":                   "\uFFFD",
-		`"q"\`:                     `"q"\`,
-		strings.Repeat("é", 64):    strings.Repeat("é", 64),
-		strings.Repeat("é", 65):    strings.Repeat("é", 64),
-		strings.Repeat("\xff", 70): strings.Repeat("\uFFFD", 64),
-	} {
-		if got := snapshot.Printable(in); got != want {
-			t.Errorf("snapshot.Printable(%q) is %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestFailureIsLoggedOncePerReason(t *testing.T) {
 	var s snapshot.Snapshot
 	log := new(logbook)

@@ -4,24 +4,17 @@ import (
 	"errors"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
-
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string // as in the feature label
-	Mode   string // how it works, where there is more than one way
-	Reason string // what is missing, in a word or two of a small fixed set
-	Works  bool
-}
 
 // featureFamily: what works on this host, and if not, why.
 type featureFamily struct {
 	available *Metric
-	features  func() []Feature
+	features  func() []sock.Feature
 }
 
-func newFeatureFamily(features func() []Feature) *featureFamily {
+func newFeatureFamily(features func() []sock.Feature) *featureFamily {
 	return &featureFamily{
 		features: features,
 		available: gauge("feature_available",

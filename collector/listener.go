@@ -8,6 +8,7 @@ import (
 
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -69,7 +70,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, snapshot.Printable(g.Owner.Process), snapshot.Printable(g.Owner.Service()))...)
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, sock.Printable(g.Owner.Process), sock.Printable(g.Owner.Service()))...)
 		ch.put(f.sockets, float64(g.Sockets), group...)
 		ch.put(f.queue, float64(g.Queue), group...)
 		ch.put(f.queueLimit, float64(g.QueueLimit), group...)
@@ -95,7 +96,7 @@ func groupValues(netns string, g *ports.GroupKey, device string) []string {
 // interfaceLabel is the device's name. One that had to be changed gets the device's index:
 // two of them may look the same now, and a sample that is there twice is an error.
 func interfaceLabel(device string, ifindex uint32) string {
-	name := snapshot.Printable(device)
+	name := sock.Printable(device)
 	if strings.ContainsRune(name, unicode.ReplacementChar) {
 		name += "#" + strconv.FormatUint(uint64(ifindex), 10)
 	}

@@ -156,8 +156,8 @@ func openFlags() (flags *sockflags.Reader, unseen []string) {
 	return flags, unseen
 }
 
-func unseenFor(u *sockflags.UnavailableError) string {
-	if u.Mode == sockflags.ModeBPF {
+func unseenFor(u *sock.UnavailableError) string {
+	if u.Mode == string(sockflags.ModeBPF) {
 		return "SO_REUSEADDR of sockets that do not listen, TIME_WAIT too: needs " + u.Need
 	}
 	return "SO_REUSEADDR of listeners: needs " + u.Need

@@ -245,8 +245,8 @@ func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
 	}
 	wantAdvice(t, report, "a process listens here; `ss -tlnp 'sport = :4840'` names it")
 	for _, want := range []string{
-		"owners of sockets: needs CAP_SYS_PTRACE for the sockets of other users' processes",
-		"owners of sockets: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",
+		"socket owners: needs CAP_SYS_PTRACE for the sockets of other users' processes",
+		"socket owners: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",
 	} {
 		if !slices.Contains(report.Unseen, want) {
 			t.Errorf("unseen %q, want %q among it", report.Unseen, want)

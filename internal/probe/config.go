@@ -3,6 +3,7 @@ package probe
 import (
 	"sync"
 
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
@@ -41,7 +42,7 @@ func (c *Config) In(ns *netns.Namespace) Namespace {
 	n := c.namespace(fd)
 	// All at once: each time it takes another thread.
 	read := sync.OnceValue(func() (p procfs) {
-		if err := netns.Run(fd, func() error {
+		if err := linux.RunInNetNS(fd, func() error {
 			p = c.readProcfs()
 			return nil
 		}); err != nil {

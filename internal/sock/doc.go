@@ -1,3 +1,5 @@
-// Package sock has the words that the rooms of the project share: states, families, protocols
-// and ports of sockets. It has no logic, and needs nothing of the kernel.
+// Package sock has the words that the packages of the project share: states, families, protocols
+// and ports of sockets, features, and printable names.
+//
+// It has no logic, needs no privilege, and imports nothing of the project but netlinkdiag.
 package sock

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf/features"
@@ -15,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
@@ -30,24 +30,16 @@ type Options struct {
 	Retention   time.Duration
 	RemotePorts []sock.PortRange
 	Netns       []netns.Spec
-	Processes   bool // their network namespaces too
+	Processes   bool // also the network namespaces of processes
 
-	// What of it to collect, by the names of the collectors.
+	// What to collect. The fields have the names of the collectors.
 	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack bool
 }
 
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string
-	Mode   string // how it works, where there is more than one way
-	Reason string // what is missing, in a word or two of a small fixed set
-	Works  bool
-}
-
-// Sources are what a snapshot is taken from, as far as it works on this host.
+// Sources are what a snapshot is taken from. A source that does not work on this host is missing.
 type Sources struct {
 	Taker    *snapshot.Taker
-	Features []Feature
+	Features []sock.Feature
 
 	opts   *Options
 	tracer *bindtrace.Tracer // nil where binds cannot be traced
@@ -105,19 +97,19 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	return s
 }
 
-// Follow takes the details of failed binds, and the causes of conflicts, until Close.
+// Follow reads the details of failed binds and finds the causes of conflicts, until Close.
 func (s *Sources) Follow(logger *slog.Logger) {
 	if s.failures == nil {
 		return
 	}
 	s.following.Go(func() {
 		if err := s.failures.Follow(); err != nil {
-			logger.Error("details of failed binds are lost from now on", "err", err)
+			logger.Error("details of failed binds: not read any more", "err", err)
 		}
 	})
 }
 
-// Close ends all of them.
+// Close closes all sources.
 func (s *Sources) Close() {
 	if s.tracer != nil {
 		_ = s.tracer.Close()
@@ -132,7 +124,7 @@ func (s *Sources) Close() {
 	}
 }
 
-// Capabilities are those that are needed for as long as the sources are open.
+// Capabilities returns what the sources need as long as they are open.
 func (s *Sources) Capabilities() []libcap.Value {
 	var needed []libcap.Value
 	if s.flags != nil && s.flags.Mode() == sockflags.ModePidfd {
@@ -159,13 +151,13 @@ func (s *Sources) Capabilities() []libcap.Value {
 	return slices.Compact(needed)
 }
 
-// ownNetns is the inode number of the exporter's network namespace, 0 where it cannot be had.
+// ownNetns returns the inode number of the exporter's network namespace, 0 where it cannot be read.
 func ownNetns() uint32 {
-	var st syscall.Stat_t
-	if err := syscall.Stat("/proc/self/ns/net", &st); err != nil {
+	_, inode, err := linux.OwnNetNS()
+	if err != nil {
 		return 0
 	}
-	return uint32(st.Ino)
+	return uint32(inode)
 }
 
 func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {

@@ -26,7 +26,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var lacking *sockflags.UnavailableError
+	var lacking *sock.UnavailableError
 	if errors.As(err, &lacking) {
 		kerneltest.Skip(t, "%v", err)
 	}
@@ -75,7 +75,7 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})
-	var unavailable *bindtrace.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}

@@ -8,18 +8,19 @@ import (
 
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // A FailuresPage is what /failures shows. Its JSON form is documented in docs/pages.md.
 type FailuresPage struct {
-	Version         int          `json:"version"`
-	Time            time.Time    `json:"time"`
-	Failures        []FailureRow `json:"failures"` // the latest first
-	FailuresLeftOut int          `json:"failures_left_out"`
-	Lost            *uint64      `json:"lost"` // whose details were lost, since the start
-	Parts           []PartReport `json:"parts"`
-	PartsLeftOut    int          `json:"parts_left_out"`
-	Features        []Feature    `json:"features"`
+	Version         int            `json:"version"`
+	Time            time.Time      `json:"time"`
+	Failures        []FailureRow   `json:"failures"` // the latest first
+	FailuresLeftOut int            `json:"failures_left_out"`
+	Lost            *uint64        `json:"lost"` // whose details were lost, since the start
+	Parts           []PartReport   `json:"parts"`
+	PartsLeftOut    int            `json:"parts_left_out"`
+	Features        []sock.Feature `json:"features"`
 }
 
 // A FailureRow is a bind() that failed, once or more.
@@ -49,7 +50,7 @@ func newFailuresPage(s *snapshot.Snapshot, q pageQuery) *FailuresPage {
 	page := &FailuresPage{
 		Version: Version, Time: stamp(q.now), Failures: []FailureRow{},
 		Parts:    append([]PartReport{}, appendPart(nil, "", "bind", s.Binds.Err, s.Binds.Off())...),
-		Features: append([]Feature{}, q.features...),
+		Features: append([]sock.Feature{}, q.features...),
 	}
 	if s.Binds.Err == nil {
 		page.Lost = &s.Binds.Data.Stats.Lost

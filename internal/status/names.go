@@ -7,7 +7,7 @@ import (
 
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -23,7 +23,7 @@ type Owner struct {
 // MarshalJSON implements json.Marshaler: names as in the metrics.
 func (o Owner) MarshalJSON() ([]byte, error) {
 	type plainOwner Owner
-	o.Process, o.Unit, o.Container = snapshot.Printable(o.Process), snapshot.Printable(o.Unit), snapshot.Printable(o.Container)
+	o.Process, o.Unit, o.Container = sock.Printable(o.Process), sock.Printable(o.Unit), sock.Printable(o.Container)
 	return json.Marshal(plainOwner(o))
 }
 

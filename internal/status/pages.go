@@ -21,18 +21,10 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string `json:"feature"`
-	Mode   string `json:"mode"`   // how it works, where there is more than one way
-	Reason string `json:"reason"` // what is missing, in a word or two
-	Works  bool   `json:"works"`
-}
-
 // PagesConfig says what pages show.
 type PagesConfig struct {
 	Take     func(context.Context) snapshot.Snapshot
-	Features func() []Feature
+	Features func() []sock.Feature
 	Now      func() time.Time // nil: the clock
 	Logger   *slog.Logger
 }
@@ -133,7 +125,7 @@ type pageQuery struct {
 	netns   *string // nil: all
 
 	now      time.Time
-	features []Feature
+	features []sock.Feature
 }
 
 func newPageQuery(r *http.Request) (pageQuery, error) {

@@ -21,17 +21,18 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
 
 var pageTime = time.Date(2026, 3, 1, 3, 0, 0, 123_456_789, time.UTC)
 
 // newPages shows a snapshot at pageTime.
-func newPages(t testing.TB, s *snapshot.Snapshot, features ...Feature) *Pages {
+func newPages(t testing.TB, s *snapshot.Snapshot, features ...sock.Feature) *Pages {
 	t.Helper()
 	p, err := NewPages(PagesConfig{
 		Take:     func(context.Context) snapshot.Snapshot { return *s },
-		Features: func() []Feature { return features },
+		Features: func() []sock.Feature { return features },
 		Now:      func() time.Time { return pageTime },
 		Logger:   slog.New(slog.DiscardHandler),
 	})
@@ -139,8 +140,8 @@ func night() *snapshot.Snapshot {
 	return s
 }
 
-func nightFeatures() []Feature {
-	return []Feature{{Name: "bind_tracing", Mode: "fexit", Works: true}, {Name: "reuse_flags", Reason: "no <BTF>"}}
+func nightFeatures() []sock.Feature {
+	return []sock.Feature{{Name: "bind_tracing", Mode: "fexit", Works: true}, {Name: "reuse_flags", Reason: "no <BTF>"}}
 }
 
 func TestPortsHTMLAndJSON(t *testing.T) {

@@ -26,7 +26,7 @@ type PortsPage struct {
 	NamespacesLeftOut int            `json:"namespaces_left_out"`
 	Parts             []PartReport   `json:"parts"`
 	PartsLeftOut      int            `json:"parts_left_out"`
-	Features          []Feature      `json:"features"`
+	Features          []sock.Feature `json:"features"`
 
 	problems map[Problem]int // of all ports, by their worst one
 	total    int
@@ -176,7 +176,7 @@ type portState struct {
 func newPortsPage(s *snapshot.Snapshot, q pageQuery) *PortsPage {
 	page := &PortsPage{
 		Version: Version, Time: stamp(q.now), Ports: []PortRow{}, Namespaces: []NamespaceRow{}, Parts: []PartReport{},
-		Features: append([]Feature{}, q.features...), problems: make(map[Problem]int),
+		Features: append([]sock.Feature{}, q.features...), problems: make(map[Problem]int),
 	}
 	byProblem := make([][]candidate, len(problems))
 	consider := func(c candidate, port ports.Port) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/sock"
 )
 
 //go:embed html
@@ -189,18 +190,18 @@ func offParts(parts []PartReport) string {
 }
 
 // lackingFeatures are those that do not work on this host.
-func lackingFeatures(features []Feature) []string {
+func lackingFeatures(features []sock.Feature) []string {
 	var out []string
-	for _, f := range features {
-		if !f.Works {
-			out = append(out, "On this host: "+f.FeatureLine()+".")
+	for i := range features {
+		if f := &features[i]; !f.Works {
+			out = append(out, "On this host: "+featureLine(f)+".")
 		}
 	}
 	return out
 }
 
-// FeatureLine says in a line whether a feature works, and how.
-func (f *Feature) FeatureLine() string {
+// featureLine says in a line whether a feature works, and how.
+func featureLine(f *sock.Feature) string {
 	line, how := f.Name+": works", f.Mode
 	if !f.Works {
 		line, how = f.Name+": not available", f.Reason
@@ -231,11 +232,11 @@ func flagTags(reuseAddr, reusePort Flag) []Tag {
 func count64(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // FeatureList is what works on this host and what does not, as a piece of HTML.
-func FeatureList(features []Feature) string {
+func FeatureList(features []sock.Feature) string {
 	var b strings.Builder
 	b.WriteString("<h2>On this host</h2><ul>")
 	for i := range features {
-		b.WriteString("<li>" + template.HTMLEscapeString(features[i].FeatureLine()) + "</li>")
+		b.WriteString("<li>" + template.HTMLEscapeString(featureLine(&features[i])) + "</li>")
 	}
 	b.WriteString("</ul>")
 	return b.String()

@@ -12,7 +12,7 @@ func newFlags(bits uint8) Flags {
 	return Flags{ReuseAddr: bits&flagReuse != 0, ReusePort: bits&flagReusePort != 0}
 }
 
-// newGroup translates a group of the kernel's; now is in jiffies, as its expiry.
+// newGroup converts a group of the eBPF program. now is in jiffies, as is the expiry of the group.
 func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Duration) Group {
 	g := Group{
 		Port:    k.Port,
@@ -25,7 +25,7 @@ func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Dur
 		UID:     k.Uid,
 		Count:   v.Count,
 	}
-	// A timer that is due stays in the table until it runs.
+	// A socket whose timer is due stays in the table until the timer runs.
 	if left := int64(v.Expires - now); g.Kind == sock.KindTimeWait && left > 0 {
 		g.Expires = time.Duration(left) * tick
 	}
