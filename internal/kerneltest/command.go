@@ -21,7 +21,9 @@ type Cmd struct {
 // CommandContext prepares a command that runs in the namespace. The process is
 // killed when ctx ends. The caller waits for it.
 func (n *NetNS) CommandContext(ctx context.Context, name string, args ...string) *Cmd {
-	return &Cmd{Cmd: exec.CommandContext(ctx, name, args...), ns: n}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = new(syscall.SysProcAttr)
+	return &Cmd{Cmd: cmd, ns: n}
 }
 
 // Command prepares a command that runs in the namespace. When the test ends, the
@@ -50,13 +52,13 @@ func (n *NetNS) Output(t testing.TB, name string, args ...string) string {
 // As makes the process run with the user and group id, and no other groups. It
 // needs [RequireRoot].
 func (c *Cmd) As(uid, gid uint32) *Cmd {
-	c.sysProcAttr().Credential = &syscall.Credential{Uid: uid, Gid: gid}
+	c.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: gid}
 	return c
 }
 
 // Start starts the process in the namespace.
 func (c *Cmd) Start() error {
-	c.sysProcAttr().Pdeathsig = syscall.SIGKILL
+	c.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error, 1)
 	go func() {
 		err := c.ns.Run(func() error {
@@ -108,13 +110,6 @@ func (c *Cmd) Kill() {
 	}
 	_ = c.Process.Kill()
 	_ = c.Wait()
-}
-
-func (c *Cmd) sysProcAttr() *syscall.SysProcAttr {
-	if c.SysProcAttr == nil {
-		c.SysProcAttr = new(syscall.SysProcAttr)
-	}
-	return c.SysProcAttr
 }
 
 // waitExit waits until the child has ended. It does not reap it: Wait does.

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 // usernsEnv marks a test binary that Main already started once, and, because
@@ -23,11 +25,10 @@ const noUserNS = "kerneltest: running without a user namespace"
 // do.
 func Main(m *testing.M) {
 	if os.Getenv(usernsEnv) == "" && !hasCaps(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN) {
-		code, err := runAgain(usernsEnv, &syscall.SysProcAttr{
-			Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-			UidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-			GidMappings:                []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-			GidMappingsEnableSetgroups: false,
+		code, err := reexec.Run(usernsEnv, &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 		})
 		if err == nil {
 			os.Exit(code)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 // privateMountsEnv marks a test binary that PrivateMounts already started once.
@@ -33,7 +35,7 @@ func PrivateMounts() bool {
 		return false
 	}
 	// Unshareflags, unlike Cloneflags, makes mounts private as well.
-	code, err := runAgain(privateMountsEnv, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})
+	code, err := reexec.Run(privateMountsEnv, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "kerneltest: running without a mount namespace: %v\n", err)
 		return false

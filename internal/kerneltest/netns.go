@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,15 +27,13 @@ type NetNS struct {
 func Open() (*NetNS, error) {
 	ns := new(NetNS)
 	err := onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("create network namespace: unshare: %w", err)
-		}
-		var err error
-		if ns.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+		handle, err := netns.New()
+		if err != nil {
 			return fmt.Errorf("create network namespace: %w", err)
 		}
+		ns.file = os.NewFile(uintptr(handle), "network namespace")
 		if err := loopbackUp(); err != nil {
-			_ = ns.file.Close()
+			_ = ns.Close()
 			return fmt.Errorf("create network namespace: set lo up: %w", err)
 		}
 		return nil
@@ -82,7 +81,7 @@ func (n *NetNS) Close() error { return n.file.Close() }
 // ends when f returns.
 func (n *NetNS) Run(f func() error) error {
 	return onThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+		if err := netns.Set(netns.NsHandle(n.FD())); err != nil {
 			return fmt.Errorf("enter network namespace: setns: %w", err)
 		}
 		return f()

@@ -51,36 +51,34 @@ func (p *Peer) Close() error {
 func (l *Listener) Peers(t testing.TB, state State, n int, from netip.Addr) []*Peer {
 	t.Helper()
 	peers, err := l.OpenPeers(state, n, from)
+	for _, p := range peers {
+		t.Cleanup(func() { _ = p.Close() })
+	}
 	if err != nil {
 		SkipOrFatal(t, err)
 	}
-	t.Cleanup(func() {
-		for _, p := range peers {
-			_ = p.Close()
-		}
-	})
 	return peers
 }
 
 // OpenPeers is Peers without a test. The caller closes each Peer.
 func (l *Listener) OpenPeers(state State, n int, from netip.Addr) (peers []*Peer, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("make %d %v sockets on port %d from %v: %w", n, state, l.Port(), from, err)
-			for _, p := range peers {
-				_ = p.Close()
-			}
-			peers = nil
-		}
-	}()
 	for range n {
 		p := new(Peer)
 		peers = append(peers, p)
-		if err := l.open(p, state, from.Unmap()); err != nil {
-			return peers, err
+		if err = l.open(p, state, from.Unmap()); err != nil {
+			break
 		}
 	}
-	return peers, l.verify(peers, state)
+	if err == nil {
+		err = l.verify(peers, state)
+	}
+	if err != nil {
+		for _, p := range peers {
+			_ = p.Close()
+		}
+		return nil, fmt.Errorf("make %d %v sockets on port %d from %v: %w", n, state, l.Port(), from, err)
+	}
+	return peers, nil
 }
 
 // Queue connects n clients from the given address and accepts none of them. It
@@ -109,20 +107,15 @@ func (l *Listener) open(p *Peer, state State, from netip.Addr) (err error) {
 	if p.Remote, err = l.client(from); err != nil {
 		return err
 	}
+	connect := func() error { return l.connect(p, from) }
 	switch state {
 	case StateSynSent:
 		return l.openSynSent(p, from)
-	case StateSynRecv:
-		// The client does not see the SYN-ACK.
-		if err := p.Remote.Deafen(); err != nil {
-			return err
-		}
-		return l.connect(p, from)
+	case StateSynRecv: // the client does not see the SYN-ACK
+		return inOrder(p.Remote.Deafen, connect)
 	}
-	if err := l.connect(p, from); err != nil {
-		return err
-	}
-	if p.Local, err = l.accept(p.Addr); err != nil {
+	accept := func() error { return l.accept(p) }
+	if err := inOrder(connect, accept); err != nil {
 		return err
 	}
 	switch state {
@@ -135,18 +128,10 @@ func (l *Listener) open(p *Peer, state State, from netip.Addr) (err error) {
 	case StateFinWait1:
 		return p.finUnseen()
 	case StateClosing:
-		if err := p.finUnseen(); err != nil {
-			return err
-		}
-		return p.Remote.Shutdown()
+		return inOrder(p.finUnseen, p.Remote.Shutdown)
 	case StateLastAck:
-		if err := p.Remote.Shutdown(); err != nil {
-			return err
-		}
-		if err := p.Local.await(StateCloseWait); err != nil {
-			return err
-		}
-		return p.finUnseen()
+		closeWait := func() error { return p.Local.await(StateCloseWait) }
+		return inOrder(p.Remote.Shutdown, closeWait, p.finUnseen)
 	case StateTimeWait:
 		return p.timeWait()
 	default:
@@ -156,16 +141,17 @@ func (l *Listener) open(p *Peer, state State, from netip.Addr) (err error) {
 
 // timeWait closes the local end, then the remote end.
 func (p *Peer) timeWait() error {
-	if err := p.Local.Orphan(); err != nil {
-		return err
+	err := inOrder(
+		p.Local.Orphan,
+		// Two FINs that cross would put both ends into TIME_WAIT.
+		func() error { return WaitFor(p.Remote.fd, unix.POLLRDHUP) },
+		p.Remote.Orphan,
+	)
+	if err != nil {
+		return fmt.Errorf("close both ends: %w", err)
 	}
-	// Two FINs that cross would put both ends into TIME_WAIT.
-	if err := WaitFor(p.Remote.fd, unix.POLLRDHUP); err != nil {
-		return fmt.Errorf("wait for FIN: %w", err)
-	}
-	err := p.Remote.Orphan()
 	p.Local, p.Remote = nil, nil
-	return err
+	return nil
 }
 
 // finUnseen sends a FIN that the remote end never sees.
@@ -179,10 +165,7 @@ func (p *Peer) finUnseen() error {
 	if err := WaitFor(p.Remote.fd, unix.POLLIN); err != nil {
 		return fmt.Errorf("wait for data: %w", err)
 	}
-	if err := p.Remote.Deafen(); err != nil {
-		return err
-	}
-	return p.Local.Shutdown()
+	return inOrder(p.Remote.Deafen, p.Local.Shutdown)
 }
 
 // connect connects the client, and fills in its address.
@@ -192,25 +175,20 @@ func (l *Listener) connect(p *Peer, from netip.Addr) error {
 	return err
 }
 
-// accept takes the connection of the client at addr from the accept queue.
-func (l *Listener) accept(client netip.AddrPort) (*Socket, error) {
+// accept takes the connection of the client from the accept queue.
+func (l *Listener) accept(p *Peer) error {
 	if err := WaitFor(l.fd, unix.POLLIN); err != nil {
-		return nil, fmt.Errorf("accept from %v: %w", client, err)
+		return fmt.Errorf("accept from %v: %w", p.Addr, err)
 	}
 	fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("accept from %v: %w", client, err)
+		return fmt.Errorf("accept from %v: %w", p.Addr, err)
 	}
-	s := &Socket{fd: fd}
-	if got := unmap(AddrPort(sa)); got != client {
-		_ = s.Close()
-		return nil, fmt.Errorf("accept from %v: accept queue held a connection from %v", client, got)
+	p.Local = &Socket{fd: fd}
+	if got := unmap(AddrPort(sa)); got != p.Addr {
+		return fmt.Errorf("accept from %v: accept queue held a connection from %v", p.Addr, got)
 	}
-	if err := s.readLocal(); err != nil {
-		_ = s.Close()
-		return nil, err
-	}
-	return s, nil
+	return p.Local.readLocal()
 }
 
 // openSynSent connects from the listener's port to a socket that does not
@@ -218,20 +196,13 @@ func (l *Listener) accept(client netip.AddrPort) (*Socket, error) {
 // Instead TCP_REPAIR makes the socket established, with the pair of addresses
 // that receives the SYN.
 func (l *Listener) openSynSent(p *Peer, from netip.Addr) error {
-	if err := p.Remote.Deafen(); err != nil {
-		return err
-	}
-	// In repair mode the socket also closes without a packet.
-	if err := p.Remote.setRepair(1); err != nil {
-		return err
-	}
-	if err := l.connect(p, from); err != nil {
-		return err
-	}
-	if err := l.openBound(p, from); err != nil {
-		return err
-	}
-	return p.Local.connect(l.sameFamily(p.Addr))
+	return inOrder(
+		p.Remote.Deafen,
+		func() error { return p.Remote.setRepair(1) }, // it also closes without a packet
+		func() error { return l.connect(p, from) },
+		func() error { return l.openBound(p, from) },
+		func() error { return p.Local.connect(l.sameFamily(p.Addr)) },
+	)
 }
 
 // openBound binds a socket to the address that the listener accepts on.
@@ -241,18 +212,26 @@ func (l *Listener) openBound(p *Peer, from netip.Addr) error {
 	if p.Local, err = l.ns.socket(Family(addr.Addr()), unix.SOCK_STREAM, Options{}); err != nil {
 		return err
 	}
-	// TCP_REPAIR sets sk_reuse to SK_FORCE_REUSE, which no listener conflicts
-	// with (inet_csk_get_port); leaving it clears sk_reuse.
-	if err := p.Local.setRepair(1); err != nil {
-		return err
+	return inOrder(
+		// TCP_REPAIR sets sk_reuse to SK_FORCE_REUSE, which no listener conflicts
+		// with (inet_csk_get_port). Leaving it clears sk_reuse.
+		func() error { return p.Local.setRepair(1) },
+		func() error { return p.Local.bind(addr) },
+		func() error { return p.Local.setRepair(0) },
+		func() error {
+			return p.Local.setOptions(Options{ReuseAddr: l.opts.ReuseAddr, ReusePort: l.opts.ReusePort})
+		},
+	)
+}
+
+// inOrder takes the steps until one returns an error.
+func inOrder(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	if err := p.Local.bind(addr); err != nil {
-		return err
-	}
-	if err := p.Local.setRepair(0); err != nil {
-		return err
-	}
-	return p.Local.setOptions(Options{ReuseAddr: l.opts.ReuseAddr, ReusePort: l.opts.ReusePort})
+	return nil
 }
 
 // sameFamily converts an IPv4 address to a v4-mapped one where the listener is
@@ -265,10 +244,7 @@ func (l *Listener) sameFamily(addr netip.AddrPort) netip.AddrPort {
 }
 
 func (s *Socket) setRepair(value int) error {
-	if err := unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, value); err != nil {
-		return fmt.Errorf("setsockopt TCP_REPAIR: %w", err)
-	}
-	return nil
+	return s.set("TCP_REPAIR", unix.IPPROTO_TCP, unix.TCP_REPAIR, value)
 }
 
 // client makes a socket bound to the source address. connect(2) chooses the port.
@@ -277,12 +253,12 @@ func (l *Listener) client(from netip.Addr) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-	if err != nil {
-		err = fmt.Errorf("setsockopt IP_BIND_ADDRESS_NO_PORT: %w", err)
-	} else {
-		err = s.bind(netip.AddrPortFrom(from, 0))
-	}
+	err = inOrder(
+		func() error {
+			return s.set("IP_BIND_ADDRESS_NO_PORT", unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		},
+		func() error { return s.bind(netip.AddrPortFrom(from, 0)) },
+	)
 	if err != nil {
 		_ = s.Close()
 		return nil, err

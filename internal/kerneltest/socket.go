@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"strconv"
 	"testing"
 	"time"
 
@@ -203,21 +202,15 @@ func (n *NetNS) socket(family, typ int, opts Options) (*Socket, error) {
 }
 
 func (s *Socket) setOptions(o Options) error {
-	set := func(name string, level, opt, value int) error {
-		if err := unix.SetsockoptInt(s.fd, level, opt, value); err != nil {
-			return fmt.Errorf("setsockopt %s: %w", name, err)
-		}
-		return nil
-	}
 	var errs []error
 	if o.ReuseAddr {
-		errs = append(errs, set("SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		errs = append(errs, s.set("SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 	}
 	if o.ReusePort {
-		errs = append(errs, set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		errs = append(errs, s.set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 	}
 	if o.V6Only != nil {
-		errs = append(errs, set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolint(*o.V6Only)))
+		errs = append(errs, s.set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolint(*o.V6Only)))
 	}
 	if o.Device != "" {
 		if err := unix.BindToDevice(s.fd, o.Device); err != nil {
@@ -225,6 +218,13 @@ func (s *Socket) setOptions(o Options) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Socket) set(name string, level, opt, value int) error {
+	if err := unix.SetsockoptInt(s.fd, level, opt, value); err != nil {
+		return fmt.Errorf("setsockopt %s: %w", name, err)
+	}
+	return nil
 }
 
 func (s *Socket) bind(addr netip.AddrPort) error {
@@ -261,28 +261,22 @@ func Family(addr netip.Addr) int {
 	return unix.AF_INET6
 }
 
-// Sockaddr converts an address for bind(2) and connect(2). The zone of a
-// link-local address is an interface index.
+// Sockaddr converts an address without a zone for bind(2) and connect(2).
 func Sockaddr(addr netip.AddrPort) unix.Sockaddr {
 	if addr.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
 	}
-	zone, _ := strconv.ParseUint(addr.Addr().Zone(), 10, 32)
-	return &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16(), ZoneId: uint32(zone)}
+	return &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
 }
 
 // AddrPort converts an address that the kernel returned. It returns zero for
-// anything but an IP address.
+// anything but an IP address, and leaves out the zone.
 func AddrPort(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
-		addr := netip.AddrFrom16(sa.Addr)
-		if sa.ZoneId != 0 {
-			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
-		}
-		return netip.AddrPortFrom(addr, uint16(sa.Port))
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	default:
 		return netip.AddrPort{}
 	}

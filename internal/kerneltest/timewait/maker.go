@@ -178,7 +178,7 @@ func (m *maker) isLocalPort(number uint16) bool {
 	return false
 }
 
-// closeAccepted takes a connection from the accept queue and closes it.
+// closeAccepted takes a client's connection from the accept queue and closes it.
 func (p *port) closeAccepted() error {
 	fd, sa, err := unix.Accept4(p.listener.FD(), unix.SOCK_CLOEXEC)
 	for errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
@@ -192,6 +192,7 @@ func (p *port) closeAccepted() error {
 	}
 	_ = unix.Close(fd)
 	if from := kerneltest.AddrPort(sa); !p.hasClient(from) {
+		_ = p.closeAccepted() // another worker may wait for that one
 		return fmt.Errorf("accept on %v: accept queue held a connection from %v", p.target, from)
 	}
 	return nil

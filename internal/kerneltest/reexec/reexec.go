@@ -1,4 +1,4 @@
-package kerneltest
+package reexec
 
 import (
 	"errors"
@@ -10,10 +10,14 @@ import (
 	"syscall"
 )
 
-// runAgain runs this binary once more, with the same arguments, in the
-// namespaces that attr names. The child finds the variable env set to 1. It
-// returns the exit code, or an error when the child could not be started.
-func runAgain(env string, attr *syscall.SysProcAttr) (code int, err error) {
+// Run runs this binary once more, with the same arguments, standard streams and
+// environment, in the namespaces that attr names, and waits for it. In the child
+// the variable env is 1. Signals that this process gets go to the child, and the
+// child is killed when this process dies.
+//
+// Run returns the exit code of the child, 128 more than the signal when a signal
+// ended it, or an error when it could not be started.
+func Run(env string, attr *syscall.SysProcAttr) (code int, err error) {
 	// Pdeathsig is sent when the thread that forked ends, not the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -51,7 +55,7 @@ func exitCode(cmd *exec.Cmd) int {
 		return exit.ExitCode()
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "kerneltest: wait for the test binary: %v\n", err)
+		fmt.Fprintf(os.Stderr, "reexec: wait for the test binary: %v\n", err)
 		return 1
 	}
 	return 0
