@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -73,7 +74,7 @@ func mix(t *testing.T, ns *kerneltest.NetNS) {
 			p.l.Peers(t, state, 1+n%5, p.from)
 		}
 	}
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 300, Listeners: []*kerneltest.Listener{separate4}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 300, Listeners: []*kerneltest.Listener{separate4}})
 }
 
 // ssStates are the names of ss for the names of the metrics.

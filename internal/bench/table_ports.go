@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
@@ -111,7 +112,7 @@ func (b *bench) measurePorts(ctx context.Context, ns *kerneltest.NetNS, sockets 
 	}
 
 	rounds := b.rounds(sockets)
-	made := &timeWaits{ns: ns, progress: b.progress, opts: kerneltest.TimeWaitOptions{Ports: everyOther(over.made), Count: sockets}}
+	made := &timeWaits{ns: ns, progress: b.progress, opts: timewait.Options{Ports: everyOther(over.made), Count: sockets}}
 	results, err := measure(ctx, made, contenders, rounds)
 	if err != nil {
 		return table{}, err

@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -137,7 +138,7 @@ func TestTwentyThousandTimeWaitAreCountedExactly(t *testing.T) {
 	ns := kerneltest.New(t)
 	// Two kinds that come mixed, so that the group changes with nearly every socket.
 	for i, flags := range []sockflags.Flags{{}, {ReuseAddr: true}} {
-		ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 10_000, Ports: []uint16{port + uint16(i)}, Options: options(flags)})
+		timewait.MustMake(t, ns, timewait.Options{Count: 10_000, Ports: []uint16{port + uint16(i)}, Options: options(flags)})
 	}
 	sockstat, err := ns.TimeWaitCount()
 	if err != nil {
