@@ -29,10 +29,12 @@ import (
 	"sockstate_exporter/collector"
 	"sockstate_exporter/internal/check"
 	"sockstate_exporter/internal/cli"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
 )
 
@@ -137,23 +139,14 @@ func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 }
 
 // conflictLogger returns a function that logs why a bind failed.
-func conflictLogger(logger *slog.Logger) func(snapshot.Conflict) {
-	return func(c snapshot.Conflict) {
+func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
+	return func(c failures.Conflict) {
 		where := logger
 		if c.Namespace != "" {
 			where = logger.With("netns", c.Namespace)
 		}
 		where.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(&c))
 	}
-}
-
-// featuresAs are the features as a door shows them.
-func featuresAs[F any](features []sources.Feature, as func(sources.Feature) F) []F {
-	out := make([]F, len(features))
-	for i, f := range features {
-		out[i] = as(f)
-	}
-	return out
 }
 
 // newHandler serves all paths.
@@ -164,9 +157,8 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	onPages := featuresAs(src.Features, func(f sources.Feature) pages.Feature { return pages.Feature(f) })
-	inMetrics := featuresAs(src.Features, func(f sources.Feature) collector.Feature { return collector.Feature(f) })
-	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: func() []pages.Feature { return onPages }, Logger: logger})
+	features := func() []sock.Feature { return src.Features }
+	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: features, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +167,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		Description: "Socket state on Linux, for Prometheus",
 		Version:     version.Info(),
 		Profiling:   "false",
-		ExtraHTML:   pages.FeatureList(onPages),
+		ExtraHTML:   pages.FeatureList(src.Features),
 		Links: []web.LandingLinks{
 			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
 			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
@@ -187,7 +179,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	if err != nil {
 		return nil, fmt.Errorf("make landing page: %w", err)
 	}
-	metrics := collector.New(src.Taker.Take, func() []collector.Feature { return inMetrics }, logger).Handler(process, logger)
+	metrics := collector.New(src.Taker.Take, features, logger).Handler(process, logger)
 
 	snapshots := http.NewServeMux() // paths that need a snapshot
 	snapshots.Handle("/metrics", metrics)

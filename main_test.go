@@ -19,6 +19,7 @@ import (
 
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/sources"
 )
 
@@ -140,7 +141,7 @@ func TestServesStatesAndListeners(t *testing.T) {
 	l := ns.Listen(t, loopback(4840), kerneltest.Options{Backlog: 5})
 	l.Peers(t, kerneltest.StateEstablished, 3, loopback(0).Addr())
 	l.Peers(t, kerneltest.StateCloseWait, 2, loopback(0).Addr())
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 20, Listeners: []*kerneltest.Listener{l}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 20, Listeners: []*kerneltest.Listener{l}})
 	e := start(t, ns, "--no-collector.owner")
 
 	wantLines(t, e.get(t, "/metrics"),

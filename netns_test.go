@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 func eventually(t *testing.T, what string, done func() bool) {
@@ -104,7 +105,7 @@ func TestOtherNamespaceIsShownAsFromInside(t *testing.T) {
 	elsewhere := regexp.MustCompile(`port="4850"`)
 	for {
 		made := time.Now()
-		blue.TimeWait(t, kerneltest.TimeWaitOptions{Count: 20, Listeners: servers[:1]})
+		timewait.MustMake(t, blue, timewait.Options{Count: 20, Listeners: servers[:1]})
 		fromOutside := shown(t, outside.get(t, "/metrics"), "blue")
 		inside := start(t, blue, flags...)
 		fromInside := shown(t, inside.get(t, "/metrics"), "")

@@ -131,7 +131,7 @@ func (e *exporter) checkLog(t *testing.T) {
 		}
 		seen[m[1]] = true
 	}
-	for _, of := range []string{`msg="failed binds are`, `msg="reuse flags are`, `msg="capabilities that`} {
+	for _, of := range []string{" feature=bind_tracing ", " feature=reuse_flags ", `msg="capabilities that`} {
 		if n := strings.Count(log, of); n != 1 {
 			t.Errorf("%d lines with %s, want 1:\n%s", n, of, log)
 		}
@@ -374,7 +374,7 @@ func TestMissingTracefsIsAReasonAndSaysWhatToMount(t *testing.T) {
 	}
 	e.checkLog(t)
 	for line := range strings.Lines(e.log.String()) {
-		if strings.Contains(line, "failed binds are") && !strings.Contains(line, mountCommand) {
+		if strings.Contains(line, " feature=bind_tracing ") && !strings.Contains(line, mountCommand) {
 			t.Errorf("the log does not say what to mount: %s", line)
 		}
 	}

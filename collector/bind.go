@@ -8,8 +8,10 @@ import (
 	"syscall"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 )
 
 // bindFamily shows the calls of bind() and listen() that failed on this host.
@@ -27,26 +29,19 @@ func newBindFamily() *bindFamily {
 	call := []string{"netns", "port", "protocol", "family", "errno"}
 	return &bindFamily{
 		failures: counter("bind_failures_total",
-			"Failed calls of bind(), by the port that was asked for: a watched one, 0 for any, or other. A port that is watched in one network namespace has its number in all; namespaces that are not watched are other.",
-			"eBPF, __sys_bind", call...),
+			"Failed bind() calls, by requested port and error.", call...),
 		listenFailures: counter("listen_failures_total",
-			"Calls of listen() that failed with EADDRINUSE: of two sockets bound with SO_REUSEADDR the second one listened.",
-			"eBPF, __sys_listen", call...),
+			"listen() calls that failed with EADDRINUSE, by port.", call...),
 		conflicts: counter("bind_conflicts_total",
-			"Calls of bind() that failed with EADDRINUSE, by what was in the way: of several the first of listener, connection (live or closing), bound (neither listening nor connected), time_wait. unknown: gone when the exporter looked, not visible, or not tcp or mptcp, or in a network namespace that is not watched. reuseaddr is of the socket that failed. Those in bind_events_lost_total are missing.",
-			"eBPF, sock_diag and the rules of inet_csk_get_port", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
+			"bind() calls that failed with EADDRINUSE, by what blocked them.", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
 		last: gauge("bind_last_failure_timestamp_seconds",
-			"Seconds since 1970 at the latest failed bind() to that port; process is the name of the thread that called it, unit that of its systemd unit or container where it is known.",
-			"eBPF, __sys_bind", append(call[:len(call):len(call)], "process", "unit")...),
+			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "process", "unit")...),
 		lost: counter("bind_events_lost_total",
-			"Failed calls that were counted, but whose details were lost because they came faster than the exporter reads.",
-			"eBPF ring buffer"),
+			"Failed calls that were counted but whose details were lost."),
 		unattributed: counter("bind_failures_unattributed_total",
-			"Failed calls that were seen but not counted, since their socket was gone when the call returned.",
-			"eBPF"),
+			"Failed calls that were not counted because their socket could not be identified."),
 		missed: counter("bind_tracer_missed_runs_total",
-			"Runs of the tracer that the kernel skipped, for calls that failed or not. While it rises, failures may be missing.",
-			"eBPF, recursion_misses"),
+			"Runs of the tracing programs that the kernel skipped."),
 	}
 }
 
@@ -106,12 +101,12 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), strconv.FormatBool(c.ReuseAddr), c.Cause.String(),
 		}] += c.N
 	}
-	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}, watch.TCP, watch.UDP))
-	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}, watch.TCP))
-	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), watch.TCP))
+	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}, sock.TCP, sock.UDP))
+	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}, sock.TCP))
+	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), sock.TCP))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), snapshot.Printable(l.Process), snapshot.Printable(l.Owner.Service()))
+			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), sock.Printable(l.Process), sock.Printable(l.Owner.Service()))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
@@ -120,7 +115,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 
 // eachPort are the series of watched ports that exist before the first failure, so that it
 // shows as an increase: both families, with each value of the last two labels.
-func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...watch.Protocol) iter.Seq[series] {
+func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...sock.Protocol) iter.Seq[series] {
 	return func(yield func(series) bool) {
 		for ns := range s.Namespaces() {
 			one := series{0: ns.Label()}
@@ -163,7 +158,7 @@ func errnoLabels(errnos ...syscall.Errno) []string {
 
 func causeLabels() []string {
 	var out []string
-	for _, cause := range snapshot.Causes() {
+	for _, cause := range verdict.Causes() {
 		out = append(out, cause.String())
 	}
 	return out
@@ -179,7 +174,7 @@ func askedPort(port uint16, other bool) string {
 // errnoLabel is the symbolic name, or other: for errors that the tracer does not tell apart, and
 // for those that only cgroup programs or kernel code return.
 func errnoLabel(errno syscall.Errno) string {
-	if name := snapshot.ErrnoName(errno); name != "" {
+	if name := failures.ErrnoName(errno); name != "" {
 		return name
 	}
 	return "other"

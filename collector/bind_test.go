@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/ports"
 )
 
 // bindText is the exposition of a host where ports 80 and 4840 are watched and these binds failed.
-func bindText(t *testing.T, binds snapshot.Binds) []byte {
+func bindText(t *testing.T, binds failures.Binds) []byte {
 	t.Helper()
 	s := wholeSnapshot(t)
 	s.Binds.Data = binds
@@ -43,7 +43,7 @@ func zeroBinds() (binds, listens map[string]string) {
 }
 
 func TestWatchedPortsHaveZerosBeforeTheFirstFailure(t *testing.T) {
-	text := bindText(t, snapshot.Binds{})
+	text := bindText(t, failures.Binds{})
 	binds, listens := zeroBinds()
 	if got := values(text, "sockstate_bind_failures_total"); !maps.Equal(got, binds) {
 		t.Errorf("bind: got %v\nwant %v", got, binds)
@@ -58,7 +58,7 @@ func TestWatchedPortsHaveZerosBeforeTheFirstFailure(t *testing.T) {
 
 func TestNoPortWatchedIsNoZero(t *testing.T) {
 	s := wholeSnapshot(t)
-	s.Watch.Data, s.UDP.Data.Watch = watch.Set{Limit: 1}, watch.Set{}
+	s.Watch.Data, s.UDP.Data.Watch = ports.Set{Limit: 1}, ports.Set{}
 	s.Binds.Data.Counts = nil
 	c, _ := collectorOf(s)
 	if got := values(exposition(t, c), "sockstate_bind_failures_total"); len(got) != 0 {
@@ -126,7 +126,7 @@ func TestBindFailuresBySeries(t *testing.T) {
 			}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			text := bindText(t, snapshot.Binds{Counts: tt.counts})
+			text := bindText(t, failures.Binds{Counts: tt.counts})
 			binds, listens := zeroBinds()
 			maps.Copy(binds, tt.binds)
 			maps.Copy(listens, tt.listens)
@@ -163,7 +163,7 @@ func TestBindSeriesKeepTheirOrder(t *testing.T) {
 }
 
 func TestShortcomingsOfTheTracer(t *testing.T) {
-	text := bindText(t, snapshot.Binds{Stats: bindtrace.Stats{Lost: 1, Unattributed: 1 << 33, Missed: 3}})
+	text := bindText(t, failures.Binds{Stats: bindtrace.Stats{Lost: 1, Unattributed: 1 << 33, Missed: 3}})
 	for metric, want := range map[string]string{
 		"sockstate_bind_events_lost_total":           "1",
 		"sockstate_bind_failures_unattributed_total": "8.589934592e+09",
@@ -190,13 +190,13 @@ func TestHostileProcessNames(t *testing.T) {
 		"\x1b[31mred\x1b[0m":      "\uFFFD[31mred\uFFFD[0m",
 		strings.Repeat("é", 5000): strings.Repeat("é", 64),
 	}
-	binds := snapshot.Binds{}
+	binds := failures.Binds{}
 	want := make(map[string]string)
 	port := uint16(1000)
 	for name, label := range names {
 		port++
-		binds.Latest = append(binds.Latest, snapshot.Failure{
-			FailureKey: snapshot.FailureKey{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
+		binds.Latest = append(binds.Latest, failures.Failure{
+			FailureKey: failures.Key{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
 			Time:       at, Errno: unix.EACCES, Process: name,
 		})
 		want[`errno="EACCES",family="ipv4",netns="",port="`+askedPort(port, false)+`",process="`+label+`",protocol="tcp",unit=""`] = "1.7000000005e+09"
@@ -212,14 +212,14 @@ func TestHostileProcessNames(t *testing.T) {
 
 // Every key of the latest failures makes a sample of its own, whatever the processes are called.
 func TestLatestFailuresAreNeverTheSameSeries(t *testing.T) {
-	var binds snapshot.Binds
+	var binds failures.Binds
 	for _, netns := range []uint32{0, ownNetns} {
-		for _, port := range []snapshot.FailureKey{{Port: 0}, {Port: 80}, {OtherPort: true}} {
+		for _, port := range []failures.Key{{Port: 0}, {Port: 80}, {OtherPort: true}} {
 			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
 				for _, protocol := range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP, bindtrace.ProtocolOther} {
 					key := port
 					key.Netns, key.Family, key.Protocol = netns, family, protocol
-					binds.Latest = append(binds.Latest, snapshot.Failure{FailureKey: key, Errno: unix.EACCES, Process: "\xff"})
+					binds.Latest = append(binds.Latest, failures.Failure{FailureKey: key, Errno: unix.EACCES, Process: "\xff"})
 				}
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // A renderer makes metrics of one part of a snapshot.
@@ -36,7 +37,7 @@ type Collector struct {
 
 // New returns a Collector that calls take once per scrape. If features is not nil, it says
 // what works on this host.
-func New(take func(context.Context) snapshot.Snapshot, features func() []Feature, logger *slog.Logger) *Collector {
+func New(take func(context.Context) snapshot.Snapshot, features func() []sock.Feature, logger *slog.Logger) *Collector {
 	return &Collector{
 		take:   take,
 		logger: logger,
@@ -56,12 +57,11 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []Feature
 			newFeatureFamily(features),
 		},
 		success: gauge("scrape_collector_success",
-			"1 where the collector had all its data in time for this scrape, else 0.", "the exporter", "collector"),
+			"1 if the collector got all its data in time for this scrape, 0 if it did not.", "collector"),
 		duration: gauge("scrape_collector_duration_seconds",
-			"Seconds that the collector's sources took. Collectors share sources.", "the exporter", "collector"),
+			"Seconds that the collector's data sources took.", "collector"),
 		inNetns: gauge("netns_collector_success",
-			"1 where the collector had all its data of the network namespace in time for this scrape, else 0. Of collectors that look at each namespace by itself.",
-			"the exporter", "netns", "collector"),
+			"1 if the collector got all its data from the network namespace in time, 0 if it did not.", "netns", "collector"),
 		failed: make(map[string]string),
 	}
 }

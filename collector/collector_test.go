@@ -18,10 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -90,14 +92,67 @@ func TestMetricDefinitions(t *testing.T) {
 		if !strings.HasPrefix(m.Name, "sockstate_") {
 			t.Errorf("%s has not the prefix sockstate_", m.Name)
 		}
-		if !strings.HasSuffix(m.Help, ".") || m.Source == "" {
-			t.Errorf("%s: want a sentence of help and a source, got %q and %q", m.Name, m.Help, m.Source)
-		}
 		if got, want := m.Type == prometheus.CounterValue, strings.HasSuffix(m.Name, "_total"); got != want {
 			t.Errorf("%s: counter is %v", m.Name, got)
 		}
 		if got, want := strings.HasPrefix(m.Help, "Seconds "), strings.HasSuffix(m.Name, "_seconds"); got != want {
 			t.Errorf("%s: the unit is not that of the help: %q", m.Name, m.Help)
+		}
+	}
+}
+
+// maxHelp is the longest HELP that still fits on a line of a query editor.
+const maxHelp = 120
+
+// helpProblem is what is wrong with a HELP text, or empty. A semicolon may join two halves of
+// one sentence. What follows a full stop, in parentheses too, is one thing too many.
+func helpProblem(help string) string {
+	switch sentence, ended := strings.CutSuffix(help, "."); {
+	case help == "":
+		return "is empty"
+	case len(help) > maxHelp:
+		return fmt.Sprintf("has %d characters, want at most %d", len(help), maxHelp)
+	case !ended:
+		return "does not end with a full stop"
+	case strings.ContainsAny(sentence, "\n?!"), strings.Contains(sentence, ". "), strings.HasSuffix(sentence, "."):
+		return "is more than one sentence"
+	}
+	return ""
+}
+
+func TestHelpIsOneShortSentence(t *testing.T) {
+	c, _ := collectorOf(wholeSnapshot(t))
+	checked := 0
+	for line := range strings.Lines(string(exposition(t, c))) {
+		rest, ok := strings.CutPrefix(line, "# HELP ")
+		if !ok {
+			continue
+		}
+		name, help, _ := strings.Cut(strings.TrimSuffix(rest, "\n"), " ")
+		if problem := helpProblem(help); problem != "" {
+			t.Errorf("HELP of %s %s: %q", name, problem, help)
+		}
+		checked++
+	}
+	if want := len(c.Metrics()); checked != want {
+		t.Errorf("%d metrics have a HELP, want %d", checked, want)
+	}
+}
+
+func TestHelpProblem(t *testing.T) {
+	for help, want := range map[string]string{
+		"Open sockets, by port; 0 means none.": "",
+		strings.Repeat("x", maxHelp-1) + ".":   "",
+		strings.Repeat("x", maxHelp) + ".":     "has 121 characters, want at most 120",
+		"":                                     "is empty",
+		"Open sockets":                         "does not end with a full stop",
+		"Open sockets. (net.ipv4.tcp_max_tw_buckets)":     "does not end with a full stop",
+		"Open sockets. Absent if they cannot be counted.": "is more than one sentence",
+		"Open sockets! By port.":                          "is more than one sentence",
+		"Open sockets..":                                  "is more than one sentence",
+	} {
+		if got := helpProblem(help); got != want {
+			t.Errorf("helpProblem(%q) = %q, want %q", help, got, want)
 		}
 	}
 }
@@ -204,46 +259,46 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		}, "sockstate_netns_listen_drops_total", success("110111111111"), "1"},
 		{"dump of listeners", func(s *snapshot.Snapshot) {
 			s.Watch.Err = errBroken // the set is still there
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
-			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: errBroken}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: errBroken}
+			s.Listeners = snapshot.Part[[]ports.Group]{Err: errBroken}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
-			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: errBroken}
+			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: errBroken}
 		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("001001011111"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: lacking}
-			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: lacking}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: lacking}
+			s.Listeners = snapshot.Part[[]ports.Group]{Err: lacking}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
-			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: lacking}
+			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: lacking}
 		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("001001011111"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
-					Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
-					TCP:       snapshot.Part[[]snapshot.PortSockets]{Err: errScrapeTimeout},
-					Listeners: snapshot.Part[[]snapshot.Group]{Err: errScrapeTimeout},
+					Watch:     snapshot.Part[ports.Set]{Err: errScrapeTimeout},
+					TCP:       snapshot.Part[[]ports.PortSockets]{Err: errScrapeTimeout},
+					Listeners: snapshot.Part[[]ports.Group]{Err: errScrapeTimeout},
 					Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
-					Verdicts:  snapshot.Part[[]snapshot.PortVerdicts]{Err: errScrapeTimeout},
-					Remote:    snapshot.Part[[]snapshot.RemotePort]{Err: errScrapeTimeout},
-					Ephemeral: snapshot.Part[snapshot.Ephemeral]{Err: errScrapeTimeout},
-					UDP:       snapshot.Part[snapshot.UDP]{Err: errScrapeTimeout},
+					Verdicts:  snapshot.Part[[]verdict.Port]{Err: errScrapeTimeout},
+					Remote:    snapshot.Part[[]ports.RemotePort]{Err: errScrapeTimeout},
+					Ephemeral: snapshot.Part[ports.Ephemeral]{Err: errScrapeTimeout},
+					UDP:       snapshot.Part[ports.UDP]{Err: errScrapeTimeout},
 					Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 				},
 				Discovery: snapshot.Part[snapshot.Discovery]{Err: errScrapeTimeout},
-				Binds:     snapshot.Part[snapshot.Binds]{Err: errScrapeTimeout},
+				Binds:     snapshot.Part[failures.Binds]{Err: errScrapeTimeout},
 			}
 		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, udp, remote, ephemeral, feature}, " "), success("000000000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}
-			s.Listeners = snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}
+			s.Listeners = snapshot.Part[[]ports.Group]{Err: snapshot.ErrOff}
 			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
 			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
-			s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Err: snapshot.ErrOff}
-			s.Binds = snapshot.Part[snapshot.Binds]{Err: snapshot.ErrOff}
+			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: snapshot.ErrOff}
+			s.Binds = snapshot.Part[failures.Binds]{Err: snapshot.ErrOff}
 			s.Discovery = snapshot.Part[snapshot.Discovery]{Err: snapshot.ErrOff}
-			s.Remote = snapshot.Part[[]snapshot.RemotePort]{Err: snapshot.ErrOff}
-			s.Ephemeral = snapshot.Part[snapshot.Ephemeral]{Err: snapshot.ErrOff}
-			s.UDP = snapshot.Part[snapshot.UDP]{Err: snapshot.ErrOff}
+			s.Remote = snapshot.Part[[]ports.RemotePort]{Err: snapshot.ErrOff}
+			s.Ephemeral = snapshot.Part[ports.Ephemeral]{Err: snapshot.ErrOff}
+			s.UDP = snapshot.Part[ports.UDP]{Err: snapshot.ErrOff}
 		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces, udp, remote, ephemeral}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -327,27 +382,6 @@ func TestHostileDeviceNames(t *testing.T) {
 	}
 }
 
-func TestClean(t *testing.T) {
-	for in, want := range map[string]string{
-		"":                         "",
-		"eth0.100@x":               "eth0.100@x",
-		"wlan ø":                   "wlan ø",
-		"a\xffb":                   "a\uFFFDb",
-		"\xe2\x82":                 "\uFFFD\uFFFD",
-		"a\nb\tc\x00d\x7f":         "a\uFFFDb\uFFFDc\uFFFDd\uFFFD",
-		"\u202egnirts":             "\uFFFDgnirts",
-		"\u2028":                   "\uFFFD",
-		`"q"\`:                     `"q"\`,
-		strings.Repeat("é", 64):    strings.Repeat("é", 64),
-		strings.Repeat("é", 65):    strings.Repeat("é", 64),
-		strings.Repeat("\xff", 70): strings.Repeat("\uFFFD", 64),
-	} {
-		if got := snapshot.Printable(in); got != want {
-			t.Errorf("snapshot.Printable(%q) is %q, want %q", in, got, want)
-		}
-	}
-}
-
 func TestFailureIsLoggedOncePerReason(t *testing.T) {
 	var s snapshot.Snapshot
 	log := new(logbook)
@@ -395,7 +429,7 @@ func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {
 	over := wholeSnapshot(t)
 	within := wholeSnapshot(t)
 	within.Watch.Data.Dropped = 0
-	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[watch.Set]{Err: context.Canceled}}}
+	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[ports.Set]{Err: context.Canceled}}}
 	for i, step := range []struct {
 		take snapshot.Snapshot
 		want []string

@@ -6,7 +6,8 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/verdict"
 )
 
 const conflictsTotal = "sockstate_bind_conflicts_total"
@@ -27,14 +28,14 @@ func zeroConflictValues() map[string]string {
 }
 
 func TestConflictsHaveZerosBeforeTheFirst(t *testing.T) {
-	text := bindText(t, snapshot.Binds{})
+	text := bindText(t, failures.Binds{})
 	if got, want := values(text, conflictsTotal), zeroConflictValues(); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }
 
 func TestConflictsBySeries(t *testing.T) {
-	tcp := snapshot.FailureKey{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	tcp := failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
 	v6, mptcp, foreign, gone, zero, other := tcp, tcp, tcp, tcp, tcp, tcp
 	v6.Family = bindtrace.FamilyIPv6
 	mptcp.Protocol = bindtrace.ProtocolMPTCP
@@ -42,15 +43,15 @@ func TestConflictsBySeries(t *testing.T) {
 	gone.Port = 8080
 	zero.Port = 0
 	other.Port, other.OtherPort = 0, true
-	count := func(key snapshot.FailureKey, reuseAddr bool, cause snapshot.Cause, n uint64) snapshot.ConflictCount {
-		return snapshot.ConflictCount{ConflictKey: snapshot.ConflictKey{FailureKey: key, ReuseAddr: reuseAddr, Cause: cause}, N: n}
+	count := func(key failures.Key, reuseAddr bool, cause verdict.Cause, n uint64) failures.ConflictCount {
+		return failures.ConflictCount{ConflictKey: failures.ConflictKey{FailureKey: key, ReuseAddr: reuseAddr, Cause: cause}, N: n}
 	}
-	text := bindText(t, snapshot.Binds{Conflicts: []snapshot.ConflictCount{
-		count(tcp, false, snapshot.CauseTimeWait, 1), count(tcp, true, snapshot.CauseTimeWait, 2),
-		count(tcp, true, snapshot.CauseListener, 3), count(v6, false, snapshot.CauseBound, 4),
-		count(mptcp, false, snapshot.CauseConnection, 5), count(foreign, false, snapshot.CauseUnknown, 6),
-		count(gone, false, snapshot.CauseTimeWait, 7), count(zero, false, snapshot.CauseUnknown, 8),
-		count(other, true, snapshot.CauseTimeWait, 9),
+	text := bindText(t, failures.Binds{Conflicts: []failures.ConflictCount{
+		count(tcp, false, verdict.CauseTimeWait, 1), count(tcp, true, verdict.CauseTimeWait, 2),
+		count(tcp, true, verdict.CauseListener, 3), count(v6, false, verdict.CauseBound, 4),
+		count(mptcp, false, verdict.CauseConnection, 5), count(foreign, false, verdict.CauseUnknown, 6),
+		count(gone, false, verdict.CauseTimeWait, 7), count(zero, false, verdict.CauseUnknown, 8),
+		count(other, true, verdict.CauseTimeWait, 9),
 	}})
 	want := zeroConflictValues()
 	for labels, n := range map[string]string{

@@ -12,8 +12,7 @@ type connectFamily struct{ failures *Metric }
 
 func newConnectFamily() *connectFamily {
 	return &connectFamily{failures: counter("connect_failures_total",
-		"Calls of connect() that failed because no ephemeral port was left: EADDRNOTAVAIL of TCP, for the destination; EAGAIN of UDP and others, for any. Other reasons for EADDRNOTAVAIL are left out. netns is other for network namespaces that are not watched.",
-		"eBPF, __sys_connect", "netns", "family", "errno")}
+		"connect() calls that failed because no local port was free.", "netns", "family", "errno")}
 }
 
 func (*connectFamily) name() string { return "connect" }

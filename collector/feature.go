@@ -4,29 +4,21 @@ import (
 	"errors"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
-
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string // as in the feature label
-	Mode   string // how it works, if there is more than one way
-	Reason string // what is missing, in a word or two of a small fixed set
-	Works  bool
-}
 
 // featureFamily shows what works on this host, and what is missing for the rest.
 type featureFamily struct {
 	available *Metric
-	features  func() []Feature
+	features  func() []sock.Feature
 }
 
-func newFeatureFamily(features func() []Feature) *featureFamily {
+func newFeatureFamily(features func() []sock.Feature) *featureFamily {
 	return &featureFamily{
 		features: features,
 		available: gauge("feature_available",
-			"1 where the feature works on this host, 0 where it does not: reason says what is missing. mode says how it works, where there is more than one way; a reason beside a mode says what is missing for the better one.",
-			"the exporter", "feature", "mode", "reason"),
+			"1 if the feature works on this host, 0 if it does not.", "feature", "mode", "reason"),
 	}
 }
 

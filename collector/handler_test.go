@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 )
 
@@ -206,7 +207,7 @@ func TestScrapeTimeout(t *testing.T) {
 					}
 					took, cause = time.Since(start), context.Cause(ctx)
 					s := wholeSnapshot(t)
-					s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: cause}
+					s.TCP = snapshot.Part[[]ports.PortSockets]{Err: cause}
 					return s
 				}).handler(log)
 				res := get(t, h, timeoutHeader, tt.header)
@@ -235,7 +236,7 @@ func TestNothingIsLoggedForAClientThatWentAway(t *testing.T) {
 	whole.Watch.Data.Dropped = 0
 	big := whole
 	for port := range 1000 {
-		big.TCP.Data = append(big.TCP.Data, snapshot.PortSockets{Number: uint16(10_000 + port)})
+		big.TCP.Data = append(big.TCP.Data, ports.PortSockets{Number: uint16(10_000 + port)})
 	}
 	gone := func(ctx context.Context) snapshot.Snapshot {
 		<-ctx.Done()
@@ -309,7 +310,7 @@ func TestConcurrentScrapes(t *testing.T) {
 		defer mu.Unlock()
 		s := whole
 		if n++; n%3 == 0 {
-			s.TCP = snapshot.Part[[]snapshot.PortSockets]{Err: errBroken}
+			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: errBroken}
 		}
 		return s
 	}).handler(log)

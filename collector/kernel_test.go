@@ -15,16 +15,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // serve serves the metrics of a namespace over HTTP.
 func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 	t.Helper()
-	plan, err := watch.NewPlan(watch.Config{
-		Ports:     []watch.Spec{{Range: watch.Range{First: 7, Last: 7}}},
+	plan, err := ports.NewPlan(ports.Config{
+		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 7, Last: 7}}},
 		Listeners: true,
 		MaxPorts:  512,
 	})
@@ -72,7 +74,7 @@ func mix(t *testing.T, ns *kerneltest.NetNS) {
 			p.l.Peers(t, state, 1+n%5, p.from)
 		}
 	}
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 300, Listeners: []*kerneltest.Listener{separate4}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 300, Listeners: []*kerneltest.Listener{separate4}})
 }
 
 // ssStates are the names of ss for the names of the metrics.
@@ -83,7 +85,7 @@ var ssStates = map[string]string{
 }
 
 // countBySS makes the samples of sockstate_tcp_sockets, but those that are 0, from ss -tan.
-func countBySS(t *testing.T, ns *kerneltest.NetNS, ports []string) map[string]float64 {
+func countBySS(t *testing.T, ns *kerneltest.NetNS, watched []string) map[string]float64 {
 	t.Helper()
 	ss := kerneltest.RequireCommand(t, "ss")
 	counts := make(map[string]float64)
@@ -94,7 +96,7 @@ func countBySS(t *testing.T, ns *kerneltest.NetNS, ports []string) map[string]fl
 				t.Fatalf("ss says %q", line)
 			}
 			port := fields[3][strings.LastIndex(fields[3], ":")+1:]
-			if slices.Contains(ports, port) {
+			if slices.Contains(watched, port) {
 				counts[fmt.Sprintf(`sockstate_tcp_sockets{family="%s", port="%s", state="%s"}`, family, port, ssStates[fields[0]])]++
 			}
 		}
@@ -123,12 +125,12 @@ func TestKernelSocketsAreAsSSCountsThem(t *testing.T) {
 			got[name] = v
 		}
 	}
-	ports := []string{"7", "4840", "8080", "9000"}
-	if want := len(ports) * 2 * 11; len(got) != want {
+	watched := []string{"7", "4840", "8080", "9000"}
+	if want := len(watched) * 2 * 11; len(got) != want {
 		t.Errorf("%d samples, want %d: each port, family and state", len(got), want)
 	}
 	maps.DeleteFunc(got, func(_ string, v float64) bool { return v == 0 })
-	want := countBySS(t, ns, ports)
+	want := countBySS(t, ns, watched)
 	if kinds := 3*10 + 1; len(want) != kinds { // all states three times, and the listeners of 9000
 		t.Fatalf("ss counts sockets of %d kinds, want %d: %v", len(want), kinds, want)
 	}

@@ -6,7 +6,9 @@ import (
 	"time"
 	"unicode"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -25,27 +27,20 @@ func newListenerFamily() *listenerFamily {
 	group := groupLabels()
 	return &listenerFamily{
 		info: gauge("tcp_listener_info",
-			"1 for each group of listening sockets: those of one address, port and device. v6only is empty for IPv4. process and unit are of the process that has the socket open, of several the oldest; empty where that is not known. unit is the systemd unit, or, where that is only a container's scope, the runtime and the first digits of the container's id.",
-			"sock_diag, INET_DIAG_SKV6ONLY; /proc/PID/fd, comm and cgroup",
+			"1 for each listening address, with the process and the systemd unit or container that listens there.",
 			"netns", "address", "port", "family", "interface", "v6only", "process", "unit"),
 		sockets: gauge("tcp_listener_sockets",
-			"Listening sockets in the group; more than 1 with SO_REUSEPORT.",
-			"sock_diag", group...),
+			"Listening sockets on the address and port.", group...),
 		queue: gauge("tcp_listener_accept_queue",
-			"Connections that wait for accept(), summed over the group.",
-			"sock_diag, idiag_rqueue of a listener: sk_ack_backlog", group...),
+			"Connections that wait for accept() on the address and port.", group...),
 		queueLimit: gauge("tcp_listener_accept_queue_limit",
-			"Connections that may wait for accept(), the backlog of listen() capped by net.core.somaxconn, summed over the group.",
-			"sock_diag, idiag_wqueue of a listener: sk_max_ack_backlog", group...),
+			"Connections that may wait for accept() on the address and port.", group...),
 		queueRatio: gauge("tcp_listener_accept_queue_ratio",
-			"Length over limit of the fullest accept queue in the group; slightly above 1 when full, as the kernel takes one connection more. A limit of 0 counts as 1.",
-			"sock_diag, idiag_rqueue over idiag_wqueue", group...),
+			"Length of the fullest accept queue on the address and port, divided by its limit.", group...),
 		drops: counter("tcp_listener_drops_total",
-			"Packets of new connections dropped at this listener, for a full accept queue or another reason; a client that tries again counts again. Counts on when sockets of the group close or are replaced.",
-			"sock_diag, SK_MEMINFO_DROPS: sk_drops", group...),
+			"Packets of new connections that the listening sockets dropped.", group...),
 		dropped: gauge("tcp_listener_groups_dropped",
-			"Groups of listening sockets on the port that are not shown for their number, 0 when all are. Of a port 64 are shown, of all ports of a namespace 4096 or one each; wildcard addresses first, loopback other than 127.0.0.1 and ::1 last. They still count in sockstate_tcp_sockets and wherever they are in the way of a bind.",
-			"the exporter", "netns", "port"),
+			"Listening addresses on the port that have no series because there are too many.", "netns", "port"),
 	}
 }
 
@@ -75,7 +70,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, snapshot.Printable(g.Owner.Process), snapshot.Printable(g.Owner.Service()))...)
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, sock.Printable(g.Owner.Process), sock.Printable(g.Owner.Service()))...)
 		ch.put(f.sockets, float64(g.Sockets), group...)
 		ch.put(f.queue, float64(g.Queue), group...)
 		ch.put(f.queueLimit, float64(g.QueueLimit), group...)
@@ -94,14 +89,14 @@ func groupLabels() []string {
 	return []string{"netns", "address", "port", "family", "interface"}
 }
 
-func groupValues(netns string, g *snapshot.GroupKey, device string) []string {
+func groupValues(netns string, g *ports.GroupKey, device string) []string {
 	return []string{netns, g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
 }
 
 // interfaceLabel is the device's name. If Printable changed the name, the index follows it:
 // otherwise two devices could have the same name, and their samples the same labels.
 func interfaceLabel(device string, ifindex uint32) string {
-	name := snapshot.Printable(device)
+	name := sock.Printable(device)
 	if strings.ContainsRune(name, unicode.ReplacementChar) {
 		name += "#" + strconv.FormatUint(uint64(ifindex), 10)
 	}

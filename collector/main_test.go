@@ -19,10 +19,13 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -44,15 +47,15 @@ const overBudget = "WARN more ports to watch than --watch.max-ports allows limit
 // wholeSnapshot has something of everything that a Collector renders.
 func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	t.Helper()
-	watcher, err := watch.New(watch.Config{
-		Ports:     []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
+	watcher, err := ports.New(ports.Config{
+		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
 		Listeners: true,
 		MaxPorts:  2,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	busy := snapshot.PortSockets{Number: 4840}
+	busy := ports.PortSockets{Number: 4840}
 	for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
 		busy.IPv4.States[state] = uint64(state)
 		busy.IPv6.States[state] = 1_000_000 * uint64(state)
@@ -60,8 +63,8 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	busy.IPv4.TimeWaitRemaining = 59_999 * time.Millisecond
 	busy.IPv6.TimeWaitRemaining = time.Millisecond
 
-	group := func(port uint16, address string, ifindex uint32) snapshot.Group {
-		g := snapshot.Group{GroupKey: snapshot.GroupKey{
+	group := func(port uint16, address string, ifindex uint32) ports.Group {
+		g := ports.Group{GroupKey: ports.GroupKey{
 			Port: port, Family: netlinkdiag.FamilyIPv4, Address: netip.MustParseAddr(address), Ifindex: ifindex,
 		}, Sockets: 1, QueueLimit: 128, DropsKnown: true}
 		if g.Address.Is6() {
@@ -74,7 +77,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	dual, only, mapped := group(80, "::", 0), group(4840, "::", 0), group(4840, "::ffff:192.0.2.1", 0)
 	only.V6Only = true
 	mapped.DropsKnown = false
-	groups := []snapshot.Group{reused, dual, only, mapped}
+	groups := []ports.Group{reused, dual, only, mapped}
 	for i, name := range hostileNames {
 		g := group(4840, "0.0.0.0", uint32(i+2))
 		g.Interface = name
@@ -92,61 +95,61 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 		}
 	}
 
-	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 53, Last: 53}, Protocol: watch.UDP, Name: "dns"}}, MaxPorts: 2})
+	plan, err := ports.NewPlan(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 53, Last: 53}, Protocol: sock.UDP, Name: "dns"}}, MaxPorts: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	udp := snapshot.UDP{
-		Watch: plan.Own(watch.UDP).Update(time.Time{}, nil),
-		Ports: []snapshot.UDPPort{{
+	udp := ports.UDP{
+		Watch: plan.Own(sock.UDP).Update(time.Time{}, nil),
+		Ports: []ports.UDPPort{{
 			Number: 53,
-			IPv4:   snapshot.UDPSockets{Sockets: 2, Queue: 4096, Drops: 7, DropsKnown: true},
-			IPv6:   snapshot.UDPSockets{Sockets: 1},
+			IPv4:   ports.UDPSockets{Sockets: 2, Queue: 4096, Drops: 7, DropsKnown: true},
+			IPv6:   ports.UDPSockets{Sockets: 1},
 		}},
 	}
-	remote := snapshot.RemotePort{Number: 5432}
+	remote := ports.RemotePort{Number: 5432}
 	remote.IPv4[netlinkdiag.StateEstablished], remote.IPv6[netlinkdiag.StateTimeWait] = 20, 3
 
 	known := func(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
 			Inode:         ownNetns,
-			Watch:         snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
-			Listeners:     snapshot.Part[[]snapshot.Group]{Data: groups, Duration: 2 * time.Millisecond},
+			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+			Listeners:     snapshot.Part[[]ports.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
-			TCP:           snapshot.Part[[]snapshot.PortSockets]{Data: []snapshot.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
+			TCP:           snapshot.Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
 			Reuse:         snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
-			Remote:        snapshot.Part[[]snapshot.RemotePort]{Data: []snapshot.RemotePort{remote}, Duration: 250 * time.Millisecond},
-			Ephemeral:     snapshot.Part[snapshot.Ephemeral]{Data: snapshot.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
-			UDP:           snapshot.Part[snapshot.UDP]{Data: udp, Duration: 2 * time.Millisecond},
-			Verdicts:      snapshot.Part[[]snapshot.PortVerdicts]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
+			Remote:        snapshot.Part[[]ports.RemotePort]{Data: []ports.RemotePort{remote}, Duration: 250 * time.Millisecond},
+			Ephemeral:     snapshot.Part[ports.Ephemeral]{Data: ports.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
+			UDP:           snapshot.Part[ports.UDP]{Data: udp, Duration: 2 * time.Millisecond},
+			Verdicts:      snapshot.Part[[]verdict.Port]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
 			}, Duration: 4 * time.Millisecond},
 		},
 		Discovery: snapshot.Part[snapshot.Discovery]{Data: snapshot.Discovery{Dropped: 1, Unreadable: 2}, Duration: time.Millisecond},
-		Binds:     snapshot.Part[snapshot.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
+		Binds:     snapshot.Part[failures.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 	}
 }
 
 // someVerdicts: 0.0.0.0:80 is free but for 212 sockets in TIME_WAIT that lack SO_REUSEADDR,
 // and a live one is on [::]:80.
-func someVerdicts() []snapshot.PortVerdicts {
-	waiting := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: 43200 * time.Millisecond, UntilKnown: true}, BlockersKnown: true}
+func someVerdicts() []verdict.Port {
+	waiting := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: 43200 * time.Millisecond, UntilKnown: true}, BlockersKnown: true}
 	waiting.Blockers[netlinkdiag.StateTimeWait] = 212
-	live := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Forever: true, UntilKnown: true}, BlockersKnown: true}
+	live := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Forever: true, UntilKnown: true}, BlockersKnown: true}
 	live.Blockers[netlinkdiag.StateCloseWait] = 1
-	free := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
-	unknown := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Unknown}}
+	free := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
+	unknown := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Unknown}}
 	v4, v6 := netip.IPv4Unspecified(), netip.IPv6Unspecified()
-	return []snapshot.PortVerdicts{{
+	return []verdict.Port{{
 		Number: 80,
-		Binds: []snapshot.BindVerdict{
+		Binds: []verdict.Bind{
 			{Address: v4, Verdict: waiting}, {Address: v4, ReuseAddr: true, Verdict: free},
 			{Address: v6, Verdict: live}, {Address: v6, ReuseAddr: true, Verdict: unknown},
 		},
-		Restarts: []snapshot.RestartVerdict{
+		Restarts: []verdict.Restart{
 			{Address: v4, Verdict: waiting}, {Address: v6, Verdict: live},
 		},
 	}}
@@ -174,10 +177,10 @@ func byConnect(k *bindtrace.Key) { k.Op = bindtrace.OpConnect }
 func byListen(k *bindtrace.Key)  { k.Op = bindtrace.OpListen }
 
 // someBinds has a failure of every kind.
-func someBinds() snapshot.Binds {
+func someBinds() failures.Binds {
 	web := count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRINUSE, 3)
 	at := time.UnixMilli(1_700_000_000_123)
-	return snapshot.Binds{
+	return failures.Binds{
 		Counts: []bindtrace.Count{
 			web,
 			changed(web, elsewhere),
@@ -190,11 +193,11 @@ func someBinds() snapshot.Binds {
 		},
 		Connects: true,
 		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
-		Latest: []snapshot.Failure{{
-			FailureKey: snapshot.FailureKey{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
+		Latest: []failures.Failure{{
+			FailureKey: failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
 			Time:       at, Errno: unix.EADDRINUSE, Process: "nginx",
 		}, {
-			FailureKey: snapshot.FailureKey{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},
+			FailureKey: failures.Key{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},
 			Time:       at.Add(time.Second), Errno: unix.EACCES, Process: "evil\n\xff\"}\u202e",
 		}},
 	}

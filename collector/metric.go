@@ -13,16 +13,15 @@ type Metric struct {
 	Name   string
 	Type   prometheus.ValueType
 	Labels []string
-	Help   string // says the unit, and when a sample is absent
-	Source string // from which the kernel or the exporter has the value
+	Help   string // one short sentence; internal/metricsdoc has the rest
 }
 
-func gauge(name, help, source string, labels ...string) *Metric {
-	return &Metric{Name: "sockstate_" + name, Type: prometheus.GaugeValue, Labels: labels, Help: help, Source: source}
+func gauge(name, help string, labels ...string) *Metric {
+	return &Metric{Name: "sockstate_" + name, Type: prometheus.GaugeValue, Labels: labels, Help: help}
 }
 
-func counter(name, help, source string, labels ...string) *Metric {
-	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help, Source: source}
+func counter(name, help string, labels ...string) *Metric {
+	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help}
 }
 
 // A sink takes the samples of a scrape and builds the families that a prometheus.Registry would
@@ -81,11 +80,11 @@ func (s *sink) family(m *Metric) *family {
 	if f, ok := s.families[m]; ok {
 		return f
 	}
-	help, typ := m.Help+" ("+m.Source+")", dto.MetricType_GAUGE
+	typ := dto.MetricType_GAUGE
 	if m.Type == prometheus.CounterValue {
 		typ = dto.MetricType_COUNTER
 	}
-	f := &family{dto: &dto.MetricFamily{Name: &m.Name, Help: &help, Type: &typ}}
+	f := &family{dto: &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: &typ}}
 	for i := range m.Labels {
 		f.order = append(f.order, i)
 	}

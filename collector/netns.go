@@ -61,11 +61,10 @@ type netnsFamily struct {
 }
 
 func newNetnsFamily() *netnsFamily {
-	const source = "the exporter's --netns flags, nsfs and /proc"
 	return &netnsFamily{
-		watched:    gauge("watched_namespaces", "Network namespaces that are watched beside the exporter's own. Absent where none are looked for.", source),
-		dropped:    gauge("watched_namespaces_dropped", "Network namespaces that would be watched but for their number.", source),
-		unreadable: gauge("namespaces_unreadable_processes", "Processes whose network namespace the exporter may not see, with --netns.processes.", source),
+		watched:    gauge("watched_namespaces", "Watched network namespaces, not counting the exporter's own."),
+		dropped:    gauge("watched_namespaces_dropped", "Network namespaces that are not watched because there are too many."),
+		unreadable: gauge("namespaces_unreadable_processes", "Processes whose network namespace the exporter is not allowed to see."),
 	}
 }
 

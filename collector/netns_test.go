@@ -4,6 +4,7 @@ import (
 	"maps"
 	"testing"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 )
 
@@ -33,8 +34,8 @@ func successIn(change func(map[string]string)) map[string]string {
 func TestANamespaceThatFailsIsToldFromThoseThatAreWell(t *testing.T) {
 	s := wholeSnapshot(t)
 	s.Others = []snapshot.Namespace{
-		{Name: "blue", Inode: 2, Listeners: snapshot.Part[[]snapshot.Group]{Err: errBroken}},
-		{Name: "green", Inode: 3, Remote: snapshot.Part[[]snapshot.RemotePort]{Err: snapshot.ErrOff}},
+		{Name: "blue", Inode: 2, Listeners: snapshot.Part[[]ports.Group]{Err: errBroken}},
+		{Name: "green", Inode: 3, Remote: snapshot.Part[[]ports.RemotePort]{Err: snapshot.ErrOff}},
 	}
 	for netns, want := range map[string]map[string]string{
 		"":      successIn(func(map[string]string) {}),
@@ -54,7 +55,7 @@ func TestANamespaceThatFailsIsToldFromThoseThatAreWell(t *testing.T) {
 func TestWhatIsSwitchedOffIsInNoNamespace(t *testing.T) {
 	s := wholeSnapshot(t)
 	s.Listeners.Err = snapshot.ErrOff
-	s.Others = []snapshot.Namespace{{Name: "blue", Inode: 2, Listeners: snapshot.Part[[]snapshot.Group]{Err: snapshot.ErrOff}}}
+	s.Others = []snapshot.Namespace{{Name: "blue", Inode: 2, Listeners: snapshot.Part[[]ports.Group]{Err: snapshot.ErrOff}}}
 	for _, netns := range []string{"", "blue"} {
 		want := successIn(func(all map[string]string) { delete(all, "listener") })
 		if got := ofNetns(t, s, netns); !maps.Equal(got, want) {

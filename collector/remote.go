@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -13,8 +14,7 @@ type remoteFamily struct{ sockets *Metric }
 
 func newRemoteFamily() *remoteFamily {
 	return &remoteFamily{sockets: gauge("tcp_remote_sockets",
-		"TCP sockets that are connected, connecting or closing to the watched remote port, by state; 0 where there are none.",
-		"sock_diag, idiag_state", "netns", "remote_port", "family", "state")}
+		"TCP sockets to the watched remote port, by state.", "netns", "remote_port", "family", "state")}
 }
 
 func (*remoteFamily) name() string { return "remote" }
@@ -34,7 +34,7 @@ func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 // collectIn leaves out the states that have no peer.
-func (f *remoteFamily) collectIn(ports []snapshot.RemotePort, netns string, ch *sink) {
+func (f *remoteFamily) collectIn(ports []ports.RemotePort, netns string, ch *sink) {
 	for i := range ports {
 		p := &ports[i]
 		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
@@ -52,8 +52,7 @@ type ephemeralFamily struct{ used *Metric }
 
 func newEphemeralFamily() *ephemeralFamily {
 	return &ephemeralFamily{used: gauge("netns_ephemeral_ports_used",
-		"Local ports that are in use for one destination, TIME_WAIT included, of those in sockstate_netns_ephemeral_ports_limit: the limit holds for each destination (address and port, from one source address). rank 1 is the busiest destination, of that family of address; 0 where there is none. Too low by an 8192nd of all client connections at most.",
-		"sock_diag", "netns", "family", "rank")}
+		"Ephemeral ports in use for one of the busiest destinations, by rank.", "netns", "family", "rank")}
 }
 
 func (*ephemeralFamily) name() string { return "ephemeral" }

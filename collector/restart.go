@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -19,20 +21,15 @@ type restartFamily struct {
 }
 
 func newRestartFamily() *restartFamily {
-	const source = "the rules of inet_csk_get_port on sockets from sock_diag and eBPF"
 	return &restartFamily{
 		blockers: gauge("tcp_bind_blockers",
-			"Sockets that would make bind() to the address and port fail, listeners aside, for a binder with SO_REUSEADDR (reuseaddr true) or without; by state. The addresses are those that listen, or listened last, on the port; without any, the wildcards. Absent where that cannot be known.",
-			source, "netns", "address", "port", "family", "reuseaddr", "state"),
+			"Sockets other than listeners that would make bind() to the address and port fail, by state.", "netns", "address", "port", "family", "reuseaddr", "state"),
 		blocked: gauge("tcp_bind_blocked_seconds",
-			"Seconds for which bind() to the address and port would keep failing, listeners aside: 0 it would succeed now, +Inf a live socket is in the way. For a binder with SO_REUSEADDR (reuseaddr true) or without. Absent where that cannot be known.",
-			source, "netns", "address", "port", "family", "reuseaddr"),
+			"Seconds until bind() would work if no one listened; 0 means now, +Inf means blocked by a live socket.", "netns", "address", "port", "family", "reuseaddr"),
 		restart: gauge("tcp_restart_blocked_seconds",
-			"Seconds for which a restart of this listener, with its address and flags, could not bind: 0 it could now, +Inf a live socket is in the way. Kept after the listener went, for the watch retention. Absent where that cannot be known.",
-			source, "netns", "address", "port", "family"),
+			"Seconds until the listener could bind if it restarted; 0 means now, +Inf means blocked by a live socket.", "netns", "address", "port", "family"),
 		info: gauge("tcp_restart_info",
-			"1 for each address that sockstate_tcp_restart_blocked_seconds is of: whose listener it is, or was. process and unit as in sockstate_tcp_listener_info; kept after the listener went, for the watch retention. Absent before there was one.",
-			"/proc/PID/fd, comm and cgroup", "netns", "address", "port", "family", "process", "unit"),
+			"1 for each address, with the process and the systemd unit or container that listened there last.", "netns", "address", "port", "family", "process", "unit"),
 	}
 }
 
@@ -68,7 +65,7 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 		port := strconv.Itoa(int(p.Number))
 		for i := range p.Binds {
 			b := &p.Binds[i]
-			address, family, reuseaddr := b.Address.String(), snapshot.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
+			address, family, reuseaddr := b.Address.String(), sock.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
 			if seconds, ok := blockedSeconds(&b.Verdict); ok {
 				ch.put(f.blocked, seconds, netns, address, port, family, reuseaddr)
 			}
@@ -85,8 +82,8 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 
 // restarts shows one verdict per address. If listeners on several devices share an address, it
 // is the worst.
-func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port string, ch *sink) {
-	worst := make(map[netip.Addr]*snapshot.RestartVerdict, len(restarts))
+func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string, ch *sink) {
+	worst := make(map[netip.Addr]*verdict.Restart, len(restarts))
 	var order []netip.Addr
 	for i := range restarts {
 		r := &restarts[i]
@@ -100,15 +97,15 @@ func (f *restartFamily) restarts(restarts []snapshot.RestartVerdict, netns, port
 	}
 	for _, address := range order {
 		r := worst[address]
-		labels := []string{netns, address.String(), port, snapshot.FamilyOf(address).String()}
+		labels := []string{netns, address.String(), port, sock.FamilyOf(address).String()}
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
 			ch.put(f.restart, seconds, labels...)
 		}
-		ch.put(f.info, 1, append(labels, snapshot.Printable(r.Owner.Process), snapshot.Printable(r.Owner.Service()))...)
+		ch.put(f.info, 1, append(labels, sock.Printable(r.Owner.Process), sock.Printable(r.Owner.Service()))...)
 	}
 }
 
-func blockedSeconds(v *snapshot.Verdict) (float64, bool) {
+func blockedSeconds(v *verdict.Verdict) (float64, bool) {
 	left, forever, ok := v.Remaining()
 	if forever {
 		return math.Inf(1), ok

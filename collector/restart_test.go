@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -15,54 +14,55 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
 var (
-	verdictFree     = snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
-	verdictUnknown  = snapshot.Verdict{Verdict: bindrule.Verdict{Doubtful: []int{0}}}
+	verdictFree     = verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
+	verdictUnknown  = verdict.Verdict{Verdict: bindrule.Verdict{Doubtful: []int{0}}}
 	verdictMinute   = blockedFor(time.Minute, map[netlinkdiag.State]uint64{netlinkdiag.StateTimeWait: 212})
 	verdictForever  = blockedForEver(map[netlinkdiag.State]uint64{netlinkdiag.StateTimeWait: 2, netlinkdiag.StateCloseWait: 1})
-	verdictSomeTime = snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: time.Second, Doubtful: []int{1}}}
+	verdictSomeTime = verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: time.Second, Doubtful: []int{1}}}
 )
 
-func blockedFor(left time.Duration, by map[netlinkdiag.State]uint64) snapshot.Verdict {
-	v := snapshot.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: left, UntilKnown: true}, BlockersKnown: true}
+func blockedFor(left time.Duration, by map[netlinkdiag.State]uint64) verdict.Verdict {
+	v := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Blocked, Until: left, UntilKnown: true}, BlockersKnown: true}
 	for state, n := range by {
 		v.Blockers[state] = n
 	}
 	return v
 }
 
-func blockedForEver(by map[netlinkdiag.State]uint64) snapshot.Verdict {
+func blockedForEver(by map[netlinkdiag.State]uint64) verdict.Verdict {
 	v := blockedFor(0, by)
 	v.Forever = true
 	return v
 }
 
 // binds are the two rows of an address.
-func binds(address string, without, with snapshot.Verdict) []snapshot.BindVerdict {
+func binds(address string, without, with verdict.Verdict) []verdict.Bind {
 	a := netip.MustParseAddr(address)
-	return []snapshot.BindVerdict{{Address: a, Verdict: without}, {Address: a, ReuseAddr: true, Verdict: with}}
+	return []verdict.Bind{{Address: a, Verdict: without}, {Address: a, ReuseAddr: true, Verdict: with}}
 }
 
-func restart(address string, ifindex uint32, v snapshot.Verdict) snapshot.RestartVerdict {
-	return snapshot.RestartVerdict{Address: netip.MustParseAddr(address), Ifindex: ifindex, Verdict: v}
+func restart(address string, ifindex uint32, v verdict.Verdict) verdict.Restart {
+	return verdict.Restart{Address: netip.MustParseAddr(address), Ifindex: ifindex, Verdict: v}
 }
 
 // withVerdicts is a snapshot of everything, with these verdicts.
-func withVerdicts(t *testing.T, ports ...snapshot.PortVerdicts) snapshot.Snapshot {
+func withVerdicts(t *testing.T, watched ...verdict.Port) snapshot.Snapshot {
 	t.Helper()
 	s := wholeSnapshot(t)
-	s.Verdicts = snapshot.Part[[]snapshot.PortVerdicts]{Data: ports, Duration: time.Second}
+	s.Verdicts = snapshot.Part[[]verdict.Port]{Data: watched, Duration: time.Second}
 	return s
 }
 
-func verdictText(t *testing.T, ports ...snapshot.PortVerdicts) []byte {
+func verdictText(t *testing.T, watched ...verdict.Port) []byte {
 	t.Helper()
-	c, _ := collectorOf(withVerdicts(t, ports...))
+	c, _ := collectorOf(withVerdicts(t, watched...))
 	return exposition(t, c)
 }
 
@@ -73,8 +73,8 @@ func restartMetrics() []string {
 
 func TestBindRowsSayForHowLong(t *testing.T) {
 	text := verdictText(t,
-		snapshot.PortVerdicts{Number: 80, Binds: binds("0.0.0.0", verdictMinute, verdictFree)},
-		snapshot.PortVerdicts{Number: 4840, Binds: slices.Concat(
+		verdict.Port{Number: 80, Binds: binds("0.0.0.0", verdictMinute, verdictFree)},
+		verdict.Port{Number: 4840, Binds: slices.Concat(
 			binds("::", verdictForever, verdictUnknown),
 			binds("::ffff:192.0.2.1", verdictSomeTime, verdictFree),
 		)})
@@ -94,7 +94,7 @@ func TestBindRowsSayForHowLong(t *testing.T) {
 }
 
 func TestBlockersAreCountedByState(t *testing.T) {
-	text := verdictText(t, snapshot.PortVerdicts{Number: 80, Binds: binds("0.0.0.0", verdictForever, verdictFree)})
+	text := verdictText(t, verdict.Port{Number: 80, Binds: binds("0.0.0.0", verdictForever, verdictFree)})
 	want := make(map[string]string)
 	for _, state := range []string{
 		"established", "syn_sent", "fin_wait1", "fin_wait2", "time_wait", "close", "close_wait", "last_ack", "closing",
@@ -123,7 +123,7 @@ func TestNoBlockerGoesUncounted(t *testing.T) {
 			by[state] = 1
 		}
 	}
-	text := verdictText(t, snapshot.PortVerdicts{Number: 80, Binds: binds("0.0.0.0", blockedForEver(by), verdictFree)})
+	text := verdictText(t, verdict.Port{Number: 80, Binds: binds("0.0.0.0", blockedForEver(by), verdictFree)})
 	n := 0
 	for _, value := range values(text, "sockstate_tcp_bind_blockers") {
 		if value == "1" {
@@ -138,7 +138,7 @@ func TestNoBlockerGoesUncounted(t *testing.T) {
 func TestBlockersThatAreNotAllAreAbsent(t *testing.T) {
 	partial := verdictForever
 	partial.BlockersKnown = false
-	text := verdictText(t, snapshot.PortVerdicts{Number: 80, Binds: slices.Concat(
+	text := verdictText(t, verdict.Port{Number: 80, Binds: slices.Concat(
 		binds("0.0.0.0", partial, verdictUnknown), binds("::", verdictSomeTime, verdictUnknown),
 	)})
 	if got := values(text, "sockstate_tcp_bind_blockers"); len(got) != 0 {
@@ -154,27 +154,27 @@ func TestRestartIsTheWorstOfItsDevices(t *testing.T) {
 	short := blockedFor(time.Second, nil)
 	for _, tt := range []struct {
 		name     string
-		verdicts []snapshot.Verdict
+		verdicts []verdict.Verdict
 		want     string // empty: no sample
 	}{
-		{"free", []snapshot.Verdict{verdictFree}, "0"},
-		{"for a minute", []snapshot.Verdict{verdictMinute}, "60"},
-		{"for ever", []snapshot.Verdict{verdictForever}, "+Inf"},
-		{"unknown", []snapshot.Verdict{verdictUnknown}, ""},
-		{"nobody knows how long", []snapshot.Verdict{verdictSomeTime}, ""},
-		{"free, a minute", []snapshot.Verdict{verdictFree, verdictMinute}, "60"},
-		{"a minute, free", []snapshot.Verdict{verdictMinute, verdictFree}, "60"},
-		{"a second, a minute, free", []snapshot.Verdict{short, verdictMinute, verdictFree}, "60"},
-		{"free, unknown", []snapshot.Verdict{verdictFree, verdictUnknown}, ""},
-		{"unknown, free", []snapshot.Verdict{verdictUnknown, verdictFree}, ""},
-		{"a minute, unknown", []snapshot.Verdict{verdictMinute, verdictUnknown}, ""},
-		{"a minute, nobody knows how long", []snapshot.Verdict{verdictMinute, verdictSomeTime}, ""},
-		{"for ever, unknown", []snapshot.Verdict{verdictForever, verdictUnknown}, "+Inf"},
-		{"unknown, for ever", []snapshot.Verdict{verdictUnknown, verdictForever}, "+Inf"},
-		{"a minute, for ever", []snapshot.Verdict{verdictMinute, verdictForever}, "+Inf"},
+		{"free", []verdict.Verdict{verdictFree}, "0"},
+		{"for a minute", []verdict.Verdict{verdictMinute}, "60"},
+		{"for ever", []verdict.Verdict{verdictForever}, "+Inf"},
+		{"unknown", []verdict.Verdict{verdictUnknown}, ""},
+		{"nobody knows how long", []verdict.Verdict{verdictSomeTime}, ""},
+		{"free, a minute", []verdict.Verdict{verdictFree, verdictMinute}, "60"},
+		{"a minute, free", []verdict.Verdict{verdictMinute, verdictFree}, "60"},
+		{"a second, a minute, free", []verdict.Verdict{short, verdictMinute, verdictFree}, "60"},
+		{"free, unknown", []verdict.Verdict{verdictFree, verdictUnknown}, ""},
+		{"unknown, free", []verdict.Verdict{verdictUnknown, verdictFree}, ""},
+		{"a minute, unknown", []verdict.Verdict{verdictMinute, verdictUnknown}, ""},
+		{"a minute, nobody knows how long", []verdict.Verdict{verdictMinute, verdictSomeTime}, ""},
+		{"for ever, unknown", []verdict.Verdict{verdictForever, verdictUnknown}, "+Inf"},
+		{"unknown, for ever", []verdict.Verdict{verdictUnknown, verdictForever}, "+Inf"},
+		{"a minute, for ever", []verdict.Verdict{verdictMinute, verdictForever}, "+Inf"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := snapshot.PortVerdicts{Number: 80}
+			p := verdict.Port{Number: 80}
 			for i, v := range tt.verdicts {
 				p.Restarts = append(p.Restarts, restart("::1", uint32(i), v))
 			}
@@ -190,18 +190,18 @@ func TestRestartIsTheWorstOfItsDevices(t *testing.T) {
 }
 
 // manyVerdicts has addresses that are easily taken for each other.
-func manyVerdicts() (ports []snapshot.PortVerdicts) {
+func manyVerdicts() (watched []verdict.Port) {
 	for _, number := range []uint16{80, 4840} {
-		p := snapshot.PortVerdicts{Number: number}
+		p := verdict.Port{Number: number}
 		for _, address := range []string{"0.0.0.0", "127.0.0.1", "::", "::1", "::ffff:0.0.0.0", "::ffff:127.0.0.1", "fe80::1"} {
 			p.Binds = append(p.Binds, binds(address, verdictMinute, verdictForever)...)
 			for ifindex := range uint32(3) {
 				p.Restarts = append(p.Restarts, restart(address, ifindex, verdictMinute))
 			}
 		}
-		ports = append(ports, p)
+		watched = append(watched, p)
 	}
-	return ports
+	return watched
 }
 
 func TestVerdictsAreNeverTheSameSeries(t *testing.T) {
@@ -227,17 +227,6 @@ func TestPromlintFindsNothingInVerdicts(t *testing.T) {
 	}
 }
 
-func TestVerdictsHaveHelp(t *testing.T) {
-	text := string(verdictText(t, manyVerdicts()...))
-	for _, metric := range restartMetrics() {
-		_, rest, ok := strings.Cut(text, "# HELP "+metric+" ")
-		help, _, _ := strings.Cut(rest, "\n")
-		if !ok || metric != "sockstate_tcp_restart_info" && !strings.Contains(help, "inet_csk_get_port") || !strings.Contains(help, "Absent ") {
-			t.Errorf("%s: help %q, want where it is from and what is absent when", metric, help)
-		}
-	}
-}
-
 func TestMissingVerdictsCostTheirOwnMetricsOnly(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -250,9 +239,9 @@ func TestMissingVerdictsCostTheirOwnMetricsOnly(t *testing.T) {
 		{"switched off", snapshot.ErrOff, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := withVerdicts(t, snapshot.PortVerdicts{
+			s := withVerdicts(t, verdict.Port{
 				Number: 80, Binds: binds("0.0.0.0", verdictMinute, verdictFree),
-				Restarts: []snapshot.RestartVerdict{restart("0.0.0.0", 0, verdictMinute)},
+				Restarts: []verdict.Restart{restart("0.0.0.0", 0, verdictMinute)},
 			})
 			all, _ := collectorOf(s)
 			want := familyNames(exposition(t, all))
@@ -285,7 +274,7 @@ func TestKernelVerdictsAsText(t *testing.T) {
 	l.Peers(t, kerneltest.StateTimeWait, 3, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateCloseWait, 2, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateSynRecv, 4, netip.MustParseAddr("127.0.0.1"))
-	plan, err := watch.NewPlan(watch.Config{Listeners: true, MaxPorts: 512})
+	plan, err := ports.NewPlan(ports.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		t.Fatal(err)
 	}

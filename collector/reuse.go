@@ -16,11 +16,9 @@ type reuseFamily struct {
 func newReuseFamily() *reuseFamily {
 	return &reuseFamily{
 		reuseAddr: gauge("tcp_listener_reuseaddr",
-			"1 where every listening socket of the group has SO_REUSEADDR, 0 where one has not; absent where that is not known.",
-			"skc_reuse by eBPF iterator, or getsockopt by pidfd_getfd", groupLabels()...),
+			"1 if every listening socket on the address and port has SO_REUSEADDR, 0 if one lacks it.", groupLabels()...),
 		reusePort: gauge("tcp_listener_reuseport",
-			"1 where every listening socket of the group has SO_REUSEPORT, 0 where one has not; absent where that is not known.",
-			"skc_reuseport by eBPF iterator, or getsockopt by pidfd_getfd", groupLabels()...),
+			"1 if every listening socket on the address and port has SO_REUSEPORT, 0 if one lacks it.", groupLabels()...),
 	}
 }
 
@@ -41,7 +39,7 @@ func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 func (f *reuseFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
-	for _, g := range ns.Reuse.Data.Listeners {
+	for _, g := range ns.Listeners.Data {
 		labels := groupValues(netns, &g.GroupKey, g.Interface)
 		for _, flag := range []struct {
 			metric *Metric

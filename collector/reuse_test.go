@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -18,7 +20,7 @@ func TestReuseFlagsAreOneZeroOrAbsent(t *testing.T) {
 		for _, reusePort := range []bindrule.Flag{bindrule.Yes, bindrule.No, bindrule.FlagUnknown} {
 			port++
 			s.Reuse.Data.Listeners = append(s.Reuse.Data.Listeners, snapshot.GroupReuse{
-				GroupKey:  snapshot.GroupKey{Port: port, Family: netlinkdiag.FamilyIPv6, Address: netip.IPv6Unspecified()},
+				GroupKey:  ports.GroupKey{Port: port, Family: netlinkdiag.FamilyIPv6, Address: netip.IPv6Unspecified()},
 				ReuseAddr: addr, ReusePort: reusePort,
 			})
 		}
@@ -63,11 +65,11 @@ func TestReuseFlagsHaveTheLabelsOfTheirListener(t *testing.T) {
 
 func TestFeaturesSayHowTheyWorkOrWhyNot(t *testing.T) {
 	s := wholeSnapshot(t)
-	features := []Feature{
+	features := []sock.Feature{
 		{Name: "bind_tracing", Reason: "no_tracefs"},
 		{Name: "reuse_flags", Mode: "pidfd", Reason: "cap_bpf", Works: true},
 	}
-	c := New(constant(s), func() []Feature { return features }, newLogger(new(logbook)))
+	c := New(constant(s), func() []sock.Feature { return features }, newLogger(new(logbook)))
 	want := map[string]string{
 		`feature="bind_tracing",mode="",reason="no_tracefs"`:  "0",
 		`feature="reuse_flags",mode="pidfd",reason="cap_bpf"`: "1",

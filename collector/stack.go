@@ -20,23 +20,17 @@ type stackFamily struct {
 func newStackFamily() *stackFamily {
 	return &stackFamily{
 		timeWait: gauge("netns_time_wait_sockets",
-			"TIME_WAIT sockets of the network namespace, of both families, on any port; with them the FIN_WAIT2 sockets that no process owns any more.",
-			"/proc/net/sockstat, TCP tw", "netns"),
+			"TIME_WAIT sockets in the network namespace, on all ports.", "netns"),
 		timeWaitLimit: gauge("netns_time_wait_limit",
-			"TIME_WAIT sockets that the kernel keeps at most; beyond it connections are closed without.",
-			"net.ipv4.tcp_max_tw_buckets", "netns"),
+			"Maximum number of TIME_WAIT sockets in the network namespace.", "netns"),
 		timeWaitOverflows: counter("netns_time_wait_overflows_total",
-			"Connections that should have gone to TIME_WAIT but found the table full.",
-			"/proc/net/netstat, TcpExt TCPTimeWaitOverflow", "netns"),
+			"Connections that closed without TIME_WAIT because the limit was reached.", "netns"),
 		listenOverflows: counter("netns_listen_overflows_total",
-			"Connections dropped because the accept queue of a listener was full.",
-			"/proc/net/netstat, TcpExt ListenOverflows", "netns"),
+			"Connections dropped because the accept queue of a listener was full.", "netns"),
 		listenDrops: counter("netns_listen_drops_total",
-			"Connections dropped by listeners for any reason, overflows included.",
-			"/proc/net/netstat, TcpExt ListenDrops", "netns"),
+			"Connections that listeners dropped for any reason, including full accept queues.", "netns"),
 		ephemeralPorts: gauge("netns_ephemeral_ports_limit",
-			"Ports that the kernel may choose for bind() to port 0 and for connect(). The limit holds for each local address and destination.",
-			"net.ipv4.ip_local_port_range less net.ipv4.ip_local_reserved_ports", "netns"),
+			"Ports that the kernel may choose as local port for one destination.", "netns"),
 	}
 }
 

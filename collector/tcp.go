@@ -17,12 +17,10 @@ type tcpFamily struct {
 func newTCPFamily() *tcpFamily {
 	return &tcpFamily{
 		sockets: gauge("tcp_sockets",
-			"TCP sockets on the watched local port, by state; 0 where there are none. In another network namespace where the kernel counts nothing but listeners, syn_recv and close are absent when to look for them would take too long. Sockets that are bound but neither listen nor connect are in state close, from Linux 6.8 on.",
-			"sock_diag, idiag_state",
+			"TCP sockets on the watched local port, by state.",
 			"netns", "port", "family", "state"),
 		timeWaitRemaining: gauge("tcp_time_wait_remaining_seconds",
-			"Seconds until the last TIME_WAIT socket of the port expires; 0 where there are none. The kernel runs such timers late, by up to 2 seconds with CONFIG_HZ=250, 4 with 1000; the bind and restart metrics take that into account.",
-			"sock_diag, idiag_expires",
+			"Seconds until the last TIME_WAIT socket on the port expires, 0 if there is none.",
 			"netns", "port", "family"),
 	}
 }

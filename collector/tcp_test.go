@@ -4,13 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
 func TestStatesThatWereNotLookedForAreAbsent(t *testing.T) {
 	s := wholeSnapshot(t)
-	s.TCP.Data = []snapshot.PortSockets{{
+	s.TCP.Data = []ports.PortSockets{{
 		Number: 80, Unseen: netlinkdiag.States(netlinkdiag.StateSynRecv, netlinkdiag.StateClose),
 	}}
 	c, _ := collectorOf(s)

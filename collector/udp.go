@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -19,14 +20,11 @@ func newUDPFamily() *udpFamily {
 	labels := []string{"netns", "port", "family"}
 	return &udpFamily{
 		sockets: gauge("udp_sockets",
-			"UDP sockets on the watched local port, connected ones included; 0 where there are none.",
-			"sock_diag", labels...),
+			"UDP sockets on the watched local port.", labels...),
 		queue: gauge("udp_receive_queue_bytes",
-			"Bytes that wait to be read from the sockets of the port, with the kernel's overhead for each datagram.",
-			"sock_diag, idiag_rqueue: sk_rmem_alloc", labels...),
+			"Bytes that wait to be read on the UDP port, including the kernel's overhead.", labels...),
 		drops: counter("udp_drops_total",
-			"Datagrams dropped at the sockets of the port, for a full receive queue or a wrong checksum. Counts on when sockets close or are replaced.",
-			"sock_diag, SK_MEMINFO_DROPS: sk_drops", labels...),
+			"Datagrams that the sockets on the UDP port dropped.", labels...),
 	}
 }
 
@@ -46,7 +44,7 @@ func (f *udpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	}
 }
 
-func (f *udpFamily) collectIn(ports []snapshot.UDPPort, netns string, ch *sink) {
+func (f *udpFamily) collectIn(ports []ports.UDPPort, netns string, ch *sink) {
 	for i := range ports {
 		p := &ports[i]
 		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {

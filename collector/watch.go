@@ -5,8 +5,9 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 )
 
 // watchFamily shows which ports are watched.
@@ -18,14 +19,12 @@ type watchFamily struct {
 }
 
 func newWatchFamily() *watchFamily {
-	const source = "the exporter's --watch flags and the listeners it saw"
 	return &watchFamily{
 		info: gauge("watched_port_info",
-			"1 for each watched port. name is what --watch.port called it; source is flag for a port that was asked for, listener for one that was discovered.",
-			source, "netns", "port", "protocol", "name", "source"),
-		ports:   gauge("watched_ports", "Ports that are watched.", source),
-		limit:   gauge("watched_ports_limit", "Ports that may be watched at most, --watch.max-ports.", source),
-		dropped: gauge("watched_ports_dropped", "Ports that would be watched but for --watch.max-ports.", source),
+			"1 for each watched port, with its name and the reason why it is watched.", "netns", "port", "protocol", "name", "source"),
+		ports:   gauge("watched_ports", "Watched ports in all network namespaces."),
+		limit:   gauge("watched_ports_limit", "Maximum number of watched ports, as set by --watch.max-ports."),
+		dropped: gauge("watched_ports_dropped", "Ports that are not watched because --watch.max-ports is reached."),
 	}
 }
 
@@ -72,8 +71,8 @@ func budget(s *snapshot.Snapshot) (ports, dropped, limit int) {
 }
 
 // watched are the watched ports of a namespace, by protocol.
-func watched(ns *snapshot.Namespace) iter.Seq2[watch.Protocol, *watch.Set] {
-	return func(yield func(watch.Protocol, *watch.Set) bool) {
-		_ = yield(watch.TCP, &ns.Watch.Data) && yield(watch.UDP, &ns.UDP.Data.Watch)
+func watched(ns *snapshot.Namespace) iter.Seq2[sock.Protocol, *ports.Set] {
+	return func(yield func(sock.Protocol, *ports.Set) bool) {
+		_ = yield(sock.TCP, &ns.Watch.Data) && yield(sock.UDP, &ns.UDP.Data.Watch)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -392,7 +393,7 @@ func TestTimeWaitRunsDown(t *testing.T) {
 		return got[0].Expires, before, time.Now()
 	}
 	made := time.Now()
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{4840}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1, Ports: []uint16{4840}})
 	first, before1, after1 := expires()
 	if first > timeWaitLen+slack || first < timeWaitLen-after1.Sub(made)-slack {
 		t.Errorf("expires in %v, %v after it was made", first, after1.Sub(made))

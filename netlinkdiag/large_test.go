@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -30,7 +31,7 @@ func TestLargeDumpIsCancelled(t *testing.T) {
 		n = 10_000 // an emulated machine does not make more within their 60 s
 	}
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: n, Ports: []uint16{4840, 4841}})
+	timewait.MustMake(t, ns, timewait.Options{Count: n, Ports: []uint16{4840, 4841}})
 	c := dialNetNS(t, ns)
 	for _, after := range []int{1, perDatagram, n / 2} {
 		ctx, cancel := context.WithCancelCause(noContext)
@@ -76,7 +77,7 @@ func TestAllocationsDoNotGrowWithSockets(t *testing.T) {
 	allocs := make(map[int]float64)
 	for _, n := range []int{few, many} {
 		ns := kerneltest.New(t)
-		ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: n, Ports: []uint16{4840}})
+		timewait.MustMake(t, ns, timewait.Options{Count: n, Ports: []uint16{4840}})
 		c := dialNetNS(t, ns)
 		allocs[n] = testing.AllocsPerRun(10, func() {
 			count := 0
@@ -116,7 +117,7 @@ func descriptors(t *testing.T) map[string]string {
 
 func TestNoDescriptorIsLeftOpen(t *testing.T) {
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1000, Ports: []uint16{4840}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1000, Ports: []uint16{4840}})
 	use := func() {
 		c, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -97,7 +97,7 @@ func dump(ns *kerneltest.NetNS, sockets int) (contender, error) {
 
 // dumpPorts is our Conn.Dump for the ports of set, filtered by the kernel or here, and
 // counted by port: what the exporter does with it.
-func dumpPorts(ns *kerneltest.NetNS, name string, set watch.Set, inKernel bool, want int) (contender, error) {
+func dumpPorts(ns *kerneltest.NetNS, name string, set ports.Set, inKernel bool, want int) (contender, error) {
 	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
 	if err != nil {
 		return contender{}, err

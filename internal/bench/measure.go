@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 const (
@@ -27,7 +28,7 @@ const (
 // timeWaits keeps TIME_WAIT sockets there, in a namespace that has no others.
 type timeWaits struct {
 	ns       *kerneltest.NetNS
-	opts     kerneltest.TimeWaitOptions
+	opts     timewait.Options
 	made     time.Time // when the first of them was
 	progress io.Writer
 }
@@ -46,7 +47,7 @@ func (t *timeWaits) ensure(ctx context.Context, enough time.Duration) error {
 			return err
 		}
 		t.made = time.Now()
-		err := kerneltest.MakeTimeWait(t.ns, t.opts)
+		err := timewait.Make(t.ns, t.opts)
 		took := time.Since(t.made).Round(100 * time.Millisecond)
 		if err == nil {
 			fmt.Fprintf(t.progress, "made %s TIME_WAIT sockets in %v\n", thousands(t.opts.Count), took)

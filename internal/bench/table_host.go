@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 // A usual host: its sockets are the listeners, both ends of the connections, and those in
@@ -61,7 +62,7 @@ func (b *bench) measureHost(ctx context.Context, ns *kerneltest.NetNS) (table, e
 	}
 
 	rounds := 20 * b.opts.rounds
-	sockets := &timeWaits{ns: ns, progress: b.progress, opts: kerneltest.TimeWaitOptions{Listeners: listeners, Count: hostTimeWait}}
+	sockets := &timeWaits{ns: ns, progress: b.progress, opts: timewait.Options{Listeners: listeners, Count: hostTimeWait}}
 	results, err := measure(ctx, sockets, contenders, rounds)
 	if err != nil {
 		return table{}, err

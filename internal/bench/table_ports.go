@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -40,14 +42,14 @@ func everyOther(n int) []uint16 {
 	return ports
 }
 
-func watchSet(ports []uint16) (watch.Set, error) {
-	cfg := watch.Config{MaxPorts: len(ports)}
-	for _, p := range ports {
-		cfg.Ports = append(cfg.Ports, watch.Spec{Range: watch.Range{First: p, Last: p}})
+func watchSet(numbers []uint16) (ports.Set, error) {
+	cfg := ports.Config{MaxPorts: len(numbers)}
+	for _, p := range numbers {
+		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
 	}
-	w, err := watch.New(cfg)
+	w, err := ports.New(cfg)
 	if err != nil {
-		return watch.Set{}, err
+		return ports.Set{}, err
 	}
 	return w.Update(time.Now(), nil), nil
 }
@@ -110,7 +112,7 @@ func (b *bench) measurePorts(ctx context.Context, ns *kerneltest.NetNS, sockets 
 	}
 
 	rounds := b.rounds(sockets)
-	made := &timeWaits{ns: ns, progress: b.progress, opts: kerneltest.TimeWaitOptions{Ports: everyOther(over.made), Count: sockets}}
+	made := &timeWaits{ns: ns, progress: b.progress, opts: timewait.Options{Ports: everyOther(over.made), Count: sockets}}
 	results, err := measure(ctx, made, contenders, rounds)
 	if err != nil {
 		return table{}, err

@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -130,7 +131,7 @@ func (b *bench) measureSize(ctx context.Context, ns *kerneltest.NetNS, s *size) 
 		exporters = append(exporters, e)
 	}
 
-	sockets := &timeWaits{ns: ns, progress: b.progress, opts: kerneltest.TimeWaitOptions{Ports: []uint16{busyPort}, Count: n}}
+	sockets := &timeWaits{ns: ns, progress: b.progress, opts: timewait.Options{Ports: []uint16{busyPort}, Count: n}}
 	if s.results, err = measure(ctx, sockets, contenders, s.rounds); err != nil {
 		return err
 	}

@@ -3,6 +3,8 @@ package bindrule
 import (
 	"net/netip"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A Port is what is known of one local TCP port of one network namespace.
@@ -31,8 +33,8 @@ type Socket struct {
 	// UID as sock_diag shows it; without meaning for KindTimeWait.
 	UID UID
 
-	State State
-	Kind  Kind
+	State sock.State
+	Kind  sock.Kind
 
 	Count uint64
 	// Expires is the time until the last of them is gone; KindTimeWait only.
@@ -102,18 +104,18 @@ func (p *Port) Bind(r Request) Verdict {
 	var doubtfulForever bool
 	for i := range p.Sockets {
 		s := &p.Sockets[i]
-		if r.ListenersAside && s.State == StateListen {
+		if r.ListenersAside && s.State == sock.StateListen {
 			continue
 		}
 		switch and(conflict(&r, s), not(shortcut)) {
 		case Yes:
 			v.Blockers = append(v.Blockers, i)
 			v.Until = max(v.Until, s.Expires)
-			v.Forever = v.Forever || s.Kind != KindTimeWait
+			v.Forever = v.Forever || s.Kind != sock.KindTimeWait
 		case FlagUnknown:
 			v.Doubtful = append(v.Doubtful, i)
 			doubtful = max(doubtful, s.Expires)
-			doubtfulForever = doubtfulForever || s.Kind != KindTimeWait
+			doubtfulForever = doubtfulForever || s.Kind != sock.KindTimeWait
 		}
 	}
 
@@ -136,13 +138,13 @@ func (p *Port) Bind(r Request) Verdict {
 // reuseport_ok, as for every port but 0, and the question of addresses that its
 // callers ask.
 func conflict(r *Request, s *Socket) Flag {
-	if s.Kind == KindRequest {
+	if s.Kind == sock.KindRequest {
 		return No // in no bind bucket
 	}
 	return and(
 		is(r.Ifindex == 0 || s.Ifindex == 0 || r.Ifindex == s.Ifindex),
 		overlap(r, s),
-		not(and(r.ReuseAddr, s.ReuseAddr, is(s.State != StateListen))),
-		not(and(r.ReusePort, s.ReusePort, or(is(s.Kind == KindTimeWait), r.UID.equal(s.UID)))),
+		not(and(r.ReuseAddr, s.ReuseAddr, is(s.State != sock.StateListen))),
+		not(and(r.ReusePort, s.ReusePort, or(is(s.Kind == sock.KindTimeWait), r.UID.equal(s.UID)))),
 	)
 }

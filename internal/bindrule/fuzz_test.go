@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // FuzzBind holds what is true of every input:
@@ -78,9 +80,9 @@ func hardness(o Outcome) int { return map[Outcome]int{Free: 0, Unknown: 1, Block
 func randomSocket(rng *rand.Rand) Socket {
 	s := Socket{
 		Addr: randomAddr(rng), Ifindex: rng.Uint32N(3), V6Only: randomFlag(rng), ReuseAddr: randomFlag(rng),
-		ReusePort: randomFlag(rng), UID: randomUID(rng), State: State(rng.IntN(13)), Kind: Kind(rng.IntN(4)), Count: 1,
+		ReusePort: randomFlag(rng), UID: randomUID(rng), State: sock.State(rng.IntN(13)), Kind: sock.Kind(rng.IntN(4)), Count: 1,
 	}
-	if s.Kind == KindTimeWait {
+	if s.Kind == sock.KindTimeWait {
 		s.Expires = time.Duration(rng.IntN(60)) * time.Second
 	}
 	return s

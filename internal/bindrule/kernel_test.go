@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -294,13 +295,13 @@ func (c *comparison) look() (v view, err error) {
 func socket(s netlinkdiag.Socket) bindrule.Socket {
 	x := bindrule.Socket{
 		Addr: s.Local.Addr(), Ifindex: s.Ifindex, V6Only: bindrule.FlagOf(s.V6Only),
-		UID: bindrule.UIDOf(s.UID), State: bindrule.State(s.State), Count: 1,
+		UID: bindrule.UIDOf(s.UID), State: sock.State(s.State), Count: 1,
 	}
 	switch {
 	case s.Timer == netlinkdiag.TimerTimeWait:
-		x.Kind, x.Expires = bindrule.KindTimeWait, s.Expires
+		x.Kind, x.Expires = sock.KindTimeWait, s.Expires
 	case s.State == netlinkdiag.StateSynRecv:
-		x.Kind = bindrule.KindRequest
+		x.Kind = sock.KindRequest
 	}
 	return x
 }
@@ -311,7 +312,7 @@ func (c *comparison) tell(x bindrule.Socket, s netlinkdiag.Socket) bindrule.Sock
 	if !ok {
 		known, ok = c.byRemote[netip.AddrPortFrom(s.Remote.Addr().Unmap(), s.Remote.Port())]
 	}
-	if !ok && x.Kind != bindrule.KindRequest {
+	if !ok && x.Kind != sock.KindRequest {
 		c.t.Errorf("port %d: a socket that nobody made: %+v", c.port, s)
 	}
 	x.V6Only, x.ReuseAddr, x.ReusePort = bindrule.FlagOf(known.v6only), bindrule.FlagOf(known.reuseAddr), bindrule.FlagOf(known.reusePort)
@@ -322,7 +323,7 @@ func (c *comparison) hiddenSocket(h *held) bindrule.Socket {
 	return bindrule.Socket{
 		Addr: h.addr, Ifindex: c.devices[h.device].index, V6Only: bindrule.FlagOf(h.v6only),
 		ReuseAddr: bindrule.FlagOf(h.reuseAddr), ReusePort: bindrule.FlagOf(h.reusePort),
-		UID: bindrule.UIDOf(uint32(h.uid)), State: bindrule.State(kerneltest.StateClose), Count: 1,
+		UID: bindrule.UIDOf(uint32(h.uid)), State: sock.State(kerneltest.StateClose), Count: 1,
 	}
 }
 
@@ -330,7 +331,7 @@ func group(g sockflags.Group) bindrule.Socket {
 	return bindrule.Socket{
 		Addr: g.Addr, Ifindex: g.Ifindex, V6Only: bindrule.FlagOf(g.V6Only),
 		ReuseAddr: bindrule.FlagOf(g.ReuseAddr), ReusePort: bindrule.FlagOf(g.ReusePort),
-		UID: bindrule.UIDOf(g.UID), State: bindrule.State(g.State), Kind: bindrule.Kind(g.Kind),
+		UID: bindrule.UIDOf(g.UID), State: sock.State(g.State), Kind: sock.Kind(g.Kind),
 		Count: g.Count, Expires: g.Expires,
 	}
 }

@@ -5,28 +5,30 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 const (
-	established State = 1
-	finWait2    State = 5
-	timeWait    State = 6
-	bound       State = 7 // as sock_diag shows it
-	closeWait   State = 8
-	lastAck     State = 9
+	established sock.State = 1
+	finWait2    sock.State = 5
+	timeWait    sock.State = 6
+	bound       sock.State = 7 // as sock_diag shows it
+	closeWait   sock.State = 8
+	lastAck     sock.State = 9
 )
 
 var addr = netip.MustParseAddr
 
 // plain is a live socket, or a request, without any flag.
-func plain(a string, state State) Socket {
+func plain(a string, state sock.State) Socket {
 	return Socket{Addr: addr(a), V6Only: No, ReuseAddr: No, ReusePort: No, UID: UIDOf(0), State: state, Count: 1}
 }
 
 // gone is a minisocket.
 func gone(a string, expires time.Duration) Socket {
 	s := plain(a, timeWait)
-	s.Kind, s.UID, s.Expires = KindTimeWait, UIDOf(0), expires
+	s.Kind, s.UID, s.Expires = sock.KindTimeWait, UIDOf(0), expires
 	return s
 }
 
@@ -68,7 +70,7 @@ func TestBind(t *testing.T) {
 		},
 		{
 			name:    "both have SO_REUSEADDR, but one listens",
-			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", StateListen), func(s *Socket) { s.ReuseAddr = Yes })}},
+			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", sock.StateListen), func(s *Socket) { s.ReuseAddr = Yes })}},
 			request: asking(to("127.0.0.1"), func(r *Request) { r.ReuseAddr = Yes }), want: Blocked,
 		},
 		{
@@ -81,12 +83,12 @@ func TestBind(t *testing.T) {
 		},
 		{
 			name:    "both have SO_REUSEPORT, same user",
-			port:    Port{Bucket: noBucket, Sockets: []Socket{with(plain("0.0.0.0", StateListen), func(s *Socket) { s.ReusePort = Yes })}},
+			port:    Port{Bucket: noBucket, Sockets: []Socket{with(plain("0.0.0.0", sock.StateListen), func(s *Socket) { s.ReusePort = Yes })}},
 			request: asking(to("0.0.0.0"), func(r *Request) { r.ReusePort = Yes }), want: Free,
 		},
 		{
 			name:    "both have SO_REUSEPORT, another user",
-			port:    Port{Bucket: noBucket, Sockets: []Socket{with(plain("0.0.0.0", StateListen), func(s *Socket) { s.ReusePort, s.UID = Yes, UIDOf(1000) })}},
+			port:    Port{Bucket: noBucket, Sockets: []Socket{with(plain("0.0.0.0", sock.StateListen), func(s *Socket) { s.ReusePort, s.UID = Yes, UIDOf(1000) })}},
 			request: asking(to("0.0.0.0"), func(r *Request) { r.ReusePort = Yes }), want: Blocked,
 		},
 		{
@@ -106,32 +108,32 @@ func TestBind(t *testing.T) {
 		},
 		{
 			name:    "SYN_RECV holds no port",
-			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", 3), func(s *Socket) { s.Kind = KindRequest })}},
+			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", 3), func(s *Socket) { s.Kind = sock.KindRequest })}},
 			request: to("0.0.0.0"), want: Free,
 		},
 		{
 			name:    "two devices",
-			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", StateListen), func(s *Socket) { s.Ifindex = 2 })}},
+			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", sock.StateListen), func(s *Socket) { s.Ifindex = 2 })}},
 			request: asking(to("0.0.0.0"), func(r *Request) { r.Ifindex = 3 }), want: Free,
 		},
 		{
 			name:    "a device and none",
-			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", StateListen), func(s *Socket) { s.Ifindex = 2 })}},
+			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", sock.StateListen), func(s *Socket) { s.Ifindex = 2 })}},
 			request: to("0.0.0.0"), want: Blocked,
 		},
 		{
 			name:    "the same device",
-			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", StateListen), func(s *Socket) { s.Ifindex = 2 })}},
+			port:    Port{Sockets: []Socket{with(plain("0.0.0.0", sock.StateListen), func(s *Socket) { s.Ifindex = 2 })}},
 			request: asking(to("0.0.0.0"), func(r *Request) { r.Ifindex = 2 }), want: Blocked,
 		},
 		{
 			name:    "listeners aside",
-			port:    Port{Sockets: []Socket{plain("0.0.0.0", StateListen)}},
+			port:    Port{Sockets: []Socket{plain("0.0.0.0", sock.StateListen)}},
 			request: asking(to("0.0.0.0"), func(r *Request) { r.ListenersAside = true }), want: Free,
 		},
 		{
 			name:    "listeners aside, their connection not",
-			port:    Port{Sockets: []Socket{plain("0.0.0.0", StateListen), plain("127.0.0.1", closeWait)}},
+			port:    Port{Sockets: []Socket{plain("0.0.0.0", sock.StateListen), plain("127.0.0.1", closeWait)}},
 			request: asking(to("0.0.0.0"), func(r *Request) { r.ListenersAside = true }), want: Blocked,
 		},
 		{
@@ -244,7 +246,7 @@ func TestBucketAdmits(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := Port{Bucket: tt.bucket, Sockets: []Socket{plain(tt.request.Addr.String(), StateListen)}}
+			p := Port{Bucket: tt.bucket, Sockets: []Socket{plain(tt.request.Addr.String(), sock.StateListen)}}
 			if got := p.Bind(tt.request).Outcome; got != tt.want {
 				t.Errorf("%v, want %v", got, tt.want)
 			}
@@ -266,7 +268,7 @@ func TestUnknownMattersOrNot(t *testing.T) {
 		{"flags of a socket, binder has none", []Socket{flagless}, noBucket, to("0.0.0.0"), Blocked},
 		{"flags of a socket elsewhere", []Socket{flagless}, noBucket, asking(to("::"), func(r *Request) { r.V6Only = Yes }), Free},
 		{"flags of a socket, another surely blocks", []Socket{flagless, plain("127.0.0.1", established)}, noBucket, reuseAddr, Blocked},
-		{"flags of a listener, SO_REUSEADDR", []Socket{with(flagless, func(s *Socket) { s.State = StateListen })}, noBucket, reuseAddr, Blocked},
+		{"flags of a listener, SO_REUSEADDR", []Socket{with(flagless, func(s *Socket) { s.State = sock.StateListen })}, noBucket, reuseAddr, Blocked},
 		{"flags of the binder", []Socket{with(plain("0.0.0.0", bound), func(s *Socket) { s.ReuseAddr = Yes })}, noBucket,
 			asking(to("0.0.0.0"), func(r *Request) { r.ReuseAddr = FlagUnknown }), Unknown},
 		{"flags of the binder, socket has none", []Socket{plain("0.0.0.0", bound)}, noBucket,

@@ -72,19 +72,3 @@ func (u UID) equal(other UID) Flag {
 	}
 	return is(u.ID == other.ID)
 }
-
-// A State of a TCP socket, numbered as in include/net/tcp_states.h.
-type State uint8
-
-// StateListen is the one that bind() looks at.
-const StateListen State = 10
-
-// A Kind is what struct the kernel keeps for a connection.
-type Kind uint8
-
-// The kinds.
-const (
-	KindFull     Kind = iota // struct sock
-	KindTimeWait             // struct tcp_timewait_sock: TIME_WAIT, and FIN_WAIT2 without a process
-	KindRequest              // struct request_sock: SYN_RECV. Holds no port
-)

@@ -11,10 +11,11 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	status "sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/sock"
 )
 
 // Exit statuses.
@@ -84,19 +85,15 @@ func colours(w io.Writer) bool {
 
 // look takes a snapshot of the ports and judges it.
 func look(ctx context.Context, opts *options) (*status.Report, error) {
-	plan, err := watch.NewPlan(watch.Config{Ports: opts.ports, MaxPorts: 1 << 16})
+	plan, err := ports.NewPlan(ports.Config{Ports: opts.ports, MaxPorts: 1 << 16})
 	if err != nil {
 		return nil, err
 	}
-	cfg := snapshot.Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
-		Watch:     plan,
-		Listeners: true,
-		Verdicts:  true,
-	}
+	host := new(probe.Host)
+	cfg := snapshot.Config{Host: host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
-	held, owners, unowned := lookForOwners(ctx, opts.ports)
+	held, owners, unowned := lookForOwners(ctx, host.Own(), opts.ports)
 	if owners != nil {
 		defer owners.Close()
 		cfg.Owners = owners
@@ -104,7 +101,7 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 	flags, unseen := openFlags()
 	if flags != nil {
 		defer flags.Close()
-		cfg.Flags = flags
+		host.Flags = flags
 	}
 	if hidesBound() {
 		unseen = append(unseen, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
@@ -122,17 +119,18 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 
 // lookForOwners finds who has sockets on the ports, as far as this host and user allow, and
 // says what it does not. The finder is for the listeners of the snapshot.
-func lookForOwners(ctx context.Context, ports []watch.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+func lookForOwners(ctx context.Context, ns probe.Namespace, asked []ports.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+	defer ns.Close()
 	finder, err := owner.New(owner.Options{Wait: ownersWait})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("owners of sockets: %v", err)}
 	}
-	ranges := make([]watch.Range, len(ports))
-	for i, p := range ports {
-		ranges[i] = p.Range
+	ranges := make([]sock.PortRange, len(asked))
+	for i, p := range asked {
+		ranges[i] = p.PortRange
 	}
 	var unseen []string
-	held, missed, err := holders(ctx, finder, watch.NewPorts(ranges))
+	held, missed, err := holders(ctx, ns, finder, ports.NewFixed(ranges))
 	if err != nil {
 		unseen = append(unseen, err.Error())
 	}
@@ -158,8 +156,8 @@ func openFlags() (flags *sockflags.Reader, unseen []string) {
 	return flags, unseen
 }
 
-func unseenFor(u *sockflags.UnavailableError) string {
-	if u.Mode == sockflags.ModeBPF {
+func unseenFor(u *sock.UnavailableError) string {
+	if u.Mode == string(sockflags.ModeBPF) {
 		return "SO_REUSEADDR of sockets that do not listen, TIME_WAIT too: needs " + u.Need
 	}
 	return "SO_REUSEADDR of listeners: needs " + u.Need

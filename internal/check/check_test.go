@@ -17,6 +17,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	status "sockstate_exporter/internal/report"
 )
 
@@ -67,7 +68,7 @@ func TestFreePortExitsWith0(t *testing.T) {
 func TestTimeWaitWithoutTheFlagBlocksEveryServer(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 3, Ports: []uint16{port}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 3, Ports: []uint16{port}})
 	report := check(t, ns, ExitBlocked, "4840")
 	want := answer{status.Blocked, status.UntilTime, "3 sockets in TIME_WAIT without SO_REUSEADDR"}
 	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, want)
@@ -79,7 +80,7 @@ func TestTimeWaitWithoutTheFlagBlocksEveryServer(t *testing.T) {
 func TestTimeWaitWithTheFlagBlocksServersWithoutIt(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 3, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 3, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
 	report := check(t, ns, ExitBlocked, "4840")
 	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, "3 sockets in TIME_WAIT with SO_REUSEADDR"})
 	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, free)
@@ -90,7 +91,7 @@ func TestTimeWaitWithTheFlagBlocksServersWithoutIt(t *testing.T) {
 func TestSecondsAreThoseOfTheKernelsTimer(t *testing.T) {
 	ns := kerneltest.New(t)
 	before := time.Now()
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1, Ports: []uint16{port}})
 	report := check(t, ns, ExitBlocked, "4840")
 	elapsed := time.Since(before).Seconds()
 	seconds := report.Ports[0].Binds[0].Without.BlockedSeconds
@@ -118,7 +119,7 @@ func TestRestartOfAListenerMeetsItsOldConnections(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
 	l := ns.Listen(t, at(any4), kerneltest.Options{})
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 2, Listeners: []*kerneltest.Listener{l}, Client: lo4})
+	timewait.MustMake(t, ns, timewait.Options{Count: 2, Listeners: []*kerneltest.Listener{l}, Client: lo4})
 	report := check(t, ns, ExitBlocked, "4840")
 	wantAnswer(t, "restart", &report.Ports[0].Listeners[0].Restart, answer{status.Blocked, status.UntilTime, "2 sockets in TIME_WAIT without SO_REUSEADDR"})
 }
@@ -151,7 +152,7 @@ func TestBoundSocketBlocksAndItsFlagIsUnknown(t *testing.T) {
 func TestHalfOfADualStackServerThatFailedIsNamed(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1, Ports: []uint16{port}})
 
 	before := check(t, ns, ExitBlocked, "4840")
 	wantAdvice(t, before, "IPv6 is free")
@@ -182,7 +183,7 @@ func wantAdvice(t *testing.T, report *status.Report, prefix string) {
 
 func TestAddressAloneIsJudged(t *testing.T) {
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1, Ports: []uint16{port}})
 	wantTrue(t, ns, check(t, ns, ExitFree, "--address=127.0.0.2", "--address=::1", "4840"))
 	wantTrue(t, ns, check(t, ns, ExitBlocked, "--address=127.0.0.2", "--address=127.0.0.1", "4840"))
 	wantTrue(t, ns, check(t, ns, ExitBlocked, "--address=::ffff:127.0.0.1", "4840"))
@@ -204,7 +205,7 @@ func TestSeveralPortsAreOneAnswer(t *testing.T) {
 
 func TestOrdinaryUserIsToldWhatWasNotSeen(t *testing.T) {
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
 	nobody := func(args ...string) *kerneltest.Cmd {
 		cmd := command(t, ns, args...)
 		asNobody(t, cmd)
@@ -245,8 +246,8 @@ func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
 	}
 	wantAdvice(t, report, "a process listens here; `ss -tlnp 'sport = :4840'` names it")
 	for _, want := range []string{
-		"owners of sockets: needs CAP_SYS_PTRACE for the sockets of other users' processes",
-		"owners of sockets: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",
+		"socket owners: needs CAP_SYS_PTRACE for the sockets of other users' processes",
+		"socket owners: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",
 	} {
 		if !slices.Contains(report.Unseen, want) {
 			t.Errorf("unseen %q, want %q among it", report.Unseen, want)

@@ -11,22 +11,22 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"sockstate_exporter/internal/ports"
 	status "sockstate_exporter/internal/report"
-	"sockstate_exporter/internal/watch"
 )
 
 const name = "sockstate_exporter check"
 
-const help = `Say whether bind() to a TCP port would succeed at this moment, what is in the way, for how long, and what to do about it.
+const help = `Say whether bind() to a TCP port would work now, what blocks it, for how long, and what to do about it.
 
-It answers for a server without SO_REUSEADDR and for one with it; the exit status is about the one without, or with --reuseaddr about the one with. A listener is in the way like any other socket. What a restart of that listener would meet is told beside it.
+The report has an answer for a server without SO_REUSEADDR and one for a server with it. The exit status is for the server without, or with --reuseaddr for the server with it. A listener blocks a bind like any other socket. The report also says whether the listener could bind again if it restarted.
 
-Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an error. docs/check.md has the JSON form.`
+Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an error. docs/check.md describes the JSON output.`
 
 // options are the command line.
 type options struct {
-	ports     []watch.Spec
-	netns     string // empty: the namespace in which check runs
+	ports     []ports.Spec
+	netns     string // empty: the one that it runs in
 	addresses []status.Address
 	reuseAddr bool
 	json      bool
@@ -40,13 +40,13 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app := kingpin.New(name, help)
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
-	app.Flag("json", "Write JSON, for programs.").BoolVar(&opts.json)
-	app.Flag("address", "Address to bind to. Repeatable. Default: those that listen on the port, or else 0.0.0.0 and ::.").
+	app.Flag("json", "Write JSON for programs instead of text.").BoolVar(&opts.json)
+	app.Flag("address", "Address to bind to. Repeatable. Default: the addresses that listen on the port, or 0.0.0.0 and :: if nothing listens.").
 		PlaceHolder("ADDR").StringsVar(&addresses)
-	app.Flag("reuseaddr", "The server sets SO_REUSEADDR: the exit status is for such a one.").BoolVar(&opts.reuseAddr)
-	app.Flag("netns", "Network namespace to look at: a name in /run/netns, or a path such as /proc/4711/ns/net.").
+	app.Flag("reuseaddr", "The server sets SO_REUSEADDR; the exit status is for such a server.").BoolVar(&opts.reuseAddr)
+	app.Flag("netns", "Check in this network namespace: a name in /run/netns, or a path such as /proc/4711/ns/net.").
 		PlaceHolder("NAME|PATH").StringVar(&opts.netns)
-	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*ports)(&opts.ports))
+	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*portArgs)(&opts.ports))
 
 	_, err := app.Parse(args)
 	switch {
@@ -79,20 +79,20 @@ func hasArgs(app *kingpin.Application, args []string) bool {
 	})
 }
 
-// ports are the arguments.
-type ports []watch.Spec
+// portArgs are the arguments.
+type portArgs []ports.Spec
 
-func (p *ports) Set(s string) error {
-	r, err := watch.ParseRange(s)
+func (p *portArgs) Set(s string) error {
+	r, err := ports.ParseRange(s)
 	if err != nil {
 		return err
 	}
-	*p = append(*p, watch.Spec{Range: r})
+	*p = append(*p, ports.Spec{PortRange: r})
 	return nil
 }
 
-func (*ports) String() string     { return "" }
-func (*ports) IsCumulative() bool { return true }
+func (*portArgs) String() string     { return "" }
+func (*portArgs) IsCumulative() bool { return true }
 
 func parseAddresses(list []string) ([]status.Address, error) {
 	var addresses []status.Address

@@ -31,7 +31,7 @@ func FuzzCommandLine(f *testing.F) {
 		default:
 			for _, p := range opts.ports {
 				if p.First == 0 || p.First > p.Last {
-					t.Errorf("ports %v", p.Range)
+					t.Errorf("ports %v", p.PortRange)
 				}
 			}
 			for _, a := range opts.addresses {

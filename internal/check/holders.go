@@ -3,14 +3,15 @@ package check
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	status "sockstate_exporter/internal/report"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -18,47 +19,45 @@ import (
 // through once. It takes no longer than that.
 const ownersWait = 10 * time.Second
 
-const (
-	// maxAsked bounds the sockets whose owners are looked for.
-	maxAsked = 1 << 16
-
-	// maxRanges is how many the kernel filters by; beyond it is cheaper here.
-	maxRanges = 1024
-)
+// maxAsked bounds the sockets whose owners are looked for.
+const maxAsked = 1 << 16
 
 // holders finds who has sockets open on the ports. The finder then knows the listeners, too.
 // missed is how many sockets have an owner that was not found.
-func holders(ctx context.Context, finder *owner.Finder, ports *watch.Ports) (held map[uint16][]status.Holder, missed int, err error) {
-	conn, err := netlinkdiag.Dial(nil)
-	if err != nil {
+func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *ports.Fixed) (held map[uint16][]status.Holder, missed int, err error) {
+	open := &openSockets{asked: asked}
+	request := netlinkdiag.Request{
+		States: netlinkdiag.AllStates.Without(sock.StateTimeWait),
+		Ports:  netlinkdiag.PortFilter{Local: asked.Ranges()},
+	}
+	if err := ns.Sockets(ctx, request, open); err != nil {
 		return nil, 0, fmt.Errorf("look for owners: %w", err)
 	}
-	defer conn.Close()
-	request := netlinkdiag.Request{States: netlinkdiag.AllStates &^ netlinkdiag.States(netlinkdiag.StateTimeWait)}
-	if ranges := ports.Ranges(); len(ranges) <= maxRanges {
-		for _, r := range ranges {
-			request.Ports.Local = append(request.Ports.Local, netlinkdiag.PortRange{First: r.First, Last: r.Last})
-		}
-	}
-	var sockets []netlinkdiag.Socket
-	var ask []owner.Socket
-	for s, err := range conn.Dump(ctx, request) {
-		switch {
-		case errors.Is(err, netlinkdiag.ErrRestarted):
-			sockets, ask = nil, nil
-			continue
-		case err != nil:
-			return nil, 0, fmt.Errorf("look for owners: %w", err)
-		}
-		if _, asked := ports.Find(s.Local.Port()); asked && s.Inode != 0 && len(ask) < maxAsked {
-			sockets, ask = append(sockets, s), append(ask, owner.Socket{Cookie: s.Cookie, Inode: s.Inode})
-		}
+	ask := make([]owner.Socket, len(open.found))
+	for i := range open.found {
+		ask[i] = owner.Socket{Cookie: open.found[i].Cookie, Inode: open.found[i].Inode}
 	}
 	owners, err := finder.Find(ctx, ask)
 	if err != nil {
 		return nil, 0, fmt.Errorf("look for owners: %w", err)
 	}
-	return byPort(sockets, owners), len(ask) - len(owners), nil
+	return byPort(open.found, owners), len(ask) - len(owners), nil
+}
+
+// openSockets are the sockets on some ports that a process may have open. It is a probe.Visitor.
+type openSockets struct {
+	asked *ports.Fixed
+	found []netlinkdiag.Socket
+}
+
+// Reset implements probe.Visitor.
+func (o *openSockets) Reset() { o.found = nil }
+
+// Add implements probe.Visitor.
+func (o *openSockets) Add(s *netlinkdiag.Socket) {
+	if _, asked := o.asked.Find(s.Local.Port()); asked && s.Inode != 0 && len(o.found) < maxAsked {
+		o.found = append(o.found, *s)
+	}
 }
 
 // byPort are the processes with sockets that do not listen, those with most of them first.

@@ -16,8 +16,9 @@ import (
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
-	"sockstate_exporter/internal/watch"
 )
 
 // Name is the name of the program.
@@ -35,43 +36,43 @@ type Options struct {
 func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	opts := Options{Log: promslog.Config{Writer: stderr}}
 	finished := false
-	app := kingpin.New(Name, "Prometheus exporter for socket state on Linux: TIME_WAIT and the other TCP states per port, listeners and their queues, failed binds, and whether a restart would work.\n\n"+
-		"`sockstate_exporter check PORT...` serves nothing: it says whether a bind to the ports would work now, and what is in the way. See `sockstate_exporter check --help`.")
+	app := kingpin.New(Name, "Prometheus exporter for socket state on Linux: TCP states per port (TIME_WAIT and others), listeners and their queues, failed binds, and whether a restart would work.\n\n"+
+		"`sockstate_exporter check PORT...` does not serve metrics. It says whether a bind to the ports would work now, and what blocks it. See `sockstate_exporter check --help`.")
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(Name))
 
-	var watching watch.Config
-	app.Flag("watch.port", "Port to watch whether it has a listener or not, of TCP unless /udp follows, with a name if you like. Repeatable. Examples: 4840, 53/udp, 8000-8010, 4840:opcua.").
-		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
+	var watching ports.Config
+	app.Flag("watch.port", "Always watch this port or range, even if nothing listens on it. In other network namespaces the watch starts when something listens. TCP is the default; add /udp for UDP. Add :NAME to name it. Repeatable. Examples: 4840, 53/udp, 8000-8010, 4840:opcua.").
+		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[ports.Spec]{flag: "--watch.port", parse: ports.ParseSpec, list: &watching.Ports})
 	app.Flag("watch.listeners", "Watch every port that has a TCP or UDP listener.").Default("true").BoolVar(&watching.Listeners)
-	app.Flag("watch.retention", "How long such a port stays watched after its listener went; longer while sockets linger on it.").Default("10m").
+	app.Flag("watch.retention", "How long to watch a discovered port after its listener closed. The port stays longer while other sockets are on it.").Default("10m").
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
-	app.Flag("watch.exclude", "Port or range not to watch for having a listener. Repeatable. Examples: 22, 30000-32767, 5353/udp.").
-		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
-	app.Flag("watch.remote-port", "Port of others to count TCP sockets to. Repeatable. Examples: 5432, 9092-9095.").
-		PlaceHolder("PORT|RANGE").SetValue(&value[watch.Range]{flag: "--watch.remote-port", parse: watch.ParseRange, list: &opts.Sources.RemotePorts})
-	app.Flag("watch.max-ports", "Most ports to watch, of all namespaces: those of --watch.port first, then by number.").Default("512").
+	app.Flag("watch.exclude", "Never watch these ports just because something listens on them. Repeatable. Examples: 22, 30000-32767, 5353/udp.").
+		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[ports.Exclusion]{flag: "--watch.exclude", parse: ports.ParseExclusion, list: &watching.Exclude})
+	app.Flag("watch.remote-port", "Count TCP sockets to this remote port or range. Repeatable. Examples: 5432, 9092-9095.").
+		PlaceHolder("PORT|RANGE").SetValue(&value[sock.PortRange]{flag: "--watch.remote-port", parse: ports.ParseRange, list: &opts.Sources.RemotePorts})
+	app.Flag("watch.max-ports", "Maximum number of ports to watch in all network namespaces together. Ports from --watch.port come first, then the lowest numbers.").Default("512").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
-	app.Flag("netns", "Network namespace to watch beside the exporter's own: a name or a glob of names in /run/netns, or a path or a glob of paths. Repeatable. Examples: blue, cni-*, /var/run/docker/netns/*.").
+	app.Flag("netns", "Also watch this network namespace: a name in /run/netns, a path, or a glob of either. Repeatable. Examples: blue, cni-*, /var/run/docker/netns/*.").
 		PlaceHolder("NAME|GLOB|PATH").SetValue(&value[netns.Spec]{flag: "--netns", parse: netns.ParseSpec, list: &opts.Sources.Netns})
-	app.Flag("netns.processes", "Watch the network namespaces of all running processes, as those of containers.").Default("false").BoolVar(&opts.Sources.Processes)
+	app.Flag("netns.processes", "Also watch the network namespaces of all running processes, such as those of containers.").Default("false").BoolVar(&opts.Sources.Processes)
 
-	app.Flag("collector.tcp", "Sockets per watched port and TCP state.").Default("true").BoolVar(&opts.Sources.TCP)
-	app.Flag("collector.listener", "Listening sockets: accept queues and drops.").Default("true").BoolVar(&opts.Sources.Listener)
-	app.Flag("collector.reuse", "SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.Sources.Reuse)
-	app.Flag("collector.restart", "Whether a restart of a listener could bind, and what is in the way.").Default("true").BoolVar(&opts.Sources.Restart)
-	app.Flag("collector.bind", "Failed bind() and listen() calls.").Default("true").BoolVar(&opts.Sources.Bind)
-	app.Flag("collector.connect", "Calls of connect() that found no local port, traced with those of bind().").Default("true").BoolVar(&opts.Sources.Connect)
-	app.Flag("collector.udp", "Sockets, receive queues and drops of watched UDP ports.").Default("true").BoolVar(&opts.Sources.UDP)
-	app.Flag("collector.remote", "Sockets to the ports of --watch.remote-port.").Default("true").BoolVar(&opts.Sources.Remote)
-	app.Flag("collector.ephemeral", "Local ports in use for the busiest destinations.").Default("true").BoolVar(&opts.Sources.Ephemeral)
-	app.Flag("collector.owner", "Process and systemd unit or container of listeners and of those who fail to bind.").Default("true").BoolVar(&opts.Sources.Owner)
-	app.Flag("collector.stack", "Counters and limits of the network namespace.").Default("true").BoolVar(&opts.Sources.Stack)
+	app.Flag("collector.tcp", "Collect TCP sockets per watched port and state.").Default("true").BoolVar(&opts.Sources.TCP)
+	app.Flag("collector.listener", "Collect listening sockets, their accept queues and their drops.").Default("true").BoolVar(&opts.Sources.Listener)
+	app.Flag("collector.reuse", "Collect SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.Sources.Reuse)
+	app.Flag("collector.restart", "Collect whether a restarted listener could bind, and what blocks it.").Default("true").BoolVar(&opts.Sources.Restart)
+	app.Flag("collector.bind", "Collect failed bind() and listen() calls.").Default("true").BoolVar(&opts.Sources.Bind)
+	app.Flag("collector.connect", "Collect connect() calls that found no free local port. This needs --collector.bind.").Default("true").BoolVar(&opts.Sources.Connect)
+	app.Flag("collector.udp", "Collect sockets, receive queues and drops of watched UDP ports.").Default("true").BoolVar(&opts.Sources.UDP)
+	app.Flag("collector.remote", "Collect TCP sockets to the ports of --watch.remote-port.").Default("true").BoolVar(&opts.Sources.Remote)
+	app.Flag("collector.ephemeral", "Collect the number of local ports in use for the busiest destinations.").Default("true").BoolVar(&opts.Sources.Ephemeral)
+	app.Flag("collector.owner", "Collect the process and the systemd unit or container of listeners and of failed binds.").Default("true").BoolVar(&opts.Sources.Owner)
+	app.Flag("collector.stack", "Collect counters and limits of each network namespace.").Default("true").BoolVar(&opts.Sources.Stack)
 
 	opts.Web = webflag.AddFlags(app, ":10048")
-	app.Flag("web.max-requests", "Most scrapes and pages served at a time; 0 for no limit.").Default("40").
+	app.Flag("web.max-requests", "Maximum number of scrapes and pages to serve at the same time; 0 means no limit.").Default("40").
 		SetValue(&value[int]{flag: "--web.max-requests", parse: atLeast(0), one: &opts.MaxRequests})
 	promslogflag.AddFlags(app, &opts.Log)
 
@@ -86,7 +87,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
-	if opts.Sources.Watch, err = watch.NewPlan(watching); err != nil {
+	if opts.Sources.Watch, err = ports.NewPlan(watching); err != nil {
 		return nil, fmt.Errorf("--watch.port: %w", err)
 	}
 	opts.Sources.Retention = watching.Retention

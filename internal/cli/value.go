@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 )
 
 // A value is a flag with an error that names the flag and says what would be right. The errors
@@ -34,7 +34,7 @@ func (v *value[T]) Set(s string) error {
 func (*value[T]) String() string       { return "" }
 func (v *value[T]) IsCumulative() bool { return v.list != nil }
 
-func countPorts(ranges []watch.Range) int {
+func countPorts(ranges []sock.PortRange) int {
 	n := 0
 	for _, r := range ranges {
 		n += int(r.Last) - int(r.First) + 1

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 // Ports of the states. All are watched.
@@ -201,7 +202,7 @@ func (s states) timeWait(ns *kerneltest.NetNS) {
 	more := func() error {
 		round++
 		// With the flag, so that the next listener can be opened on top of those that are there.
-		return kerneltest.MakeTimeWait(ns, kerneltest.TimeWaitOptions{
+		return timewait.Make(ns, timewait.Options{
 			Ports:   []uint16{portTimeWait},
 			Count:   5,
 			Client:  netip.AddrFrom4([4]byte{127, 2, byte(round), 1}),

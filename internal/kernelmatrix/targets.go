@@ -6,7 +6,7 @@ const defaultKernels = "6.1,6.12"
 // defaultPackages run when none is named; those not there yet are left out.
 var defaultPackages = []string{
 	"./netlinkdiag",
-	"./internal/kerneltest",
+	"./internal/kerneltest/...",
 	"./internal/stack",
 	"./internal/bindrule",
 	"./internal/bpf/...",

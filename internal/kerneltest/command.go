@@ -3,7 +3,6 @@ package kerneltest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -11,22 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cmd is an exec.Cmd whose process runs inside a network namespace, and is
-// killed when this process dies. Of exec.Cmd's methods, use only those to
-// start the process that are defined here, and Wait and the pipes as usual.
+// Cmd is an [exec.Cmd] whose process runs in a network namespace, and is killed
+// when this process dies. Start the process only with the methods that are
+// defined here. Wait and the pipes work as in exec.Cmd.
 type Cmd struct {
 	*exec.Cmd
 	ns *NetNS
 }
 
-// CommandContext prepares a command that runs inside the namespace. The
-// process is killed when ctx ends; the caller waits for it.
+// CommandContext prepares a command that runs in the namespace. The process is
+// killed when ctx ends. The caller waits for it.
 func (n *NetNS) CommandContext(ctx context.Context, name string, args ...string) *Cmd {
-	return &Cmd{Cmd: exec.CommandContext(ctx, name, args...), ns: n}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = new(syscall.SysProcAttr)
+	return &Cmd{Cmd: cmd, ns: n}
 }
 
-// Command prepares a command that runs inside the namespace. When the test
-// ends, its process is killed and waited for.
+// Command prepares a command that runs in the namespace. When the test ends, the
+// process is killed and waited for.
 func (n *NetNS) Command(t testing.TB, name string, args ...string) *Cmd {
 	t.Helper()
 	c := n.CommandContext(context.Background(), name, args...)
@@ -34,39 +35,38 @@ func (n *NetNS) Command(t testing.TB, name string, args ...string) *Cmd {
 	return c
 }
 
-// Output runs a command inside the namespace and returns its standard output.
-// The test fails when the command does.
+// Output runs a command in the namespace and returns its standard output. The
+// test fails when the command fails.
 func (n *NetNS) Output(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	out, err := n.Command(t, name, args...).Output()
+	cmd := n.Command(t, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			t.Fatalf("run %s %q: %v\n%s", name, args, err, exit.Stderr)
-		}
-		t.Fatalf("run %s %q: %v", name, args, err)
+		t.Fatalf("run %s %q: %v\n%s", name, args, err, stderr.String())
 	}
 	return string(out)
 }
 
-// As makes the process run with the user and group id, and no further groups.
-// It needs real root: [RequireRoot].
+// As makes the process run with the user and group id, and no other groups. It
+// needs [RequireRoot].
 func (c *Cmd) As(uid, gid uint32) *Cmd {
-	c.sysProcAttr().Credential = &syscall.Credential{Uid: uid, Gid: gid}
+	c.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: gid}
 	return c
 }
 
-// Start starts the process inside the namespace.
+// Start starts the process in the namespace.
 func (c *Cmd) Start() error {
-	c.sysProcAttr().Pdeathsig = syscall.SIGKILL
+	c.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	started := make(chan error, 1)
 	go func() {
 		err := c.ns.Run(func() error {
 			err := c.Cmd.Start()
 			started <- err
 			if err == nil {
-				// Pdeathsig is sent when the thread that forked ends, so it
-				// has to outlive the process.
+				// Pdeathsig is sent when the thread that forked ends, so the
+				// thread has to outlive the process.
 				waitExit(c.Process.Pid)
 			}
 			return nil
@@ -86,22 +86,16 @@ func (c *Cmd) Run() error {
 	return c.Wait()
 }
 
-// Output is exec.Cmd's, inside the namespace.
+// Output is [exec.Cmd.Output], in the namespace. It does not keep the standard
+// error.
 func (c *Cmd) Output() ([]byte, error) {
-	var out, stderr bytes.Buffer
+	var out bytes.Buffer
 	c.Stdout = &out
-	if c.Stderr == nil {
-		c.Stderr = &stderr
-	}
 	err := c.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		exit.Stderr = stderr.Bytes()
-	}
 	return out.Bytes(), err
 }
 
-// CombinedOutput is exec.Cmd's, inside the namespace.
+// CombinedOutput is [exec.Cmd.CombinedOutput], in the namespace.
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
@@ -118,14 +112,7 @@ func (c *Cmd) Kill() {
 	_ = c.Wait()
 }
 
-func (c *Cmd) sysProcAttr() *syscall.SysProcAttr {
-	if c.SysProcAttr == nil {
-		c.SysProcAttr = new(syscall.SysProcAttr)
-	}
-	return c.SysProcAttr
-}
-
-// waitExit waits until the child has ended, and leaves it to Wait to reap it.
+// waitExit waits until the child has ended. It does not reap it: Wait does.
 func waitExit(pid int) {
 	for unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}

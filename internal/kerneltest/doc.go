@@ -1,43 +1,41 @@
-// Package kerneltest gives tests and benchmarks a Linux TCP stack of their
-// own: network namespaces that nothing outlives, sockets in any TCP state on a
-// known local port, TIME_WAIT sockets by the hundred thousand. There are no
-// mocks in it; everything is made with system calls and read back from the
-// kernel before a function returns.
+// Package kerneltest gives tests and benchmarks a Linux TCP stack of their own:
+// network namespaces that leave nothing behind, and sockets in any TCP state on
+// a known local port. It has no mocks. It makes everything with system calls and
+// reads it back from the kernel before a function returns. Package timewait,
+// below it, makes TIME_WAIT sockets by the hundred thousand.
 //
 // # Privileges
 //
 // A network namespace needs CAP_SYS_ADMIN and CAP_NET_ADMIN in some user
-// namespace. A test binary whose TestMain calls [Main] gets them without root:
-// where they are missing, Main runs the binary again in a user namespace of
-// its own. Where that is refused too, New and the Require functions skip, and
-// say why. Tests never call t.Skip: [Skip] fails instead when
-// SOCKSTATE_REQUIRE_ALL=1, so that a CI host cannot lose tests silently.
-// Real root ([RequireRoot]) is only for what a user namespace cannot give: bpf,
-// other users. [PrivateMounts] gives the test binary a mount namespace of its own,
-// in which [MountTracefs] and other mounts disturb nobody.
+// namespace. A test binary whose TestMain calls [Main] has them without root:
+// where they are missing, Main runs the binary again in a user namespace of its
+// own. Where the host refuses that too, New and the Require functions skip the
+// test and say why. Tests never call t.Skip: when SOCKSTATE_REQUIRE_ALL=1,
+// [Skip] fails instead, so that a CI host cannot lose tests silently. Only bpf
+// and other users need real root ([RequireRoot]). [PrivateMounts] gives the test
+// binary a mount namespace of its own, where [MountTracefs] and other mounts
+// disturb nobody.
 //
 // # Namespaces
 //
 // [Open] and [New] create a network namespace by unshare(2) on a thread that
-// is thrown away, and hold it by a file descriptor: no bind mount, no process.
-// It goes with its last descriptor, socket and process, so nothing stays when
-// the test binary is killed. loopback is up; net.* settings are the kernel's
-// defaults, and nothing but [NetNS.Sysctl] and [MakeTimeWait] changes them
-// (net.ipv4.tcp_max_tw_buckets, only upwards; tcp_rfc1337 while it runs).
+// ends afterwards, and hold it by a file descriptor: no bind mount, no process.
+// The kernel removes the namespace with its last descriptor, socket and process,
+// so nothing stays when the test binary is killed. lo is up. The net.* settings
+// are the kernel's defaults.
 //
-// Code runs inside by [NetNS.Run] or [NetNS.Do] on a thread of its own that
-// never returns to the Go scheduler. A goroutine started from there is not
-// inside. A descriptor made inside keeps working everywhere. Processes run
-// inside by [NetNS.Command] and are killed when the test ends or its process
-// dies.
+// [NetNS.Run] and [NetNS.Do] run code in the namespace, on a thread of its own.
+// A goroutine that this code starts is not in the namespace. A descriptor that it
+// opens works everywhere. [NetNS.Command] runs a process in the namespace. The
+// process is killed when the test ends or when the test binary dies.
 //
 // # Sockets
 //
-// All are made by raw system calls, so that exactly the flags that were asked
-// for are set. [Listener.Peers] puts sockets on the listener's port into a TCP
-// state. Some states last only while a packet is missing; the remote end then
-// gets a classic socket filter that drops all it receives ([Socket.Deafen]),
-// which is what a host that vanished looks like:
+// Raw system calls make all sockets, so that they have exactly the flags that
+// the test asks for. [Listener.Peers] makes sockets on the listener's port and
+// brings them into a TCP state. Some states last only while a packet is missing.
+// There, a classic socket filter at the remote end drops all that it receives
+// ([Socket.Deafen]), as if the remote host had vanished:
 //
 //	established  connect, accept
 //	close_wait   the remote end shuts down
@@ -50,15 +48,15 @@
 //	syn_sent     a connect to a socket made established by TCP_REPAIR, deaf
 //	close        bound by TCP_REPAIR, neither listening nor connected
 //
-// The timers of these states run as always: syn_recv and syn_sent end after
-// tcp_synack_retries and tcp_syn_retries (a minute, two minutes), time_wait
-// after 60 s; the others last as long as the test. fin_wait1, closing and
-// last_ack hold one byte in the remote receive queue, so that the kernel resets
-// them at once when the process is killed.
+// The timers of these states run as always. syn_recv and syn_sent end after
+// tcp_synack_retries and tcp_syn_retries (one minute, two minutes), time_wait
+// after 60 s. The others last as long as the test. In fin_wait1, closing and
+// last_ack the remote receive queue holds one byte, so that the kernel resets
+// the connection at once when the process is killed.
 //
-// The local sockets of syn_sent and close get past the listener's own bind
-// conflict by TCP_REPAIR, which needs CAP_NET_ADMIN in the namespace, and take
-// the listener's SO_REUSEADDR and SO_REUSEPORT afterwards.
+// The local sockets of syn_sent and close get past the bind conflict with the
+// listener by TCP_REPAIR, which needs CAP_NET_ADMIN in the namespace. Afterwards
+// they have the listener's SO_REUSEADDR and SO_REUSEPORT.
 //
 // # Kernel
 //

@@ -4,27 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) {
-	if what := os.Getenv(helperEnv); what != "" {
-		helperMain(what)
-	}
-	Main(m)
-}
-
-// kinds are the combinations of listener and client that show up differently
+// Kinds are the combinations of listener and client that show up differently
 // in the kernel's tables.
-var kinds = []struct {
+var Kinds = []struct {
 	name   string
-	addr   string
-	from   string
-	v6only *bool
+	Addr   string
+	From   string
+	V6Only *bool
 	ipv6   bool   // the table the sockets are in
 	local  string // their local address there
 	remote string
@@ -40,15 +32,15 @@ var kinds = []struct {
 
 func TestPeersAreInTheirState(t *testing.T) {
 	const n = 5
-	for _, k := range kinds {
+	for _, k := range Kinds {
 		for _, state := range States() {
 			if state == StateListen || state == StateClose {
 				continue
 			}
 			t.Run(k.name+"/"+state.String(), func(t *testing.T) {
 				ns := New(t)
-				l := ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(k.addr), 4840), Options{V6Only: k.v6only})
-				peers := l.Peers(t, state, n, netip.MustParseAddr(k.from))
+				l := ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(k.Addr), 4840), Options{V6Only: k.V6Only})
+				peers := l.Peers(t, state, n, netip.MustParseAddr(k.From))
 
 				sockets, err := ns.TCPSockets()
 				if err != nil {
@@ -60,8 +52,8 @@ func TestPeersAreInTheirState(t *testing.T) {
 						continue
 					}
 					if s.State == StateListen {
-						if s.Local.Addr().String() != k.addr || s.IPv6 != k.ipv6 {
-							t.Errorf("listener is %+v, want %s", s, k.addr)
+						if s.Local.Addr().String() != k.Addr || s.IPv6 != k.ipv6 {
+							t.Errorf("listener is %+v, want %s", s, k.Addr)
 						}
 						continue
 					}
@@ -104,16 +96,16 @@ func TestStatesHaveNodeExportersNames(t *testing.T) {
 }
 
 func TestPeersInCloseAreBoundToTheListenersPort(t *testing.T) {
-	for _, k := range kinds {
+	for _, k := range Kinds {
 		t.Run(k.name, func(t *testing.T) {
 			ns := New(t)
-			l := ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(k.addr), 4840), Options{V6Only: k.v6only, ReuseAddr: true})
-			for _, p := range l.Peers(t, StateClose, 2, netip.MustParseAddr(k.from)) {
+			l := ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(k.Addr), 4840), Options{V6Only: k.V6Only, ReuseAddr: true})
+			for _, p := range l.Peers(t, StateClose, 2, netip.MustParseAddr(k.From)) {
 				sa, err := unix.Getsockname(p.Local.FD())
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got, want := addrPort(sa).String(), netip.AddrPortFrom(netip.MustParseAddr(k.local), 4840).String(); got != want {
+				if got, want := AddrPort(sa).String(), netip.AddrPortFrom(netip.MustParseAddr(k.local), 4840).String(); got != want {
 					t.Errorf("bound to %s, want %s", got, want)
 				}
 				if got, err := p.Local.State(); err != nil || got != StateClose {
@@ -154,7 +146,7 @@ func TestQueueStaysInAcceptQueue(t *testing.T) {
 	l.Queue(t, 3, netip.MustParseAddr("127.0.0.2"))
 	// tcp_get_info fills tcpi_unacked with the accept queue's length.
 	var info *unix.TCPInfo
-	eventually(t, "accept queue holds 3", func() bool {
+	Eventually(t, "accept queue holds 3", func() bool {
 		var err error
 		if info, err = unix.GetsockoptTCPInfo(l.FD(), unix.IPPROTO_TCP, unix.TCP_INFO); err != nil {
 			t.Fatal(err)
@@ -223,7 +215,7 @@ func TestDialUDPIsConnected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := addrPort(sa); got != server.Addr() {
+	if got := AddrPort(sa); got != server.Addr() {
 		t.Errorf("connected to %v, want %v", got, server.Addr())
 	}
 }

@@ -1,4 +1,4 @@
-package kerneltest
+package kerneltest_test
 
 import (
 	"bufio"
@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,10 +13,17 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
-// helperEnv makes the test binary a helper process of a test.
-const helperEnv = "SOCKSTATE_KERNELTEST_HELPER"
+func TestMain(m *testing.M) {
+	if what := os.Getenv(kerneltest.HelperEnv); what != "" {
+		helperMain(what)
+	}
+	kerneltest.Main(m)
+}
 
 // helperMain is what a helper process does. It does not return.
 func helperMain(what string) {
@@ -49,7 +55,7 @@ func sleep() {
 // leave fills a namespace with all that this package makes, and prints the
 // process id of a child in there.
 func leave() error {
-	ns, err := Open()
+	ns, err := kerneltest.Open()
 	if err != nil {
 		return err
 	}
@@ -57,7 +63,7 @@ func leave() error {
 		return err
 	}
 	cmd := ns.CommandContext(context.Background(), "/proc/self/exe")
-	cmd.Env = append(os.Environ(), helperEnv+"=sleep")
+	cmd.Env = append(os.Environ(), kerneltest.HelperEnv+"=sleep")
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -66,28 +72,28 @@ func leave() error {
 }
 
 // fill makes sockets of all kinds, which stay open.
-func fill(ns *NetNS) error {
-	for _, k := range kinds {
-		l, err := ns.OpenListener(netip.AddrPortFrom(netip.MustParseAddr(k.addr), 0), Options{V6Only: k.v6only})
+func fill(ns *kerneltest.NetNS) error {
+	for _, k := range kerneltest.Kinds {
+		l, err := ns.OpenListener(netip.AddrPortFrom(netip.MustParseAddr(k.Addr), 0), kerneltest.Options{V6Only: k.V6Only})
 		if err != nil {
 			return err
 		}
-		for _, state := range States() {
-			if state == StateListen {
+		for _, state := range kerneltest.States() {
+			if state == kerneltest.StateListen {
 				continue
 			}
-			if _, err := l.OpenPeers(state, 2, netip.MustParseAddr(k.from)); err != nil {
+			if _, err := l.OpenPeers(state, 2, netip.MustParseAddr(k.From)); err != nil {
 				return err
 			}
 		}
 	}
-	return MakeTimeWait(ns, TimeWaitOptions{Ports: []uint16{4840}, Count: 1000})
+	return timewait.Make(ns, timewait.Options{Ports: []uint16{4840}, Count: 1000})
 }
 
 func TestNothingStaysOfAKilledProcess(t *testing.T) {
-	watcher := New(t)
+	watcher := kerneltest.New(t)
 	helper := watcher.Command(t, "/proc/self/exe")
-	helper.Env = append(os.Environ(), helperEnv+"=leave")
+	helper.Env = append(os.Environ(), kerneltest.HelperEnv+"=leave")
 	stdout, err := helper.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -105,20 +111,20 @@ func TestNothingStaysOfAKilledProcess(t *testing.T) {
 	}
 
 	// A namespace id is a name that does not keep the namespace.
-	if err := watcher.nameNS(fmt.Sprintf("/proc/%d/ns/net", child)); err != nil {
+	if err := nameNS(watcher, fmt.Sprintf("/proc/%d/ns/net", child)); err != nil {
 		t.Fatal(err)
 	}
-	if !alive(child) {
+	if !kerneltest.Alive(child) {
 		t.Fatal("child has ended already")
 	}
-	if n := watcher.namedNS(t); n != 1 {
+	if n := namedNS(t, watcher); n != 1 {
 		t.Fatalf("%d namespaces alive, want 1", n)
 	}
 
 	helper.Kill()
 
-	eventually(t, "child process ends", func() bool { return !alive(child) })
-	eventually(t, "namespace is removed", func() bool { return watcher.namedNS(t) == 0 })
+	kerneltest.Eventually(t, "child process ends", func() bool { return !kerneltest.Alive(child) })
+	kerneltest.Eventually(t, "namespace is removed", func() bool { return namedNS(t, watcher) == 0 })
 }
 
 func TestDescriptorsAreClosed(t *testing.T) {
@@ -133,19 +139,19 @@ func TestDescriptorsAreClosed(t *testing.T) {
 	for i := range 2 { // the first round opens what the Go runtime keeps
 		before = open()
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			ns := New(t)
-			for _, k := range kinds {
-				l := ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(k.addr), 0), Options{V6Only: k.v6only})
-				for _, state := range States() {
-					if state != StateListen {
-						l.Peers(t, state, 2, netip.MustParseAddr(k.from))
+			ns := kerneltest.New(t)
+			for _, k := range kerneltest.Kinds {
+				l := ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(k.Addr), 0), kerneltest.Options{V6Only: k.V6Only})
+				for _, state := range kerneltest.States() {
+					if state != kerneltest.StateListen {
+						l.Peers(t, state, 2, netip.MustParseAddr(k.From))
 					}
 				}
-				l.Queue(t, 2, netip.MustParseAddr(k.from))
+				l.Queue(t, 2, netip.MustParseAddr(k.From))
 			}
-			udp := ns.ListenUDP(t, netip.MustParseAddrPort("127.0.0.1:0"), Options{})
-			ns.DialUDP(t, netip.MustParseAddrPort("127.0.0.1:0"), udp.Addr(), Options{})
-			ns.TimeWait(t, TimeWaitOptions{Ports: []uint16{4840}, Count: 1000})
+			udp := ns.ListenUDP(t, netip.MustParseAddrPort("127.0.0.1:0"), kerneltest.Options{})
+			ns.DialUDP(t, netip.MustParseAddrPort("127.0.0.1:0"), udp.Addr(), kerneltest.Options{})
+			timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{4840}, Count: 1000})
 			during = open()
 		})
 	}
@@ -158,7 +164,7 @@ func TestDescriptorsAreClosed(t *testing.T) {
 }
 
 // nameNS gives the namespace at path an id in this one.
-func (n *NetNS) nameNS(path string) error {
+func nameNS(n *kerneltest.NetNS, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -173,7 +179,7 @@ func (n *NetNS) nameNS(path string) error {
 }
 
 // namedNS counts the namespaces that have an id in this one and still exist.
-func (n *NetNS) namedNS(t *testing.T) int {
+func namedNS(t *testing.T, n *kerneltest.NetNS) int {
 	t.Helper()
 	var ids [][]byte
 	err := n.Run(func() (err error) {
@@ -186,24 +192,4 @@ func (n *NetNS) namedNS(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(ids)
-}
-
-// alive reports whether a process runs; one that only waits to be reaped, by
-// an init that may not care, does not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, state, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not after a minute", what)
-		}
-	}
 }

@@ -13,12 +13,12 @@ import (
 )
 
 // AddDummy adds an interface that is up and has the given addresses. What is
-// sent out of it goes nowhere. Where the kernel lacks the dummy driver it is
-// one end of a veth pair, the other end being name+"p".
+// sent through it is lost. Where the kernel lacks the dummy driver, the
+// interface is one end of a veth pair, and name+"p" is the other end.
 func (n *NetNS) AddDummy(t testing.TB, name string, addrs ...netip.Prefix) {
 	t.Helper()
 	if err := n.addDummy(name, addrs); err != nil {
-		skipOrFatal(t, fmt.Errorf("add dummy interface %s: %w", name, err))
+		SkipOrFatal(t, fmt.Errorf("add dummy interface %s: %w", name, err))
 	}
 }
 
@@ -33,25 +33,20 @@ func (n *NetNS) addDummy(name string, addrs []netip.Prefix) error {
 	attrs := netlink.LinkAttrs{Name: name, TxQLen: -1}
 	err = h.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		names = append(names, name+"p") // both ends up, or there is no carrier
+		names = []string{name + "p", name} // without both up, neither has a carrier
 		err = h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name + "p"})
 	}
 	if err != nil {
 		return fmt.Errorf("add link: %w", err)
 	}
+	var link netlink.Link
 	for _, name := range names {
-		link, err := h.LinkByName(name)
-		if err != nil {
+		if link, err = h.LinkByName(name); err != nil {
 			return fmt.Errorf("find link %s: %w", name, err)
 		}
 		if err := h.LinkSetUp(link); err != nil {
 			return fmt.Errorf("set link %s up: %w", name, err)
 		}
-	}
-
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("find link: %w", err)
 	}
 	for _, prefix := range addrs {
 		addr := &netlink.Addr{IPNet: &net.IPNet{

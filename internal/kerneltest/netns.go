@@ -9,10 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// errExited is returned by Run for a function that ended its goroutine.
+// errExited is returned by Run when the function ended its goroutine.
 var errExited = errors.New("function called runtime.Goexit")
 
 // NetNS is a network namespace, held by a file descriptor.
@@ -25,15 +27,13 @@ type NetNS struct {
 func Open() (*NetNS, error) {
 	ns := new(NetNS)
 	err := onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("create network namespace: unshare: %w", err)
-		}
-		var err error
-		if ns.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+		handle, err := netns.New()
+		if err != nil {
 			return fmt.Errorf("create network namespace: %w", err)
 		}
+		ns.file = os.NewFile(uintptr(handle), "network namespace")
 		if err := loopbackUp(); err != nil {
-			_ = ns.file.Close()
+			_ = ns.Close()
 			return fmt.Errorf("create network namespace: set lo up: %w", err)
 		}
 		return nil
@@ -44,27 +44,27 @@ func Open() (*NetNS, error) {
 	return ns, nil
 }
 
-// New creates a network namespace that is closed when the test ends. It skips
-// where the host refuses one.
+// New creates a network namespace that is closed when the test ends. The test
+// is skipped where the host refuses one.
 func New(t testing.TB) *NetNS {
 	t.Helper()
 	ns, err := Open()
 	if err != nil {
-		skipOrFatal(t, err)
+		SkipOrFatal(t, err)
 	}
 	t.Cleanup(func() { _ = ns.Close() })
 	return ns
 }
 
-// FD is the descriptor of the namespace. It stays valid, and owned by the
-// NetNS, until Close.
+// FD returns the descriptor of the namespace. It belongs to the NetNS and is
+// valid until Close.
 func (n *NetNS) FD() int { return int(n.file.Fd()) }
 
-// Path names the namespace in /proc for as long as this process holds it.
+// Path returns the path of the namespace in /proc. It is valid until Close.
 func (n *NetNS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.FD()) }
 
-// Inode is the number that identifies the namespace (`net:[4026531840]`), or 0
-// after Close.
+// Inode returns the number that identifies the namespace (`net:[4026531840]`),
+// or 0 after Close.
 func (n *NetNS) Inode() uint64 {
 	var st unix.Stat_t
 	if err := unix.Fstat(n.FD(), &st); err != nil {
@@ -73,23 +73,22 @@ func (n *NetNS) Inode() uint64 {
 	return st.Ino
 }
 
-// Close lets go of the namespace. The kernel removes it once its sockets and
-// processes are gone too.
+// Close closes the descriptor. The kernel removes the namespace when its
+// sockets and processes are gone too.
 func (n *NetNS) Close() error { return n.file.Close() }
 
-// Run calls f on a thread inside the namespace and returns its error. The
-// thread ends with f.
+// Run calls f on a thread in the namespace and returns its error. The thread
+// ends when f returns.
 func (n *NetNS) Run(f func() error) error {
 	return onThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+		if err := netns.Set(netns.NsHandle(n.FD())); err != nil {
 			return fmt.Errorf("enter network namespace: setns: %w", err)
 		}
 		return f()
 	})
 }
 
-// Do calls f on a thread inside the namespace. f may use t, FailNow and Skip
-// included.
+// Do calls f on a thread in the namespace. f may use t, also FailNow and Skip.
 func (n *NetNS) Do(t testing.TB, f func()) {
 	t.Helper()
 	err := n.Run(func() error { f(); return nil })
@@ -104,17 +103,16 @@ func (n *NetNS) Do(t testing.TB, f func()) {
 	}
 }
 
-// Sysctl sets a net.* setting of the namespace ("net.ipv4.tcp_fin_timeout"),
-// or skips where it is not there or not writable.
+// Sysctl sets a net.* setting of the namespace ("net.ipv4.tcp_fin_timeout").
+// The test is skipped where the setting is missing or not writable.
 func (n *NetNS) Sysctl(t testing.TB, name, value string) {
 	t.Helper()
 	err := n.SetSysctl(name, value)
-	switch {
-	case err == nil:
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission), errors.Is(err, unix.EROFS):
+	if errors.Is(err, os.ErrNotExist) {
 		Skip(t, "%v", err)
-	default:
-		t.Fatal(err)
+	}
+	if err != nil {
+		SkipOrFatal(t, err)
 	}
 }
 
@@ -148,14 +146,14 @@ func (n *NetNS) GetSysctl(name string) (string, error) {
 	return strings.TrimSpace(string(value)), nil
 }
 
-// sysctlPath names the setting as /proc/sys does. /proc/sys/net shows the
-// namespace of the thread that opens the file.
+// sysctlPath returns the path of the setting. /proc/sys/net shows the namespace
+// of the thread that opens the file.
 func sysctlPath(name string) string {
 	return filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
 }
 
-// onThread calls f on an operating system thread that is then thrown away, so
-// that f may change the thread's namespace.
+// onThread calls f on an operating system thread that ends with it, so that f
+// may change the namespace of the thread.
 func onThread(f func() error) error {
 	err := errExited
 	done := make(chan struct{})
@@ -163,9 +161,9 @@ func onThread(f func() error) error {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
 		if unix.Gettid() == unix.Getpid() {
-			// But for the first one, which it cannot end; that would stay in
-			// the namespace, and with it /proc/self/net. While it is held here,
-			// f gets another.
+			// The runtime cannot end the first thread of the process. It would
+			// stay in the namespace, and /proc/self/net with it. While it is
+			// locked here, f gets another one.
 			err = onThread(f)
 			runtime.UnlockOSThread()
 			return
@@ -178,18 +176,9 @@ func onThread(f func() error) error {
 
 // loopbackUp sets lo up in the namespace of the calling thread.
 func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("socket: %w", err)
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
+	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	ifr.SetUint16(unix.IFF_UP)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
-		return fmt.Errorf("ioctl SIOCSIFFLAGS: %w", err)
-	}
-	return nil
+	return netlink.LinkSetUp(lo)
 }

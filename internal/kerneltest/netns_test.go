@@ -48,7 +48,7 @@ func TestDoRunsInsideAndNothingElseDoes(t *testing.T) {
 	if got := netnsInode(t, "/proc/self/ns/net"); got != outside {
 		t.Errorf("the process is in namespace %d, was in %d", got, outside)
 	}
-	eventually(t, "threads inside end", func() bool {
+	Eventually(t, "threads inside end", func() bool {
 		tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
 		if err != nil || len(tasks) == 0 {
 			t.Fatalf("list threads: %v, %v", tasks, err)
@@ -106,7 +106,7 @@ func TestSetSysctlReportsUnknownName(t *testing.T) {
 func TestCommandRunsInside(t *testing.T) {
 	ns := New(t)
 	cmd := ns.Command(t, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), helperEnv+"=netns")
+	cmd.Env = append(os.Environ(), HelperEnv+"=netns")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -127,16 +127,16 @@ func TestCommandIsKilledWhenTheTestEnds(t *testing.T) {
 	var pid int
 	t.Run("test", func(t *testing.T) {
 		cmd := New(t).Command(t, "/proc/self/exe")
-		cmd.Env = append(os.Environ(), helperEnv+"=sleep")
+		cmd.Env = append(os.Environ(), HelperEnv+"=sleep")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		pid = cmd.Process.Pid
-		if !alive(pid) {
+		if !Alive(pid) {
 			t.Fatal("process does not run")
 		}
 	})
-	if alive(pid) {
+	if Alive(pid) {
 		t.Errorf("process %d still runs", pid)
 	}
 }
@@ -144,7 +144,7 @@ func TestCommandIsKilledWhenTheTestEnds(t *testing.T) {
 func TestCommandAsAnotherUser(t *testing.T) {
 	RequireRoot(t)
 	cmd := New(t).Command(t, "/proc/self/exe").As(65534, 65533)
-	cmd.Env = append(os.Environ(), helperEnv+"=uid")
+	cmd.Env = append(os.Environ(), HelperEnv+"=uid")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settle is how long the kernel gets for what takes it microseconds on
-// loopback.
-const settle = 5 * time.Second
+// settle is how long the kernel gets for what takes it microseconds on loopback
+// of a host that is not busy.
+const settle = 20 * time.Second
 
 var errTimeout = errors.New("timed out")
 
-// Peer is a connection of a Listener, in some state, and its two ends.
+// Peer is a connection of a Listener: its two ends.
 type Peer struct {
 	// Local is the socket on the listener's port. It is nil in syn_recv, whose
 	// socket has no descriptor, and in time_wait, whose was closed.
@@ -26,11 +26,11 @@ type Peer struct {
 	Remote *Socket
 
 	// Addr is the remote address, zero in close. It is an IPv4 address also
-	// where the local socket has it v4-mapped.
+	// where the local socket is v4-mapped.
 	Addr netip.AddrPort
 }
 
-// Close closes both ends; a connection is reset. TIME_WAIT sockets stay.
+// Close closes both ends and resets the connection. A TIME_WAIT socket stays.
 func (p *Peer) Close() error {
 	var errs []error
 	for _, s := range []*Socket{p.Local, p.Remote} {
@@ -41,66 +41,55 @@ func (p *Peer) Close() error {
 	return errors.Join(errs...)
 }
 
-// Peers makes n sockets in the given state on the listener's local port, with
-// remote ends at the address from. Every one is seen in that state before it
-// returns. All are closed when the test ends.
+// Peers makes n sockets in the given state on the listener's local port. Their
+// remote ends have the address from. Peers returns when all are in that state,
+// and closes them when the test ends.
 //
-// An IPv4 address from makes v4-mapped sockets on a dual-stack listener.
-// Listening sockets come from Listen, not from here. The listener must not be
-// bound to a device, and its accept queue must be empty.
+// On a dual-stack listener, an IPv4 address makes v4-mapped sockets. Listening
+// sockets come from Listen. The listener must not be bound to a device, and its
+// accept queue must be empty.
 func (l *Listener) Peers(t testing.TB, state State, n int, from netip.Addr) []*Peer {
 	t.Helper()
 	peers, err := l.OpenPeers(state, n, from)
-	if err != nil {
-		skipOrFatal(t, err)
+	for _, p := range peers {
+		t.Cleanup(func() { _ = p.Close() })
 	}
-	t.Cleanup(func() {
-		for _, p := range peers {
-			_ = p.Close()
-		}
-	})
+	if err != nil {
+		SkipOrFatal(t, err)
+	}
 	return peers
 }
 
-// OpenPeers is Peers without a test: the caller closes each Peer.
+// OpenPeers is Peers without a test. The caller closes each Peer.
 func (l *Listener) OpenPeers(state State, n int, from netip.Addr) (peers []*Peer, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("make %d %v sockets on port %d from %v: %w", n, state, l.Port(), from, err)
-			for _, p := range peers {
-				_ = p.Close()
-			}
-			peers = nil
-		}
-	}()
 	for range n {
 		p := new(Peer)
 		peers = append(peers, p)
-		if err := l.open(p, state, from.Unmap()); err != nil {
-			return peers, err
+		if err = l.open(p, state, from.Unmap()); err != nil {
+			break
 		}
 	}
-	return peers, l.verify(peers, state)
+	if err == nil {
+		err = l.verify(peers, state)
+	}
+	if err != nil {
+		for _, p := range peers {
+			_ = p.Close()
+		}
+		return nil, fmt.Errorf("make %d %v sockets on port %d from %v: %w", n, state, l.Port(), from, err)
+	}
+	return peers, nil
 }
 
-// Queue connects n clients from the given address and leaves them to the
-// listener's accept queue, whether or not it has room: the sockets returned are
-// the clients, some of which may still be connecting.
+// Queue connects n clients from the given address and accepts none of them. It
+// returns the clients. Where the accept queue is full, some are still connecting.
 func (l *Listener) Queue(t testing.TB, n int, from netip.Addr) []*Socket {
 	t.Helper()
 	var clients []*Socket
-	t.Cleanup(func() {
-		for _, c := range clients {
-			_ = c.Close()
-		}
-	})
 	for range n {
 		c, err := l.client(from.Unmap())
-		if err != nil {
-			skipOrFatal(t, err)
-		}
-		clients = append(clients, c)
-		if err := c.connect(l.target(from.Unmap())); err != nil {
+		clients = append(clients, closeAtEnd(t, c, err))
+		if err := c.connect(l.Target(from.Unmap())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,18 +97,25 @@ func (l *Listener) Queue(t testing.TB, n int, from netip.Addr) []*Socket {
 }
 
 // open brings one connection into the state.
-func (l *Listener) open(p *Peer, state State, from netip.Addr) error {
+func (l *Listener) open(p *Peer, state State, from netip.Addr) (err error) {
 	switch state {
 	case StateClose:
 		return l.openBound(p, from)
-	case StateSynSent:
-		return l.openSynSent(p, from)
-	case StateSynRecv:
-		return l.openSynRecv(p, from)
 	case StateListen:
 		return errors.New("a listening socket is no peer: use Listen")
 	}
-	if err := l.connect(p, from); err != nil {
+	if p.Remote, err = l.client(from); err != nil {
+		return err
+	}
+	connect := func() error { return l.connect(p, from) }
+	switch state {
+	case StateSynSent:
+		return l.openSynSent(p, from)
+	case StateSynRecv: // the client does not see the SYN-ACK
+		return inOrder(p.Remote.Deafen, connect)
+	}
+	accept := func() error { return l.accept(p) }
+	if err := inOrder(connect, accept); err != nil {
 		return err
 	}
 	switch state {
@@ -132,18 +128,10 @@ func (l *Listener) open(p *Peer, state State, from netip.Addr) error {
 	case StateFinWait1:
 		return p.finUnseen()
 	case StateClosing:
-		if err := p.finUnseen(); err != nil {
-			return err
-		}
-		return p.Remote.Shutdown()
+		return inOrder(p.finUnseen, p.Remote.Shutdown)
 	case StateLastAck:
-		if err := p.Remote.Shutdown(); err != nil {
-			return err
-		}
-		if err := p.Local.await(StateCloseWait); err != nil {
-			return err
-		}
-		return p.finUnseen()
+		closeWait := func() error { return p.Local.await(StateCloseWait) }
+		return inOrder(p.Remote.Shutdown, closeWait, p.finUnseen)
 	case StateTimeWait:
 		return p.timeWait()
 	default:
@@ -153,160 +141,124 @@ func (l *Listener) open(p *Peer, state State, from netip.Addr) error {
 
 // timeWait closes the local end, then the remote end.
 func (p *Peer) timeWait() error {
-	if err := p.Local.Orphan(); err != nil {
-		return err
-	}
-	// Two FINs that cross would put both ends into TIME_WAIT.
-	if err := waitFor(p.Remote.fd, unix.POLLRDHUP); err != nil {
-		return fmt.Errorf("wait for FIN: %w", err)
-	}
-	err := p.Remote.Orphan()
-	p.Local, p.Remote = nil, nil
-	return err
-}
-
-// finUnseen sends a FIN from the local end that the remote end never sees.
-func (p *Peer) finUnseen() error {
-	// A socket that is closed with data unread sends a reset (tcp_close). So
-	// when the process dies its half-closed connections do not linger, and
-	// with them the namespace, until their retransmissions give up.
-	if _, err := unix.Write(p.Local.fd, []byte{0}); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	if err := waitFor(p.Remote.fd, unix.POLLIN); err != nil {
-		return fmt.Errorf("wait for data: %w", err)
-	}
-	if err := p.Remote.Deafen(); err != nil {
-		return err
-	}
-	return p.Local.Shutdown()
-}
-
-// connect makes an established connection.
-func (l *Listener) connect(p *Peer, from netip.Addr) error {
-	var err error
-	if p.Remote, err = l.client(from); err != nil {
-		return err
-	}
-	if err := p.Remote.connect(l.target(from)); err != nil {
-		return err
-	}
-	p.Addr = p.Remote.local
-	p.Local, err = l.accept(p.Addr)
-	return err
-}
-
-// accept takes the connection of the client at addr from the accept queue.
-func (l *Listener) accept(client netip.AddrPort) (*Socket, error) {
-	if err := waitFor(l.fd, unix.POLLIN); err != nil {
-		return nil, fmt.Errorf("accept from %v: %w", client, err)
-	}
-	fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	err := inOrder(
+		p.Local.Orphan,
+		// Two FINs that cross would put both ends into TIME_WAIT.
+		func() error { return WaitFor(p.Remote.fd, unix.POLLRDHUP) },
+		p.Remote.Orphan,
+	)
 	if err != nil {
-		return nil, fmt.Errorf("accept from %v: %w", client, err)
+		return fmt.Errorf("close both ends: %w", err)
 	}
-	s := &Socket{fd: fd}
-	if got := unmap(addrPort(sa)); got != client {
-		_ = s.Close()
-		return nil, fmt.Errorf("accept from %v: accept queue held a connection from %v", client, got)
-	}
-	if err := s.readLocal(); err != nil {
-		_ = s.Close()
-		return nil, err
-	}
-	return s, nil
-}
-
-// openSynRecv makes a connection request that never completes: the client does
-// not see the SYN-ACK.
-func (l *Listener) openSynRecv(p *Peer, from netip.Addr) error {
-	var err error
-	if p.Remote, err = l.client(from); err != nil {
-		return err
-	}
-	if err := p.Remote.Deafen(); err != nil {
-		return err
-	}
-	if err := p.Remote.connect(l.target(from)); err != nil {
-		return err
-	}
-	p.Addr = p.Remote.local
+	p.Local, p.Remote = nil, nil
 	return nil
 }
 
-// openSynSent connects from the listener's port to a socket that does not
-// answer. That one is no listener, so that the namespace gets no further
-// listening port: it is made established by TCP_REPAIR, with the right pair of
-// addresses to receive the SYN.
-func (l *Listener) openSynSent(p *Peer, from netip.Addr) error {
-	var err error
-	if p.Remote, err = l.client(from); err != nil {
-		return err
+// finUnseen sends a FIN that the remote end never sees.
+func (p *Peer) finUnseen() error {
+	// A socket that is closed with unread data sends a reset (tcp_close).
+	// Without it, half-closed connections of a process that dies would keep the
+	// namespace until their retransmissions give up.
+	if _, err := unix.Write(p.Local.fd, []byte{0}); err != nil {
+		return fmt.Errorf("write: %w", err)
 	}
-	if err := p.Remote.Deafen(); err != nil {
-		return err
+	if err := WaitFor(p.Remote.fd, unix.POLLIN); err != nil {
+		return fmt.Errorf("wait for data: %w", err)
 	}
-	// Left in repair mode, it also closes without a packet.
-	if err := p.Remote.setRepair(1); err != nil {
-		return err
-	}
-	if err := p.Remote.connect(l.target(from)); err != nil {
-		return err
-	}
+	return inOrder(p.Remote.Deafen, p.Local.Shutdown)
+}
+
+// connect connects the client, and fills in its address.
+func (l *Listener) connect(p *Peer, from netip.Addr) error {
+	err := p.Remote.connect(l.Target(from))
 	p.Addr = p.Remote.local
-	if err := l.openBound(p, from); err != nil {
-		return err
+	return err
+}
+
+// accept takes the connection of the client from the accept queue.
+func (l *Listener) accept(p *Peer) error {
+	if err := WaitFor(l.fd, unix.POLLIN); err != nil {
+		return fmt.Errorf("accept from %v: %w", p.Addr, err)
 	}
-	remote := p.Addr
-	if !l.local.Addr().Is4() {
-		remote = netip.AddrPortFrom(netip.AddrFrom16(remote.Addr().As16()), remote.Port())
+	fd, sa, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("accept from %v: %w", p.Addr, err)
 	}
-	return p.Local.connect(remote)
+	p.Local = &Socket{fd: fd}
+	if got := unmap(AddrPort(sa)); got != p.Addr {
+		return fmt.Errorf("accept from %v: accept queue held a connection from %v", p.Addr, got)
+	}
+	return p.Local.readLocal()
+}
+
+// openSynSent connects from the listener's port to a socket that does not
+// answer. A listener there would be another listening port in the namespace.
+// Instead TCP_REPAIR makes the socket established, with the pair of addresses
+// that receives the SYN.
+func (l *Listener) openSynSent(p *Peer, from netip.Addr) error {
+	return inOrder(
+		p.Remote.Deafen,
+		func() error { return p.Remote.setRepair(1) }, // it also closes without a packet
+		func() error { return l.connect(p, from) },
+		func() error { return l.openBound(p, from) },
+		func() error { return p.Local.connect(l.sameFamily(p.Addr)) },
+	)
 }
 
 // openBound binds a socket to the address that the listener accepts on.
 func (l *Listener) openBound(p *Peer, from netip.Addr) error {
-	addr := l.target(from)
-	if !l.local.Addr().Is4() {
-		addr = netip.AddrPortFrom(netip.AddrFrom16(addr.Addr().As16()), addr.Port())
-	}
+	addr := l.sameFamily(l.Target(from))
 	var err error
-	if p.Local, err = l.ns.socket(family(addr.Addr()), unix.SOCK_STREAM, Options{}); err != nil {
+	if p.Local, err = l.ns.socket(Family(addr.Addr()), unix.SOCK_STREAM, Options{}); err != nil {
 		return err
 	}
-	// TCP_REPAIR sets sk_reuse to SK_FORCE_REUSE, which no listener conflicts
-	// with (inet_csk_get_port); leaving it clears sk_reuse.
-	if err := p.Local.setRepair(1); err != nil {
-		return err
-	}
-	if err := p.Local.bind(addr); err != nil {
-		return err
-	}
-	if err := p.Local.setRepair(0); err != nil {
-		return err
-	}
-	return p.Local.setOptions(unix.SOCK_STREAM, Options{ReuseAddr: l.opts.ReuseAddr, ReusePort: l.opts.ReusePort})
+	return inOrder(
+		// TCP_REPAIR sets sk_reuse to SK_FORCE_REUSE, which no listener conflicts
+		// with (inet_csk_get_port). Leaving it clears sk_reuse.
+		func() error { return p.Local.setRepair(1) },
+		func() error { return p.Local.bind(addr) },
+		func() error { return p.Local.setRepair(0) },
+		func() error {
+			return p.Local.setOptions(Options{ReuseAddr: l.opts.ReuseAddr, ReusePort: l.opts.ReusePort})
+		},
+	)
 }
 
-func (s *Socket) setRepair(value int) error {
-	if err := unix.SetsockoptInt(s.fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, value); err != nil {
-		return fmt.Errorf("setsockopt TCP_REPAIR: %w", err)
+// inOrder takes the steps until one returns an error.
+func inOrder(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// client makes a socket bound to the source address, its port left to connect.
+// sameFamily converts an IPv4 address to a v4-mapped one where the listener is
+// an IPv6 socket.
+func (l *Listener) sameFamily(addr netip.AddrPort) netip.AddrPort {
+	if l.local.Addr().Is4() {
+		return addr
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(addr.Addr().As16()), addr.Port())
+}
+
+func (s *Socket) setRepair(value int) error {
+	return s.set("TCP_REPAIR", unix.IPPROTO_TCP, unix.TCP_REPAIR, value)
+}
+
+// client makes a socket bound to the source address. connect(2) chooses the port.
 func (l *Listener) client(from netip.Addr) (*Socket, error) {
-	s, err := l.ns.socket(family(from), unix.SOCK_STREAM, Options{})
+	s, err := l.ns.socket(Family(from), unix.SOCK_STREAM, Options{})
 	if err != nil {
 		return nil, err
 	}
-	err = unix.SetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-	if err != nil {
-		err = fmt.Errorf("setsockopt IP_BIND_ADDRESS_NO_PORT: %w", err)
-	} else {
-		err = s.bind(netip.AddrPortFrom(from, 0))
-	}
+	err = inOrder(
+		func() error {
+			return s.set("IP_BIND_ADDRESS_NO_PORT", unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		},
+		func() error { return s.bind(netip.AddrPortFrom(from, 0)) },
+	)
 	if err != nil {
 		_ = s.Close()
 		return nil, err
@@ -314,13 +266,14 @@ func (l *Listener) client(from netip.Addr) (*Socket, error) {
 	return s, nil
 }
 
-// target is where a client at the address from reaches the listener.
-func (l *Listener) target(from netip.Addr) netip.AddrPort {
+// Target returns the address where a client at the address from reaches the
+// listener.
+func (l *Listener) Target(from netip.Addr) netip.AddrPort {
 	addr := l.local.Addr().Unmap()
 	switch {
 	case !addr.IsUnspecified():
 	case !from.IsLoopback():
-		addr = from // on this host too; loopback addresses do not reach others
+		addr = from // an address of this host; loopback addresses do not reach it
 	case from.Is4():
 		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	default:
@@ -329,24 +282,30 @@ func (l *Listener) target(from netip.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(addr, l.local.Port())
 }
 
-// await waits until the socket is in the state.
-func (s *Socket) await(want State) error {
-	deadline := time.Now().Add(settle)
-	for {
-		got, err := s.State()
-		if err != nil || got == want {
+// until calls check until it no longer returns errTimeout, for settle at most.
+func until(check func() error) error {
+	for deadline := time.Now().Add(settle); ; time.Sleep(time.Millisecond) {
+		err := check()
+		if !errors.Is(err, errTimeout) || time.Now().After(deadline) {
 			return err
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("socket %v is in %v, want %v: %w", s.local, got, want, errTimeout)
-		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
-// verify waits until every peer's local socket is in the state.
+// await waits until the socket is in the state.
+func (s *Socket) await(want State) error {
+	return until(func() error {
+		got, err := s.State()
+		if err == nil && got != want {
+			err = fmt.Errorf("socket %v is in %v, want %v: %w", s.local, got, want, errTimeout)
+		}
+		return err
+	})
+}
+
+// verify waits until the local socket of every peer is in the state.
 func (l *Listener) verify(peers []*Peer, want State) error {
-	var unowned []*Peer
+	var unowned []*Peer // their local sockets have no descriptor
 	for _, p := range peers {
 		if p.Local == nil {
 			unowned = append(unowned, p)
@@ -357,28 +316,22 @@ func (l *Listener) verify(peers []*Peer, want State) error {
 	if len(unowned) == 0 {
 		return nil
 	}
-
-	deadline := time.Now().Add(settle)
-	for {
+	// By both ends: clients of two listeners on the same port may have the same port.
+	type pair struct{ local, remote netip.AddrPort }
+	return until(func() error {
 		sockets, err := l.ns.TCPSockets()
 		if err != nil {
 			return err
 		}
-		// By both ends: a client of another listener on the same port may have the same port.
-		type pair struct{ local, remote netip.AddrPort }
 		states := make(map[pair]State)
 		for _, s := range sockets {
 			states[pair{unmap(s.Local), unmap(s.Remote)}] = s.State
 		}
-		var missing error
 		for _, p := range unowned {
-			if got := states[pair{l.target(p.Addr.Addr()), p.Addr}]; got != want {
-				missing = fmt.Errorf("socket to %v is in %v, want %v: %w", p.Addr, got, want, errTimeout)
+			if got := states[pair{l.Target(p.Addr.Addr()), p.Addr}]; got != want {
+				return fmt.Errorf("socket to %v is in %v, want %v: %w", p.Addr, got, want, errTimeout)
 			}
 		}
-		if missing == nil || time.Now().After(deadline) {
-			return missing
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }

@@ -1,47 +1,46 @@
 package kerneltest
 
 import (
-	"bytes"
-	"encoding/binary"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
-	"strings"
+
+	"github.com/prometheus/procfs"
 )
 
 // TCPSocket is a line of /proc/net/tcp or /proc/net/tcp6.
 type TCPSocket struct {
-	IPv6          bool           // which of the two
-	Local, Remote netip.AddrPort // v4-mapped addresses are left mapped
+	IPv6          bool           // it is a line of /proc/net/tcp6
+	Local, Remote netip.AddrPort // v4-mapped in tcp6 where the peer uses IPv4
 	State         State
 	UID           uint32
 	Inode         uint64 // 0 in time_wait and syn_recv
 }
 
-// TCPSockets reads /proc/net/tcp and /proc/net/tcp6 of the namespace. Bound
-// sockets that neither listen nor are connected are not in there.
-func (n *NetNS) TCPSockets() ([]TCPSocket, error) {
-	var all []TCPSocket
-	err := n.Run(func() error {
-		for _, name := range []string{"tcp", "tcp6"} {
-			table, err := os.ReadFile("/proc/thread-self/net/" + name)
-			if os.IsNotExist(err) && name == "tcp6" {
-				continue // no IPv6
-			}
-			if err != nil {
-				return err
-			}
-			_, table, _ = bytes.Cut(table, []byte("\n")) // column heads
-			for line := range bytes.Lines(table) {
-				s, err := parseTCPSocket(string(line))
-				if err != nil {
-					return fmt.Errorf("parse /proc/net/%s: %w", name, err)
-				}
-				s.IPv6 = name == "tcp6"
-				all = append(all, s)
-			}
+// TCPSockets reads /proc/net/tcp and /proc/net/tcp6 of the namespace. They do
+// not list sockets that are bound, and neither listen nor are connected.
+func (n *NetNS) TCPSockets() (all []TCPSocket, err error) {
+	err = n.readNet(func(fs procfs.FS) error {
+		ipv4, err := fs.NetTCP()
+		if err != nil {
+			return err
+		}
+		ipv6, err := fs.NetTCP6()
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+			return err
+		}
+		for i, line := range append(ipv4, ipv6...) {
+			local, _ := netip.AddrFromSlice(line.LocalAddr)
+			remote, _ := netip.AddrFromSlice(line.RemAddr)
+			all = append(all, TCPSocket{
+				IPv6:   i >= len(ipv4),
+				Local:  netip.AddrPortFrom(local, uint16(line.LocalPort)),
+				Remote: netip.AddrPortFrom(remote, uint16(line.RemPort)),
+				State:  State(line.St),
+				UID:    uint32(line.UID),
+				Inode:  line.Inode,
+			})
 		}
 		return nil
 	})
@@ -51,75 +50,35 @@ func (n *NetNS) TCPSockets() ([]TCPSocket, error) {
 	return all, nil
 }
 
-// parseTCPSocket decodes what get_tcp4_sock and get_tcp6_sock print.
-func parseTCPSocket(line string) (TCPSocket, error) {
-	f := strings.Fields(line)
-	if len(f) < 10 {
-		return TCPSocket{}, fmt.Errorf("line %q: %d fields", line, len(f))
-	}
-	var s TCPSocket
-	var err error
-	if s.Local, err = parseAddrPort(f[1]); err != nil {
-		return TCPSocket{}, fmt.Errorf("line %q: local address: %w", line, err)
-	}
-	if s.Remote, err = parseAddrPort(f[2]); err != nil {
-		return TCPSocket{}, fmt.Errorf("line %q: remote address: %w", line, err)
-	}
-	state, err := strconv.ParseUint(f[3], 16, 8)
-	if err != nil {
-		return TCPSocket{}, fmt.Errorf("line %q: state: %w", line, err)
-	}
-	uid, err := strconv.ParseUint(f[7], 10, 32)
-	if err != nil {
-		return TCPSocket{}, fmt.Errorf("line %q: uid: %w", line, err)
-	}
-	if s.Inode, err = strconv.ParseUint(f[9], 10, 64); err != nil {
-		return TCPSocket{}, fmt.Errorf("line %q: inode: %w", line, err)
-	}
-	s.State, s.UID = State(state), uint32(uid)
-	return s, nil
-}
-
-// parseAddrPort decodes an address printed as native-endian 32-bit words of
-// what is in network order in memory, and a port printed as a number.
-func parseAddrPort(s string) (netip.AddrPort, error) {
-	addr, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(addr)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	if len(b) != 4 && len(b) != 16 {
-		return netip.AddrPort{}, fmt.Errorf("address %q: %d bytes", addr, len(b))
-	}
-	for i := 0; i < len(b); i += 4 {
-		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
-	}
-	ip, _ := netip.AddrFromSlice(b)
-	p, err := strconv.ParseUint(port, 16, 16)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	return netip.AddrPortFrom(ip, uint16(p)), nil
-}
-
-// TimeWaitCount returns how many TIME_WAIT sockets the namespace has, of both
-// address families, from /proc/net/sockstat.
-func (n *NetNS) TimeWaitCount() (int, error) {
-	var text []byte
-	err := n.Run(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/sockstat")
-		return err
+// TimeWaitCount reads the number of TIME_WAIT sockets of the namespace, IPv4
+// and IPv6, from /proc/net/sockstat. It includes orphans in FIN_WAIT2.
+func (n *NetNS) TimeWaitCount() (count int, err error) {
+	err = n.readNet(func(fs procfs.FS) error {
+		stat, err := fs.NetSockstat()
+		if err != nil {
+			return err
+		}
+		for _, p := range stat.Protocols {
+			if p.Protocol == "TCP" && p.TW != nil {
+				count = *p.TW
+				return nil
+			}
+		}
+		return errors.New("no tw in /proc/net/sockstat")
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count time_wait sockets: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		for i := 1; i+1 < len(f) && f[0] == "TCP:"; i += 2 {
-			if f[i] == "tw" {
-				return strconv.Atoi(f[i+1])
-			}
+	return count, nil
+}
+
+// readNet calls f with the /proc/net of the namespace.
+func (n *NetNS) readNet(f func(procfs.FS) error) error {
+	return n.Run(func() error {
+		fs, err := procfs.NewFS("/proc/thread-self")
+		if err != nil {
+			return err
 		}
-	}
-	return 0, fmt.Errorf("count time_wait sockets: no tw in /proc/net/sockstat")
+		return f(fs)
+	})
 }

@@ -17,8 +17,8 @@ const requireAllEnv = "SOCKSTATE_REQUIRE_ALL"
 // include/linux/proc_ns.h.
 const initUserNS = 0xEFFFFFFD
 
-// Skip skips the test with a reason, or fails it where SOCKSTATE_REQUIRE_ALL=1
-// says that everything must run.
+// Skip skips the test with a reason. Where SOCKSTATE_REQUIRE_ALL=1 says that
+// everything must run, it fails the test.
 func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(requireAllEnv) == "1" {
@@ -27,7 +27,8 @@ func Skip(t testing.TB, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// RequireCommand returns the path of the named program, or skips.
+// RequireCommand returns the path of the named program. It skips where the
+// program is not installed.
 func RequireCommand(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -40,15 +41,11 @@ func RequireCommand(t testing.TB, name string) string {
 // RequireNetNS skips where network namespaces cannot be created.
 func RequireNetNS(t testing.TB) {
 	t.Helper()
-	ns, err := Open()
-	if err != nil {
-		skipOrFatal(t, err)
-	}
-	_ = ns.Close()
+	_ = New(t).Close()
 }
 
 // RequireRoot skips unless the process is root, with CAP_SYS_ADMIN, in the
-// initial user namespace: what bpf(2) and becoming another user need. The
+// initial user namespace. bpf(2) and running as another user need that; the
 // namespace that [Main] creates is not enough.
 func RequireRoot(t testing.TB) {
 	t.Helper()
@@ -73,9 +70,9 @@ func inInitUserNS() (bool, error) {
 	return st.Ino == initUserNS, nil
 }
 
-// skipOrFatal skips for what a host may refuse, and fails for the rest, which
-// is a defect.
-func skipOrFatal(t testing.TB, err error) {
+// SkipOrFatal skips the test where err is something that a host may refuse, and
+// fails it for any other error.
+func SkipOrFatal(t testing.TB, err error) {
 	t.Helper()
 	for _, refused := range []error{
 		unix.EPERM, unix.EACCES, unix.EROFS, // privileges, read-only /proc/sys

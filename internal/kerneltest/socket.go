@@ -3,8 +3,8 @@ package kerneltest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
-	"strconv"
 	"testing"
 	"time"
 
@@ -17,11 +17,10 @@ const DefaultBacklog = 1024
 // Options are the flags of a socket. The zero value sets none.
 type Options struct {
 	ReuseAddr, ReusePort bool
-	V6Only               *bool  // nil: the default, net.ipv6.bindv6only
+	V6Only               *bool  // nil: net.ipv6.bindv6only decides
 	Backlog              int    // 0: DefaultBacklog; negative: 0
 	Device               string // SO_BINDTODEVICE
-	DeferAccept          time.Duration
-	MPTCP                bool // IPPROTO_MPTCP
+	MPTCP                bool   // IPPROTO_MPTCP
 }
 
 // Socket is a socket made by this package.
@@ -37,19 +36,19 @@ type Listener struct {
 	opts Options
 }
 
-// FD is the socket's descriptor, owned by the Socket; non-blocking and
-// close-on-exec. It is -1 after Close.
+// FD returns the descriptor, which is non-blocking and close-on-exec. It belongs
+// to the Socket. It is -1 after Close.
 func (s *Socket) FD() int { return s.fd }
 
-// Addr is the local address, as getsockname(2) had it when the socket was made.
-// It is v4-mapped for an IPv6 socket bound to an IPv4 address.
+// Addr returns the local address that getsockname(2) returned when the socket
+// was made. It is v4-mapped for an IPv6 socket bound to an IPv4 address.
 func (s *Socket) Addr() netip.AddrPort { return s.local }
 
-// Port is the local port.
+// Port returns the local port.
 func (s *Socket) Port() uint16 { return s.local.Port() }
 
-// Close closes the socket so that the kernel keeps nothing of it: a connection
-// is reset. It may be called again.
+// Close closes the socket and resets its connection, so that the kernel keeps
+// nothing of it. It may be called again.
 func (s *Socket) Close() error {
 	if s.fd >= 0 {
 		_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
@@ -57,8 +56,8 @@ func (s *Socket) Close() error {
 	return s.Orphan()
 }
 
-// Orphan closes the socket as an application would: the kernel ends the
-// connection on its own, if it has one.
+// Orphan closes the socket as an application does: the kernel then ends the
+// connection, if there is one.
 func (s *Socket) Orphan() error {
 	if s.fd < 0 {
 		return nil
@@ -68,7 +67,7 @@ func (s *Socket) Orphan() error {
 	return unix.Close(fd)
 }
 
-// Shutdown ends the sending direction: it sends a FIN.
+// Shutdown sends a FIN: it closes the sending direction.
 func (s *Socket) Shutdown() error {
 	if err := unix.Shutdown(s.fd, unix.SHUT_WR); err != nil {
 		return fmt.Errorf("shutdown %v: %w", s.local, err)
@@ -76,8 +75,8 @@ func (s *Socket) Shutdown() error {
 	return nil
 }
 
-// Deafen makes the socket drop all that it receives before TCP sees it, as if
-// the network lost it.
+// Deafen makes the socket drop all packets before TCP sees them, as if the
+// network lost them.
 func (s *Socket) Deafen() error {
 	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 	err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
@@ -97,21 +96,16 @@ func (s *Socket) State() (State, error) {
 	return State(info.State), nil
 }
 
-// Listen opens a listening TCP socket. The family follows from the address: a
-// v4-mapped one makes an IPv6 socket, `::` a dual-stack one unless V6Only says
-// otherwise. Port 0 takes a free port.
+// Listen opens a listening TCP socket. The address decides on the family: a
+// v4-mapped address makes an IPv6 socket, `::` a dual-stack socket unless V6Only
+// says otherwise. Port 0 takes a free port.
 func (n *NetNS) Listen(t testing.TB, addr netip.AddrPort, opts Options) *Listener {
 	t.Helper()
 	l, err := n.OpenListener(addr, opts)
-	if err != nil {
-		skipOrFatal(t, err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	return l
+	return closeAtEnd(t, l, err)
 }
 
-// OpenListener is Listen without a test: the caller closes the Listener, and
-// decides on the error.
+// OpenListener is Listen without a test. The caller closes the Listener.
 func (n *NetNS) OpenListener(addr netip.AddrPort, opts Options) (*Listener, error) {
 	s, err := n.OpenBound(addr, opts)
 	if err != nil {
@@ -131,32 +125,23 @@ func (n *NetNS) OpenListener(addr netip.AddrPort, opts Options) (*Listener, erro
 	return &Listener{Socket: *s, ns: n, opts: opts}, nil
 }
 
-// Bind opens a TCP socket that is bound and does not listen.
+// Bind opens a TCP socket that is bound, and does not listen.
 func (n *NetNS) Bind(t testing.TB, addr netip.AddrPort, opts Options) *Socket {
 	t.Helper()
 	s, err := n.OpenBound(addr, opts)
-	if err != nil {
-		skipOrFatal(t, err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
+	return closeAtEnd(t, s, err)
 }
 
-// OpenBound is Bind without a test.
+// OpenBound is Bind without a test. The caller closes the Socket.
 func (n *NetNS) OpenBound(addr netip.AddrPort, opts Options) (*Socket, error) {
 	return n.open(unix.SOCK_STREAM, addr, opts)
 }
 
-// ListenUDP opens a bound UDP socket. Backlog, DeferAccept and MPTCP do not
-// apply.
+// ListenUDP opens a bound UDP socket. Backlog and MPTCP do not apply.
 func (n *NetNS) ListenUDP(t testing.TB, addr netip.AddrPort, opts Options) *Socket {
 	t.Helper()
 	s, err := n.open(unix.SOCK_DGRAM, addr, opts)
-	if err != nil {
-		skipOrFatal(t, err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
+	return closeAtEnd(t, s, err)
 }
 
 // DialUDP opens a UDP socket that is bound to local and connected to remote.
@@ -169,9 +154,19 @@ func (n *NetNS) DialUDP(t testing.TB, local, remote netip.AddrPort, opts Options
 	return s
 }
 
+// closeAtEnd closes the socket when the test ends, or ends the test on err.
+func closeAtEnd[S io.Closer](t testing.TB, s S, err error) S {
+	t.Helper()
+	if err != nil {
+		SkipOrFatal(t, err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
 // open makes a socket, sets its options and binds it.
 func (n *NetNS) open(typ int, addr netip.AddrPort, opts Options) (*Socket, error) {
-	s, err := n.socket(family(addr.Addr()), typ, opts)
+	s, err := n.socket(Family(addr.Addr()), typ, opts)
 	if err != nil {
 		return nil, fmt.Errorf("open socket for %v: %w", addr, err)
 	}
@@ -199,33 +194,23 @@ func (n *NetNS) socket(family, typ int, opts Options) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.setOptions(typ, opts); err != nil {
+	if err := s.setOptions(opts); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Socket) setOptions(typ int, o Options) error {
-	set := func(name string, level, opt, value int) error {
-		if err := unix.SetsockoptInt(s.fd, level, opt, value); err != nil {
-			return fmt.Errorf("setsockopt %s: %w", name, err)
-		}
-		return nil
-	}
+func (s *Socket) setOptions(o Options) error {
 	var errs []error
 	if o.ReuseAddr {
-		errs = append(errs, set("SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		errs = append(errs, s.set("SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 	}
 	if o.ReusePort {
-		errs = append(errs, set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		errs = append(errs, s.set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 	}
 	if o.V6Only != nil {
-		errs = append(errs, set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolint(*o.V6Only)))
-	}
-	if o.DeferAccept > 0 && typ == unix.SOCK_STREAM {
-		seconds := int((o.DeferAccept + time.Second - 1) / time.Second)
-		errs = append(errs, set("TCP_DEFER_ACCEPT", unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, seconds))
+		errs = append(errs, s.set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolint(*o.V6Only)))
 	}
 	if o.Device != "" {
 		if err := unix.BindToDevice(s.fd, o.Device); err != nil {
@@ -235,8 +220,15 @@ func (s *Socket) setOptions(typ int, o Options) error {
 	return errors.Join(errs...)
 }
 
+func (s *Socket) set(name string, level, opt, value int) error {
+	if err := unix.SetsockoptInt(s.fd, level, opt, value); err != nil {
+		return fmt.Errorf("setsockopt %s: %w", name, err)
+	}
+	return nil
+}
+
 func (s *Socket) bind(addr netip.AddrPort) error {
-	if err := unix.Bind(s.fd, sockaddr(addr)); err != nil {
+	if err := unix.Bind(s.fd, Sockaddr(addr)); err != nil {
 		return fmt.Errorf("bind %v: %w", addr, err)
 	}
 	return s.readLocal()
@@ -247,48 +239,44 @@ func (s *Socket) readLocal() error {
 	if err != nil {
 		return fmt.Errorf("getsockname: %w", err)
 	}
-	s.local = addrPort(sa)
+	s.local = AddrPort(sa)
 	return nil
 }
 
-// connect starts to connect; a TCP socket is then connected, or still trying.
+// connect starts to connect. A TCP socket may still be in SYN_SENT afterwards.
 func (s *Socket) connect(remote netip.AddrPort) error {
-	err := unix.Connect(s.fd, sockaddr(remote))
+	err := unix.Connect(s.fd, Sockaddr(remote))
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("connect %v to %v: %w", s.local, remote, err)
 	}
 	return s.readLocal()
 }
 
-// family is the address family of a socket for addr. IPv4 is AF_INET; a
-// v4-mapped address is for AF_INET6.
-func family(addr netip.Addr) int {
+// Family returns the address family of a socket for addr: AF_INET for IPv4,
+// AF_INET6 for anything else, also for a v4-mapped address.
+func Family(addr netip.Addr) int {
 	if addr.Is4() {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
 }
 
-// sockaddr converts for bind and connect. The zone of a link-local address is
-// an interface index.
-func sockaddr(addr netip.AddrPort) unix.Sockaddr {
+// Sockaddr converts an address without a zone for bind(2) and connect(2).
+func Sockaddr(addr netip.AddrPort) unix.Sockaddr {
 	if addr.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
 	}
-	zone, _ := strconv.ParseUint(addr.Addr().Zone(), 10, 32)
-	return &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16(), ZoneId: uint32(zone)}
+	return &unix.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
 }
 
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+// AddrPort converts an address that the kernel returned. It returns zero for
+// anything but an IP address, and leaves out the zone.
+func AddrPort(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
-		addr := netip.AddrFrom16(sa.Addr)
-		if sa.ZoneId != 0 {
-			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
-		}
-		return netip.AddrPortFrom(addr, uint16(sa.Port))
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	default:
 		return netip.AddrPort{}
 	}
@@ -306,21 +294,17 @@ func boolint(b bool) int {
 	return 0
 }
 
-// waitFor waits until the descriptor has one of the poll(2) events.
-func waitFor(fd int, events int16) error {
+// WaitFor waits until the descriptor has one of the poll(2) events.
+func WaitFor(fd int, events int16) error {
 	deadline := time.Now().Add(settle)
-	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return errTimeout
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, int(left.Milliseconds())+1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
+	for time.Now().Before(deadline) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 1000)
+		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("poll: %w", err)
-		case n > 0:
+		}
+		if n > 0 {
 			return nil
 		}
 	}
+	return errTimeout
 }

@@ -23,39 +23,31 @@ const (
 
 // States returns all states, by number.
 func States() []State {
-	return []State{
-		StateEstablished, StateSynSent, StateSynRecv, StateFinWait1, StateFinWait2, StateTimeWait,
-		StateClose, StateCloseWait, StateLastAck, StateListen, StateClosing,
+	var all []State
+	for s := StateEstablished; s <= StateClosing; s++ {
+		all = append(all, s)
 	}
+	return all
 }
 
-// String is the state's name as node_exporter and this project's metrics
-// write it.
+// String returns the name of the state as node_exporter and the metrics of
+// this project write it.
 func (s State) String() string {
-	switch s {
-	case StateEstablished:
-		return "established"
-	case StateSynSent:
-		return "syn_sent"
-	case StateSynRecv:
-		return "syn_recv"
-	case StateFinWait1:
-		return "fin_wait1"
-	case StateFinWait2:
-		return "fin_wait2"
-	case StateTimeWait:
-		return "time_wait"
-	case StateClose:
-		return "close"
-	case StateCloseWait:
-		return "close_wait"
-	case StateLastAck:
-		return "last_ack"
-	case StateListen:
-		return "listen"
-	case StateClosing:
-		return "closing"
-	default:
+	names := [...]string{
+		StateEstablished: "established",
+		StateSynSent:     "syn_sent",
+		StateSynRecv:     "syn_recv",
+		StateFinWait1:    "fin_wait1",
+		StateFinWait2:    "fin_wait2",
+		StateTimeWait:    "time_wait",
+		StateClose:       "close",
+		StateCloseWait:   "close_wait",
+		StateLastAck:     "last_ack",
+		StateListen:      "listen",
+		StateClosing:     "closing",
+	}
+	if s == 0 || int(s) >= len(names) {
 		return "state_" + strconv.Itoa(int(s))
 	}
+	return names[s]
 }

@@ -9,45 +9,45 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // Config says where a Discoverer looks.
 type Config struct {
 	Specs []Spec
 
-	// Processes: also the namespace of each running process. It is that of the
-	// process's first thread.
+	// Processes adds the namespace of each running process: that of its first thread.
 	Processes bool
-	// NameOf names the namespace that a process is in, after its container for
-	// instance; "" if there is nothing to name it after. nil: of none.
+	// NameOf returns a name for the namespace of a process, for example that of its container. It
+	// returns "" where it has none. nil: no process has one.
 	NameOf func(pid int) string
 
-	// Limit bounds how many namespaces there are in a Set. 0 means 1024.
+	// Limit is the maximum number of namespaces in a Set. 0 means 1024.
 	Limit int
 
-	Dir  string // of names, "" means /run/netns
-	Proc string // procfs, "" means /proc
+	Dir  string // where names are looked up; "" means /run/netns
+	Proc string // where procfs is mounted; "" means /proc
 }
 
 const defaultLimit = 1024
 
-// ErrNotNetNS is of a file that is there, and is not a network namespace. An
-// empty file in /run/netns is one that "ip netns" is just about to create or
-// delete, or one that it mounted in another mount namespace.
+// ErrNotNetNS means that a file is not a network namespace. "ip netns" leaves an empty file in
+// /run/netns while it creates or deletes a name, and where it mounted the namespace in another
+// mount namespace.
 var ErrNotNetNS = errors.New("not a network namespace")
 
-// An ID tells a namespace from every other, those that are gone included. It
-// is comparable.
+// An ID tells a namespace from every other one, also from deleted ones. It is comparable.
 type ID struct {
-	// Inode is the number in net:[4026531840]. It is reused.
+	// Inode is the number in net:[4026531840]. The kernel uses it again.
 	Inode uint64
-	// Cookie is SO_NETNS_COOKIE: not reused before a reboot. 0: unknown.
+	// Cookie is SO_NETNS_COOKIE. The kernel does not use it again before a reboot. 0: not known.
 	Cookie uint64
 }
 
 // A Namespace is a network namespace that is held open.
 type Namespace struct {
-	// Name is unique in its Set, and fit for a label.
+	// Name is unique in its Set and can be a label as it is.
 	Name string
 	ID   ID
 
@@ -55,13 +55,12 @@ type Namespace struct {
 	path string
 }
 
-// FD is the descriptor of the namespace, -1 after Close. It stays the
-// Namespace's.
+// FD returns the descriptor of the namespace, -1 after Close. The Namespace closes it.
 func (n *Namespace) FD() int { return int(n.file.Fd()) }
 
 func (n *Namespace) closed() bool { return n.FD() < 0 }
 
-// Close lets go of the namespace. Closing it again does nothing.
+// Close closes the descriptor. Closing it again does nothing.
 func (n *Namespace) Close() error {
 	if err := n.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("close network namespace %s: %w", n.path, err)
@@ -69,21 +68,21 @@ func (n *Namespace) Close() error {
 	return nil
 }
 
-// A Set is what Open has found.
+// A Set is the namespaces that Open found.
 type Set struct {
-	Namespaces []*Namespace // by name
+	Namespaces []*Namespace // sorted by name
 
-	// Err is what kept Open from finding more, nil if nothing did. It wraps
-	// ErrNotNetNS, of what was none the last time either, and ErrPrivilege, and
-	// names each path.
+	// Err says which namespaces Open could not find or enter, and names each path. It is nil where
+	// there are none. It may wrap ErrNotNetNS and linux.ErrNeedsSysAdmin. A file that is not a
+	// network namespace is in it only from the second time on.
 	Err error
-	// Unreadable is the processes whose namespace the caller may not see.
+	// Unreadable is the number of processes whose namespace the caller may not see.
 	Unreadable int
-	// Dropped is the namespaces beyond Config.Limit.
+	// Dropped is the number of namespaces beyond Config.Limit.
 	Dropped int
 }
 
-// Close closes all of them.
+// Close closes all namespaces of the Set.
 func (s *Set) Close() error {
 	var errs []error
 	for _, n := range s.Namespaces {
@@ -92,21 +91,20 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// A Discoverer finds network namespaces. It holds none of them open. It is not
-// safe for concurrent use; the Sets that it returns stand on their own.
+// A Discoverer finds network namespaces. It keeps none of them open. It is not safe for concurrent
+// use. The Sets that it returns do not depend on it.
 type Discoverer struct {
 	cfg   Config
-	dev   uint64 // of nsfs: there is one
-	own   uint64 // inode
+	dev   uint64 // device number of nsfs
+	own   uint64 // inode number of the own namespace
 	known map[uint64]bool
 	names map[ID]string
 
-	// The paths that were no network namespace, this time and the time before.
-	alien, wasAlien map[string]bool
+	// The paths that were not a network namespace, this time and the time before.
+	notNetNS, wasNotNetNS map[string]bool
 }
 
-// New returns a Discoverer. The calling thread's namespace is the one that
-// it leaves out.
+// New returns a Discoverer that leaves out the calling thread's namespace.
 func New(cfg Config) (*Discoverer, error) {
 	cfg.Limit = cmp.Or(cfg.Limit, defaultLimit)
 	cfg.Dir = cmp.Or(cfg.Dir, "/run/netns")
@@ -114,23 +112,23 @@ func New(cfg Config) (*Discoverer, error) {
 	if cfg.NameOf == nil {
 		cfg.NameOf = func(int) string { return "" }
 	}
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
-		return nil, fmt.Errorf("find own network namespace: stat /proc/thread-self/ns/net: %w", err)
+	dev, own, err := linux.OwnNetNS()
+	if err != nil {
+		return nil, err
 	}
-	return &Discoverer{cfg: cfg, dev: st.Dev, own: st.Ino}, nil
+	return &Discoverer{cfg: cfg, dev: dev, own: own}, nil
 }
 
-// Open finds the namespaces of the moment and opens them. The caller closes
-// the Set, or each of its namespaces, soon: see the package.
+// Open finds the namespaces that exist now and opens them. The caller must close the Set, or each
+// of its namespaces, soon: see the package documentation.
 //
-// What has gone is left out, be it while Open runs. If there are more than the
-// limit, those that were there last time have precedence.
+// A namespace that is deleted while Open runs is left out. If there are more than the limit, those
+// of the last Set come first.
 func (d *Discoverer) Open() *Set {
 	s := new(Set)
 	var errs []error
 	fail := func(err error) { errs = append(errs, err) }
-	d.wasAlien, d.alien = d.alien, make(map[string]bool)
+	d.wasNotNetNS, d.notNetNS = d.notNetNS, make(map[string]bool)
 	found := d.find(s, fail)
 
 	opened := s.enterable(d.openAll(s, found, fail), fail)
@@ -141,7 +139,7 @@ func (d *Discoverer) Open() *Set {
 	return s
 }
 
-// openAll fills the Set, and returns those candidates that are in it.
+// openAll fills the Set and returns the candidates that are in it.
 func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*candidate {
 	slices.SortStableFunc(found, func(a, b *candidate) int {
 		return cmp.Or(
@@ -160,13 +158,13 @@ func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*ca
 		if err != nil && d.tell(c.path, err) {
 			fail(err)
 			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-				break // the rest would say the same
+				break // the others would fail for the same reason
 			}
 		}
 		if n == nil {
 			continue
 		}
-		// Not c's own number, if the path was given another one since.
+		// Not c.inode: the path may be that of another namespace by now.
 		if inSet[n.ID.Inode] {
 			_ = n.Close()
 			continue
@@ -179,8 +177,8 @@ func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*ca
 	return opened
 }
 
-// enterable reads the cookies, and takes those out that the caller may not enter, which nothing
-// can be read of.
+// enterable reads the cookies. It removes the namespaces that the caller may not enter, since
+// nothing can be read from them.
 func (s *Set) enterable(opened []*candidate, fail func(error)) []*candidate {
 	if err := cookies(s.Namespaces); err != nil {
 		fail(err)
@@ -189,17 +187,17 @@ func (s *Set) enterable(opened []*candidate, fail func(error)) []*candidate {
 	return slices.DeleteFunc(opened, func(c *candidate) bool { return c.ns.closed() })
 }
 
-// tell says whether an error is worth it. A name that "ip netns add" is about to make is no
-// namespace for an instant.
+// tell reports whether to return an error. While "ip netns add" makes a name, its file is not a
+// namespace for a moment. So the error for such a file is returned only the second time.
 func (d *Discoverer) tell(path string, err error) bool {
 	if !errors.Is(err, ErrNotNetNS) {
 		return true
 	}
-	d.alien[path] = true
-	return d.wasAlien[path]
+	d.notNetNS[path] = true
+	return d.wasNotNetNS[path]
 }
 
-// remember forgets what is no more.
+// remember keeps what the next Open needs, and forgets namespaces that are gone.
 func (d *Discoverer) remember(opened []*candidate) {
 	d.known = make(map[uint64]bool, len(opened))
 	d.names = make(map[ID]string)
@@ -211,7 +209,7 @@ func (d *Discoverer) remember(opened []*candidate) {
 	}
 }
 
-// open returns nil without an error for what is gone.
+// open returns nil and no error where the namespace is gone.
 func (d *Discoverer) open(c *candidate) (*Namespace, error) {
 	if !c.process() {
 		return d.openPath(c.path)
@@ -224,7 +222,7 @@ func (d *Discoverer) open(c *candidate) (*Namespace, error) {
 		if n != nil && n.ID.Inode == c.inode {
 			return n, nil
 		}
-		if n != nil { // the process moved, or is another one
+		if n != nil { // the process entered another namespace, or another process has the pid
 			_ = n.Close()
 		}
 	}
@@ -232,7 +230,7 @@ func (d *Discoverer) open(c *candidate) (*Namespace, error) {
 }
 
 func (d *Discoverer) openPath(path string) (*Namespace, error) {
-	// O_NONBLOCK: it may be a named pipe by now.
+	// O_NONBLOCK: the file may be a named pipe by now.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case gone(err):
@@ -248,7 +246,7 @@ func (d *Discoverer) openPath(path string) (*Namespace, error) {
 	return n, nil
 }
 
-// inode checks that it is a network namespace.
+// inode checks that the descriptor is a network namespace and returns its inode number.
 func (d *Discoverer) inode(fd int) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -262,12 +260,12 @@ func (d *Discoverer) inode(fd int) (uint64, error) {
 		return 0, fmt.Errorf("ioctl NS_GET_NSTYPE: %w", err)
 	}
 	if kind != unix.CLONE_NEWNET {
-		return 0, fmt.Errorf("%w, but one of another kind (%#x)", ErrNotNetNS, kind)
+		return 0, fmt.Errorf("%w, but a namespace of another kind (%#x)", ErrNotNetNS, kind)
 	}
 	return st.Ino, nil
 }
 
-// gone: a file that is not there, or was of a process that is not.
+// gone reports whether a file does not exist, or belonged to a process that has ended.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
 func compareBool(a, b bool) int {
@@ -280,7 +278,7 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// maxErrors bounds how many errors are told: there may be one for each process.
+// maxErrors bounds the errors in a Set: there may be one for each process.
 const maxErrors = 10
 
 func joinSome(errs []error) error {

@@ -80,7 +80,7 @@ func TestFileThatIsNoNetworkNamespaceCostsOnlyItself(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	want := empty + ": not a network namespace\n" + fifo + ": not a network namespace\n" +
-		mount + ": not a network namespace, but one of another kind (0x4000000)"
+		mount + ": not a network namespace, but a namespace of another kind (0x4000000)"
 	if s.Err == nil || s.Err.Error() != want || !errors.Is(s.Err, ErrNotNetNS) {
 		t.Errorf("got error %v\nwant %s", s.Err, want)
 	}
@@ -137,7 +137,7 @@ func TestChangesBetweenFindingAndOpening(t *testing.T) {
 	var got Set
 	var errs []error
 	d := discoverer(t, Config{})
-	d.wasAlien, d.alien = map[string]bool{empty: true}, make(map[string]bool)
+	d.wasNotNetNS, d.notNetNS = map[string]bool{empty: true}, make(map[string]bool)
 	d.openAll(&got, []*candidate{
 		{inode: 1, path: blue},                        // was another namespace
 		{inode: b.Inode(), path: red},                 // as found

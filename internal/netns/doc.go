@@ -1,40 +1,35 @@
-// Package netns knows network namespaces: which there are, by which name, how
-// to enter one, and what their interfaces are called.
+// Package netns finds network namespaces, gives each a name, and looks up the names of their
+// interfaces.
 //
-// # Which there are
+// # Discovery
 //
-// A [Discoverer] is told by [Spec] and [Config.Processes] where to look: names
-// in /run/netns, files that pin a namespace elsewhere, and running processes.
-// It never returns the namespace of the caller, nor one twice.
+// [Spec] and [Config.Processes] tell a [Discoverer] where to look: names in /run/netns, files
+// elsewhere that pin a namespace, and running processes. It never returns the caller's own
+// namespace, and returns each other one once.
 //
-// An open descriptor of a namespace keeps it in being, with all its sockets and
-// devices, after its last process has gone and its last name was deleted; so do
-// a socket that was opened in it, a duplicate of the descriptor, a thread that
-// is in it, and a file that a thread opened below its own net directory in
-// procfs. A Discoverer
-// therefore holds nothing: [Discoverer.Open] opens what is there, for one
-// snapshot, and whoever called it closes it, each [Namespace] as soon as it has
-// been read, along with what was opened inside. Between two snapshots the
-// kernel can remove what the host has deleted.
+// An open descriptor keeps a namespace alive, with all its sockets and devices, after its last
+// process has ended and its last name was deleted. So do a socket that was opened in it, a
+// duplicate of the descriptor, a thread in it, and a file that a thread opened below its own net
+// directory in procfs. Therefore a Discoverer holds nothing open. [Discoverer.Open] opens what
+// exists, for one snapshot. The caller closes each [Namespace] as soon as it has been read, and
+// everything that was opened in it. Between two snapshots the kernel can remove what the host has
+// deleted.
 //
-// The next snapshot recognises a namespace by its [ID]. Its inode number alone
-// does not do: the kernel hands out the lowest free one (proc_alloc_inum), so a
-// new namespace is likely to get the number of one just deleted. The cookie
-// (SO_NETNS_COOKIE, Linux 5.14) is not reused before a reboot. Where a kernel
-// has none it is 0, and a namespace that was replaced by another one of the same
-// number cannot be told from it.
+// The next snapshot recognises a namespace by its [ID]. The inode number alone is not enough: the
+// kernel gives out the lowest free one (proc_alloc_inum), so a new namespace is likely to get the
+// number of one that was just deleted. The kernel does not use a cookie (SO_NETNS_COOKIE, Linux
+// 5.14) again before a reboot. On an older kernel the cookie is 0. There, a new namespace with the
+// number of a deleted one looks like the deleted one.
 //
 // # Names
 //
-// A [Namespace] has a name that no other in the Set has, and that can be a
-// label as it is: 1 to 64 printable characters. Names are file names and names
-// of containers: anybody's choice.
+// The name of a [Namespace] is unique in its Set and can be a label as it is: 1 to 64 printable
+// characters. Names come from files and containers, so other users may choose them.
 //
 // # Privileges
 //
-// None in the caller's own namespace. To look into another one takes
-// CAP_SYS_ADMIN, there and in the caller's user namespace: setns(2). One that may
-// not be entered is not in the Set, but in its error. To see
-// which namespace a process of another user is in takes CAP_SYS_PTRACE
+// None in the caller's own namespace. Another namespace takes CAP_SYS_ADMIN, in its user namespace
+// and in the caller's: setns(2). A namespace that may not be entered is not in the Set; the Set's
+// error names it. CAP_SYS_PTRACE shows which namespace the process of another user is in
 // (ptrace_may_access).
 package netns

@@ -3,6 +3,7 @@ package netns_test
 import (
 	"fmt"
 
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 )
 
@@ -35,7 +36,7 @@ func ExampleDiscoverer() {
 
 	set := d.Open()
 	for _, ns := range set.Namespaces {
-		err := netns.Run(ns.FD(), func() error {
+		err := linux.RunInNetNS(ns.FD(), func() error {
 			// What is opened here is of ns, and is closed here.
 			return nil
 		})

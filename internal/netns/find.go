@@ -1,7 +1,6 @@
 package netns
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"os"
@@ -11,27 +10,29 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
-// A candidate is a namespace that was seen, and what it could be called.
+// A candidate is a namespace that was found, with its possible names.
 type candidate struct {
 	inode uint64
-	rank  int // of its Spec
+	rank  int // index of its Spec
 
-	path        string // empty for that of a process
+	path        string // empty where it was found through a process
 	short, long string
-	pids        []int // some that are in it, lowest first
+	pids        []int // some processes in it, lowest first
 
 	ns *Namespace
 }
 
 func (c *candidate) process() bool { return c.path == "" }
 
-// maxPIDs is how many processes are remembered to name and open a namespace
-// by: the first may end meanwhile, or have no name.
+// maxPIDs is how many processes a candidate keeps to open and name the namespace. The first one may
+// end meanwhile, or have no name.
 const maxPIDs = 8
 
-// find lists each namespace once, under the first of its names.
+// find lists each namespace once, with the first Spec that found it.
 func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 	seen := map[uint64]bool{d.own: true}
 	var found []*candidate
@@ -64,8 +65,8 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 	return found
 }
 
-// shortName is the last part of the path, but for the "net" of
-// /proc/1/ns/net.
+// shortName returns the last part of the path. A path in procfs stays whole: its last part is
+// always "net".
 func (d *Discoverer) shortName(path string) string {
 	if strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, d.cfg.Proc+"/") {
 		return path
@@ -73,7 +74,7 @@ func (d *Discoverer) shortName(path string) string {
 	return filepath.Base(path)
 }
 
-// stat returns 0 for what is not there.
+// stat returns the inode number of a namespace, 0 where the file does not exist.
 func (d *Discoverer) stat(path string) (uint64, error) {
 	var st unix.Stat_t
 	err := unix.Stat(path, &st)
@@ -93,7 +94,7 @@ func (d *Discoverer) pidPath(pid int) string {
 }
 
 func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, error) {
-	pids, err := d.pids()
+	pids, err := linux.PIDs(d.cfg.Proc)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -102,12 +103,12 @@ func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, 
 	for _, pid := range pids {
 		link, err := os.Readlink(d.pidPath(pid))
 		if err != nil {
-			if os.IsPermission(err) && !d.kernelThread(pid) {
+			if os.IsPermission(err) && !linux.IsKernelThread(d.cfg.Proc, pid) {
 				s.Unreadable++
 			}
 			continue
 		}
-		inode, ok := linkInode(link)
+		inode, ok := linux.LinkInode("net", link)
 		if !ok || seen[inode] {
 			continue
 		}
@@ -123,56 +124,4 @@ func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, 
 	}
 	slices.SortFunc(found, func(a, b *candidate) int { return cmp.Compare(a.inode, b.inode) })
 	return found, nil
-}
-
-// pids are in order.
-func (d *Discoverer) pids() ([]int, error) {
-	dir, err := os.Open(d.cfg.Proc)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	entries, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	pids := make([]int, 0, len(entries))
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids, nil
-}
-
-// kernelThread: PF_KTHREAD is among the flags of proc_pid_stat(5). They are all
-// in the first namespace.
-func (d *Discoverer) kernelThread(pid int) bool {
-	const pfKthread = 0x00200000
-	stat, err := os.ReadFile(filepath.Join(d.cfg.Proc, strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return false
-	}
-	// The name, in parentheses, may have parentheses.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 7 {
-		return false
-	}
-	flags, err := strconv.ParseUint(fields[6], 10, 64)
-	return err == nil && flags&pfKthread != 0
-}
-
-// linkInode parses net:[4026531840].
-func linkInode(link string) (uint64, bool) {
-	number, ok := strings.CutPrefix(link, "net:[")
-	if !ok {
-		return 0, false
-	}
-	number, ok = strings.CutSuffix(number, "]")
-	if !ok {
-		return 0, false
-	}
-	inode, err := strconv.ParseUint(number, 10, 64)
-	return inode, err == nil
 }

@@ -10,12 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Interfaces names the interfaces of one network namespace, for the time of
-// one snapshot: what it has looked up once it does not look up again, though
-// the interface be renamed. It opens nothing before the first interface is
-// asked for, and few hosts have a socket that is bound to one.
+// Interfaces looks up the names of interfaces in one network namespace, for one snapshot. It looks
+// up each interface once, also where the interface is renamed meanwhile. It opens rtnetlink for
+// the first interface, since most hosts have no socket that is bound to one.
 //
-// It is not safe for concurrent use. Close it.
+// It is not safe for concurrent use. The caller closes it.
 type Interfaces struct {
 	ns     int
 	handle *netlink.Handle
@@ -23,21 +22,19 @@ type Interfaces struct {
 	err    error
 }
 
-// NewInterfaces returns the Interfaces of the namespace that the descriptor
-// refers to, or, if that is 0, of the thread which asks for the first name. The
-// descriptor stays the caller's and must be open until then.
+// NewInterfaces returns the Interfaces of the namespace that the descriptor refers to. 0 means the
+// namespace of the thread that first calls Name. The caller keeps the descriptor open until then,
+// and closes it.
 func NewInterfaces(fd int) *Interfaces { return &Interfaces{ns: fd} }
 
-// Name returns the name of the interface with that index (idiag_if of a
-// socket, its sk_bound_dev_if), and "" for 0: bound to none. An interface that
-// is gone, or cannot be looked up (see Err), is called by its index: "if42".
+// Name returns the name of the interface with the index (idiag_if of a socket, its
+// sk_bound_dev_if), and "" for 0: a socket that is bound to none. An interface that is gone, or
+// cannot be looked up (see Err), has its index as name: "if42".
 //
-// A name is 1 to 15 bytes without space, '/' or ':', and the kernel asks no
-// more of it (dev_valid_name): it need be neither printable nor UTF-8, and it
-// may be "if42" whatever its index. Callers must sanitise it.
+// A name is 1 to 15 bytes without space, '/' or ':' (dev_valid_name). It may be neither printable
+// nor UTF-8, and it may be "if42" with any index. Callers must sanitise it.
 //
-// The first call for an index asks the kernel (RTM_GETLINK), which makes it
-// wait for whoever holds the rtnl lock.
+// The first call for an index asks the kernel (RTM_GETLINK). It waits for the rtnl lock.
 func (i *Interfaces) Name(index uint32) string {
 	if index == 0 {
 		return ""
@@ -59,12 +56,11 @@ func (i *Interfaces) Name(index uint32) string {
 	return name
 }
 
-// Err returns what first kept Name from looking up a name, or nil. That an
-// interface is gone is no error.
+// Err returns the first error of Name, or nil. An interface that is gone is not an error.
 func (i *Interfaces) Err() error { return i.err }
 
-// Close frees the connection to the kernel. What was looked up stays known;
-// what was not is opened for again.
+// Close closes rtnetlink. Name still returns the names that it knows, and opens rtnetlink again for
+// others.
 func (i *Interfaces) Close() {
 	if i.handle != nil {
 		i.handle.Close()
@@ -72,9 +68,9 @@ func (i *Interfaces) Close() {
 	}
 }
 
-// lookup returns "" for an interface that is not there.
+// lookup returns "" where there is no such interface.
 func (i *Interfaces) lookup(index uint32) (string, error) {
-	// An int in the kernel, where what is above would be negative.
+	// The kernel has it as an int, in which a larger index would be negative.
 	if index > math.MaxInt32 {
 		return "", nil
 	}
@@ -100,7 +96,7 @@ func (i *Interfaces) open() (*netlink.Handle, error) {
 	case i.ns == 0:
 		return netlink.NewHandle(unix.NETLINK_ROUTE)
 	case i.ns < 0:
-		// NewHandleAt would take it for the caller's own namespace.
+		// NewHandleAt would take it as the caller's own namespace.
 		return nil, unix.EBADF
 	}
 	return netlink.NewHandleAt(netns.NsHandle(i.ns), unix.NETLINK_ROUTE)

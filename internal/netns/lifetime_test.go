@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/linux"
 )
 
 // patience is for what the kernel does when it gets round to it.
@@ -29,7 +30,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 func TestDeletedNamespaceGoesWhenItsSetIsClosed(t *testing.T) {
 	for how, enter := range map[string]func(*Namespace) error{
 		"looked at": func(*Namespace) error { return nil },
-		"entered":   func(n *Namespace) error { return Run(n.FD(), func() error { return nil }) },
+		"entered":   func(n *Namespace) error { return linux.RunInNetNS(n.FD(), func() error { return nil }) },
 		"asked for a name": func(n *Namespace) error {
 			i := NewInterfaces(n.FD())
 			defer i.Close()
@@ -134,7 +135,7 @@ func TestNamespaceIsDeletedWhileItIsRead(t *testing.T) {
 		unpin(t, path)
 		n := s.Namespaces[0]
 		// What is open can still be entered.
-		if err := Run(n.FD(), func() error { return nil }); err != nil {
+		if err := linux.RunInNetNS(n.FD(), func() error { return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if err := n.Close(); err != nil {

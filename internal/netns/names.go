@@ -6,16 +6,14 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"unicode"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
-// maxName bounds a name, in runes.
-const maxName = 64
-
-// name gives each its name. Of several that could have the same one, that
-// of the first Spec gets it; those of one Spec are called by their whole path,
-// and what cannot be told apart by that either, by its number too. Namespaces
-// of processes never have a plain name that another one could have.
+// name gives each namespace a name. Where several could have the same short name, the one of the
+// first Spec gets it. Several of one Spec get their whole path as a name. Where the path is not
+// unique either, the inode number is part of the name.
 func (d *Discoverer) name(all []*candidate) {
 	for _, c := range all {
 		if c.process() {
@@ -53,59 +51,43 @@ func (d *Discoverer) name(all []*candidate) {
 	}
 }
 
-// processName asks the processes in turn. What it heard once it keeps, so that
-// the name does not change with who of them is still there.
+// processName asks for the name of each process in turn. It keeps the first answer, so that the
+// name does not change when that process ends.
 func (d *Discoverer) processName(c *candidate) string {
 	if name, ok := d.names[c.ns.ID]; ok {
 		return name
 	}
 	for _, pid := range c.pids {
-		name := clean(d.cfg.NameOf(pid), maxName)
+		name := sock.Printable(d.cfg.NameOf(pid))
 		if name == "" {
 			continue
 		}
-		// It is held open: if the process is in it, it was its process before,
-		// and nobody else of the same number.
+		// The namespace is open, so its inode number is not used again. If the process is in it
+		// now, NameOf was asked about this process and not about a later one with its pid.
 		link, err := os.Readlink(d.pidPath(pid))
-		if inode, ok := linkInode(link); err == nil && ok && inode == c.ns.ID.Inode {
+		if inode, ok := linux.LinkInode("net", link); err == nil && ok && inode == c.ns.ID.Inode {
 			return name
 		}
 	}
 	return ""
 }
 
-// plain is a name as it came; not one that looks like a numbered one.
+// plain returns a name as it is, or "" for one that looks like a numbered name.
 func plain(s string) string {
-	s = clean(s, maxName)
+	s = sock.Printable(s)
 	if strings.Contains(s, "net:[") {
 		return ""
 	}
 	return s
 }
 
-// numbered is unique: nothing else ends in this number.
+// numbered returns a unique name: no other one ends in this inode number.
 func numbered(s string, inode uint64) string {
 	number := fmt.Sprintf("net:[%d]", inode)
 	if s == "" {
 		return number
 	}
 	number = " (" + number + ")"
-	return clean(s, maxName-len(number)) + number
-}
-
-// clean makes valid, printable UTF-8 of at most that many runes of whatever
-// bytes there are.
-func clean(s string, limit int) string {
-	var b strings.Builder
-	n := 0
-	for _, r := range s { // an invalid byte comes as U+FFFD
-		if n++; n > limit {
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = unicode.ReplacementChar
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	name := []rune(sock.Printable(s))
+	return string(name[:min(len(name), sock.MaxPrintable-len(number))]) + number
 }

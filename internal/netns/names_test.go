@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 func TestTwoNamesOfOneNamespace(t *testing.T) {
@@ -39,7 +40,7 @@ func TestEqualNamesOfTwoNamespaces(t *testing.T) {
 		second + "=2 n=1":             {first, second},
 		first + "=1 n=2":              {second, first},
 	} {
-		if len(first) > maxName {
+		if len(first) > sock.MaxPrintable {
 			t.Fatalf("path %s is too long for this test", first)
 		}
 		s := open(t, discoverer(t, Config{Dir: x, Specs: specs(t, asked...)}))
@@ -75,7 +76,7 @@ func TestHostileNames(t *testing.T) {
 			t.Errorf("got %q twice", n.Name)
 		}
 		taken[n.Name] = true
-		if runes := utf8.RuneCountInString(n.Name); runes == 0 || runes > maxName || !utf8.ValidString(n.Name) {
+		if runes := utf8.RuneCountInString(n.Name); runes == 0 || runes > sock.MaxPrintable || !utf8.ValidString(n.Name) {
 			t.Errorf("got %q: %d runes", n.Name, runes)
 		}
 		if strings.ContainsFunc(n.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/linux"
 )
 
 // look is what the process of a user sees.
@@ -19,7 +20,7 @@ func look(dir string) {
 	}
 	s := processes.Open()
 	fmt.Println("unreadable", s.Unreadable > 0)
-	if err := MayEnter(); !errors.Is(err, ErrPrivilege) {
+	if err := linux.MayEnterNetNS(); !errors.Is(err, linux.ErrNeedsSysAdmin) {
 		fmt.Println("may enter:", err)
 	}
 
@@ -32,7 +33,7 @@ func look(dir string) {
 	for _, n := range s.Namespaces {
 		fmt.Println(n.Name, n.ID.Cookie)
 	}
-	fmt.Println(s.Err, errors.Is(s.Err, ErrPrivilege) && errors.Is(s.Err, os.ErrPermission))
+	fmt.Println(s.Err, errors.Is(s.Err, linux.ErrNeedsSysAdmin) && errors.Is(s.Err, os.ErrPermission))
 }
 
 func TestWhatMayNotBeEnteredIsLeftOut(t *testing.T) {

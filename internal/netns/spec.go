@@ -7,16 +7,16 @@ import (
 	"strings"
 )
 
-// A Spec says where to look for namespaces: one value of --netns.
+// A Spec says where to look for namespaces. It is one value of --netns.
 type Spec struct {
 	pattern string
 	glob    bool
 }
 
-// ParseSpec parses the name of a namespace in /run/netns ("blue"), a glob of
-// such names ("cni-*"), or, if it has a slash, the absolute path or a glob of
-// paths of files that are network namespaces ("/var/run/docker/netns/*",
-// "/proc/1/ns/net"). Globs are those of [filepath.Match].
+// ParseSpec parses the name of a namespace in /run/netns ("blue") or a glob of such names
+// ("cni-*"). With a slash it is the absolute path of a file that is a network namespace
+// ("/proc/1/ns/net"), or a glob of such paths ("/var/run/docker/netns/*"). Globs are those of
+// [filepath.Match].
 func ParseSpec(s string) (Spec, error) {
 	switch {
 	case s == "":
@@ -38,11 +38,11 @@ func ParseSpec(s string) (Spec, error) {
 // String returns what was parsed.
 func (s Spec) String() string { return s.pattern }
 
-// paths returns what there may be to open, in the order of the names.
+// paths returns the files to open, sorted.
 func (s Spec) paths(dir string) ([]string, error) {
 	pattern := s.pattern
 	if !filepath.IsAbs(pattern) {
-		// dir is no pattern.
+		// dir is not a pattern.
 		pattern = globEscape(dir) + "/" + pattern
 		if !s.glob {
 			return []string{filepath.Join(dir, s.pattern)}, nil

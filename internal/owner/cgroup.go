@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// A place is what a cgroup's path says.
+// A place is the unit and the container in the path of a cgroup.
 type place struct {
 	unit, runtime, container string
 	manager                  bool // it is a service manager's own: init.scope
@@ -22,8 +22,8 @@ func placeOf(cgroups []procfs.Cgroup) place {
 		case p.container != "":
 			return p
 		case q.container != "":
-			// A unit that only another hierarchy knows is the runtime's: dockerd with its
-			// cgroupfs driver leaves the unified one alone.
+			// A unit that only another hierarchy has is the runtime's own: dockerd with its
+			// cgroupfs driver does not use the unified hierarchy.
 			p = q
 		case p.unit == "":
 			p = q
@@ -32,9 +32,9 @@ func placeOf(cgroups []procfs.Cgroup) place {
 	return p
 }
 
-// byTrust puts the hierarchy first that systemd keeps its units in: on a host with cgroup v1,
-// hybrid or not, name=systemd, else the unified one. A container without systemd's driver may
-// be in the others only.
+// byTrust puts the hierarchy first that systemd uses for its units: name=systemd on a host with
+// cgroup v1, hybrid or not, else the unified one. A container whose runtime does not use systemd's
+// driver may be in the others only.
 func byTrust(cgroups []procfs.Cgroup) []procfs.Cgroup {
 	rank := func(c procfs.Cgroup) int {
 		switch {
@@ -55,12 +55,12 @@ func byTrust(cgroups []procfs.Cgroup) []procfs.Cgroup {
 const maxName = 255
 
 // parsePath reads a cgroup's path from the root down. The innermost unit and the innermost
-// container count: a user's service and not user@1000.service, a service of systemd in a
+// container count: a user's service and not user@1000.service, a service of a systemd in a
 // container and not the container's scope.
 func parsePath(path string) place {
 	var p place
 	parent := ""
-	// proc_cgroup_show says so of a process that waits to be reaped.
+	// proc_cgroup_show appends this for a process that waits to be reaped.
 	for name := range strings.SplitSeq(strings.TrimSuffix(path, " (deleted)"), "/") {
 		if name == "" || name == ".." || len(name) > maxName {
 			continue // ..: above the root of a cgroup namespace
@@ -87,8 +87,8 @@ func parsePath(path string) place {
 	return p
 }
 
-// isUnit says whether a name is that of a unit that has processes. Slices have none of their
-// own, and group others.
+// isUnit reports whether a name is that of a unit with processes. A slice has none: it groups other
+// units.
 func isUnit(name string) bool {
 	if !plain(name) {
 		return false
@@ -101,8 +101,8 @@ func isUnit(name string) bool {
 	return false
 }
 
-// plain says whether a name has only characters of unit names (VALID_CHARS of systemd). Those
-// of containers have no others.
+// plain reports whether a name has only characters of unit names (VALID_CHARS of systemd). Names
+// of containers have no other characters.
 func plain(name string) bool {
 	for _, c := range []byte(name) {
 		switch {
@@ -115,7 +115,7 @@ func plain(name string) bool {
 	return name != ""
 }
 
-// runtimeOf are the prefixes of a container's cgroup.
+// runtimeOf has the runtime for each prefix of a container's cgroup.
 var runtimeOf = map[string]string{
 	"docker":         RuntimeDocker,
 	"cri-containerd": RuntimeContainerd,
@@ -145,7 +145,7 @@ func containerOf(parent, name string) (runtime, id string) {
 			return RuntimeOther, id
 		}
 	}
-	// cri-containerd's own notation, slice:prefix:id, where kubelet speaks systemd and it does not
+	// cri-containerd writes slice:prefix:id where kubelet uses systemd's driver and it does not
 	if i := strings.LastIndexByte(name, ':'); i >= 0 && isID(name[i+1:]) {
 		return RuntimeContainerd, name[i+1:]
 	}
@@ -198,8 +198,8 @@ func cutBoth(s, prefix, suffix string) (string, bool) {
 	return s, ok && s != ""
 }
 
-// unescape takes unit_name_escape of systemd back: "foo\x2dbar" is foo-bar. It leaves alone
-// what would not be plain.
+// unescape reverses unit_name_escape of systemd: "foo\x2dbar" becomes foo-bar. It changes nothing
+// where the result would not be plain.
 func unescape(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -215,7 +215,7 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// scopeOf says whether a unit is nothing but the scope around a container.
+// scopeOf reports whether a unit is only the scope that the runtime made for the container.
 func scopeOf(unit, container string) bool {
 	if container == "" {
 		return false

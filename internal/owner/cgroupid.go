@@ -13,26 +13,26 @@ import (
 )
 
 const (
-	// fileidKernfs is FILEID_KERNFS (Linux 5.5): a handle that is nothing but
-	// the id of a node, which for a directory of cgroup2 is the id of the cgroup.
+	// fileidKernfs is FILEID_KERNFS (Linux 5.5). Such a handle is the id of a kernfs node. For a
+	// directory of cgroup2 that is the id of the cgroup.
 	fileidKernfs = 0xfe
 
 	maxCgroups = 1024 // places kept
 )
 
-// errNoCgroup2 is the answer where the unified hierarchy is not mounted.
+// errNoCgroup2 means that the unified hierarchy is not mounted.
 var errNoCgroup2 = errors.New("no cgroup2 file system")
 
 // cgroupIDs turns ids of the unified cgroup hierarchy into places.
 type cgroupIDs struct {
-	mount *os.File // root of the hierarchy, or nil
+	mount *os.File // root of the hierarchy; nil: not mounted
 
 	mu    sync.Mutex
-	known map[uint64]place // ids are not used twice
+	known map[uint64]place // the kernel does not use an id twice
 }
 
-// openCgroupIDs looks for the unified hierarchy at path, and where systemd mounts it on a host
-// that has both versions.
+// openCgroupIDs looks for the unified hierarchy at path, and below it in "unified", where systemd
+// mounts it on a host with both versions.
 func openCgroupIDs(path string) *cgroupIDs {
 	c := &cgroupIDs{known: make(map[uint64]place)}
 	for _, path := range []string{path, filepath.Join(path, "unified")} {
@@ -55,7 +55,7 @@ func (c *cgroupIDs) close() error {
 	return c.mount.Close()
 }
 
-// place returns the place of a cgroup, also if it has no process any more.
+// place returns the place of a cgroup, also of one without a process.
 func (c *cgroupIDs) place(id uint64) (place, bool) {
 	c.mu.Lock()
 	p, ok := c.known[id]
@@ -96,7 +96,7 @@ func (c *cgroupIDs) path(id uint64) (string, error) {
 		return "", fmt.Errorf("open cgroup %d: %w", id, err)
 	}
 	defer unix.Close(fd)
-	// /proc, wherever else procfs may be mounted: this is about our own descriptors.
+	// /proc and not Options.Proc: the descriptor is this process's own.
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return "", fmt.Errorf("read path of cgroup %d: %w", id, err)
@@ -104,7 +104,7 @@ func (c *cgroupIDs) path(id uint64) (string, error) {
 	return strings.TrimPrefix(path, c.mount.Name()), nil
 }
 
-// is says whether a path, as in /proc/PID/cgroup, is that of a cgroup.
+// is reports whether a path from /proc/PID/cgroup belongs to the cgroup with the id.
 func (c *cgroupIDs) is(path string, id uint64) bool {
 	if c.mount == nil {
 		return false

@@ -9,31 +9,31 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// Options are those of a Finder; the zero value is the host's.
+// Options configure a Finder. The zero value is for the host that it runs on.
 type Options struct {
-	Proc   string        // where procfs is mounted; /proc
-	Cgroup string        // where cgroups are mounted; /sys/fs/cgroup
-	Wait   time.Duration // how long Find waits for sockets that it sees for the first time; 250ms
+	Proc   string        // where procfs is mounted; empty: /proc
+	Cgroup string        // where cgroups are mounted; empty: /sys/fs/cgroup
+	Wait   time.Duration // how long Find waits for sockets that it sees for the first time; 0: 250ms
 }
 
 const (
 	defaultWait = 250 * time.Millisecond
 
-	// An owner's name, and that it is still there, is looked up again after that time.
+	// How often the Finder reads the name of an owner again and checks that it has the socket.
 	confirmEvery = time.Minute
 
-	// A socket whose owner was not found is looked for again after firstRetry, then after
-	// twice that, and so on, up to lastRetry.
+	// The Finder looks again for a socket without an owner after firstRetry, then after twice
+	// that, and so on, up to lastRetry.
 	firstRetry = 10 * time.Second
 	lastRetry  = time.Hour
 
-	// A socket is forgotten when nobody asked about it for that long, or at once when
-	// there are too many.
+	// The Finder forgets a socket that nobody has asked about for keepUnasked. Where it knows
+	// more than maxUnasked sockets, it forgets those at once that the last call did not ask about.
 	keepUnasked = 10 * time.Minute
 	maxUnasked  = 16384
 
-	// After a scan the next one waits for this many times as long as it took, so that a host
-	// whose listeners come and go all the time spends a tenth of a CPU on them and no more.
+	// After a scan the Finder rests for this many times the duration of the scan. So scans take at
+	// most a tenth of a CPU, also on a host whose listeners come and go all the time.
 	restFactor = 9
 )
 
@@ -43,7 +43,7 @@ type Finder struct {
 	fs     procfs.FS
 	cgroup *cgroupIDs
 	wait   time.Duration
-	root   bool // procfs numbers processes as the kernel does
+	root   bool // procfs shows the initial pid namespace
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -53,19 +53,19 @@ type Finder struct {
 	known   map[uint64]*entry // by cookie
 	working bool
 	changed chan struct{} // closed, and replaced, when a scan is done
-	refused int           // processes that the last scan was not allowed to look into, and missed something
+	refused int           // processes that the last scan could not look into, where it found no owner
 	err     error         // of the last scan
 }
 
-// An entry is what is known of a socket.
+// An entry is what the Finder knows about a socket.
 type entry struct {
 	inode uint32
 	found bool
 	holders
-	misses int       // how often it was looked for in vain
-	looked bool      // at all
-	due    time.Time // when it is looked for, or looked up, again
-	asked  time.Time
+	misses int       // scans in a row that did not find an owner
+	looked bool      // a scan has looked for it
+	due    time.Time // when to look for it, or confirm its owner, again
+	asked  time.Time // when a caller last asked about it
 }
 
 // New makes a Finder. The caller closes it.
@@ -88,7 +88,7 @@ func New(opts Options) (*Finder, error) {
 		fs:      fs,
 		cgroup:  openCgroupIDs(opts.Cgroup),
 		wait:    opts.Wait,
-		root:    inInitPIDNamespace(opts.Proc, fs),
+		root:    inInitPIDNamespace(opts.Proc),
 		known:   make(map[uint64]*entry),
 		changed: make(chan struct{}),
 	}
@@ -96,20 +96,18 @@ func New(opts Options) (*Finder, error) {
 	return f, nil
 }
 
-// Close ends the Finder. What was asked before still gets an answer.
+// Close ends the Finder. Later calls of Find still return what is known.
 func (f *Finder) Close() error {
 	f.cancel()
 	f.worker.Wait()
 	return f.cgroup.close()
 }
 
-// Find returns the owners of those sockets, by cookie; sockets whose owner is not known are
-// missing. It answers from memory. Only for sockets that it sees for the first time it waits,
-// until all processes were looked through, ctx ends, or Options.Wait is over: then a later
-// call has them.
+// Find returns the owners of the sockets, by cookie. A socket without a known owner is missing.
+// Find answers from memory. For sockets that it sees for the first time it waits until a scan is
+// done, ctx ends, or Options.Wait is over. In the latter cases a later call has their owners.
 //
-// The error is that of the last time when the processes could not be looked through; what is
-// known comes with it.
+// The error is that of the last scan. Find returns what is known also with an error.
 func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, error) {
 	f.ask(sockets)
 
@@ -131,8 +129,8 @@ func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, 
 	}
 }
 
-// ask notes what is asked for, forgets what is not any more, and starts to work if there is
-// something to do.
+// ask records which sockets the caller asks about, forgets those that nobody asks about any more,
+// and starts the worker if something is due.
 func (f *Finder) ask(sockets []Socket) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -164,8 +162,8 @@ func (f *Finder) ask(sockets []Socket) {
 	f.worker.Go(f.work)
 }
 
-// answer returns what is known, and whether all of it was looked for. changed is closed when
-// that may be otherwise.
+// answer returns the known owners, and whether a scan has looked for every socket. changed is
+// closed after the next scan.
 func (f *Finder) answer(sockets []Socket) (owners map[uint64]Owner, complete bool, changed <-chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -173,7 +171,7 @@ func (f *Finder) answer(sockets []Socket) (owners map[uint64]Owner, complete boo
 	for _, s := range sockets {
 		e := f.known[s.Cookie]
 		switch {
-		case e == nil: // without inode
+		case e == nil: // the socket has no inode
 		case e.found:
 			owner := e.owner.shown()
 			owner.Processes = e.count

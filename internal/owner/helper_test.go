@@ -43,7 +43,7 @@ type task struct {
 type report struct {
 	Socket  Socket
 	Owners  map[uint64]Owner
-	Reasons []Reason
+	Reasons []string
 }
 
 // start starts a helper process and waits for its report. Prepare may change the command.

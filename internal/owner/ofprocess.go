@@ -4,23 +4,21 @@ import (
 	"errors"
 	"path/filepath"
 
-	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
-// inInitPIDNamespace says whether procfs shows the processes of the initial pid namespace, and
-// so of the host, wherever this process is: kernel threads are only in that one. Where
-// hidepid hides them, this process is the only one to ask.
-func inInitPIDNamespace(proc string, fs procfs.FS) bool {
+// inInitPIDNamespace reports whether procfs shows the processes of the initial pid namespace, and
+// so those of the host. Only that namespace has kernel threads. Where hidepid hides them, the
+// namespace of this process decides.
+func inInitPIDNamespace(proc string) bool {
 	const (
 		kthreadd      = 2
-		pfKthread     = 0x00200000 // PF_KTHREAD of include/linux/sched.h
 		procPIDInitNo = 0xEFFFFFFC // PROC_PID_INIT_INO of include/linux/proc_ns.h
 	)
-	if p, err := fs.Proc(kthreadd); err == nil {
-		if stat, err := p.Stat(); err == nil && stat.Flags&pfKthread != 0 {
-			return true
-		}
+	if linux.IsKernelThread(proc, kthreadd) {
+		return true
 	}
 	var st unix.Stat_t
 	err := unix.Stat(filepath.Join(proc, "self/ns/pid"), &st)
@@ -29,9 +27,9 @@ func inInitPIDNamespace(proc string, fs procfs.FS) bool {
 
 var errOtherProcess = errors.New("another process has its id")
 
-// OfProcess returns what is known of a process that may have ended: pid is its id in the
-// initial pid namespace, and cgroupID that of its cgroup (bpf_get_current_cgroup_id). Process
-// and PID are empty when it has ended.
+// OfProcess returns what is known about a process that may have ended. pid is its id in the initial
+// pid namespace, and cgroupID the id of its cgroup (bpf_get_current_cgroup_id). The Process and PID
+// of a process that has ended are empty. It returns false where nothing is known.
 func (f *Finder) OfProcess(pid uint32, cgroupID uint64) (Owner, bool) {
 	at, known := f.cgroup.place(cgroupID)
 	if p, err := f.live(pid, cgroupID); err == nil {
@@ -44,7 +42,7 @@ func (f *Finder) OfProcess(pid uint32, cgroupID uint64) (Owner, bool) {
 	return owner, known && (owner.Unit != "" || owner.Container != "")
 }
 
-// live reads a process, if it still is the one that was in that cgroup.
+// live reads a process if it still is in that cgroup. Otherwise another process has its pid.
 func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
 	proc, err := f.fs.Proc(int(pid))
 	if err != nil {
@@ -62,7 +60,7 @@ func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
 			return err
 		}
 		for _, c := range cgroups {
-			// Of the unified hierarchy there is one, the last line.
+			// The unified hierarchy is the last line.
 			if c.HierarchyID == 0 && f.cgroup.is(c.Path, cgroupID) {
 				return nil
 			}
@@ -71,7 +69,7 @@ func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
 	})
 }
 
-// OfPID returns what is known of the process that now has the id, which may soon be another.
+// OfPID returns what is known about the process that has the pid now. Soon another one may have it.
 func (f *Finder) OfPID(pid int) (Owner, bool) {
 	proc, err := f.fs.Proc(pid)
 	if err != nil {

@@ -1,17 +1,17 @@
 package owner
 
-// An Owner is the process that has a socket open, and what that process belongs to. What is
-// not known is empty.
+// An Owner is the process that has a socket open, with its unit and container. A field that is not
+// known is empty.
 type Owner struct {
 	Process   string // name of the main thread (/proc/PID/comm), any bytes; PR_SET_NAME keeps 15
 	Unit      string // systemd unit
 	Runtime   string // what runs the container: one of the Runtime constants
-	Container string // its id, 64 hexadecimal digits, or its name where it has no id
-	PID       int    // as /proc numbers it
-	Processes int    // that had the socket open when it was looked for
+	Container string // 64 hexadecimal digits, or the container's name where it has no id
+	PID       int    // in the pid namespace of /proc
+	Processes int    // how many had the socket open at the last scan
 }
 
-// The container runtimes that a cgroup tells apart.
+// The container runtimes that the name of a cgroup can tell.
 const (
 	RuntimeDocker     = "docker"
 	RuntimeContainerd = "containerd"
@@ -19,13 +19,13 @@ const (
 	RuntimePodman     = "podman"
 	RuntimeLXC        = "lxc"
 	RuntimeMachine    = "machine"   // systemd-nspawn, or a virtual machine of libvirt
-	RuntimeOther      = "container" // the cgroup has an id, and does not say whose
+	RuntimeOther      = "container" // the cgroup has an id without a runtime
 )
 
-// Known says whether anything is.
+// Known reports whether any field is known.
 func (o Owner) Known() bool { return o != Owner{} }
 
-// ShortContainer is the id as people know it: of hexadecimal ones the first 12 digits.
+// ShortContainer returns the container as people know it: the first 12 digits of an id, or the name.
 func (o Owner) ShortContainer() string {
 	if isID(o.Container) {
 		return o.Container[:12]
@@ -33,8 +33,8 @@ func (o Owner) ShortContainer() string {
 	return o.Container
 }
 
-// Service names in one word what the process belongs to: its unit, or, where that is nothing
-// but the scope that the runtime made for the container, "docker-0123456789ab".
+// Service returns the unit of the process. For a container without a unit of its own it returns
+// runtime and id: "docker-0123456789ab".
 func (o Owner) Service() string {
 	if o.Container == "" || o.Unit != "" && !scopeOf(o.Unit, o.Container) {
 		return o.Unit
@@ -42,8 +42,8 @@ func (o Owner) Service() string {
 	return o.Runtime + "-" + o.ShortContainer()
 }
 
-// A Socket is one to find the owner of.
+// A Socket is what Find looks for.
 type Socket struct {
-	Cookie uint64 // names the socket; the kernel gives none twice
+	Cookie uint64 // identifies the socket: the kernel gives no cookie twice
 	Inode  uint32 // in sockfs; 0 where no process can have the socket open
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 func TestOtherUsersNeedExactlyCapSysPtraceAndCapDACReadSearch(t *testing.T) {
@@ -17,14 +18,14 @@ func TestOtherUsersNeedExactlyCapSysPtraceAndCapDACReadSearch(t *testing.T) {
 		name    string
 		caps    []uintptr
 		found   bool
-		reasons []Reason
+		reasons []string
 	}{
 		{"both", []uintptr{unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}, true, nil},
-		{"no_cap_sys_ptrace", []uintptr{unix.CAP_DAC_READ_SEARCH}, false, []Reason{ReasonCapPtrace}},
-		{"no_cap_dac_read_search", []uintptr{unix.CAP_SYS_PTRACE}, false, []Reason{ReasonCapReadOther}},
+		{"no_cap_sys_ptrace", []uintptr{unix.CAP_DAC_READ_SEARCH}, false, []string{sock.ReasonCapSysPtrace}},
+		{"no_cap_dac_read_search", []uintptr{unix.CAP_SYS_PTRACE}, false, []string{sock.ReasonCapDACReadSearch}},
 		{"cap_sys_admin_is_no_substitute", []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER},
-			false, []Reason{ReasonCapPtrace}},
-		{"none", nil, false, []Reason{ReasonCapPtrace, ReasonCapReadOther}},
+			false, []string{sock.ReasonCapSysPtrace}},
+		{"none", nil, false, []string{sock.ReasonCapSysPtrace, sock.ReasonCapDACReadSearch}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, _ := start(t, ns, task{Find: []Socket{server.Socket}}, asNobody(test.caps...))
@@ -58,7 +59,7 @@ func TestHidepid(t *testing.T) {
 	if owner := got.Owners[mine.Socket.Cookie]; owner.PID != cmd.Process.Pid || len(got.Owners) != 1 {
 		t.Errorf("got %+v, want process %d alone", got.Owners, cmd.Process.Pid)
 	}
-	if want := []Reason{ReasonCapPtrace, ReasonCapReadOther}; !slices.Equal(got.Reasons, want) {
+	if want := []string{sock.ReasonCapSysPtrace, sock.ReasonCapDACReadSearch}; !slices.Equal(got.Reasons, want) {
 		t.Errorf("reasons %v, want %v", got.Reasons, want)
 	}
 }
@@ -78,7 +79,7 @@ func TestPIDNamespaceShowsItsOwnProcesses(t *testing.T) {
 	if len(got.Owners) != 0 {
 		t.Errorf("got %+v, want none", got.Owners)
 	}
-	if want := []Reason{ReasonPIDNamespace}; !slices.Equal(got.Reasons, want) {
+	if want := []string{sock.ReasonPIDNamespace}; !slices.Equal(got.Reasons, want) {
 		t.Errorf("reasons %v, want %v", got.Reasons, want)
 	}
 }

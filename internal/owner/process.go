@@ -8,24 +8,24 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// errReused is the answer about a process that ended while it was read, and left its number
-// to another.
+// errReused means that a process ended while it was read, and another one got its number.
 var errReused = errors.New("process id was reused")
 
-// An identity names a process for ever.
+// An identity tells a process from every other one, also from later ones with its pid.
 type identity struct {
 	pid   int
 	start uint64 // clock ticks after boot
 }
 
-// A process is what is shown of one.
+// A process is what an Owner shows, and what identifies it.
 type process struct {
 	identity
 	name  string
 	place place
 }
 
-// readProcess reads a process, and calls check, if any, while it certainly is the same.
+// readProcess reads a process. It calls check, if that is not nil, while the process is certain to
+// be the same.
 func readProcess(p procfs.Proc, check func() error) (process, error) {
 	before, err := p.Stat()
 	if err != nil {
@@ -35,7 +35,7 @@ func readProcess(p procfs.Proc, check func() error) (process, error) {
 	if err != nil {
 		return process{}, fmt.Errorf("read name of process %d: %w", p.PID, err)
 	}
-	// Cgroups may be missing from the kernel altogether.
+	// A kernel may have no cgroups at all.
 	cgroups, err := p.Cgroups()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return process{}, fmt.Errorf("read cgroups of process %d: %w", p.PID, err)
@@ -59,7 +59,7 @@ func readProcess(p procfs.Proc, check func() error) (process, error) {
 	}, nil
 }
 
-// maxComm is what proc_task_name shows at most.
+// maxComm is the longest name that proc_task_name shows.
 const maxComm = 64
 
 func (p *process) shown() Owner {

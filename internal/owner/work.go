@@ -3,9 +3,11 @@ package owner
 import (
 	"context"
 	"time"
+
+	"sockstate_exporter/internal/linux"
 )
 
-// work does what is due, until nothing is.
+// work confirms and looks for owners until nothing is due.
 func (f *Finder) work() {
 	for {
 		stale, missing := f.due()
@@ -33,12 +35,12 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// due says which sockets of which owners have to be looked up again, and whether any has to be
-// looked for. If there is neither, the worker is done.
-func (f *Finder) due() (stale map[identity][]descriptor, missing bool) {
+// due returns the descriptors to confirm, by owner, and whether a scan has to look for a socket. If
+// there is neither, the worker ends.
+func (f *Finder) due() (stale map[identity][]linux.SocketFD, missing bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	stale = make(map[identity][]descriptor)
+	stale = make(map[identity][]linux.SocketFD)
 	now := time.Now()
 	for _, e := range f.known {
 		switch {
@@ -56,15 +58,14 @@ func (f *Finder) due() (stale map[identity][]descriptor, missing bool) {
 	return stale, missing
 }
 
-// settled says whether the owner is found for good. A service manager may still pass the
-// socket on.
+// settled reports whether the owner is final. A service manager may still pass the socket on.
 func (e *entry) settled() bool { return e.found && !e.owner.place.manager }
 
-// confirm looks whether those owners still have those sockets, and says whether any has not.
-func (f *Finder) confirm(stale map[identity][]descriptor) (lost bool) {
+// confirm checks that the owners still have their sockets. It returns true where one does not.
+func (f *Finder) confirm(stale map[identity][]linux.SocketFD) (lost bool) {
 	type having struct {
 		identity
-		descriptor
+		linux.SocketFD
 	}
 	fresh := make(map[having]process)
 	for id, held := range stale {
@@ -73,7 +74,7 @@ func (f *Finder) confirm(stale map[identity][]descriptor) (lost bool) {
 			continue
 		}
 		owner, err := readProcess(p, func() (err error) {
-			held, err = stillOpen(f.fdDir(id.pid), held)
+			held, err = linux.OpenSocketFDs(f.fdDir(id.pid), held)
 			return err
 		})
 		if err != nil || owner.identity != id {
@@ -101,7 +102,7 @@ func (f *Finder) confirm(stale map[identity][]descriptor) (lost bool) {
 	return lost
 }
 
-// inodes are those of all sockets that are asked about: a scan costs the same for all of them.
+// inodes returns the inodes of all known sockets: a scan for all costs as much as for one.
 func (f *Finder) inodes() map[uint32]bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,8 +113,8 @@ func (f *Finder) inodes() map[uint32]bool {
 	return wanted
 }
 
-// conclude notes what a scan for those inodes came to.
-func (f *Finder) conclude(wanted map[uint32]bool, found findings, err error) {
+// conclude records the result of a scan for the inodes.
+func (f *Finder) conclude(wanted map[uint32]bool, found scanResult, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ctx.Err() != nil {
@@ -126,7 +127,7 @@ func (f *Finder) conclude(wanted map[uint32]bool, found findings, err error) {
 	now := time.Now()
 	for _, e := range f.known {
 		if !wanted[e.inode] {
-			continue // asked for since
+			continue // added after the scan began
 		}
 		e.looked = true
 		if h := found.holders[e.inode]; h != nil {

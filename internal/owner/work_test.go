@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
 )
 
 const (
@@ -215,7 +217,7 @@ func TestProcessThatChangesWhileItIsReadIsNotShown(t *testing.T) {
 func TestSocketClosedWhileItsProcessIsReadHasNoOwner(t *testing.T) {
 	proc := newFakeProc(t, nginx())
 	dir := filepath.Join(proc.dir(100), "fd")
-	held, err := socketsOf(dir, map[uint32]bool{inode: true})
+	held, err := socketsOf(t.Context(), dir, map[uint32]bool{inode: true})
 	if err != nil || len(held) != 1 {
 		t.Fatalf("got %v, %v; want one descriptor", held, err)
 	}
@@ -223,7 +225,7 @@ func TestSocketClosedWhileItsProcessIsReadHasNoOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	proc.link(100, 0, "socket:[4712]")
-	if held, err = stillOpen(dir, held); err != nil || len(held) != 0 {
+	if held, err = linux.OpenSocketFDs(dir, held); err != nil || len(held) != 0 {
 		t.Errorf("got %v, %v; want none", held, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 )
@@ -66,14 +67,14 @@ func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
 	return p
 }
 
-func newFailureRow(f *snapshot.RecentFailure, ns *snapshot.Namespace, now time.Time) FailureRow {
+func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) FailureRow {
 	r := FailureRow{
 		First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
 		NetnsInode: f.Netns, Watched: f.Watched, Ifindex: f.Request.Ifindex,
 		// The process may have ended, but what the thread called itself is always known.
 		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
 		Protocol: f.Protocol.String(), Family: f.Family.String(),
-		Errno:     cmp.Or(snapshot.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
+		Errno:     cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
 		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: report.WhyFailed(f, ns != nil),
 	}
 	if ns != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/html"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // named is a snapshot in which all names that other people choose are s.
@@ -71,8 +72,8 @@ func FuzzNamesStayNames(f *testing.F) {
 		if s == "" {
 			return // a page without names has other elements
 		}
-		plainPages, pages := newPages(t, named("x")), newPages(t, named(s), Feature{Name: s, Reason: s})
-		plainPages.cfg.Features = func() []Feature { return []Feature{{Name: "x", Reason: "x"}} }
+		plainPages, pages := newPages(t, named("x")), newPages(t, named(s), sock.Feature{Name: s, Reason: s})
+		plainPages.cfg.Features = func() []sock.Feature { return []sock.Feature{{Name: "x", Reason: "x"}} }
 		for _, path := range []string{"/ports", "/failures"} {
 			h, plainHandler := pages.Ports(), plainPages.Ports()
 			if path == "/failures" {
@@ -90,8 +91,8 @@ func FuzzNamesStayNames(f *testing.F) {
 				t.Errorf("%s with %q is no JSON:\n%s", path, s, form)
 			}
 		}
-		landing := FeatureList([]Feature{{Name: s, Reason: s}})
-		if got, want := elements(t, landing), elements(t, FeatureList([]Feature{{Name: "x", Reason: "x"}})); !slices.Equal(got, want) {
+		landing := FeatureList([]sock.Feature{{Name: s, Reason: s}})
+		if got, want := elements(t, landing), elements(t, FeatureList([]sock.Feature{{Name: "x", Reason: "x"}})); !slices.Equal(got, want) {
 			t.Errorf("the landing page has %q, want %q", got, want)
 		}
 	})

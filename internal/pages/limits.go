@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 )
@@ -23,7 +24,7 @@ type NamespaceRow struct {
 
 // connectFailures are how often connect() found no local port, by the inode number of the
 // network namespace; nil: not counted.
-func connectFailures(b *snapshot.Part[snapshot.Binds]) map[uint32]uint64 {
+func connectFailures(b *snapshot.Part[failures.Binds]) map[uint32]uint64 {
 	if b.Err != nil || !b.Data.Connects {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 )
@@ -17,7 +18,7 @@ func value(v uint64) stack.Value { return stack.Value{V: v, OK: true} }
 // nearLimits brings the exporter's own namespace near its limits.
 func nearLimits(s *snapshot.Snapshot) {
 	s.Stack.Data = stack.Stats{TimeWait: value(31_337), TimeWaitLimit: value(32_768), EphemeralPorts: value(28_232)}
-	s.Ephemeral.Data = snapshot.Ephemeral{IPv4: []uint64{7, 5}, IPv6: []uint64{28_232, 1}}
+	s.Ephemeral.Data = ports.Ephemeral{IPv4: []uint64{7, 5}, IPv6: []uint64{28_232, 1}}
 	s.Binds.Data.Connects = true
 	connect := func(netns uint32, n uint64, change func(*bindtrace.Key)) {
 		c := bindtrace.Count{Key: bindtrace.Key{Netns: netns, Op: bindtrace.OpConnect}, N: n}
@@ -38,7 +39,7 @@ func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
 	s.Binds.Data.Connects = false
 	s.Stack.Err, s.Stack.Data.TimeWaitLimit = errors.New("read sysctl: <no>"), stack.Value{}
 	s.Ephemeral.Err = snapshot.ErrOff
-	page := ports(t, s, "&netns=")
+	page := portsPage(t, s, "&netns=")
 	row := page.Namespaces[0]
 	if row.TimeWait == nil || *row.TimeWait != 31_337 || row.EphemeralLimit == nil || row.TimeWaitLimit != nil || row.Ephemeral != nil || row.ConnectFailures != nil {
 		t.Errorf("got %+v, want what of the stack could be read alone", row)
@@ -59,7 +60,7 @@ func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
 func TestConnectsThatCouldNotBeCountedAreSaid(t *testing.T) {
 	s := troubledHost()
 	s.Binds.Err = errors.New("read counts: no")
-	page := ports(t, s, "&netns=")
+	page := portsPage(t, s, "&netns=")
 	if want := []PartReport{{Part: "connect", State: partFailed, Error: "read counts: no"}}; !slices.Equal(page.Parts, want) || page.Namespaces[0].ConnectFailures != nil {
 		t.Errorf("parts %+v and %v failures, want %+v and none", page.Parts, page.Namespaces[0].ConnectFailures, want)
 	}
@@ -82,7 +83,7 @@ func TestFullestNamespacesFollowTheOwn(t *testing.T) {
 	}
 	s.Others[3].Ephemeral.Data.IPv4 = []uint64{99}
 	s.Others[4].Stack.Data.TimeWaitLimit = value(0) // the kernel keeps none
-	page := ports(t, s, "")
+	page := portsPage(t, s, "")
 	var got []string
 	for _, ns := range page.Namespaces {
 		got = append(got, ns.Netns)

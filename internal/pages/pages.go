@@ -13,20 +13,13 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
-
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string `json:"feature"`
-	Mode   string `json:"mode"`   // how it works, if there is more than one way
-	Reason string `json:"reason"` // what is missing, in a word or two
-	Works  bool   `json:"works"`
-}
 
 // Config says what the pages show.
 type Config struct {
 	Take     func(context.Context) snapshot.Snapshot
-	Features func() []Feature
+	Features func() []sock.Feature
 	Now      func() time.Time // default: time.Now
 	Logger   *slog.Logger
 }

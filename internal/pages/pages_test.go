@@ -18,20 +18,23 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/reporttest"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 )
 
 var pageTime = time.Date(2026, 3, 1, 3, 0, 0, 123_456_789, time.UTC)
 
 // newPages shows a snapshot at pageTime.
-func newPages(t testing.TB, s *snapshot.Snapshot, features ...Feature) *Pages {
+func newPages(t testing.TB, s *snapshot.Snapshot, features ...sock.Feature) *Pages {
 	t.Helper()
 	p, err := New(Config{
 		Take:     func(context.Context) snapshot.Snapshot { return *s },
-		Features: func() []Feature { return features },
+		Features: func() []sock.Feature { return features },
 		Now:      func() time.Time { return pageTime },
 		Logger:   slog.New(slog.DiscardHandler),
 	})
@@ -60,7 +63,7 @@ func get(t *testing.T, h http.Handler, target string) string {
 	return w.Body.String()
 }
 
-func ports(t *testing.T, s *snapshot.Snapshot, query string) PortsPage {
+func portsPage(t *testing.T, s *snapshot.Snapshot, query string) PortsPage {
 	t.Helper()
 	var page PortsPage
 	decode(t, get(t, newPages(t, s).Ports(), "/ports?format=json"+query), &page)
@@ -85,8 +88,8 @@ func watching(s *snapshot.Snapshot) *snapshot.Snapshot {
 func watchIn(ns *snapshot.Namespace) {
 	ns.Watch.Data.Ports, ns.TCP.Data = nil, nil
 	for _, v := range ns.Verdicts.Data {
-		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, watch.Port{Number: v.Number, Source: watch.SourceListener})
-		p := snapshot.PortSockets{Number: v.Number}
+		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, ports.Port{Number: v.Number, Source: ports.SourceListener})
+		p := ports.PortSockets{Number: v.Number}
 		for _, o := range v.Port.Sockets {
 			p.IPv4.States[o.State] += o.Count
 			p.IPv4.TimeWaitRemaining = max(p.IPv4.TimeWaitRemaining, o.Expires)
@@ -106,12 +109,12 @@ func troubledHost() *snapshot.Snapshot {
 		[]bindrule.Socket{reporttest.OnDevice()}, // 4845
 		[]bindrule.Socket{reporttest.Listener(any6, true, bindrule.Yes)},
 	))
-	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", watch.SourceFlag
-	s.Watch.Data.Ports[2].Source = watch.SourceFlag
+	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", ports.SourceFlag
+	s.Watch.Data.Ports[2].Source = ports.SourceFlag
 	gone := &s.Verdicts.Data[3]
-	gone.Restarts = []snapshot.RestartVerdict{{
+	gone.Restarts = []verdict.Restart{{
 		Address: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No,
-		Verdict: snapshot.Verdict{Verdict: gone.Port.Bind(bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, ListenersAside: true})},
+		Verdict: verdict.Verdict{Verdict: gone.Port.Bind(bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, ListenersAside: true})},
 	}}
 	was := &gone.Restarts[0].Owner
 	was.Process, was.PID, was.Processes, was.Unit = "modbus<d>", 815, 1, "modbus.service"
@@ -139,8 +142,8 @@ func troubledHost() *snapshot.Snapshot {
 	return s
 }
 
-func twoFeatures() []Feature {
-	return []Feature{{Name: "bind_tracing", Mode: "fexit", Works: true}, {Name: "reuse_flags", Reason: "no <BTF>"}}
+func twoFeatures() []sock.Feature {
+	return []sock.Feature{{Name: "bind_tracing", Mode: "fexit", Works: true}, {Name: "reuse_flags", Reason: "no <BTF>"}}
 }
 
 func TestPortsHTMLAndJSON(t *testing.T) {
@@ -149,8 +152,8 @@ func TestPortsHTMLAndJSON(t *testing.T) {
 	reporttest.Golden(t, *update, "ports.json", get(t, h, "/ports?format=json"))
 }
 
-func failure(port uint16, process string, before time.Duration, change func(*snapshot.RecentFailure)) snapshot.RecentFailure {
-	f := snapshot.RecentFailure{
+func failure(port uint16, process string, before time.Duration, change func(*failures.Recent)) failures.Recent {
+	f := failures.Recent{
 		Netns: 4026531840, Watched: true, Port: port, PortKnown: true, Addr: any4, Protocol: bindtrace.ProtocolTCP,
 		Errno: unix.EADDRINUSE, Process: process, PID: 4711, Count: 1,
 		First: pageTime.Add(-before), Last: pageTime.Add(-before),
@@ -166,19 +169,19 @@ func failure(port uint16, process string, before time.Duration, change func(*sna
 func hostWithFailures() *snapshot.Snapshot {
 	s := troubledHost()
 	s.Binds.Data.Stats.Lost = 7
-	s.Binds.Data.Recent = []snapshot.RecentFailure{
-		failure(4840, "opcua-server", time.Second, func(f *snapshot.RecentFailure) {
-			f.Settled, f.Cause = true, snapshot.CauseTimeWait
+	s.Binds.Data.Recent = []failures.Recent{
+		failure(4840, "opcua-server", time.Second, func(f *failures.Recent) {
+			f.Settled, f.Cause = true, verdict.CauseTimeWait
 			f.Blockers = []bindrule.Socket{reporttest.TimeWait(lo4, 212, bindrule.No, left)}
 			f.Count, f.First = 17, f.First.Add(-time.Hour)
 		}),
 		failure(4841, "<script>alert(1", 100*time.Second, nil),
-		failure(4842, "a\nb\"'\xff\xfe\u202ec", 150*time.Second, func(f *snapshot.RecentFailure) { f.Errno, f.Addr = unix.EADDRNOTAVAIL, lo6 }),
-		failure(80, "web", 3*time.Hour, func(f *snapshot.RecentFailure) { f.Errno, f.Watched = unix.EACCES, false }),
-		failure(81, "", 4*time.Hour, func(f *snapshot.RecentFailure) { f.Netns, f.Watched = 4026539999, false }),
-		failure(53, "dns", 90*time.Hour, func(f *snapshot.RecentFailure) { f.Protocol, f.Watched = bindtrace.ProtocolUDP, false }),
-		failure(0, "client", 91*time.Hour, func(f *snapshot.RecentFailure) { f.Netns = 4026532001 }),
-		failure(0, "odd", 92*time.Hour, func(f *snapshot.RecentFailure) {
+		failure(4842, "a\nb\"'\xff\xfe\u202ec", 150*time.Second, func(f *failures.Recent) { f.Errno, f.Addr = unix.EADDRNOTAVAIL, lo6 }),
+		failure(80, "web", 3*time.Hour, func(f *failures.Recent) { f.Errno, f.Watched = unix.EACCES, false }),
+		failure(81, "", 4*time.Hour, func(f *failures.Recent) { f.Netns, f.Watched = 4026539999, false }),
+		failure(53, "dns", 90*time.Hour, func(f *failures.Recent) { f.Protocol, f.Watched = bindtrace.ProtocolUDP, false }),
+		failure(0, "client", 91*time.Hour, func(f *failures.Recent) { f.Netns = 4026532001 }),
+		failure(0, "odd", 92*time.Hour, func(f *failures.Recent) {
 			f.PortKnown, f.Watched, f.Errno, f.Request.Ifindex = false, false, 4095, 3
 		}),
 	}
@@ -203,7 +206,7 @@ func TestEmptyPages(t *testing.T) {
 
 func TestWorstPortsComeFirst(t *testing.T) {
 	var got []string
-	for _, p := range ports(t, troubledHost(), "").Ports {
+	for _, p := range portsPage(t, troubledHost(), "").Ports {
 		protocol := ""
 		if p.Protocol != "tcp" {
 			protocol = "/" + p.Protocol
@@ -236,7 +239,7 @@ func TestWhatFailedIsSaidAndNothingIsGoodForIt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := watching(reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}))
 			tt.spoil(s)
-			page := ports(t, s, "")
+			page := portsPage(t, s, "")
 			if want := []PartReport{{Part: tt.part, State: partFailed, Error: broken.Error()}}; !slices.Equal(page.Parts, want) {
 				t.Errorf("parts %+v, want %+v", page.Parts, want)
 			}
@@ -257,7 +260,7 @@ func TestWhatFailedIsSaidAndNothingIsGoodForIt(t *testing.T) {
 
 func TestWhatIsOffIsNoFailure(t *testing.T) {
 	s := watching(reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}))
-	s.TCP, s.Reuse = snapshot.Part[[]snapshot.PortSockets]{Err: snapshot.ErrOff}, snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
+	s.TCP.Err, s.Reuse.Err = snapshot.ErrOff, snapshot.ErrOff
 	s.Binds.Err = snapshot.ErrOff
 	p := newPages(t, s)
 	if body := get(t, p.Ports(), "/ports"); !strings.Contains(body, "Switched off, and so not on this page: tcp, reuse.") || strings.Contains(body, "could be seen") {
@@ -290,7 +293,7 @@ func manyPorts() *snapshot.Snapshot {
 
 func TestPageIsBoundedAndSaysWhatItLeavesOut(t *testing.T) {
 	s := manyPorts()
-	page := ports(t, s, "")
+	page := portsPage(t, s, "")
 	if len(page.Ports) != maxRows || page.PortsLeftOut != 499*512+1-maxRows || len(page.Parts) != maxParts || page.PartsLeftOut != 499-maxParts {
 		t.Errorf("%d ports, %d left out, %d parts, %d left out", len(page.Ports), page.PortsLeftOut, len(page.Parts), page.PartsLeftOut)
 	}
@@ -322,7 +325,7 @@ func TestFilters(t *testing.T) {
 		{"&netns=&port=4845", "4845"},
 	} {
 		var got []string
-		for _, p := range ports(t, troubledHost(), tt.query).Ports {
+		for _, p := range portsPage(t, troubledHost(), tt.query).Ports {
 			got = append(got, fmt.Sprint(p.Port))
 		}
 		if strings.Join(got, " ") != tt.want {

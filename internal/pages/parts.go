@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // A PartReport is a part of the snapshot that is missing, or not whole.
@@ -24,13 +25,13 @@ const (
 
 // missing says what a page does not show.
 type missing struct {
-	Parts        []PartReport `json:"parts"`
-	PartsLeftOut int          `json:"parts_left_out"`
-	Features     []Feature    `json:"features"`
+	Parts        []PartReport   `json:"parts"`
+	PartsLeftOut int            `json:"parts_left_out"`
+	Features     []sock.Feature `json:"features"`
 }
 
-func newMissing(features []Feature) missing {
-	return missing{Parts: []PartReport{}, Features: append([]Feature{}, features...)}
+func newMissing(features []sock.Feature) missing {
+	return missing{Parts: []PartReport{}, Features: append([]sock.Feature{}, features...)}
 }
 
 // add takes a part of the snapshot, which may be there.
@@ -89,14 +90,14 @@ func (m *missing) LackingFeatures() []string {
 	var out []string
 	for i := range m.Features {
 		if f := &m.Features[i]; !f.Works {
-			out = append(out, "On this host: "+f.line()+".")
+			out = append(out, "On this host: "+featureLine(f)+".")
 		}
 	}
 	return out
 }
 
-// line says whether a feature works, and how.
-func (f *Feature) line() string {
+// featureLine says whether a feature works, and how.
+func featureLine(f *sock.Feature) string {
 	line, how := f.Name+": works", f.Mode
 	if !f.Works {
 		line, how = f.Name+": not available", f.Reason
@@ -108,11 +109,11 @@ func (f *Feature) line() string {
 }
 
 // FeatureList is a piece of HTML that says which features work on this host.
-func FeatureList(features []Feature) string {
+func FeatureList(features []sock.Feature) string {
 	var b strings.Builder
 	b.WriteString("<h2>On this host</h2><ul>")
 	for i := range features {
-		b.WriteString("<li>" + template.HTMLEscapeString(features[i].line()) + "</li>")
+		b.WriteString("<li>" + template.HTMLEscapeString(featureLine(&features[i])) + "</li>")
 	}
 	b.WriteString("</ul>")
 	return b.String()

@@ -11,19 +11,20 @@ import (
 
 	"github.com/munnerz/goautoneg"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 )
 
 // A query is what a request asks for, and when.
 type query struct {
 	json    bool
 	refresh bool // the page reloads itself
-	ports   []watch.Range
+	ports   []sock.PortRange
 	netns   *string // nil: all
 
 	now      time.Time
-	features []Feature
+	features []sock.Feature
 }
 
 func parseQuery(r *http.Request) (query, error) {
@@ -51,11 +52,11 @@ func parseQuery(r *http.Request) (query, error) {
 		if s == "" {
 			continue // an empty field of the form
 		}
-		ports, err := watch.ParseRange(s)
+		r, err := ports.ParseRange(s)
 		if err != nil {
 			return query{}, fmt.Errorf("port=%q: %w", s, err)
 		}
-		q.ports = append(q.ports, ports)
+		q.ports = append(q.ports, r)
 	}
 	if values.Has("netns") {
 		q.netns = new(values.Get("netns"))
@@ -65,7 +66,7 @@ func parseQuery(r *http.Request) (query, error) {
 
 // wantsPort says whether the query asks for the port.
 func (q *query) wantsPort(port uint16) bool {
-	return len(q.ports) == 0 || slices.ContainsFunc(q.ports, func(r watch.Range) bool { return r.First <= port && port <= r.Last })
+	return len(q.ports) == 0 || slices.ContainsFunc(q.ports, func(r sock.PortRange) bool { return r.First <= port && port <= r.Last })
 }
 
 // wantsNetns says whether the query asks for the namespace, by its name or by its label.

@@ -4,22 +4,23 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // A tcpPort is what a snapshot has of one TCP port. What is nil is not known.
 type tcpPort struct {
 	ns       *snapshot.Namespace
-	port     *watch.Port
-	tcp      *snapshot.PortSockets
-	verdicts *snapshot.PortVerdicts
+	port     *ports.Port
+	tcp      *ports.PortSockets
+	verdicts *verdict.Port
 
 	listenersKnown bool
-	listeners      []snapshot.Group
-	reuse          []snapshot.GroupReuse // nil, or as listeners
+	listeners      []ports.Group
 }
 
 func tcpPortOf(ns *snapshot.Namespace, i int) tcpPort {
@@ -35,14 +36,11 @@ func tcpPortOf(ns *snapshot.Namespace, i int) tcpPort {
 	}
 	groups := ns.Listeners.Data // sorted by port
 	find := func(port int) int {
-		n, _ := slices.BinarySearchFunc(groups, port, func(g snapshot.Group, port int) int { return int(g.Port) - port })
+		n, _ := slices.BinarySearchFunc(groups, port, func(g ports.Group, port int) int { return int(g.Port) - port })
 		return n
 	}
 	first, last := find(int(p.port.Number)), find(int(p.port.Number)+1)
 	p.listeners = groups[first:last]
-	if ns.Reuse.Err == nil && len(ns.Reuse.Data.Listeners) == len(groups) {
-		p.reuse = ns.Reuse.Data.Listeners[first:last]
-	}
 	return p
 }
 
@@ -67,16 +65,16 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
-	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
-	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g snapshot.Group) bool { return g.QueueRatio >= 1 }))
+	found.add(NoListener, known && !listening && p.port.Source == ports.SourceFlag)
+	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
 	found.add(OnlyIPv6, report.OnlyIPv6(p.listeners))
-	found.add(NoReuseAddr, slices.ContainsFunc(p.reuse, func(g snapshot.GroupReuse) bool { return g.ReuseAddr == bindrule.No }))
+	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
 }
 
 // row makes the row that shows the port.
 func (p *tcpPort) row() PortRow {
-	r := newPortRow(p.ns, p.port, watch.TCP, p.problems())
+	r := newPortRow(p.ns, p.port, sock.TCP, p.problems())
 	if p.tcp != nil {
 		r.Sockets, r.TimeWait = socketCounts(p.tcp), p.timeWait()
 	}
@@ -84,13 +82,13 @@ func (p *tcpPort) row() PortRow {
 	r.ListenersLeftOut = leftOut
 	verdicts := p.verdicts
 	if verdicts == nil {
-		verdicts = &snapshot.PortVerdicts{Number: p.port.Number}
+		verdicts = &verdict.Port{Number: p.port.Number}
 	}
 	judged := report.NewPort(verdicts, groups, new(report.Query))
 	if p.listenersKnown {
 		r.Listeners = make([]ListenerRow, len(groups))
 		for i := range groups {
-			r.Listeners[i] = p.listener(&groups[i], &judged.Listeners[i], i)
+			r.Listeners[i] = p.listener(&groups[i], &judged.Listeners[i])
 		}
 	}
 	if p.verdicts == nil {
@@ -111,13 +109,13 @@ func (p *tcpPort) row() PortRow {
 	return r
 }
 
-func (p *tcpPort) listener(g *snapshot.Group, judged *report.ListenerReport, i int) ListenerRow {
+func (p *tcpPort) listener(g *ports.Group, judged *report.ListenerReport) ListenerRow {
 	l := ListenerRow{ListenerReport: *judged, Queue: g.Queue, QueueLimit: g.QueueLimit, QueueRatio: g.QueueRatio}
 	if g.DropsKnown {
 		l.Drops = &g.Drops
 	}
-	if i < len(p.reuse) && p.verdicts == nil {
-		l.ReuseAddr, l.ReusePort = p.reuse[i].ReuseAddr, p.reuse[i].ReusePort
+	if p.verdicts == nil {
+		l.ReuseAddr, l.ReusePort = g.ReuseAddr, g.ReusePort
 	}
 	return l
 }
@@ -133,7 +131,7 @@ func (p *tcpPort) timeWait() *TimeWait {
 	left := max(p.tcp.IPv4.TimeWaitRemaining, p.tcp.IPv6.TimeWaitRemaining)
 	if p.verdicts != nil {
 		for i := range p.verdicts.Port.Sockets {
-			if s := &p.verdicts.Port.Sockets[i]; netlinkdiag.State(s.State) == tw {
+			if s := &p.verdicts.Port.Sockets[i]; s.State == tw {
 				left = max(left, s.Expires)
 			}
 		}
@@ -142,7 +140,7 @@ func (p *tcpPort) timeWait() *TimeWait {
 }
 
 // socketCounts are the sockets of both families, by the states that there are.
-func socketCounts(p *snapshot.PortSockets) map[string]uint64 {
+func socketCounts(p *ports.PortSockets) map[string]uint64 {
 	out := make(map[string]uint64)
 	for state := range p.IPv4.States {
 		if n := p.IPv4.States[state] + p.IPv6.States[state]; n > 0 {

@@ -1,9 +1,10 @@
 package pages
 
 import (
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/sock"
 )
 
 // A UDPReport is what is on a watched UDP port.
@@ -22,8 +23,8 @@ type UDPSockets struct {
 // A udpPort is what a snapshot has of one UDP port.
 type udpPort struct {
 	ns      *snapshot.Namespace
-	port    *watch.Port
-	sockets *snapshot.UDPPort // nil: not known
+	port    *ports.Port
+	sockets *ports.UDPPort // nil: not known
 }
 
 func udpPortOf(ns *snapshot.Namespace, i int) udpPort {
@@ -40,7 +41,7 @@ func (p *udpPort) empty() bool {
 
 // closed says that the port was discovered and is not in use any more. Clients that choose
 // their ports themselves, as resolvers do, leave many such ports behind.
-func (p *udpPort) closed() bool { return p.empty() && p.port.Source != watch.SourceFlag }
+func (p *udpPort) closed() bool { return p.empty() && p.port.Source != ports.SourceFlag }
 
 // problems are what is wrong with the port.
 func (p *udpPort) problems() (found problemSet) {
@@ -49,7 +50,7 @@ func (p *udpPort) problems() (found problemSet) {
 		return found
 	}
 	found.add(NoSocket, p.empty())
-	for _, half := range []*snapshot.UDPSockets{&p.sockets.IPv4, &p.sockets.IPv6} {
+	for _, half := range []*ports.UDPSockets{&p.sockets.IPv4, &p.sockets.IPv6} {
 		// One snapshot cannot show that a counter grows, and old drops are no problem. A
 		// receiver that drops for a full queue mostly still has something in it.
 		found.add(Dropping, half.Drops > 0 && half.DropsKnown && half.Queue > 0)
@@ -61,7 +62,7 @@ func (p *udpPort) problems() (found problemSet) {
 // it is closed.
 func (p *udpPort) row() PortRow {
 	found := p.problems()
-	r := newPortRow(p.ns, p.port, watch.UDP, found)
+	r := newPortRow(p.ns, p.port, sock.UDP, found)
 	if p.sockets != nil {
 		r.UDP = &UDPReport{IPv4: newUDPSockets(&p.sockets.IPv4), IPv6: newUDPSockets(&p.sockets.IPv6)}
 	}
@@ -71,7 +72,7 @@ func (p *udpPort) row() PortRow {
 	return r
 }
 
-func newUDPSockets(s *snapshot.UDPSockets) UDPSockets {
+func newUDPSockets(s *ports.UDPSockets) UDPSockets {
 	out := UDPSockets{Sockets: s.Sockets, Queue: s.Queue}
 	if s.DropsKnown {
 		out.Drops = &s.Drops
@@ -80,7 +81,7 @@ func newUDPSockets(s *snapshot.UDPSockets) UDPSockets {
 }
 
 // IsUDP says whether it is a UDP port.
-func (r *PortRow) IsUDP() bool { return r.Protocol == watch.UDP.String() }
+func (r *PortRow) IsUDP() bool { return r.Protocol == sock.UDP.String() }
 
 // udpLines are a line for each family that has a socket.
 func (r *PortRow) udpLines() (out []Line) {

@@ -1,6 +1,9 @@
-// Package privilege gives up what the exporter needs only at its start.
+// Package privilege gives up the privileges that the exporter needs only when it starts.
 //
-// capset(2) and prctl(2) act on one thread, and a Go process has many: libcap's psx reaches
-// them all, with and without cgo; threads that start later inherit. It needs no privilege to
-// give privileges up, but for the bounding set: CAP_SETPCAP.
+// capset(2) and prctl(2) change one thread, and a Go process has many. libcap's psx changes all of
+// them, with and without cgo. Threads that start later inherit the change.
+//
+// # Privileges
+//
+// Giving up privileges needs none, except for the bounding set: CAP_SETPCAP.
 package privilege

@@ -12,21 +12,22 @@ const prSetNoNewPrivs = 38
 
 // Left is what a process can still do after [Keep].
 type Left struct {
-	// Capabilities by name, in the order in which they were wanted.
+	// Capabilities are the names of those that were kept, in the order of the arguments of Keep.
 	Capabilities []string
 
-	// NoNewPrivs is nil once no program that the process starts can get a privilege that it
-	// has not: not by a set-user-ID bit, not by a file's capabilities. Else it is why not.
+	// NoNewPrivs is nil where no_new_privs is set: a program that the process starts gets no
+	// privilege that the process does not have, neither by a set-user-ID bit nor by capabilities of
+	// the file. Otherwise it says why it is not set.
 	NoNewPrivs error
 
-	// Bounding is nil once the bounding set is empty, which says the same of capabilities.
-	// Else it is why not.
+	// Bounding is nil where the bounding set is empty: a program that the process starts gets no
+	// capability that the process does not have. Otherwise it says why it is not empty.
 	Bounding error
 }
 
-// Keep gives up every capability of the process but those, for good. Those that it does not
-// have it does not get. Its error means that capabilities could not be given up; what else
-// could not be is told in Left, and is no loss where there is nothing to gain.
+// Keep gives up all capabilities of the process for good, except those in wanted. The process does
+// not get a wanted capability that it does not have. The error means that capabilities could not be
+// given up. Left says what else failed, which does no harm where the process starts no program.
 func Keep(wanted ...libcap.Value) (Left, error) {
 	left := Left{NoNewPrivs: setNoNewPrivs()}
 	current := libcap.GetProc()
@@ -46,11 +47,11 @@ func Keep(wanted ...libcap.Value) (Left, error) {
 		}
 		left.Capabilities = append(left.Capabilities, strings.ToUpper(v.String()))
 	}
-	left.Bounding = emptyBounding() // while there is CAP_SETPCAP
+	left.Bounding = emptyBounding() // before CAP_SETPCAP is given up
 	if diff, err := current.Cf(kept); err == nil && diff == 0 {
-		return left, nil // capset(2) may be forbidden, where there is nothing to give up
+		return left, nil // nothing to give up, and capset(2) may be forbidden
 	}
-	// The ambient set goes with the inheritable one (cap_capset).
+	// The kernel clears the ambient set with the inheritable one (cap_capset).
 	if err := kept.SetProc(); err != nil {
 		return left, fmt.Errorf("give up capabilities: %w", err)
 	}

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/sock"
 )
 
 // An Outcome is what bind() would answer, in a word.
@@ -107,8 +107,8 @@ func blockers(port *bindrule.Port, indices []int, certain bool) []Blocker {
 	out := []Blocker{}
 	for _, i := range indices {
 		s := &port.Sockets[i]
-		b := Blocker{State: netlinkdiag.State(s.State).String(), ReuseAddr: s.ReuseAddr, Certain: certain}
-		if s.Kind == bindrule.KindTimeWait {
+		b := Blocker{State: s.State.String(), ReuseAddr: s.ReuseAddr, Certain: certain}
+		if s.Kind == sock.KindTimeWait {
 			b.ExpiresSeconds = new(0.0)
 		}
 		same := slices.IndexFunc(out, func(o Blocker) bool {

@@ -11,12 +11,13 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // Explain says in one line, without its end, why a bind() failed.
-func Explain(c *snapshot.Conflict) string {
+func Explain(c *failures.Conflict) string {
 	who := "a process"
 	if c.Process != "" {
 		who = Name(c.Process)
@@ -34,7 +35,7 @@ func Explain(c *snapshot.Conflict) string {
 }
 
 // WhyFailed says why a bind() failed; watched is about its network namespace.
-func WhyFailed(f *snapshot.RecentFailure, watched bool) string {
+func WhyFailed(f *failures.Recent, watched bool) string {
 	switch {
 	case f.Settled: // so the error is EADDRINUSE
 		return whatBlocked(f.Request, f.Port, f.Blockers, nil)
@@ -52,7 +53,7 @@ func WhyFailed(f *snapshot.RecentFailure, watched bool) string {
 }
 
 // errnoWords are what bind(2) means by an error.
-func errnoWords(f *snapshot.RecentFailure) string {
+func errnoWords(f *failures.Recent) string {
 	switch f.Errno {
 	case syscall.EADDRNOTAVAIL:
 		return "the address is none of this network namespace's: an interface that is not up yet, or another host's address (net.ipv4.ip_nonlocal_bind allows it)"
@@ -91,22 +92,22 @@ func whatBlocked(r bindrule.Request, port uint16, blockers []bindrule.Socket, er
 // blockedBy says which sockets block a bind() to the port, and which of them lack a flag.
 func blockedBy(r bindrule.Request, port uint16, blockers []bindrule.Socket) string {
 	var what, why []string
-	for _, cause := range snapshot.Causes() {
-		sockets := slices.DeleteFunc(slices.Clone(blockers), func(s bindrule.Socket) bool { return snapshot.CauseOf(&s) != cause })
+	for _, cause := range verdict.Causes() {
+		sockets := slices.DeleteFunc(slices.Clone(blockers), func(s bindrule.Socket) bool { return verdict.CauseOf(&s) != cause })
 		if len(sockets) == 0 {
 			continue
 		}
 		switch cause {
-		case snapshot.CauseListener:
+		case verdict.CauseListener:
 			what = append(what, owned(sockets, port, "listens on", "listen on"))
 			why = append(why, againstListeners(r, sockets))
-		case snapshot.CauseBound:
+		case verdict.CauseBound:
 			what = append(what, owned(sockets, port, "is bound, without listening, to", "are bound, without listening, to"))
 			why = append(why, flags(r, sockets))
-		case snapshot.CauseConnection:
+		case verdict.CauseConnection:
 			what = append(what, connections(sockets)+opened(sockets))
 			why = append(why, flags(r, sockets))
-		case snapshot.CauseTimeWait:
+		case verdict.CauseTimeWait:
 			what = append(what, Plural(count(sockets), "socket")+" in TIME_WAIT"+opened(sockets)+last(sockets))
 			why = append(why, flags(r, sockets))
 		}
@@ -117,7 +118,7 @@ func blockedBy(r bindrule.Request, port uint16, blockers []bindrule.Socket) stri
 	return strings.Join(append([]string{strings.Join(what, ", and ")}, why...), "; ")
 }
 
-func otherHalf(c *snapshot.Conflict) string {
+func otherHalf(c *failures.Conflict) string {
 	this, that := "IPv6", "IPv4"
 	if c.Request.Addr.Unmap().Is4() {
 		this, that = that, this

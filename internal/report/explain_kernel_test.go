@@ -13,10 +13,10 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/watch"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 )
 
 // explained explains each failed bind of a namespace.
@@ -24,7 +24,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var lacking *sockflags.UnavailableError
+	var lacking *sock.UnavailableError
 	if errors.As(err, &lacking) {
 		kerneltest.Skip(t, "%v", err)
 	}
@@ -32,25 +32,20 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = flags.Close() })
-	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 4840, Last: 4840}}}, MaxPorts: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
 	tracer := newTracer(t, ns)
 	lines := make(chan string, 100)
-	taker := snapshot.New(snapshot.Config{
-		Dial:       func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watch:      plan,
-		Flags:      flags,
-		Binds:      tracer,
-		OwnNetns:   uint32(ns.Inode()),
-		NetNS:      ns.FD(),
-		OnConflict: func(c snapshot.Conflict) { lines <- Explain(&c) },
+	recorder := failures.New(failures.Config{
+		Tracer: tracer,
+		Host: &probe.Host{
+			Config:   probe.Config{NetNS: ns.FD(), Flags: flags},
+			OwnInode: uint32(ns.Inode()),
+		},
+		OnConflict: func(c failures.Conflict) { lines <- Explain(&c) },
 	})
 	done := make(chan error, 1)
-	go func() { done <- taker.FollowBinds() }()
+	go func() { done <- recorder.Follow() }()
 	t.Cleanup(func() {
-		if err := errors.Join(tracer.Close(), <-done, taker.Close()); err != nil {
+		if err := errors.Join(tracer.Close(), <-done); err != nil {
 			t.Error(err)
 		}
 	})
@@ -73,7 +68,7 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})
-	var unavailable *bindtrace.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}

@@ -8,19 +8,20 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // in makes sockets in a state.
 func in(state netlinkdiag.State, n uint64, reuseAddr bindrule.Flag) bindrule.Socket {
-	return bindrule.Socket{State: bindrule.State(state), Count: n, ReuseAddr: reuseAddr}
+	return bindrule.Socket{State: state, Count: n, ReuseAddr: reuseAddr}
 }
 
 func waiting(n uint64, reuseAddr bindrule.Flag, left time.Duration) bindrule.Socket {
 	s := in(netlinkdiag.StateTimeWait, n, reuseAddr)
-	s.Kind, s.Expires = bindrule.KindTimeWait, left
+	s.Kind, s.Expires = sock.KindTimeWait, left
 	return s
 }
 
@@ -30,11 +31,11 @@ func at(s bindrule.Socket, addr netip.Addr, uid uint32) bindrule.Socket {
 }
 
 // conflict is a failed bind of opcua-server to port 4840.
-func conflict(r bindrule.Request, blockers ...bindrule.Socket) snapshot.Conflict {
+func conflict(r bindrule.Request, blockers ...bindrule.Socket) failures.Conflict {
 	if !r.Addr.IsValid() {
 		r.Addr = any4
 	}
-	return snapshot.Conflict{Port: 4840, Process: "opcua-server", PID: 4711, Request: r, Blockers: blockers}
+	return failures.Conflict{Port: 4840, Process: "opcua-server", PID: 4711, Request: r, Blockers: blockers}
 }
 
 const (
@@ -55,7 +56,7 @@ func TestExplain(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		c    snapshot.Conflict
+		c    failures.Conflict
 		want string // after the part that is the same for all
 	}{
 		{"the binder lacks the flag, and so did the old ones",

@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/reporttest"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -31,14 +32,14 @@ func socketsOf(b []byte) []bindrule.Socket {
 		}
 		s := bindrule.Socket{
 			Addr: addr, V6Only: flag(b[1]), ReuseAddr: flag(b[1] / 3), ReusePort: flag(b[1] / 9),
-			State: bindrule.State(1 + b[2]%(netlinkdiag.NumStates-1)), Ifindex: uint32(b[3] % 8), Count: uint64(b[3])<<(b[4]%56) + 1,
+			State: sock.State(1 + b[2]%(netlinkdiag.NumStates-1)), Ifindex: uint32(b[3] % 8), Count: uint64(b[3])<<(b[4]%56) + 1,
 			Expires: time.Duration(b[4]) * time.Second,
 		}
 		if b[5]%2 == 0 {
 			s.UID = bindrule.UIDOf(uint32(b[5]))
 		}
-		if netlinkdiag.State(s.State) == netlinkdiag.StateTimeWait {
-			s.Kind = bindrule.KindTimeWait
+		if s.State == sock.StateTimeWait {
+			s.Kind = sock.KindTimeWait
 		}
 		out = append(out, s)
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 )
 
 // An Owner is who has a socket, or asked for one. Its names are any bytes.
@@ -22,7 +22,7 @@ type Owner struct {
 func (o *Owner) MarshalJSON() ([]byte, error) {
 	type plainOwner Owner
 	out := plainOwner(*o)
-	out.Process, out.Unit, out.Container = snapshot.Printable(o.Process), snapshot.Printable(o.Unit), snapshot.Printable(o.Container)
+	out.Process, out.Unit, out.Container = sock.Printable(o.Process), sock.Printable(o.Unit), sock.Printable(o.Container)
 	return json.Marshal(out)
 }
 

@@ -6,7 +6,10 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 )
 
 // Version is the version of the JSON form. It grows when a field changes its meaning or goes.
@@ -116,8 +119,8 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 }
 
 // NewPort judges one port; groups may hold listeners on other ports as well.
-func NewPort(v *snapshot.PortVerdicts, groups []snapshot.Group, q *Query) PortReport {
-	groups = slices.DeleteFunc(slices.Clone(groups), func(g snapshot.Group) bool { return g.Port != v.Number })
+func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
+	groups = slices.DeleteFunc(slices.Clone(groups), func(g ports.Group) bool { return g.Port != v.Number })
 	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
 	for i := range v.Restarts {
 		r := &v.Restarts[i]
@@ -142,19 +145,19 @@ func NewPort(v *snapshot.PortVerdicts, groups []snapshot.Group, q *Query) PortRe
 }
 
 // OnlyIPv6 says whether the listeners serve IPv6 on the wildcard, and IPv4 nowhere.
-func OnlyIPv6(groups []snapshot.Group) bool {
-	return len(groups) > 0 && !slices.ContainsFunc(groups, func(g snapshot.Group) bool {
+func OnlyIPv6(groups []ports.Group) bool {
+	return len(groups) > 0 && !slices.ContainsFunc(groups, func(g ports.Group) bool {
 		return g.Address != netip.IPv6Unspecified() || !g.V6Only
 	})
 }
 
-func newListener(port *bindrule.Port, g *snapshot.Group, restarts []RestartReport) ListenerReport {
+func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) ListenerReport {
 	l := ListenerReport{
 		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
 		Owner: NewOwner(&g.Owner), Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
 	}
 	for _, s := range port.Sockets {
-		if s.State == bindrule.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
+		if s.State == sock.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
 			l.UID = &s.UID.ID
 		}
 	}
@@ -168,13 +171,13 @@ func newListener(port *bindrule.Port, g *snapshot.Group, restarts []RestartRepor
 
 // newBinds judges the addresses that are asked for. Where a group listens on one, the bind has
 // the IPV6_V6ONLY of the group.
-func newBinds(port *bindrule.Port, groups []snapshot.Group, addresses []Address) []BindReport {
-	again := func(g *snapshot.Group) BindReport {
+func newBinds(port *bindrule.Port, groups []ports.Group, addresses []Address) []BindReport {
+	again := func(g *ports.Group) BindReport {
 		return newBind(port, Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
 	}
 	var out []BindReport
 	for _, a := range addresses {
-		i := slices.IndexFunc(groups, func(g snapshot.Group) bool { return g.Address == a.Addr && g.Ifindex == a.Ifindex })
+		i := slices.IndexFunc(groups, func(g ports.Group) bool { return g.Address == a.Addr && g.Ifindex == a.Ifindex })
 		if i >= 0 {
 			out = append(out, again(&groups[i]))
 		} else {

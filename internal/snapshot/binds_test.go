@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 )
 
 const ownNetns, foreignNetns = 4026531840, 4026532999
@@ -26,23 +27,23 @@ func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
 }
 
 // failuresOf watches ports and notes events.
-func failuresOf(t *testing.T, ports []watch.Range, events ...bindtrace.Event) *failures {
+func failuresOf(t *testing.T, ranges []sock.PortRange, events ...bindtrace.Event) *failures {
 	t.Helper()
 	f := newFailures(ownNetns, nil)
-	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, ports...)}}, nil)
+	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, ranges...)}}, nil)
 	for i := range events {
 		f.add(&events[i])
 	}
 	return f
 }
 
-func watching(t testing.TB, ports ...watch.Range) watch.Set {
+func watching(t testing.TB, ranges ...sock.PortRange) ports.Set {
 	t.Helper()
-	cfg := watch.Config{MaxPorts: 512}
-	for _, r := range ports {
-		cfg.Ports = append(cfg.Ports, watch.Spec{Range: r})
+	cfg := ports.Config{MaxPorts: 512}
+	for _, r := range ranges {
+		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: r})
 	}
-	w, err := watch.New(cfg)
+	w, err := ports.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func watching(t testing.TB, ports ...watch.Range) watch.Set {
 func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
 	const blue = foreignNetns + 1
 	f := newFailures(ownNetns, nil)
-	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
+	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
 	for _, netns := range []uint32{ownNetns, blue, foreignNetns} {
 		for _, port := range []uint16{80, 81, 82} {
 			e := failed(port, "", 0)
@@ -76,7 +77,7 @@ func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
 	}
 }
 
-func one(port uint16) watch.Range { return watch.Range{First: port, Last: port} }
+func one(port uint16) sock.PortRange { return sock.PortRange{First: port, Last: port} }
 
 func TestLatestFailures(t *testing.T) {
 	with := func(e bindtrace.Event, change func(*bindtrace.Event)) bindtrace.Event {
@@ -124,7 +125,7 @@ func TestLatestFailures(t *testing.T) {
 			[]Failure{failure(tcp80, "0123456789abcdef", 1)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := failuresOf(t, []watch.Range{one(80)}, tt.events...).all(); !slices.Equal(got, tt.want) {
+			if got := failuresOf(t, []sock.PortRange{one(80)}, tt.events...).all(); !slices.Equal(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 		})
@@ -133,7 +134,7 @@ func TestLatestFailures(t *testing.T) {
 
 // An ordinary user may ask for every port, in a namespace of their own too.
 func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
-	f := failuresOf(t, []watch.Range{{First: 1000, Last: 1004}})
+	f := failuresOf(t, []sock.PortRange{{First: 1000, Last: 1004}})
 	families := []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6}
 	for port := range 1 << 16 {
 		for _, netns := range []uint32{ownNetns, foreignNetns + uint32(port)} {
@@ -153,15 +154,15 @@ func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
 }
 
 func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
-	f := failuresOf(t, []watch.Range{one(80), one(443)},
+	f := failuresOf(t, []sock.PortRange{one(80), one(443)},
 		failed(80, "a", 1), failed(443, "b", 2), failed(0, "c", 3), failed(8080, "d", 4))
-	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(443))}}, nil)
-	var ports []string
+	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(443))}}, nil)
+	var watched []string
 	for _, l := range f.all() {
-		ports = append(ports, l.Process)
+		watched = append(watched, l.Process)
 	}
-	if want := []string{"c", "b", "d"}; !slices.Equal(ports, want) {
-		t.Errorf("kept those of %q, want %q", ports, want)
+	if want := []string{"c", "b", "d"}; !slices.Equal(watched, want) {
+		t.Errorf("kept those of %q, want %q", watched, want)
 	}
 	again := failed(80, "e", 5)
 	f.add(&again)
@@ -171,7 +172,7 @@ func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
 }
 
 func TestFollowEndsWithTheEvents(t *testing.T) {
-	f := failuresOf(t, []watch.Range{one(80)})
+	f := failuresOf(t, []sock.PortRange{one(80)})
 	n := 0
 	err := f.follow(func(e *bindtrace.Event) error {
 		if n++; n > 2 {
@@ -193,7 +194,7 @@ func TestFollowBindsWithoutATracerEndsAtOnce(t *testing.T) {
 
 // Events come from the tracer's reader while snapshots are taken.
 func TestFailuresWhileWatchedPortsChange(t *testing.T) {
-	f := failuresOf(t, []watch.Range{one(80)})
+	f := failuresOf(t, []sock.PortRange{one(80)})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -202,9 +203,9 @@ func TestFailuresWhileWatchedPortsChange(t *testing.T) {
 			f.add(&e)
 		}
 	}()
-	sets := []watch.Set{watching(t, one(80)), watching(t, one(81))}
+	sets := []ports.Set{watching(t, one(80)), watching(t, one(81))}
 	for i := range 200 {
-		f.watch(map[uint32][]watch.Set{ownNetns: {sets[i%2]}}, nil)
+		f.watch(map[uint32][]ports.Set{ownNetns: {sets[i%2]}}, nil)
 		if n := len(f.all()); n > 2 {
 			t.Fatalf("%d failures are kept, want 2 at most", n)
 		}

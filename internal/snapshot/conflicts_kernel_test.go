@@ -12,7 +12,8 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -79,7 +80,7 @@ func trace(t *testing.T, mode sockflags.Mode) *traced {
 		t.Cleanup(func() { _ = flags.Close() })
 		cfg.Flags = flags
 	}
-	tr.Taker = newTaker(t, cfg, watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 4000, Last: 4099}}}, MaxPorts: 512})
+	tr.Taker = newTaker(t, cfg, ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 4000, Last: 4099}}}, MaxPorts: 512})
 	tr.Take(t.Context()) // tells the tracer what to watch
 	done := make(chan error, 1)
 	go func() { done <- tr.FollowBinds() }()

@@ -17,7 +17,8 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -47,19 +48,19 @@ type followed struct {
 }
 
 // follow lets a Taker of a fake kernel follow events, inside a synctest bubble.
-func follow(t *testing.T, ports watch.Config, sockets ...netlinkdiag.Socket) *followed {
+func follow(t *testing.T, watched ports.Config, sockets ...netlinkdiag.Socket) *followed {
 	t.Helper()
-	return newFollowed(t, ports, nil, sockets...)
+	return newFollowed(t, watched, nil, sockets...)
 }
 
-func newFollowed(t *testing.T, ports watch.Config, flags FlagReader, sockets ...netlinkdiag.Socket) *followed {
+func newFollowed(t *testing.T, watched ports.Config, flags FlagReader, sockets ...netlinkdiag.Socket) *followed {
 	t.Helper()
 	f := &followed{kernel: newFake(sockets...), events: make(chan bindtrace.Event), done: make(chan error, 1)}
 	cfg := f.kernel.config()
 	cfg.OwnNetns, cfg.Flags = conflictNetns, flags
 	cfg.OnConflict = func(c Conflict) { f.told = append(f.told, c) }
-	f.Taker = openTaker(t, cfg, ports)
-	f.host.failures.watch(map[uint32][]watch.Set{conflictNetns: {f.host.own.set}}, nil)
+	f.Taker = openTaker(t, cfg, watched)
+	f.host.failures.watch(map[uint32][]ports.Set{conflictNetns: {f.host.own.set}}, nil)
 	go func() {
 		f.done <- f.follow(func(e *bindtrace.Event) error {
 			next, ok := <-f.events
@@ -107,10 +108,10 @@ func byCause(counts []ConflictCount, of func(ConflictCount) bool) map[string]uin
 	return out
 }
 
-func watchPorts(ports ...uint16) watch.Config {
-	cfg := watch.Config{MaxPorts: 1 << 16}
-	for _, p := range ports {
-		cfg.Ports = append(cfg.Ports, watch.Spec{Range: watch.Range{First: p, Last: p}})
+func watchPorts(numbers ...uint16) ports.Config {
+	cfg := ports.Config{MaxPorts: 1 << 16}
+	for _, p := range numbers {
+		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
 	}
 	return cfg
 }

@@ -71,15 +71,15 @@ func TestCrowdOfListenersLeavesRoomForServers(t *testing.T) {
 
 func TestGroupsOfAllPortsAreBounded(t *testing.T) {
 	f := newFake()
-	ports := 2 * maxShown / maxShownPerPort
-	for p := range ports {
+	watched := 2 * maxShown / maxShownPerPort
+	for p := range watched {
 		f.sockets = append(f.sockets, crowd(maxShownPerPort, uint16(1000+p))...)
 	}
 	s := whole(t, newTaker(t, f.config(), discovering()))
 	if len(s.Listeners.Data) != maxShown {
 		t.Errorf("%d groups are shown, want %d", len(s.Listeners.Data), maxShown)
 	}
-	for p := range ports {
+	for p := range watched {
 		if n := len(shownOn(&s, uint16(1000+p))); n != maxShownPerPort/2 {
 			t.Fatalf("%d groups of port %d are shown, want %d of each", n, 1000+p, maxShownPerPort/2)
 		}

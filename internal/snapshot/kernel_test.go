@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -23,7 +23,7 @@ var (
 )
 
 // kernelTaker takes snapshots of a namespace, from the running kernel.
-func kernelTaker(t *testing.T, ns *kerneltest.NetNS, ports watch.Config) *Taker {
+func kernelTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config) *Taker {
 	t.Helper()
 	reader, err := stack.NewReader("/proc")
 	if err != nil {
@@ -42,7 +42,7 @@ func kernelTaker(t *testing.T, ns *kerneltest.NetNS, ports watch.Config) *Taker 
 			})
 			return stats, err
 		},
-	}, ports)
+	}, watched)
 }
 
 // showsBoundInactive: the kernel dumps sockets that are bound and nothing more, from

@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -129,7 +130,7 @@ func TestMoreKindsOfSocketsThanFitLeaveAPortUnknown(t *testing.T) {
 
 // A dump that begins anew begins with nothing.
 func TestResetForgetsWhatHolds(t *testing.T) {
-	f := newFold(watchedSet(t, 80), true, newClients(nil, watch.Range{}))
+	f := newFold(watchedSet(t, 80), true, newClients(nil, sock.PortRange{}))
 	s := inState(netlinkdiag.StateCloseWait)
 	f.add(&s)
 	f.reset()
@@ -139,13 +140,13 @@ func TestResetForgetsWhatHolds(t *testing.T) {
 	}
 }
 
-func watchedSet(t testing.TB, ports ...uint16) watch.Set {
+func watchedSet(t testing.TB, numbers ...uint16) ports.Set {
 	t.Helper()
-	cfg := watch.Config{MaxPorts: len(ports)}
-	for _, p := range ports {
-		cfg.Ports = append(cfg.Ports, watch.Spec{Range: watch.Range{First: p, Last: p}})
+	cfg := ports.Config{MaxPorts: len(numbers)}
+	for _, p := range numbers {
+		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
 	}
-	w, err := watch.New(cfg)
+	w, err := ports.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,8 +156,8 @@ func watchedSet(t testing.TB, ports ...uint16) watch.Set {
 // BenchmarkFold folds a million sockets, with eBPF and without.
 func BenchmarkFold(b *testing.B) {
 	const million = 1_000_000
-	for _, ports := range []int{1, 512} {
-		numbers := make([]uint16, ports)
+	for _, watched := range []int{1, 512} {
+		numbers := make([]uint16, watched)
 		for i := range numbers {
 			numbers[i] = uint16(1000 + i)
 		}
@@ -180,15 +181,15 @@ func BenchmarkFold(b *testing.B) {
 			sockets := make([]netlinkdiag.Socket, 8192)
 			for i := range sockets {
 				s := timeWait("127.0.0.1:80", "127.0.0.1:4000", time.Duration(i)*time.Millisecond)
-				s.Local = netip.AddrPortFrom(localhost4, numbers[i*31%ports])
+				s.Local = netip.AddrPortFrom(localhost4, numbers[i*31%watched])
 				kinds.of(i, &s)
 				sockets[i] = s
 			}
 			for _, holdAll := range []bool{false, true} {
-				b.Run(fmt.Sprintf("ports=%d/%s/holdAll=%v", ports, kinds.name, holdAll), func(b *testing.B) {
+				b.Run(fmt.Sprintf("ports=%d/%s/holdAll=%v", watched, kinds.name, holdAll), func(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
-						f := newFold(set, holdAll, newClients(nil, watch.Range{}))
+						f := newFold(set, holdAll, newClients(nil, sock.PortRange{}))
 						for i := range million {
 							f.add(&sockets[i%len(sockets)])
 						}

@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -187,7 +187,7 @@ func TestDropsAreForgottenAfterTheRetention(t *testing.T) {
 // Port 90 listens all the time, but is not watched while 80 takes its place.
 func TestDropsOfAListenerOutsideTheBudgetForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := watch.Config{Listeners: true, Retention: retention, MaxPorts: 1}
+		cfg := ports.Config{Listeners: true, Retention: retention, MaxPorts: 1}
 		f := newFake(withDrops(listening("0.0.0.0:90", 1), 30))
 		taker := newTaker(t, f.config(), cfg)
 		whole(t, taker)

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -95,9 +95,9 @@ func (f *fake) config() Config {
 }
 
 // newTaker is a Taker that watches ports, and is closed when the test ends.
-func newTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
+func newTaker(t *testing.T, cfg Config, watched ports.Config) *Taker {
 	t.Helper()
-	taker := openTaker(t, cfg, ports)
+	taker := openTaker(t, cfg, watched)
 	t.Cleanup(func() {
 		if err := taker.Close(); err != nil {
 			t.Errorf("close: %v", err)
@@ -106,18 +106,18 @@ func newTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
 	return taker
 }
 
-func openTaker(t *testing.T, cfg Config, ports watch.Config) *Taker {
+func openTaker(t *testing.T, cfg Config, watched ports.Config) *Taker {
 	t.Helper()
 	var err error
-	if cfg.Watch, err = watch.NewPlan(ports); err != nil {
+	if cfg.Watch, err = ports.NewPlan(watched); err != nil {
 		t.Fatal(err)
 	}
 	return New(cfg)
 }
 
 // discovering is what no flag means.
-func discovering() watch.Config {
-	return watch.Config{Listeners: true, Retention: retention, MaxPorts: 512}
+func discovering() ports.Config {
+	return ports.Config{Listeners: true, Retention: retention, MaxPorts: 512}
 }
 
 func someStats() stack.Stats {

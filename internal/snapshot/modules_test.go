@@ -5,8 +5,9 @@ import (
 	"os"
 	"testing"
 
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -27,9 +28,9 @@ func TestWithoutModulesTheRestIsServed(t *testing.T) {
 		UDP:       true,
 		Stack:     reader.Read,
 	}
-	ports := discovering()
-	ports.Ports = []watch.Spec{{Range: one(4840)}, {Range: one(53), Protocol: watch.UDP}}
-	taker := newTaker(t, cfg, ports)
+	watched := discovering()
+	watched.Ports = []ports.Spec{{PortRange: one(4840)}, {PortRange: one(53), Protocol: sock.UDP}}
+	taker := newTaker(t, cfg, watched)
 	s := taker.Take(t.Context())
 
 	for name, err := range map[string]error{"Watch": s.Watch.Err, "Listeners": s.Listeners.Err, "TCP": s.TCP.Err, "Verdicts": s.Verdicts.Err, "UDP": s.UDP.Err} {

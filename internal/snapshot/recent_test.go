@@ -12,7 +12,8 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/watch"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // told is a row in short.
@@ -27,7 +28,7 @@ func told(rows []RecentFailure) []string {
 func recentOf(f *failures) []RecentFailure { return f.conflicts.recent.all() }
 
 func TestRecentFailuresAreTheLatestFirstAndRepeatsOne(t *testing.T) {
-	f := failuresOf(t, []watch.Range{one(80)},
+	f := failuresOf(t, []sock.PortRange{one(80)},
 		failed(80, "a", 1*time.Second), failed(80, "b", 2*time.Second), failed(8080, "c", 3*time.Second),
 		failed(80, "a", 4*time.Second), failed(80, "a", 6*time.Second))
 	want := []string{"80 a x3 5s", "8080 c x1 0s", "80 b x1 0s"}
@@ -51,7 +52,7 @@ func TestRecentFailuresAreToldApartByWhatTheCallWas(t *testing.T) {
 		change(&e)
 		events = append(events, e)
 	}
-	rows := recentOf(failuresOf(t, []watch.Range{one(80)}, events...))
+	rows := recentOf(failuresOf(t, []sock.PortRange{one(80)}, events...))
 	if len(rows) != len(changes) {
 		t.Errorf("%d rows, want %d: %q", len(rows), len(changes), told(rows))
 	}
@@ -66,16 +67,16 @@ func TestRecentFailuresAreToldApartByWhatTheCallWas(t *testing.T) {
 }
 
 // storm makes failures of a user under ever new names, on all ports in turn.
-func storm(f *failures, uid uint32, ports ...uint16) {
+func storm(f *failures, uid uint32, watched ...uint16) {
 	for i := range 20_000 {
-		e := failed(ports[i%len(ports)], fmt.Sprintf("name%d", i), time.Hour+time.Duration(i))
+		e := failed(watched[i%len(watched)], fmt.Sprintf("name%d", i), time.Hour+time.Duration(i))
 		e.UID = uid
 		f.add(&e)
 	}
 }
 
 func TestStormKeepsNoMoreThanItsBound(t *testing.T) {
-	f := failuresOf(t, []watch.Range{one(80)})
+	f := failuresOf(t, []sock.PortRange{one(80)})
 	storm(f, 1000, 80, 8080)
 	if n := len(recentOf(f)); n > maxRecent+maxRecentOthers {
 		t.Errorf("%d failures are kept, want %d at most", n, maxRecent+maxRecentOthers)
@@ -88,9 +89,9 @@ func TestStormDoesNotPushOutOtherPortsOrUsers(t *testing.T) {
 		all[i] = uint16(1000 + i)
 	}
 	for _, tt := range []struct {
-		name  string
-		uid   uint32
-		ports []uint16
+		name    string
+		uid     uint32
+		watched []uint16
 	}{
 		{"ports that are not watched", 0, []uint16{8080, 8081}},
 		{"another watched port", 0, []uint16{443}},
@@ -98,8 +99,8 @@ func TestStormDoesNotPushOutOtherPortsOrUsers(t *testing.T) {
 		{"every watched port, of another user", 1000, all},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := failuresOf(t, []watch.Range{one(80), one(443), {First: 1000, Last: 1400}}, failed(80, "service", 0))
-			storm(f, tt.uid, tt.ports...)
+			f := failuresOf(t, []sock.PortRange{one(80), one(443), {First: 1000, Last: 1400}}, failed(80, "service", 0))
+			storm(f, tt.uid, tt.watched...)
 			if !slices.ContainsFunc(recentOf(f), func(r RecentFailure) bool { return r.Process == "service" }) {
 				t.Error("the service's failure was pushed out")
 			}
@@ -116,7 +117,7 @@ func TestRecentFailureIsToldItsCause(t *testing.T) {
 	later.Addr = netip.IPv4Unspecified()
 	refused := without
 	refused.Errno, refused.Time = unix.EACCES, refused.Time.Add(-1)
-	f := failuresOf(t, []watch.Range{one(80), one(443)}, with, without, later, refused)
+	f := failuresOf(t, []sock.PortRange{one(80), one(443)}, with, without, later, refused)
 
 	left := bindrule.Socket{
 		Addr: netip.IPv4Unspecified(), State: bindrule.State(6), Kind: bindrule.KindTimeWait, ReuseAddr: bindrule.Yes,

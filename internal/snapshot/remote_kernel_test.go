@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -37,12 +38,12 @@ func remoteSockets(t *testing.T, ns *kerneltest.NetNS, number uint16) RemotePort
 func TestKernelSocketsToRemotePorts(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		local []watch.Spec
-		more  watch.Range // remote ports that nothing is connected to
+		local []ports.Spec
+		more  sock.PortRange // remote watched that nothing is connected to
 	}{
-		{"alone", nil, watch.Range{}},
-		{"beside watched ports", []watch.Spec{{Range: one(4840)}, {Range: watch.Range{First: 100, Last: 105}}}, watch.Range{}},
-		{"beyond what the kernel filters", []watch.Spec{{Range: watch.Range{First: 10000, Last: 11500}}}, watch.Range{First: 20000, Last: 20010}},
+		{"alone", nil, sock.PortRange{}},
+		{"beside watched ports", []ports.Spec{{PortRange: one(4840)}, {PortRange: sock.PortRange{First: 100, Last: 105}}}, sock.PortRange{}},
+		{"beyond what the kernel filters", []ports.Spec{{PortRange: sock.PortRange{First: 10000, Last: 11500}}}, sock.PortRange{First: 20000, Last: 20010}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
@@ -64,15 +65,15 @@ func TestKernelSocketsToRemotePorts(t *testing.T) {
 			mapped := ns.Listen(t, netip.MustParseAddrPort("[::ffff:127.0.0.1]:4843"), kerneltest.Options{})
 			mapped.Peers(t, kerneltest.StateEstablished, 2, netip.MustParseAddr("::ffff:127.0.0.1"))
 
-			remote := []watch.Range{{First: 4840, Last: 4843}, {First: 4842, Last: 4842}}
-			if tt.more != (watch.Range{}) {
+			remote := []sock.PortRange{{First: 4840, Last: 4843}, {First: 4842, Last: 4842}}
+			if tt.more != (sock.PortRange{}) {
 				remote = append(remote, tt.more)
 			}
-			taker := clientTaker(t, ns, watch.Config{Ports: tt.local, MaxPorts: 2000, Retention: retention}, remote...)
+			taker := clientTaker(t, ns, ports.Config{Ports: tt.local, MaxPorts: 2000, Retention: retention}, remote...)
 			// Sockets in passing states stay in theirs for seconds, TIME_WAIT for a minute: what
 			// counts is that both look at the same moment.
 			inProc := func() (all []RemotePort) {
-				for _, number := range watch.NewPorts(remote).Numbers() {
+				for _, number := range ports.NewFixed(remote).Numbers() {
 					all = append(all, remoteSockets(t, ns, number))
 				}
 				return all
@@ -89,7 +90,7 @@ func TestKernelSocketsToRemotePorts(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
-			if n := len(got); tt.more == (watch.Range{}) && n != 4 || tt.more != (watch.Range{}) && n != 15 {
+			if n := len(got); tt.more == (sock.PortRange{}) && n != 4 || tt.more != (sock.PortRange{}) && n != 15 {
 				t.Errorf("%d ports", n)
 			}
 			if got[0].IPv4[netlinkdiag.StateEstablished] == 0 || got[1].IPv6[netlinkdiag.StateEstablished] == 0 {

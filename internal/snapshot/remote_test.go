@@ -8,7 +8,8 @@ import (
 	"slices"
 	"testing"
 
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -95,8 +96,8 @@ func TestDestinationsAreToldApart(t *testing.T) {
 }
 
 func TestClientsAreThoseWithAPortOfTheRange(t *testing.T) {
-	c := newClients(watch.NewPorts([]watch.Range{one(443)}), watch.Range{First: 40000, Last: 40001})
-	c.serve([]listener{{key: GroupKey{Port: 40001}}}, watch.Set{})
+	c := newClients(ports.NewFixed([]sock.PortRange{one(443)}), sock.PortRange{First: 40000, Last: 40001})
+	c.serve([]listener{{key: GroupKey{Port: 40001}}}, ports.Set{})
 	for _, port := range []uint16{39999, 40000, 40001, 40002} {
 		s := clientSocket(port, 1)
 		c.add(&s)
@@ -135,12 +136,12 @@ func BenchmarkFoldClients(b *testing.B) {
 	for _, bm := range []struct {
 		name       string
 		sockets    []netlinkdiag.Socket
-		localPorts watch.Range
+		localPorts sock.PortRange
 	}{
-		{"server, clients not counted", servers, watch.Range{}},
-		{"server", servers, watch.Range{First: 32768, Last: 60999}},
-		{"clients of 3", clientsTo(3), watch.Range{First: 32768, Last: 60999}},
-		{"clients of 65536", clientsTo(1 << 16), watch.Range{First: 32768, Last: 60999}},
+		{"server, clients not counted", servers, sock.PortRange{}},
+		{"server", servers, sock.PortRange{First: 32768, Last: 60999}},
+		{"clients of 3", clientsTo(3), sock.PortRange{First: 32768, Last: 60999}},
+		{"clients of 65536", clientsTo(1 << 16), sock.PortRange{First: 32768, Last: 60999}},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -6,7 +6,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 )
 
 // tracerCounts is a failed bind() to port 80, by the number of its namespace.
@@ -56,7 +56,7 @@ func TestCountsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	const blue = 4026533000
 	f := newFailures(ownNetns, nil)
-	sets := map[uint32][]watch.Set{ownNetns: nil, blue: {watching(t, one(80))}}
+	sets := map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}
 	f.watch(sets, nil)
 	key := ConflictKey{FailureKey: FailureKey{Netns: blue, Port: 80}, Cause: CauseListener}
 	check := func(what string, want map[uint32]uint64) {
@@ -77,6 +77,6 @@ func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	f.conflicts.settled(key, 2) // of a look that was under way
 	f.watch(sets, nil)
 	check("settled late", map[uint32]uint64{0: 5})
-	f.watch(map[uint32][]watch.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
+	f.watch(map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
 	check("another one of that number", map[uint32]uint64{0: 5})
 }

@@ -11,7 +11,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -35,7 +35,7 @@ func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Take
 		Listeners: true,
 		Flags:     flags,
 		NetNS:     ns.FD(),
-	}, watch.Config{Listeners: true, Retention: retention, MaxPorts: 512})
+	}, ports.Config{Listeners: true, Retention: retention, MaxPorts: 512})
 }
 
 // takeWithFlags takes a snapshot that has sockets and flags.

@@ -15,7 +15,8 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -134,9 +135,9 @@ func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
 	web.Inode, ssh.Inode = 11, 22
 	f := newFake(web, ssh)
 	flags := knowing(nil)
-	taker := newTaker(t, withFlags(f, flags), watch.Config{
-		Ports:     []watch.Spec{{Range: watch.Range{First: 443, Last: 443}}},
-		Listeners: true, Exclude: []watch.Exclusion{{Range: watch.Range{First: 22, Last: 22}}}, MaxPorts: 512,
+	taker := newTaker(t, withFlags(f, flags), ports.Config{
+		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 443, Last: 443}}},
+		Listeners: true, Exclude: []ports.Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}, MaxPorts: 512,
 	})
 	whole(t, taker)
 	want := []sockflags.Request{{Ports: []uint16{80, 443}, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}}}}

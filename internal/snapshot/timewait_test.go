@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -20,7 +21,7 @@ func TestKernelTimeWaitRunsDown(t *testing.T) {
 	taker := kernelTaker(t, ns, discovering())
 	l := ns.Listen(t, netip.AddrPortFrom(localhost4, number), kerneltest.Options{})
 	whole(t, taker)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: n, Listeners: []*kerneltest.Listener{l}})
+	timewait.MustMake(t, ns, timewait.Options{Count: n, Listeners: []*kerneltest.Listener{l}})
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // clientTaker takes what a namespace has beside TCP listeners.
-func clientTaker(t *testing.T, ns *kerneltest.NetNS, ports watch.Config, remote ...watch.Range) *Taker {
+func clientTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config, remote ...sock.PortRange) *Taker {
 	t.Helper()
 	cfg := Config{
 		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
@@ -31,9 +32,9 @@ func clientTaker(t *testing.T, ns *kerneltest.NetNS, ports watch.Config, remote 
 		},
 	}
 	if len(remote) > 0 {
-		cfg.Remote = watch.NewPorts(remote)
+		cfg.Remote = ports.NewFixed(remote)
 	}
-	return newTaker(t, cfg, ports)
+	return newTaker(t, cfg, watched)
 }
 
 func udpPort(t *testing.T, taker *Taker, number uint16) (UDPPort, bool) {
@@ -100,9 +101,9 @@ func TestKernelDatagramsThatAreDropped(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
-			ports := discovering()
-			ports.Ports = []watch.Spec{{Range: one(53), Protocol: watch.UDP, Name: "dns"}}
-			taker := clientTaker(t, ns, ports)
+			watched := discovering()
+			watched.Ports = []ports.Spec{{PortRange: one(53), Protocol: sock.UDP, Name: "dns"}}
+			taker := clientTaker(t, ns, watched)
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.listen), 53)
 			before, _ := udpPort(t, taker, 53)
 			if want := (UDPPort{Number: 53, IPv4: UDPSockets{DropsKnown: true}, IPv6: UDPSockets{DropsKnown: true}}); before != want {
@@ -147,10 +148,10 @@ func TestKernelDatagramsThatAreDropped(t *testing.T) {
 func TestKernelUDPPortsThatAreDiscovered(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40999")
-	ports := discovering()
-	ports.Ports = []watch.Spec{{Range: one(40001), Protocol: watch.UDP}}
-	ports.Exclude = []watch.Exclusion{{Range: one(68), Protocol: watch.UDP}, {Range: one(123)}}
-	taker := clientTaker(t, ns, ports)
+	watched := discovering()
+	watched.Ports = []ports.Spec{{PortRange: one(40001), Protocol: sock.UDP}}
+	watched.Exclude = []ports.Exclusion{{PortRange: one(68), Protocol: sock.UDP}, {PortRange: one(123)}}
+	taker := clientTaker(t, ns, watched)
 	any4 := netip.IPv4Unspecified()
 	for _, port := range []uint16{68, 123, 5353, 40001, 40002} {
 		ns.ListenUDP(t, netip.AddrPortFrom(any4, port), kerneltest.Options{ReuseAddr: true})
@@ -160,12 +161,12 @@ func TestKernelUDPPortsThatAreDiscovered(t *testing.T) {
 	ns.Listen(t, netip.AddrPortFrom(any4, 80), kerneltest.Options{})
 
 	s := taker.Take(t.Context())
-	var got []watch.Port
+	var got []ports.Port
 	got = append(got, s.UDP.Data.Watch.Ports...)
-	want := fmt.Sprint([]watch.Port{
-		{Number: 123, Source: watch.SourceListener}, // the exclusion is of TCP
-		{Number: 5353, Source: watch.SourceListener},
-		{Number: 40001, Source: watch.SourceFlag},
+	want := fmt.Sprint([]ports.Port{
+		{Number: 123, Source: ports.SourceListener}, // the exclusion is of TCP
+		{Number: 5353, Source: ports.SourceListener},
+		{Number: 40001, Source: ports.SourceFlag},
 	})
 	if fmt.Sprint(got) != want {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -14,7 +14,8 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -27,7 +28,7 @@ func verdictTaker(t *testing.T, ns *kerneltest.NetNS, flags FlagReader, number u
 		Verdicts:  true,
 		Flags:     flags,
 		NetNS:     ns.FD(),
-	}, watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: number, Last: number}}}, MaxPorts: 1})
+	}, ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: number, Last: number}}}, MaxPorts: 1})
 }
 
 func bpfFlags(t *testing.T) FlagReader {

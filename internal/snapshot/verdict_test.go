@@ -13,7 +13,8 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -27,23 +28,23 @@ var (
 type rememberer struct {
 	*memory
 	t   *testing.T
-	set watch.Set
+	set ports.Set
 }
 
-func newRememberer(t *testing.T, ports ...uint16) *rememberer {
+func newRememberer(t *testing.T, watched ...uint16) *rememberer {
 	t.Helper()
 	r := &rememberer{memory: newMemory(retention), t: t}
-	r.watch(ports...)
+	r.watch(watched...)
 	return r
 }
 
-func (r *rememberer) watch(ports ...uint16) {
+func (r *rememberer) watch(watched ...uint16) {
 	r.t.Helper()
-	w, err := watch.New(watch.Config{Listeners: true, MaxPorts: 512})
+	w, err := ports.New(ports.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.set = w.Update(start, ports)
+	r.set = w.Update(start, watched)
 }
 
 // see tells that these sockets listen, with flags by cookie.
@@ -382,8 +383,8 @@ func (f *fake) judging(flags FlagReader) Config {
 }
 
 // onPort80 watches a port that nobody listens on.
-func onPort80() watch.Config {
-	return watch.Config{Ports: []watch.Spec{{Range: watch.Range{First: 80, Last: 80}}}, MaxPorts: 1}
+func onPort80() ports.Config {
+	return ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 80, Last: 80}}}, MaxPorts: 1}
 }
 
 func inState(state netlinkdiag.State) netlinkdiag.Socket {

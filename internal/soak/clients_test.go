@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 // A raw client is a connection that does what it likes.
@@ -40,7 +41,7 @@ const getMetrics = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 func TestFiftyScrapersAreServedOrRefused(t *testing.T) {
 	path := binary(t)
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 5000, Ports: []uint16{4840}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 5000, Ports: []uint16{4840}})
 	e := start(t, ns, path, 10048, "--web.max-requests=20")
 	e.client.Transport = &http.Transport{DialContext: dialIn(ns), MaxIdleConnsPerHost: 50}
 

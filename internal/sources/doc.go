@@ -1,7 +1,11 @@
 // Package sources opens what snapshots are taken from: sock_diag, the bind tracer, the reuse
-// flags, owners, network namespaces, and procfs.
+// flags, socket owners, network namespaces, and procfs.
 //
-// What does not work on this host is left out, with its reason, in one log line and in
-// [Sources.Features]. Opening takes the privileges that the sources name; [Sources.Capabilities]
-// are those that they need from then on.
+// A source that does not work on this host is left out. [Sources.Features] and one log line say
+// why.
+//
+// # Privileges
+//
+// Opening needs the privileges that the packages of the sources name. [Sources.Capabilities] are
+// those that the open sources still need.
 package sources

@@ -7,11 +7,55 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
 )
 
-// containerOf names a network namespace after the container that a process in it is of.
+// works records a feature that works, and logs it. details are attributes of the log line.
+func (s *Sources) works(logger *slog.Logger, feature sock.Feature, details ...any) {
+	feature.Works = true
+	s.Features = append(s.Features, feature)
+	if feature.Mode != "" {
+		details = append([]any{"mode", feature.Mode}, details...)
+	}
+	logger.With("feature", feature.Name).Info("feature available", details...)
+}
+
+// fails records a feature that does not work here, and logs why.
+func (s *Sources) fails(logger *slog.Logger, name string, err error) {
+	reason := reasonOf(err)
+	s.Features = append(s.Features, sock.Feature{Name: name, Reason: reason})
+	logger.Warn("feature not available", "feature", name, "reason", reason, "err", err)
+}
+
+// reasonOf returns the value of the label "reason".
+func reasonOf(err error) string {
+	var unavailable *sock.UnavailableError
+	switch {
+	case errors.As(err, &unavailable):
+		return unavailable.Reason
+	case errors.Is(err, linux.ErrNeedsSysAdmin):
+		return sock.ReasonCapSysAdmin
+	}
+	return sock.ReasonFailed
+}
+
+// missing returns the first reason why a feature works only in part, and attributes of its log
+// line that say what is missing.
+func missing(shortfalls []*sock.UnavailableError) (reason string, details []any) {
+	if len(shortfalls) == 0 {
+		return "", nil
+	}
+	needs := make([]string, len(shortfalls))
+	for i, s := range shortfalls {
+		needs[i] = s.Need
+	}
+	return shortfalls[0].Reason, []any{"missing", strings.Join(needs, "; ")}
+}
+
+// containerOf returns the container of a process, which names its network namespace.
 func (s *Sources) containerOf(pid int) string {
 	if s.owners == nil {
 		return ""
@@ -20,111 +64,63 @@ func (s *Sources) containerOf(pid int) string {
 	return of.ShortContainer()
 }
 
-// openNamespaces returns nil where none are asked for. It looks once, to say at the start what
-// is missing; what is found, each snapshot finds anew.
+// openNamespaces returns nil where no other namespace is asked for, or none can be entered. It
+// looks for namespaces once, for the log. Each snapshot looks again.
 func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Discoverer {
 	if len(opts.Netns) == 0 && !opts.Processes {
 		return nil
 	}
-	feature := Feature{Name: "namespaces"}
 	discoverer, err := netns.New(netns.Config{Specs: opts.Netns, Processes: opts.Processes, NameOf: s.containerOf})
 	if err == nil {
-		err = netns.MayEnter()
+		err = linux.MayEnterNetNS()
 	}
-	if err == nil {
-		feature.Works = true
-		set := discoverer.Open()
-		defer set.Close()
-		logger.Info("network namespaces are watched", "found", len(set.Namespaces), "processes_unreadable", set.Unreadable)
-	} else {
-		// Each snapshot would fail for the same reason.
-		discoverer, feature.Reason = nil, "failed"
-		if errors.Is(err, netns.ErrPrivilege) {
-			feature.Reason = "cap_sys_admin"
-		}
-		logger.Warn("network namespaces are not watched", "reason", feature.Reason, "err", err)
+	if err != nil {
+		s.fails(logger, "namespaces", err)
+		return nil // each snapshot would fail for the same reason
 	}
-	s.Features = append(s.Features, feature)
+	set := discoverer.Open()
+	defer set.Close()
+	s.works(logger, sock.Feature{Name: "namespaces"}, "found", len(set.Namespaces), "processes_unreadable", set.Unreadable)
 	return discoverer
 }
 
 func (s *Sources) openOwners(logger *slog.Logger) {
-	feature := Feature{Name: "owners"}
 	finder, err := owner.New(owner.Options{})
 	if err != nil {
-		feature.Reason = "failed"
-		logger.Warn("owners of sockets are not known", "reason", feature.Reason, "err", err)
-	} else {
-		s.owners, feature.Works = finder, true
-		var lacking []string
-		for _, shortfall := range finder.Shortfalls() {
-			if feature.Reason == "" {
-				feature.Reason = string(shortfall.Reason)
-			}
-			lacking = append(lacking, shortfall.Need)
-		}
-		logger.Info("owners of sockets are found", "lacking", strings.Join(lacking, "; "))
+		s.fails(logger, "owners", err)
+		return
 	}
-	s.Features = append(s.Features, feature)
+	s.owners = finder
+	reason, details := missing(finder.Shortfalls())
+	s.works(logger, sock.Feature{Name: "owners", Reason: reason}, details...)
 }
 
 func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
-	feature := Feature{Name: "bind_tracing"}
 	tracer, err := bindtrace.New(bindtrace.Options{Logger: logger, NoConnects: !opts.Connect})
 	if err != nil {
-		feature.Reason = "failed"
-		var unavailable *bindtrace.UnavailableError
-		if errors.As(err, &unavailable) {
-			feature.Reason = unavailable.Reason
-		}
-		logger.Warn("failed binds are not counted", "reason", feature.Reason, "err", err)
-	} else {
-		s.tracer, feature.Works, feature.Mode = tracer, true, tracer.Mode().String()
-		logger.Info("failed binds are counted", "mode", feature.Mode)
+		s.fails(logger, "bind_tracing", err)
+		return
 	}
-	s.Features = append(s.Features, feature)
-	if opts.Connect && tracer != nil {
-		s.Features = append(s.Features, connectTracing(tracer, logger))
+	s.tracer = tracer
+	mode := tracer.Mode().String()
+	s.works(logger, sock.Feature{Name: "bind_tracing", Mode: mode})
+	if !opts.Connect {
+		return
 	}
-}
-
-func connectTracing(tracer *bindtrace.Tracer, logger *slog.Logger) Feature {
-	feature := Feature{Name: "connect_tracing"}
-	err := tracer.ConnectsErr()
-	if err == nil {
-		feature.Works, feature.Mode = true, tracer.Mode().String()
-		return feature
+	if err := tracer.ConnectsErr(); err != nil {
+		s.fails(logger, "connect_tracing", err)
+		return
 	}
-	feature.Reason = "failed"
-	var unavailable *bindtrace.UnavailableError
-	if errors.As(err, &unavailable) {
-		feature.Reason = unavailable.Reason
-	}
-	logger.Warn("failed connects are not counted", "reason", feature.Reason, "err", err)
-	return feature
+	s.works(logger, sock.Feature{Name: "connect_tracing", Mode: mode})
 }
 
 func (s *Sources) openFlags(logger *slog.Logger) {
-	feature := Feature{Name: "reuse_flags"}
 	flags, err := sockflags.New(sockflags.Options{Logger: logger})
-	var unavailable *sockflags.UnavailableError
-	switch {
-	case err != nil:
-		feature.Reason = "failed"
-		if errors.As(err, &unavailable) {
-			feature.Reason = string(unavailable.Reason)
-		}
-		logger.Warn("reuse flags are not known", "reason", feature.Reason, "err", err)
-	default:
-		s.flags, feature.Works, feature.Mode = flags, true, string(flags.Mode())
-		var lacking []string
-		for _, shortfall := range flags.Shortfalls() {
-			if feature.Reason == "" {
-				feature.Reason = string(shortfall.Reason)
-			}
-			lacking = append(lacking, shortfall.Need)
-		}
-		logger.Info("reuse flags are read", "mode", feature.Mode, "lacking", strings.Join(lacking, "; "))
+	if err != nil {
+		s.fails(logger, "reuse_flags", err)
+		return
 	}
-	s.Features = append(s.Features, feature)
+	s.flags = flags
+	reason, details := missing(flags.Shortfalls())
+	s.works(logger, sock.Feature{Name: "reuse_flags", Mode: string(flags.Mode()), Reason: reason}, details...)
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf/features"
@@ -14,103 +13,103 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/watch"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // Options say which sources to open.
 type Options struct {
-	Watch       *watch.Plan
+	Watch       *ports.Plan
 	Retention   time.Duration
-	RemotePorts []watch.Range
+	RemotePorts []sock.PortRange
 	Netns       []netns.Spec
-	Processes   bool // their network namespaces too
+	Processes   bool // also the network namespaces of processes
 
-	// What of it to collect, by the names of the collectors.
+	// What to collect. The fields have the names of the collectors.
 	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack bool
 }
 
-// A Feature is something that may or may not work on this host.
-type Feature struct {
-	Name   string
-	Mode   string // how it works, where there is more than one way
-	Reason string // what is missing, in a word or two of a small fixed set
-	Works  bool
-}
-
-// Sources are what a snapshot is taken from, as far as it works on this host.
+// Sources are what a snapshot is taken from. A source that does not work on this host is missing.
 type Sources struct {
 	Taker    *snapshot.Taker
-	Features []Feature
+	Features []sock.Feature
 
 	opts   *Options
 	tracer *bindtrace.Tracer // nil where binds cannot be traced
 	flags  *sockflags.Reader // nil where flags cannot be read
 	owners *owner.Finder     // nil where owners cannot be found
 
+	failures *failures.Recorder // nil without a tracer
+
 	following sync.WaitGroup // ends with the tracer
 }
 
-// Open opens everything that needs a privilege. A source that does not work here is no
-// error: it is missing, with its reason, in the features and in one log line.
-// onConflict is told why a bind has failed: see snapshot.Config.
-func Open(opts *Options, onConflict func(snapshot.Conflict), logger *slog.Logger) *Sources {
+// Open opens everything that needs a privilege. A source that does not work here is no error: it
+// is missing, with its reason, in the features and in one log line. onConflict gets the binds that
+// failed with EADDRINUSE: see failures.Config.
+func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger) *Sources {
 	s := &Sources{opts: opts}
+	host := &probe.Host{OwnInode: ownNetns()}
+	readStack, localPorts, tcpSockets := stackReader()
+	host.LocalPorts, host.TCPSockets = localPorts, tcpSockets
+	if opts.Stack {
+		host.Stack = readStack
+	}
 	cfg := snapshot.Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
+		Host:      host,
 		Watch:     opts.Watch,
 		Retention: opts.Retention,
-		TCP:       opts.TCP,
-		Listeners: opts.Listener,
-		Verdicts:  opts.Restart,
-		UDP:       opts.UDP,
-		Ephemeral: opts.Ephemeral,
-		OwnNetns:  ownNetns(),
-	}
-	readStack, localPorts, tcpSockets := stackReader()
-	cfg.LocalPorts, cfg.TCPSockets = localPorts, tcpSockets
-	if opts.Stack {
-		cfg.Stack = readStack
+		Parts:     snapshot.Parts{TCP: opts.TCP, Listeners: opts.Listener, Verdicts: opts.Restart, UDP: opts.UDP, Ephemeral: opts.Ephemeral},
 	}
 	if opts.Remote && len(opts.RemotePorts) > 0 {
-		cfg.Remote = watch.NewPorts(opts.RemotePorts)
+		cfg.Parts.Remote = ports.NewFixed(opts.RemotePorts)
 	}
+	recording := failures.Config{Host: host, OnConflict: onConflict}
 	if opts.Owner {
 		s.openOwners(logger)
 		if s.owners != nil {
-			cfg.Owners = s.owners
+			cfg.Owners, recording.Owners = s.owners, s.owners
 		}
 	}
-	cfg.Namespaces = s.openNamespaces(opts, logger)
+	host.Others = s.openNamespaces(opts, logger)
 	if opts.Bind {
 		s.openTracer(opts, logger)
-		cfg.Binds = s.tracer
-		cfg.OnConflict = onConflict
 	}
 	if opts.Reuse {
 		s.openFlags(logger)
 		if s.flags != nil {
-			cfg.Flags = s.flags
+			host.Flags = s.flags
 		}
+	}
+	if s.tracer != nil {
+		recording.Tracer = s.tracer
+		s.failures = failures.New(recording)
+		cfg.Failures = s.failures
 	}
 	s.Taker = snapshot.New(cfg)
 	return s
 }
 
-// Follow takes the details of failed binds, and the causes of conflicts, until Close.
+// Follow reads the details of failed binds and finds the causes of conflicts, until Close.
 func (s *Sources) Follow(logger *slog.Logger) {
+	if s.failures == nil {
+		return
+	}
 	s.following.Go(func() {
-		if err := s.Taker.FollowBinds(); err != nil {
-			logger.Error("details of failed binds are lost from now on", "err", err)
+		if err := s.failures.Follow(); err != nil {
+			logger.Error("details of failed binds: not read any more", "err", err)
 		}
 	})
 }
 
-// Close ends all of them.
+// Close closes all sources.
 func (s *Sources) Close() {
 	if s.tracer != nil {
 		_ = s.tracer.Close()
@@ -125,7 +124,7 @@ func (s *Sources) Close() {
 	}
 }
 
-// Capabilities are those that are needed for as long as the sources are open.
+// Capabilities returns what the sources need as long as they are open.
 func (s *Sources) Capabilities() []libcap.Value {
 	var needed []libcap.Value
 	if s.flags != nil && s.flags.Mode() == sockflags.ModePidfd {
@@ -152,13 +151,13 @@ func (s *Sources) Capabilities() []libcap.Value {
 	return slices.Compact(needed)
 }
 
-// ownNetns is the inode number of the exporter's network namespace, 0 where it cannot be had.
+// ownNetns returns the inode number of the exporter's network namespace, 0 where it cannot be read.
 func ownNetns() uint32 {
-	var st syscall.Stat_t
-	if err := syscall.Stat("/proc/self/ns/net", &st); err != nil {
+	_, inode, err := linux.OwnNetNS()
+	if err != nil {
 		return 0
 	}
-	return uint32(st.Ino)
+	return uint32(inode)
 }
 
 func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {

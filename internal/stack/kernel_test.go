@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 func TestMain(m *testing.M) { kerneltest.Main(m) }
@@ -89,9 +90,9 @@ func TestFreshNamespace(t *testing.T) {
 func TestTimeWaitCountsBothFamilies(t *testing.T) {
 	ns, other := kerneltest.New(t), kerneltest.New(t)
 	l := ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), 4840), kerneltest.Options{})
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 20, Ports: []uint16{80}, Addr: localhost4})
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 31, Ports: []uint16{80}, Addr: localhost6})
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 4, Listeners: []*kerneltest.Listener{l}, Client: localhost4})
+	timewait.MustMake(t, ns, timewait.Options{Count: 20, Ports: []uint16{80}, Addr: localhost4})
+	timewait.MustMake(t, ns, timewait.Options{Count: 31, Ports: []uint16{80}, Addr: localhost6})
+	timewait.MustMake(t, ns, timewait.Options{Count: 4, Listeners: []*kerneltest.Listener{l}, Client: localhost4})
 
 	r := newReader(t)
 	if got, want := readIn(t, r, ns).TimeWait, known(countTimeWait(t, ns)); got != want || got != known(20+31+4) {

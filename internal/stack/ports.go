@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// A portRange is the ports first to last, both included.
+// A portRange is the ports from first to last, both included.
 type portRange struct {
 	first, last int
 }
@@ -39,7 +39,7 @@ func (r *Reader) readEphemeralPorts(s *Stats) error {
 		return err
 	}
 
-	// Not with procfs.FS.SysctlStrings: that reads 128 bytes and no more.
+	// procfs.FS.SysctlStrings does not do: it reads only 128 bytes.
 	text, err := readSysctlBitmap(filepath.Join(r.path, "sys/net/ipv4/ip_local_reserved_ports"))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", reservedSysctl, err)
@@ -52,10 +52,9 @@ func (r *Reader) readEphemeralPorts(s *Stats) error {
 	return nil
 }
 
-// readSysctlBitmap reads a file of proc_do_large_bitmap. That answers a read at
-// an offset other than 0 with end of file, so whatever did not fit the first
-// read is lost without a trace, and os.ReadFile stops after 512 bytes. Only a
-// read that leaves room is complete.
+// readSysctlBitmap reads a file of proc_do_large_bitmap. A read at an offset other than 0 returns
+// end of file there, so what does not fit in the first read is lost without an error. os.ReadFile
+// stops after 512 bytes. Only a read that does not fill its buffer is complete.
 func readSysctlBitmap(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -63,7 +62,7 @@ func readSysctlBitmap(path string) (string, error) {
 	}
 	defer func() { _ = f.Close() }()
 
-	// Every second port, the longest list there is, takes 192 KiB.
+	// The longest list, every second port, takes 192 KiB.
 	for size := 4 << 10; size <= 1<<20; size *= 16 {
 		b := make([]byte, size)
 		n, err := f.Read(b)
@@ -102,13 +101,13 @@ func parsePortRanges(text string) ([]portRange, error) {
 	return ranges, nil
 }
 
-// countUnreserved returns how many ports of all are in none of reserved, which
-// may overlap, and lie outside all.
+// countUnreserved returns how many ports of all are in no range of reserved. Those ranges may
+// overlap, and may lie outside all.
 func countUnreserved(all portRange, reserved []portRange) int {
 	slices.SortFunc(reserved, func(a, b portRange) int { return cmp.Compare(a.first, b.first) })
 
 	n := all.last - all.first + 1
-	next := all.first // lowest port that no range was asked about yet
+	next := all.first // lowest port that is not checked against the ranges yet
 	for _, r := range reserved {
 		first, last := max(r.first, next), min(r.last, all.last)
 		if first <= last {

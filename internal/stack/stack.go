@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// A Value is a number that may be unknown: V means something only if OK.
+// A Value is a number that may not be known. V is valid only if OK is true.
 type Value struct {
 	V  uint64
 	OK bool
@@ -18,32 +18,31 @@ type Value struct {
 
 func known(v uint64) Value { return Value{V: v, OK: true} }
 
-// Stats is what one network namespace says about TCP, IPv4 and IPv6 together.
-// What could not be read is not OK, never 0.
+// Stats has the TCP counters and limits of one network namespace, for IPv4 and IPv6 together. A
+// value that could not be read is not OK.
 type Stats struct {
-	// TimeWait is the TIME_WAIT minisockets there are, from "tw" of
-	// /proc/net/sockstat (tcp_death_row.tw_refcount). It counts both families,
-	// and the FIN_WAIT2 ones whose process is gone.
+	// TimeWait is the number of TIME_WAIT sockets, "tw" in /proc/net/sockstat
+	// (tcp_death_row.tw_refcount). It includes FIN_WAIT2 sockets without a process.
 	TimeWait Value
-	// TimeWaitLimit is net.ipv4.tcp_max_tw_buckets: with that many, the kernel
-	// closes connections without TIME_WAIT.
+	// TimeWaitLimit is net.ipv4.tcp_max_tw_buckets. When there are that many TIME_WAIT sockets, the
+	// kernel closes connections without TIME_WAIT.
 	TimeWaitLimit Value
-	// TimeWaitOverflows is how often it did: TcpExt TCPTimeWaitOverflow.
+	// TimeWaitOverflows is the number of such connections: TcpExt TCPTimeWaitOverflow.
 	TimeWaitOverflows Value
 
-	// ListenOverflows is connections refused for a full accept queue: TcpExt
-	// ListenOverflows.
+	// ListenOverflows is the number of connections that were dropped because the accept queue was
+	// full: TcpExt ListenOverflows.
 	ListenOverflows Value
-	// ListenDrops is connections a listener dropped for any reason, overflows
+	// ListenDrops is the number of connections that listeners dropped for any reason, overflows
 	// included: TcpExt ListenDrops.
 	ListenDrops Value
 
-	// EphemeralPorts is the ports of net.ipv4.ip_local_port_range that are not
-	// in net.ipv4.ip_local_reserved_ports.
+	// EphemeralPorts is the number of ports in net.ipv4.ip_local_port_range that are not in
+	// net.ipv4.ip_local_reserved_ports.
 	EphemeralPorts Value
 }
 
-// A Reader reads Stats. It may be used by several goroutines at once.
+// A Reader reads Stats. It is safe for concurrent use.
 type Reader struct {
 	path   string
 	proc   procfs.FS
@@ -51,8 +50,8 @@ type Reader struct {
 }
 
 // NewReader returns a Reader of the procfs mounted at path, usually "/proc".
-// It fails when there is none, or when it is that of a pid namespace that does
-// not hold this process.
+// It fails where no procfs is mounted, and where the procfs belongs to a pid namespace without this
+// process.
 func NewReader(path string) (*Reader, error) {
 	proc, err := procfs.NewFS(path)
 	if err != nil {
@@ -65,12 +64,11 @@ func NewReader(path string) (*Reader, error) {
 	return &Reader{path: path, proc: proc, thread: thread}, nil
 }
 
-// Read returns the Stats of the calling thread's network namespace. When a
-// part fails, its values are not OK, the error says why (for several parts,
-// joined), and the others are good.
+// Read returns the Stats of the calling thread's network namespace. Where a file cannot be read, its
+// values are not OK and the error says why. The other values are valid.
 func (r *Reader) Read() (Stats, error) {
-	// Between two files the goroutine must not move to another thread: that one
-	// could be in another namespace.
+	// The goroutine must not move to another thread between two files, since that thread may be in
+	// another namespace.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
@@ -100,10 +98,9 @@ func (r *Reader) readSockstat(s *Stats) error {
 	return nil
 }
 
-// TCPSockets returns how many TCP sockets the kernel counts in the calling thread's network
-// namespace: those that listen, connect or are connected (inuse), and those in TIME_WAIT, or in
-// FIN_WAIT2 without a process. Half-open connections, and sockets that are bound and nothing
-// more, are not among them.
+// TCPSockets returns the number of TCP sockets in the calling thread's network namespace: those that
+// listen, connect or are connected (inuse), those in TIME_WAIT, and those in FIN_WAIT2 without a
+// process. The kernel does not count half-open connections, and sockets that are only bound.
 func (r *Reader) TCPSockets() (uint64, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -137,7 +134,7 @@ func (r *Reader) TCPSockets() (uint64, error) {
 	return sockets + uint64(tcp6.InUse), nil
 }
 
-// protocol picks one line out of what was read.
+// protocol returns one line of the file.
 func protocol(stat *procfs.NetSockstat, name string) (procfs.NetSockstatProtocol, error) {
 	for _, p := range stat.Protocols {
 		if p.Protocol == name {
@@ -177,7 +174,7 @@ func (r *Reader) readNetstat(s *Stats) error {
 	return err
 }
 
-// netstat goes through the thread's number, since procfs.FS has no Netstat.
+// netstat looks up the number of the thread, since procfs.FS has no Netstat.
 func (r *Reader) netstat() (procfs.ProcNetstat, error) {
 	link, err := os.Readlink(filepath.Join(r.path, "thread-self"))
 	if err != nil {
@@ -200,8 +197,8 @@ func (r *Reader) readTimeWaitLimit(s *Stats) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", sysctl, err)
 	}
-	// The kernel takes a negative one too, and then has no limit: it compares
-	// unsigned (inet_twsk_alloc).
+	// The kernel accepts a negative number, which means no limit: it compares unsigned
+	// (inet_twsk_alloc).
 	if len(v) != 1 || v[0] < 0 {
 		return fmt.Errorf("read %s: got %v, want one number, 0 or more", sysctl, v)
 	}

@@ -13,12 +13,21 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
-// Mode is a way to see system calls return.
+// The names in errors.
+const (
+	bindTracing    = "bind tracing"
+	connectTracing = "connect tracing"
+)
+
+// Mode is a way to see the result of system calls.
 type Mode uint8
 
-// The modes. ModeAuto takes fexit, and where that is refused tracepoints.
+// The modes. ModeAuto uses fexit, or tracepoints where fexit is refused.
 const (
 	ModeAuto Mode = iota
 	ModeFexit
@@ -36,11 +45,14 @@ func (m Mode) String() string {
 	}
 }
 
-// load attaches in the mode asked for, or the first that works.
+// load attaches in the mode of opts, or in the first one that works.
 func load(opts Options) (*Tracer, error) {
 	cache := btf.NewCache()
 	if _, err := cache.Kernel(); err != nil {
-		return nil, &UnavailableError{ReasonNoBTF, fmt.Errorf("read the kernel's BTF: %w", err)}
+		return nil, &sock.UnavailableError{
+			Feature: bindTracing, Reason: sock.ReasonNoBTF, Need: "a kernel built with CONFIG_DEBUG_INFO_BTF",
+			Err: fmt.Errorf("read the kernel's BTF: %w", err),
+		}
 	}
 	if opts.Mode != ModeAuto {
 		return attach(opts, opts.Mode, cache)
@@ -49,18 +61,19 @@ func load(opts Options) (*Tracer, error) {
 	if fexitErr == nil {
 		return t, nil
 	}
-	if reason := unavailable(fexitErr).Reason; reason == ReasonNoCapBPF || reason == ReasonNoCapPerfmon {
-		return nil, fexitErr
+	var lacks *sock.UnavailableError
+	if errors.As(fexitErr, &lacks) && (lacks.Reason == sock.ReasonCapBPF || lacks.Reason == sock.ReasonCapPerfmon) {
+		return nil, fexitErr // tracepoints need these, too
 	}
-	opts.Logger.Debug("fexit refused, trying tracepoints", "err", fexitErr)
+	opts.Logger.Debug("fexit not available, trying tracepoints", "err", fexitErr)
 	t, err := attach(opts, ModeTracepoint, cache)
 	if err == nil {
 		return t, nil
 	}
-	return nil, &UnavailableError{unavailable(err).Reason, errors.Join(unavailable(err).Err, unavailable(fexitErr).Err)}
+	return nil, fmt.Errorf("%w; %w", err, fexitErr)
 }
 
-// attach attaches in one mode: for connect as well, unless just that does not work.
+// attach attaches in one mode. Where connect cannot be traced, it traces bind and listen only.
 func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
 	connectsErr := ErrOff
 	if !opts.NoConnects {
@@ -77,12 +90,16 @@ func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
 	return t, nil
 }
 
-// attachCalls loads the programs of one mode, attaches them, and proves them.
+// attachCalls loads the programs of one mode, attaches them, and tests them.
 func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *Tracer, err error) {
 	t := &Tracer{mode: mode}
+	feature := bindTracing
+	if connects {
+		feature = connectTracing
+	}
 	defer func() {
 		if err != nil {
-			err = unavailable(errors.Join(fmt.Errorf("attach by %s: %w", mode, err), t.Close()))
+			err = unavailable(feature, mode, errors.Join(err, t.Close()))
 		}
 	}()
 
@@ -113,13 +130,13 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 	if err := t.attach(programs); err != nil {
 		return nil, err
 	}
-	if err := t.proven(probe, connects); err != nil {
+	if err := t.test(probe, connects); err != nil {
 		return nil, err
 	}
 	return t, nil
 }
 
-// setConstants tells the programs what only the loader knows.
+// setConstants sets the constants of the programs that only the loader knows.
 func setConstants(spec *ebpf.CollectionSpec, p *probe) error {
 	var classes [512]uint8
 	for class, errno := range errnoClasses() {
@@ -144,14 +161,14 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe) error {
 	return nil
 }
 
-// An attachment is a program and the tracepoint it goes to; a fexit program names
-// its function itself.
+// An attachment is a program and its tracepoint. A fexit program has no tracepoint: its section
+// names the function.
 type attachment struct {
 	program, tracepoint string
 }
 
-// attachments are in the order of attaching. Exits come first, and are detached
-// last: no entry may stay without its exit.
+// attachments returns the attachments in the order of attaching. Exits are attached first and
+// detached last, so that each entry has its exit.
 func attachments(mode Mode, connects bool) []attachment {
 	all := []attachment{
 		{bpfProgExitBind, "sys_exit_bind"},
@@ -170,8 +187,7 @@ func attachments(mode Mode, connects bool) []attachment {
 	return all
 }
 
-// load loads the programs to attach, and no other: the kernel may refuse those of
-// the other mode.
+// load loads only the programs to attach: the kernel may refuse those of the other mode.
 func (t *Tracer) load(spec *ebpf.CollectionSpec, cache *btf.Cache, attach []attachment) error {
 	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
 		return !slices.ContainsFunc(attach, func(a attachment) bool { return a.program == name })
@@ -190,7 +206,7 @@ func (t *Tracer) load(spec *ebpf.CollectionSpec, cache *btf.Cache, attach []atta
 	return nil
 }
 
-// attach attaches the programs that load has loaded.
+// attach attaches the loaded programs.
 func (t *Tracer) attach(attach []attachment) error {
 	if t.mode == ModeTracepoint {
 		if err := findTracefs(); err != nil {
@@ -222,13 +238,13 @@ func (a attachment) attach(p *ebpf.Program) (link.Link, error) {
 	return l, nil
 }
 
-// prepare readies maps and readers before the first call can be seen.
+// prepare fills the maps and opens the readers before the programs see the first call.
 func (t *Tracer) prepare() error {
-	own, err := ownNamespace()
+	_, own, err := linux.OwnNetNS()
 	if err != nil {
 		return err
 	}
-	if err := t.replaceNamespaces([]uint32{own}); err != nil {
+	if err := t.replaceNamespaces([]uint32{uint32(own)}); err != nil {
 		return err
 	}
 	for slot := range t.objects.FreeSlots.MaxEntries() {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 // BenchmarkSyscalls measures what an attached tracer costs other processes'
@@ -164,7 +165,7 @@ func attachForBenchmark(b *testing.B, opts Options) {
 		return
 	}
 	tr, err := New(opts)
-	var unavailable *UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(b, "%v", err)
 	}

@@ -2,34 +2,21 @@
 
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * Failed bind(), listen() and connect() calls, counted by what the caller asked
- * for.
+ * Counts failed bind(), listen() and connect() calls by what the caller asked for.
  *
- * At the exit of a failed bind inet_sport is 0: the port that was asked for
- * stands in the call's sockaddr alone. So the programs sit at the exit of the
- * system call, where its arguments are still at hand: fexit gets them from the
- * trampoline, the tracepoints keep them from entry to exit. From there on both
- * are one function, failed().
+ * When a failed bind returns, inet_sport is 0. Only the sockaddr of the call still has the port
+ * that the caller asked for. So the programs run at the exit of the system call, where its
+ * arguments are still known: fexit gets them from the trampoline, the tracepoints keep them from
+ * entry to exit. Both then call failed().
  *
- * User space reads counts, and writes the watched ports, in memory it has
- * mapped, not by bpf(2): while a task is inside a bpf(2) map command the kernel
- * skips tracepoint programs on that CPU (bpf_disable_instrumentation), and where
- * the task can be preempted there, others' failures would be missed.
+ * User space reads the counts and writes the watched ports in mapped memory, not by bpf(2). While
+ * a task is in a bpf(2) map command, the kernel skips tracepoint programs on that CPU
+ * (bpf_disable_instrumentation). Where the task can be preempted there, the programs would miss
+ * the failures of other tasks.
  */
-#include "kernel.h"
+#include "../kernel.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-#define AF_UNSPEC 0
-#define AF_INET 2
-#define AF_INET6 10
-#define SOCK_RAW 3
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
-#define IPPROTO_SCTP 132
-#define IPPROTO_MPTCP 262
 
 /* sizeof(struct sockaddr_in), SIN6_LEN_RFC2133, sizeof(struct sockaddr_storage):
  * what inet_bind, inet6_bind and move_addr_to_kernel accept. */
@@ -44,8 +31,8 @@ enum protocol { PROTO_OTHER, PROTO_TCP, PROTO_UDP, PROTO_MPTCP, PROTO_SCTP, PROT
 enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8, REUSES = 4 };
 enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
 
-/* Error numbers differ between architectures and the object does not know
- * which one it runs on: the loader fills these in. Class 0 is any other. */
+/* The loader sets these: error numbers differ between architectures, and the object does not know
+ * on which one it runs. Class 0 is every other error. */
 const volatile u8 errno_class[ERRNO_MAX];
 const volatile u32 errno_ebadf;
 const volatile u32 errno_enotsock;
@@ -54,25 +41,24 @@ const volatile u32 errno_eaddrnotavail;
 const volatile u32 errno_eagain;
 const volatile u32 errno_eafnosupport;
 
-/* The address of the loader's own failing calls, by which it learns whether the
- * attached programs see anything. */
+/* The loader makes failing calls with this address, to test that the attached programs see them. */
 const volatile u8 probe_addr[16];
 u64 probes_seen;
 u64 connect_probes_seen;
 
-/* A bit for each port; 64-bit words so that user space changes one at a time. */
+/* A bit for each port. User space changes one 64-bit word at a time. */
 u64 watched_ports[65536 / 64];
 
-/* Failures seen whose details did not fit the ring. */
+/* Failures that have no event, since the ring was full. */
 u64 events_lost;
 
-/* Failures seen whose socket could not be told any more: closed by another
- * thread before the call returned, or no room to keep the call's arguments. */
+/* Failures whose socket is not known: another thread closed it before the call returned, or there
+ * was no memory to keep the arguments of the call. */
 u64 unattributed;
 
 struct key {
-	u32 netns; /* inode number; 0: not a watched one */
-	u16 port;  /* host order; 0 with port_other set, and of connect() */
+	u32 netns; /* inode number; 0: not watched */
+	u16 port;  /* host order; 0 with port_other set, and for connect() */
 	u8 port_other;
 	u8 op;
 	u8 family;
@@ -82,16 +68,15 @@ struct key {
 };
 
 struct slot {
-	u64 count; /* 0: the key is not valid (yet) */
+	u64 count; /* 0: the key is not valid yet */
 	struct key key;
 	u32 pad;
 };
 
-/* Counts live in an array, since only arrays can be mapped by user space. The
- * first FIXED_SLOTS are for failures outside the watched namespaces and ports,
- * and for those that find no free slot: there is always room, so all are
- * counted. Of the rest the hash finds the slot of a key, and the queue holds
- * the numbers of the free ones. The loader sets the sizes. */
+/* Counts are in an array, since user space can map only arrays. The first FIXED_SLOTS are for
+ * failures outside the watched namespaces and ports, and for those that find no free slot. So
+ * every failure is counted. For the other slots, the hash maps a key to its slot, and the queue
+ * has the numbers of the free slots. The loader sets the sizes. */
 enum { FIXED_SLOTS = OPS * FAMILIES * PROTOS * ERRNO_CLASSES * REUSES };
 
 struct {
@@ -127,9 +112,9 @@ struct {
 	__uint(max_entries, 4096);
 } events SEC(".maps");
 
-/* What the tracepoints keep from a call's entry to its exit, by thread. Not an
- * LRU map: that may evict an entry in use while others are free. An entry goes
- * at the exit, which a killed thread passes as well. */
+/* What the tracepoints keep from the entry of a call to its exit, by thread. An LRU map does not
+ * do: it may evict an entry in use while others are free. The exit deletes the entry; a killed
+ * thread passes the exit, too. */
 struct call {
 	u64 addr;
 	s32 fd;
@@ -155,7 +140,7 @@ struct event {
 	u32 scope_id;
 	u32 error;
 	u16 port;
-	u16 addr_family; /* of the sockaddr; 0: none could be read */
+	u16 addr_family; /* of the sockaddr; 0: it could not be read */
 	u8 op;
 	u8 family;
 	u8 protocol;
@@ -192,9 +177,8 @@ union sockaddr {
 	} in6;
 };
 
-/* The port is known where the kernel itself would have read one: a sockaddr
- * that is too short, too long, unreadable or of another family asks for none.
- * AF_UNSPEC is a sockaddr_in to __inet_bind. */
+/* The port is known where the kernel itself would read one. A sockaddr that is too short, too long,
+ * unreadable or of another family has none. __inet_bind takes AF_UNSPEC as a sockaddr_in. */
 static __always_inline void read_sockaddr(struct request *req, const void *addr, s32 addrlen)
 {
 	union sockaddr sa = {};
@@ -221,7 +205,7 @@ static __always_inline void read_sockaddr(struct request *req, const void *addr,
 	req->port_known = 1;
 }
 
-/* listen() asks for the port and address the socket is bound to. */
+/* listen() asks for the port and address that the socket is bound to. */
 static __always_inline void read_bound(struct request *req, struct sock *sk, u16 family)
 {
 	req->addr_family = family;
@@ -233,9 +217,8 @@ static __always_inline void read_bound(struct request *req, struct sock *sk, u16
 	req->port_known = 1;
 }
 
-/* sockfd_lookup_light by hand. Only sockfs has files of type S_IFSOCK that are
- * open: a socket in a file system can only be had with O_PATH, and then has no
- * private_data. */
+/* Does what sockfd_lookup_light does. An open file of type S_IFSOCK is in sockfs: a socket in
+ * another file system can be opened with O_PATH only, and then has no private_data. */
 static __always_inline struct sock *socket_of(s32 fd)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -260,7 +243,7 @@ static __always_inline struct sock *socket_of(s32 fd)
 	return READ(sock->sk);
 }
 
-/* A raw socket's protocol is what it filters for, not what it is. */
+/* The protocol of a raw socket is a filter. */
 static __always_inline u8 protocol_class(u16 type, u16 protocol)
 {
 	if (type == SOCK_RAW)
@@ -282,13 +265,13 @@ static __always_inline int is_probe(const struct request *req)
 {
 	u8 differs = 0;
 
-	for (int i = 0; i < sizeof(req->addr); i++)
+	for (u32 i = 0; i < sizeof(req->addr); i++)
 		differs |= req->addr[i] ^ probe_addr[i];
 	return !differs;
 }
 
-/* Two CPUs may meet a new key at the same time: the one whose insertion fails
- * gives its slot back and counts in the other's. */
+/* Two CPUs may see a new key at the same time. The one whose insertion fails gives its slot back
+ * and counts in the slot of the other. */
 static __always_inline struct slot *slot_of(const struct key *key)
 {
 	u32 *nr = bpf_map_lookup_elem(&slot_index, key);
@@ -311,7 +294,7 @@ static __always_inline struct slot *slot_of(const struct key *key)
 	return nr ? bpf_map_lookup_elem(&slots, nr) : 0;
 }
 
-/* counts.go computes the same number backwards. */
+/* counts.go reverses this. */
 static __always_inline struct slot *fixed_slot_of(const struct key *key)
 {
 	u32 nr = key->op;
@@ -340,15 +323,16 @@ static __always_inline u8 port_watched(u16 port)
 	return !port || (watched_ports[port / 64] >> (port % 64)) & 1;
 }
 
-/* The compiler must index with the very register that it compared: the verifier
- * does not know that others hold the same. */
+/* The compiler must index with the register that it compared: the verifier does not know which
+ * other registers have the same value. */
 static __always_inline u8 class_of(u32 error)
 {
 	asm volatile("" : "+r"(error));
 	return error < ERRNO_MAX ? errno_class[error] : 0;
 }
 
-/* What the socket adds to the key. Returns the inode number of its namespace. */
+/* Sets the parts of the key that depend on the socket. Returns the inode number of its network
+ * namespace. */
 static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 family)
 {
 	struct net *net = READ(sk->__sk_common.skc_net.net);
@@ -361,7 +345,7 @@ static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 fam
 	return netns;
 }
 
-/* All that happens to a bind or listen that failed, whichever way it was seen. */
+/* Counts a failed bind or listen and writes its event. */
 static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error)
 {
 	struct request req = {};
@@ -442,8 +426,8 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	bpf_ringbuf_submit(event, 0);
 }
 
-/* The errors of a connect() that found no port, and that of the probe. This is
- * all that other calls of connect() pay. */
+/* The errors of a connect() that found no port, and the error of the probe. Other calls of
+ * connect() cost only this check. */
 static __always_inline int connect_concerns(u32 error)
 {
 	return error == errno_eaddrnotavail || error == errno_eagain || error == errno_eafnosupport;
@@ -458,10 +442,9 @@ static __always_inline int v4_mapped(const struct request *req)
 	return !(differs | (u8)~req->addr[10] | (u8)~req->addr[11]);
 }
 
-/* EADDRNOTAVAIL is no lack of ports where the socket has one (its connection
- * exists already), and where IPv6 had no source address: tcp_v6_connect keeps
- * the route once it has both, and only then looks for a port. With IPv4 there
- * always is an address where there is a route. */
+/* EADDRNOTAVAIL is not a lack of ports in two cases. The socket has a port: its connection exists
+ * already. Or IPv6 had no source address: tcp_v6_connect stores the route once it has route and
+ * address, and looks for a port only then. With IPv4 there is an address where there is a route. */
 static __always_inline int lacked_port(struct sock *sk, u8 family, u8 protocol, const struct request *req)
 {
 	struct sock *tcp = sk;
@@ -475,8 +458,7 @@ static __always_inline int lacked_port(struct sock *sk, u8 family, u8 protocol, 
 	return family == FAMILY_IPV4 || v4_mapped(req) || READ(tcp->sk_dst_cache);
 }
 
-/* Where inet_autobind finds no port, for UDP and others than TCP, connect()
- * says EAGAIN. */
+/* Where inet_autobind finds no port, connect() returns EAGAIN: UDP, and all others than TCP. */
 static __always_inline int autobind_failed(struct sock *sk)
 {
 	return !READ(sk->__sk_common.skc_num);
@@ -556,8 +538,8 @@ static __always_inline void keep(const struct call *call)
 		__sync_fetch_and_add(&unattributed, 1);
 }
 
-/* An exit without an entry is not the kernel's bind(): the call began before
- * the programs were attached, or seccomp or ptrace answered in its stead. */
+/* An exit without an entry does not count: the call began before the programs were attached, or
+ * seccomp or ptrace answered instead of the kernel. */
 static __always_inline void leave(const struct syscall_exit *ctx, u8 op)
 {
 	u64 thread = bpf_get_current_pid_tgid();
@@ -609,9 +591,8 @@ int exit_listen(const struct syscall_exit *ctx)
 	return 0;
 }
 
-/* Clients connect often, so nothing is kept at the entry: at the exit the
- * arguments are still in the registers that the entry saved. (arm64 has the
- * return value in regs[0] by then.) */
+/* Clients connect often, so no program runs at the entry. At the exit, the arguments are still in
+ * the registers that the entry saved. On arm64 regs[0] has the return value by then. */
 SEC("tracepoint/syscalls/sys_exit_connect")
 int exit_connect(const struct syscall_exit *ctx)
 {

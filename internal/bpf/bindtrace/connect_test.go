@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 // ephemeral is the number of ports that newCramped leaves.
@@ -352,7 +353,7 @@ func TestBindsAreTracedWhereConnectsCannotBe(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tr.Close()
-		var unavailable *UnavailableError
+		var unavailable *sock.UnavailableError
 		if err := tr.ConnectsErr(); !errors.As(err, &unavailable) || !errors.Is(err, unix.EPERM) {
 			t.Errorf("connects: want an UnavailableError of EPERM, got %v", err)
 		}

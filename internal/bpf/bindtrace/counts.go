@@ -89,27 +89,27 @@ const (
 // fixedSlots is FIXED_SLOTS of bindtrace.c.
 const fixedSlots = int(ops) * int(families) * int(protocols) * 16 * reuses
 
-// A Key is what failures are counted by.
+// A Key says which failures a Count counts.
 type Key struct {
-	Netns     uint32 // inode number of the namespace, 0: not a watched one
-	Port      uint16 // the port that was asked for; valid unless OtherPort; of connect 0
-	OtherPort bool   // not a watched port, or none that could be read; of connect: no lack of ports
+	Netns     uint32 // inode number of the network namespace; 0: not watched
+	Port      uint16 // that the caller asked for; not valid with OtherPort; connect: 0
+	OtherPort bool   // not a watched port, or no port that could be read; connect: not a lack of ports
 	Op        Op
 	Family    Family // of the socket
 	Protocol  Protocol
-	Errno     unix.Errno // 0: one that is not told apart
+	Errno     unix.Errno // 0: an error without a class
 	ReuseAddr bool       // the socket had SO_REUSEADDR
 	ReusePort bool       // the socket had SO_REUSEPORT
 }
 
-// A Count is the number of failures of one key since New.
+// A Count is the number of failures with one key since New.
 type Count struct {
 	Key
 	N uint64
 }
 
-// table reads the kernel's slots from mapped memory. A key never changes once
-// its count is not 0, so it is decoded once.
+// table reads the kernel's slots from mapped memory. It decodes each key once: a key does not change
+// after its count is above 0.
 type table struct {
 	memory *ebpf.Memory
 	size   int // of a slot
@@ -130,7 +130,7 @@ func newTable(slots *ebpf.Map) (*table, error) {
 	return t, nil
 }
 
-// appendTo appends the keys that were counted.
+// appendTo appends the counts above 0.
 func (t *table) appendTo(dst []Count) ([]Count, error) {
 	for i := range t.keys {
 		n, err := t.count(i)
@@ -151,8 +151,8 @@ func (t *table) appendTo(dst []Count) ([]Count, error) {
 	return dst, nil
 }
 
-// count reads struct slot's count, an aligned word, in one piece: see Memory
-// on coherence.
+// count reads the count of struct slot. It is an aligned word, so it is read in one piece: see
+// ebpf.Memory.
 func (t *table) count(slot int) (uint64, error) {
 	var word [8]byte
 	if _, err := t.memory.ReadAt(word[:], int64(slot*t.size)); err != nil {
@@ -183,7 +183,7 @@ func (t *table) key(slot int) (Key, error) {
 	}, nil
 }
 
-// fixedKey is fixed_slot_of of bindtrace.c backwards.
+// fixedKey reverses fixed_slot_of of bindtrace.c.
 func fixedKey(slot int) Key {
 	k := Key{OtherPort: true}
 	digit := func(base int) int {

@@ -4,10 +4,9 @@ package bindtrace
 
 import "golang.org/x/sys/unix"
 
-// errnoClasses are the errors that are told apart, by their class in the
-// kernel's maps; class 0 is any other. inet_bind, inet6_bind and
-// inet_csk_listen_start return no more than these by themselves, but cgroup
-// programs and security modules may return any, and each is a series.
+// errnoClasses returns the errors that have a class in the kernel's maps. Class 0 is every other
+// error. inet_bind, inet6_bind and inet_csk_listen_start return only these by themselves. cgroup
+// programs and security modules may return any error, and each one would be a series.
 func errnoClasses() [16]unix.Errno {
 	return [16]unix.Errno{
 		1:  unix.EADDRINUSE,

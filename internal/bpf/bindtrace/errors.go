@@ -5,81 +5,58 @@ package bindtrace
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
-
-// Reasons of an [UnavailableError]: short, fixed, fit for a label.
-const (
-	ReasonNoBTF         = "no_btf"              // the kernel carries no BTF
-	ReasonNoCapBPF      = "cap_bpf"             // CAP_BPF is missing
-	ReasonNoCapPerfmon  = "cap_perfmon"         // CAP_PERFMON is missing
-	ReasonNoTracefs     = "no_tracefs"          // tracefs is not mounted
-	ReasonTracefsDenied = "tracefs_denied"      // tracefs is there, and closed to this user
-	ReasonPerfParanoid  = "perf_event_paranoid" // kernel.perf_event_paranoid forbids tracepoints
-	ReasonRefused       = "refused"             // EPERM although no capability is missing
-	ReasonUnsupported   = "unsupported"         // the kernel lacks a feature
-	ReasonNothingSeen   = "nothing_seen"        // attached, and blind
-	ReasonAttachFailed  = "attach_failed"       // any other error
-)
-
-// An UnavailableError says why binds cannot be traced on this host.
-type UnavailableError struct {
-	Reason string // one of the Reason constants
-	Err    error
-}
-
-func (e *UnavailableError) Error() string { return "bind tracing unavailable: " + e.Err.Error() }
-
-func (e *UnavailableError) Unwrap() error { return e.Err }
 
 var (
 	errNothingSeen = errors.New("attached, but the tracer's own failing call was not seen")
-	errNoTracefs   = errors.New("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")
+	errNoTracefs   = errors.New("tracefs is not mounted")
 )
 
-// unavailable finds the reason for what New met.
-func unavailable(err error) *UnavailableError {
-	var already *UnavailableError
-	if errors.As(err, &already) {
-		return already
-	}
-	reason := ReasonAttachFailed
+// unavailable finds out why a mode does not work.
+func unavailable(feature string, mode Mode, err error) *sock.UnavailableError {
+	u := &sock.UnavailableError{Feature: feature, Mode: mode.String(), Err: err}
 	switch {
 	case errors.Is(err, errNothingSeen):
-		reason = ReasonNothingSeen
+		u.Reason = sock.ReasonNothingSeen
 	case errors.Is(err, errNoTracefs):
-		reason = ReasonNoTracefs
+		u.Reason, u.Need = sock.ReasonNoTracefs, "tracefs: mount -t tracefs tracefs /sys/kernel/tracing"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		reason, err = denied(err)
+		u.Reason, u.Need = denied(err)
 	case errors.Is(err, ebpf.ErrNotSupported):
-		reason = ReasonUnsupported
+		u.Reason = sock.ReasonUnsupported
+	default:
+		u.Reason = sock.ReasonAttachFailed
 	}
-	return &UnavailableError{Reason: reason, Err: err}
+	return u
 }
 
-// denied tells which capability is missing, since the kernel's EPERM does not.
-func denied(err error) (string, error) {
+// denied finds out which capability is missing, since the kernel's EPERM does not say. CAP_SYS_ADMIN
+// does for each that bpf(2) asks for (bpf_capable, perfmon_capable).
+func denied(err error) (reason, need string) {
 	var path *os.PathError
 	switch {
 	case errors.As(err, &path):
-		return ReasonTracefsDenied, fmt.Errorf("CAP_DAC_READ_SEARCH is missing: %w", err)
-	case !haveCap(unix.CAP_BPF):
-		return ReasonNoCapBPF, fmt.Errorf("CAP_BPF is missing: %w", err)
-	case !haveCap(unix.CAP_PERFMON):
-		return ReasonNoCapPerfmon, fmt.Errorf("CAP_PERFMON is missing: %w", err)
-	case errors.Is(err, unix.EACCES) && perfParanoid() > 2 && !haveCap(unix.CAP_SYS_ADMIN):
-		return ReasonPerfParanoid, fmt.Errorf("CAP_SYS_ADMIN, or sysctl kernel.perf_event_paranoid=2, is missing: %w", err)
+		return sock.ReasonTracefsDenied, "CAP_DAC_READ_SEARCH to read tracefs"
+	case !linux.HasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
+		return sock.ReasonCapBPF, "CAP_BPF"
+	case !linux.HasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
+		return sock.ReasonCapPerfmon, "CAP_PERFMON"
+	case errors.Is(err, unix.EACCES) && perfParanoid() > 2 && !linux.HasCap(unix.CAP_SYS_ADMIN):
+		return sock.ReasonPerfParanoid, "CAP_SYS_ADMIN, or sysctl kernel.perf_event_paranoid=2"
 	}
-	return ReasonRefused, err
+	return sock.ReasonRefused, "eBPF, which is refused here (user namespace, lockdown, LSM or seccomp)"
 }
 
-// perfParanoid is kernel.perf_event_paranoid. Debian's kernels know more values
-// than the 2 of others: above it perf_event_open wants CAP_SYS_ADMIN.
+// perfParanoid returns kernel.perf_event_paranoid. Debian's kernels know values above 2, with
+// which perf_event_open wants CAP_SYS_ADMIN.
 func perfParanoid() int {
 	text, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
 	if err != nil {
@@ -90,16 +67,4 @@ func perfParanoid() int {
 		return 0
 	}
 	return level
-}
-
-// haveCap reports whether the thread has a capability. CAP_SYS_ADMIN stands
-// for each that bpf(2) asks for (bpf_capable, perfmon_capable).
-func haveCap(capability int) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
-	return has(capability) || has(unix.CAP_SYS_ADMIN)
 }

@@ -16,28 +16,28 @@ import (
 
 // An Event is one failed call.
 type Event struct {
-	Time     time.Time // when the call returned, by the clock of the reader
+	Time     time.Time // when the call returned, by the wall clock at the time of Read
 	PID, TID uint32    // in the initial pid namespace
 	UID      uint32    // in the initial user namespace
-	Comm     [16]byte  // the thread's name, whatever it called itself
+	Comm     [16]byte  // the thread's name: any bytes
 	CgroupID uint64    // inode number in the cgroup v2 hierarchy
 
-	Netns    uint32 // inode number of the socket's namespace, watched or not
+	Netns    uint32 // inode number of the socket's network namespace, watched or not
 	Op       Op
 	Family   Family // of the socket
 	Protocol Protocol
 	Errno    unix.Errno
 
 	PortKnown bool       // the call carried an address and port
-	Port      uint16     // as asked for; of listen, as bound
+	Port      uint16     // that the caller asked for; listen: that the socket is bound to
 	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
 
-	Ifindex              int // device the socket is bound to, 0: none
+	Ifindex              int // device that the socket is bound to; 0: none
 	ReuseAddr, ReusePort bool
 	V6Only               bool
 }
 
-// Command is the thread's name as text. It may hold any bytes.
+// Command returns the thread's name as a string of any bytes.
 func (e *Event) Command() string {
 	name, _, _ := bytes.Cut(e.Comm[:], []byte{0})
 	return string(name)
@@ -45,8 +45,8 @@ func (e *Event) Command() string {
 
 var errEventSize = errors.New("record of unexpected size")
 
-// decode reads a record of the ring, struct event of bindtrace.c in native
-// byte order. bootWall is the wall-clock time of boot.
+// decode decodes a record of the ring: struct event of bindtrace.c in native byte order. bootWall is
+// the wall-clock time of boot.
 func (e *Event) decode(record []byte, bootWall time.Time) error {
 	var raw bpfEvent
 	if len(record) != binary.Size(raw) {
@@ -86,8 +86,7 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 	return nil
 }
 
-// bootTime is the wall-clock time at which CLOCK_BOOTTIME was 0, by the wall
-// clock as it is now.
+// bootTime returns the time at which CLOCK_BOOTTIME was 0, by the wall clock as it is set now.
 func bootTime() (time.Time, error) {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {

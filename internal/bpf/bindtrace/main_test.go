@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 const (
@@ -80,7 +81,7 @@ func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 			opts := opts
 			opts.Mode = mode
 			tr, err := New(opts)
-			var unavailable *UnavailableError
+			var unavailable *sock.UnavailableError
 			if errors.As(err, &unavailable) && !set {
 				kerneltest.Skip(t, "%v", err)
 			}

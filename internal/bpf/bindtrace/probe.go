@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A probe is a call that must fail, and that the programs tell from others by
-// its address, so that they do not count it.
+// A probe makes calls that must fail. The programs recognise them by the address and do not count
+// them.
 type probe struct {
 	addr [16]byte
 }
@@ -20,17 +20,17 @@ type probe struct {
 func newProbe() (*probe, error) {
 	p := new(probe)
 	if _, err := rand.Read(p.addr[:]); err != nil {
-		return nil, fmt.Errorf("choose address to probe with: %w", err)
+		return nil, fmt.Errorf("choose address of probe: %w", err)
 	}
 	return p, nil
 }
 
-// call gives an IPv4 socket an IPv6 address, which __inet_bind and tcp_v4_connect
-// refuse whatever the namespace looks like.
+// call uses an IPv6 address on an IPv4 socket, which __inet_bind and tcp_v4_connect refuse in every
+// network namespace.
 func (p *probe) call(name string, call func(fd int, addr unix.Sockaddr) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open socket to probe with: %w", err)
+		return fmt.Errorf("open socket of probe: %w", err)
 	}
 	defer unix.Close(fd)
 	err = call(fd, &unix.SockaddrInet6{Addr: p.addr})
@@ -40,8 +40,8 @@ func (p *probe) call(name string, call func(fd int, addr unix.Sockaddr) error) e
 	return nil
 }
 
-// proven fails unless the attached programs see the probes.
-func (t *Tracer) proven(p *probe, connects bool) error {
+// test returns an error unless the attached programs see the probes.
+func (t *Tracer) test(p *probe, connects bool) error {
 	err := seen(t.objects.ProbesSeen, func() error { return p.call("bind", unix.Bind) })
 	if err != nil || !connects {
 		return err
@@ -49,7 +49,8 @@ func (t *Tracer) proven(p *probe, connects bool) error {
 	return seen(t.objects.ConnectProbesSeen, func() error { return p.call("connect", unix.Connect) })
 }
 
-// seen fails unless the programs see a probe. One may be missed: see Exactness.
+// seen returns an error unless the programs see a probe. They may miss one: see Exactness in the
+// package documentation.
 func seen(count *ebpf.Variable, probe func() error) error {
 	for range 5 {
 		if err := probe(); err != nil {

@@ -23,6 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 const (
@@ -214,7 +216,7 @@ func (r report) print() error { return json.NewEncoder(os.Stdout).Encode(r) }
 
 // reportOf makes the report of an error of New, or returns it.
 func reportOf(err error) (report, error) {
-	var unavailable *UnavailableError
+	var unavailable *sock.UnavailableError
 	if !errors.As(err, &unavailable) {
 		return report{}, err
 	}
@@ -241,10 +243,11 @@ func traceWithoutCaps() error {
 	if err := unix.Capset(&header, &none[0]); err != nil {
 		return fmt.Errorf("drop capabilities: %w", err)
 	}
-	own, err := ownNamespace()
+	_, inode, err := linux.OwnNetNS()
 	if err != nil {
 		return err
 	}
+	own := uint32(inode)
 	err = errors.Join(tr.SetNamespaces([]uint32{own, own + 1}), tr.SetWatch([]uint16{443}))
 	if err != nil {
 		return err
@@ -305,17 +308,17 @@ type capabilitySet map[uintptr]string
 func documentedCaps(mode Mode) capabilitySet {
 	switch {
 	case mode == ModeFexit:
-		return capabilitySet{unix.CAP_BPF: ReasonNoCapBPF, unix.CAP_PERFMON: ReasonNoCapPerfmon}
+		return capabilitySet{unix.CAP_BPF: sock.ReasonCapBPF, unix.CAP_PERFMON: sock.ReasonCapPerfmon}
 	case perfParanoid() > 2:
 		// CAP_SYS_ADMIN stands for the other two.
 		return capabilitySet{
 			unix.CAP_BPF: "", unix.CAP_PERFMON: "",
-			unix.CAP_SYS_ADMIN: ReasonPerfParanoid, unix.CAP_DAC_READ_SEARCH: ReasonTracefsDenied,
+			unix.CAP_SYS_ADMIN: sock.ReasonPerfParanoid, unix.CAP_DAC_READ_SEARCH: sock.ReasonTracefsDenied,
 		}
 	default:
 		return capabilitySet{
-			unix.CAP_BPF: ReasonNoCapBPF, unix.CAP_PERFMON: ReasonNoCapPerfmon,
-			unix.CAP_DAC_READ_SEARCH: ReasonTracefsDenied,
+			unix.CAP_BPF: sock.ReasonCapBPF, unix.CAP_PERFMON: sock.ReasonCapPerfmon,
+			unix.CAP_DAC_READ_SEARCH: sock.ReasonTracefsDenied,
 		}
 	}
 }
@@ -409,7 +412,7 @@ func TestBlindTracerIsNotProven(t *testing.T) {
 		}
 		tr.links = nil
 		// The probes of New were seen.
-		if err := tr.proven(new(probe), true); err != nil {
+		if err := tr.test(new(probe), true); err != nil {
 			t.Fatal(err)
 		}
 		for name, seen := range map[string]*ebpf.Variable{
@@ -418,9 +421,9 @@ func TestBlindTracerIsNotProven(t *testing.T) {
 			if err := seen.Set(uint64(0)); err != nil {
 				t.Fatal(err)
 			}
-			err := tr.proven(new(probe), true)
-			if err == nil || unavailable(err).Reason != ReasonNothingSeen {
-				t.Errorf("%s: want reason %q, got %v", name, ReasonNothingSeen, err)
+			err := tr.test(new(probe), true)
+			if err == nil || unavailable(bindTracing, tr.Mode(), err).Reason != sock.ReasonNothingSeen {
+				t.Errorf("%s: want reason %q, got %v", name, sock.ReasonNothingSeen, err)
 			}
 			if err := seen.Set(uint64(1)); err != nil {
 				t.Fatal(err)
@@ -434,7 +437,7 @@ func TestMissingTracefsIsToldWithTheCommand(t *testing.T) {
 	cmd := roleCommand("no-tracefs", modeEnvOf(ModeTracepoint))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	r := runReport(t, cmd)
-	if r.Reason != ReasonNoTracefs || !strings.Contains(r.Error, "mount -t tracefs tracefs /sys/kernel/tracing") {
+	if r.Reason != sock.ReasonNoTracefs || !strings.Contains(r.Error, "mount -t tracefs tracefs /sys/kernel/tracing") {
 		t.Errorf("reason %q: %s", r.Reason, r.Error)
 	}
 }
@@ -443,7 +446,7 @@ func TestOrdinaryUserIsToldWhatIsMissing(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	cmd := roleCommand("caps", modeEnvOf(ModeAuto))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	if r := runReport(t, cmd); r.Reason != ReasonNoCapBPF {
-		t.Errorf("reason %q: %s, want %q", r.Reason, r.Error, ReasonNoCapBPF)
+	if r := runReport(t, cmd); r.Reason != sock.ReasonCapBPF {
+		t.Errorf("reason %q: %s, want %q", r.Reason, r.Error, sock.ReasonCapBPF)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"os"
 )
 
-// findTracefs reports errNoTracefs unless tracefs, or debugfs which mounts it
-// below tracing/, is mounted. It is asked before cilium/ebpf, which remembers
-// a negative answer for as long as the process lives.
+// findTracefs returns errNoTracefs unless tracefs is mounted, or debugfs, which mounts it below
+// tracing/. cilium/ebpf must not look for it first: it keeps a negative answer as long as the
+// process lives.
 func findTracefs() error {
 	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {

@@ -15,17 +15,16 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 )
 
 // Options configure a Tracer. The zero value is ready for use.
 type Options struct {
-	Logger    *slog.Logger // debug lines only; nil: none
-	Mode      Mode         // how to attach; the zero value is ModeAuto
+	Logger    *slog.Logger // for debug messages only; nil: none
+	Mode      Mode         // how to attach; 0: ModeAuto
 	RingSize  int          // bytes for events, rounded up to a power of two; 0: 1 MiB
-	MaxCounts int          // keys counted one by one; 0: 8192
+	MaxCounts int          // keys with a count of their own; 0: 8192
 
-	// NoConnects leaves connect(2) alone.
+	// NoConnects switches off the tracing of connect(2).
 	NoConnects bool
 }
 
@@ -34,18 +33,16 @@ const (
 	maxRingSize      = 1 << 30
 	defaultMaxCounts = 8192
 	maxMaxCounts     = 1 << 20
-	// maxNamespaces bounds the hash of watched namespaces: each multiplies the
-	// keys that can occur.
+	// maxNamespaces bounds the watched namespaces: each one multiplies the possible keys.
 	maxNamespaces = 4096
 )
 
 var errOutOfRange = errors.New("not within")
 
-// ErrOff is returned for what Options switched off.
+// ErrOff means that Options switched something off.
 var ErrOff = errors.New("switched off")
 
-// A Tracer counts failed calls from New to Close. Its methods may be called
-// from several goroutines.
+// A Tracer counts failed calls from New to Close. It is safe for concurrent use.
 type Tracer struct {
 	mode     Mode
 	objects  objects
@@ -66,19 +63,18 @@ type Tracer struct {
 
 	closeOnce sync.Once
 	closeErr  error
-	closedMu  sync.RWMutex // held for writing while maps and programs go
+	closedMu  sync.RWMutex // held for writing while Close closes maps and programs
 	closed    bool
 }
 
-// objects are what the loader fills in for both modes.
+// objects are the maps and variables that both modes use.
 type objects struct {
 	bpfMaps
 	bpfVariables
 }
 
-// New loads and attaches the programs. It watches the caller's own network
-// namespace and no port. Where binds cannot be traced the error is an
-// [*UnavailableError].
+// New loads and attaches the programs. It watches the caller's own network namespace and no port. Where binds cannot be traced the error
+// wraps a [*sock.UnavailableError].
 func New(opts Options) (*Tracer, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -89,7 +85,7 @@ func New(opts Options) (*Tracer, error) {
 	return load(opts)
 }
 
-// normalize replaces zero values by defaults and refuses what makes no sense.
+// normalize sets defaults and returns an error for values out of range.
 func (o *Options) normalize() error {
 	if o.RingSize == 0 {
 		o.RingSize = defaultRingSize
@@ -99,23 +95,22 @@ func (o *Options) normalize() error {
 	}
 	switch {
 	case o.RingSize < 0 || o.RingSize > maxRingSize:
-		return fmt.Errorf("ring size %d: %w 1 to %d", o.RingSize, errOutOfRange, maxRingSize)
+		return fmt.Errorf("RingSize %d: %w 1 to %d", o.RingSize, errOutOfRange, maxRingSize)
 	case o.MaxCounts < 0 || o.MaxCounts > maxMaxCounts:
-		return fmt.Errorf("maximum of counts %d: %w 1 to %d", o.MaxCounts, errOutOfRange, maxMaxCounts)
+		return fmt.Errorf("MaxCounts %d: %w 1 to %d", o.MaxCounts, errOutOfRange, maxMaxCounts)
 	}
 	o.RingSize = 1 << bits.Len(uint(max(o.RingSize, os.Getpagesize())-1))
 	return nil
 }
 
-// Mode tells how the tracer is attached: ModeFexit or ModeTracepoint.
+// Mode returns how the tracer is attached: ModeFexit or ModeTracepoint.
 func (t *Tracer) Mode() Mode { return t.mode }
 
-// ConnectsErr tells why connect is not counted: nil where it is, ErrOff with
-// Options.NoConnects, else an [*UnavailableError].
+// ConnectsErr returns why connect is not counted: nil where it is counted, ErrOff with
+// Options.NoConnects, otherwise a [*sock.UnavailableError].
 func (t *Tracer) ConnectsErr() error { return t.connectsErr }
 
-// SetWatch sets the ports that are counted by number. Counts that are there
-// stay.
+// SetWatch sets the ports that count by their number. Existing counts stay.
 func (t *Tracer) SetWatch(ports []uint16) error {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
@@ -131,9 +126,8 @@ func (t *Tracer) SetWatch(ports []uint16) error {
 	})
 }
 
-// SetNamespaces sets the network namespaces, by inode number, that are counted
-// one by one, in place of those before. Counts that are there stay. It fails
-// for more than 4096.
+// SetNamespaces sets the network namespaces, by inode number, that count on their own. It replaces
+// the earlier ones. Existing counts stay. More than 4096 are an error.
 func (t *Tracer) SetNamespaces(inodes []uint32) error {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
@@ -144,11 +138,11 @@ func (t *Tracer) SetNamespaces(inodes []uint32) error {
 	return t.whileOpen(func() error { return t.replaceNamespaces(inodes) })
 }
 
-// replaceNamespaces lets the map hold both sets for a moment, so that a
-// namespace that stays is never absent.
+// replaceNamespaces adds the new namespaces before it removes old ones, so that one that stays is
+// never absent from the map.
 func (t *Tracer) replaceNamespaces(inodes []uint32) error {
 	before := t.netns
-	t.netns = slices.Concat(before, inodes) // until all is done
+	t.netns = slices.Concat(before, inodes) // until the map has the new ones only
 	for _, n := range inodes {
 		if err := t.objects.WatchedNetns.Put(n, uint8(1)); err != nil {
 			return fmt.Errorf("watch network namespace %d: %w", n, err)
@@ -166,8 +160,8 @@ func (t *Tracer) replaceNamespaces(inodes []uint32) error {
 	return nil
 }
 
-// Counts appends every key that failed at least once to dst. Each key comes
-// once; a count never falls.
+// Counts appends the count of each key with at least one failure to dst. Each key comes once. A
+// count never falls.
 func (t *Tracer) Counts(dst []Count) ([]Count, error) {
 	t.countsMu.Lock()
 	defer t.countsMu.Unlock()
@@ -178,15 +172,15 @@ func (t *Tracer) Counts(dst []Count) ([]Count, error) {
 	return dst, err
 }
 
-// Stats are the tracer's own shortcomings since New.
+// Stats count what the tracer missed since New.
 type Stats struct {
-	// Lost events: failures that were counted while the ring was full.
+	// Lost events: failures that were counted, but had no event since the ring was full.
 	Lost uint64
-	// Unattributed failures: seen, but not counted, since the socket was gone
-	// when the call returned, or the call's arguments could not be kept.
+	// Unattributed failures were seen and not counted: the socket was closed when the call
+	// returned, or there was no memory to keep the arguments of the call.
 	Unattributed uint64
-	// Missed runs of a program, for calls that failed or not: see Exactness
-	// in the package's documentation. With tracepoints a call has two runs.
+	// Missed runs of a program, for calls that failed and for others: see Exactness in the package
+	// documentation. With tracepoints a call has two runs.
 	Missed uint64
 }
 
@@ -210,9 +204,8 @@ func (t *Tracer) Stats() (Stats, error) {
 	return s, err
 }
 
-// Read waits for the next event and decodes it into e. It returns
-// os.ErrDeadlineExceeded after the deadline, if that is not zero, and
-// os.ErrClosed after Close. Readers take turns.
+// Read waits for the next event and decodes it into e. It returns os.ErrDeadlineExceeded after the
+// deadline, if that is not zero, and os.ErrClosed after Close. Concurrent calls wait for each other.
 func (t *Tracer) Read(deadline time.Time, e *Event) error {
 	t.readMu.Lock()
 	defer t.readMu.Unlock()
@@ -227,9 +220,8 @@ func (t *Tracer) Read(deadline time.Time, e *Event) error {
 	return e.decode(t.record.RawSample, boot)
 }
 
-// Close detaches the programs and ends a waiting Read. Nothing stays in the
-// kernel, but for the memory of maps that were mapped: the next garbage
-// collection lets go of it.
+// Close detaches the programs and ends a waiting Read. The memory of mapped maps stays in the kernel
+// until the next garbage collection; nothing else does.
 func (t *Tracer) Close() error {
 	t.closeOnce.Do(func() { t.closeErr = t.close() })
 	return t.closeErr
@@ -266,14 +258,4 @@ func (t *Tracer) whileOpen(f func() error) error {
 		return os.ErrClosed
 	}
 	return f()
-}
-
-// ownNamespace is the inode number of the thread's network namespace.
-func ownNamespace() (uint32, error) {
-	const path = "/proc/thread-self/ns/net"
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, fmt.Errorf("find own network namespace: %w", &os.PathError{Op: "stat", Path: path, Err: err})
-	}
-	return uint32(st.Ino), nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 // BenchmarkReadThousandTimeWait is a usual host. It comes before the million: the
@@ -34,7 +35,7 @@ func benchmarkTimeWait(b *testing.B, n int) {
 	}
 	defer r.Close()
 	ns := kerneltest.New(b)
-	ns.TimeWait(b, kerneltest.TimeWaitOptions{Count: n, Ports: []uint16{port}})
+	timewait.MustMake(b, ns, timewait.Options{Count: n, Ports: []uint16{port}})
 
 	for _, bench := range []struct {
 		name string

@@ -1,52 +1,48 @@
-// Package sockflags reads SO_REUSEADDR and SO_REUSEPORT of TCP sockets, which
-// sock_diag does not carry.
+// Package sockflags reads SO_REUSEADDR and SO_REUSEPORT of TCP sockets. sock_diag does not have
+// them.
 //
-// # Two ways
+// # Two modes
 //
-// [ModeBPF]: an eBPF iterator (iter/tcp) walks the kernel's socket table, one
-// network namespace a [Reader.Read]. Listeners on the watched ports are answered
-// by socket cookie, as sock_diag shows it (the iterator gives a socket its cookie
-// where nobody asked for it before). All others, TIME_WAIT and SYN_RECV
-// included, are counted in groups of equal sockets inside the kernel. A flag that
-// changes shows at the next Read. Only bound sockets that neither listen nor
-// connect are not seen: the kernel's iterator does not visit them.
+// [ModeBPF]: an eBPF iterator (iter/tcp) walks the kernel's socket table, one network namespace
+// for each [Reader.Read]. A result has each listener on the watched ports by its socket cookie,
+// the one that sock_diag shows. The iterator gives a socket its cookie where it has none yet. The
+// kernel counts all other sockets in groups of equal sockets, TIME_WAIT and SYN_RECV included. The
+// next Read shows a flag that changed. One kind of socket is missing, since the kernel's iterator
+// does not visit it: a socket that is bound and neither listens nor connects.
 //
-// [ModePidfd]: without eBPF, the listeners that the caller names are looked for
-// in /proc/PID/fd, their descriptor is duplicated (pidfd_getfd(2)), asked
-// (getsockopt(2)) and closed at once. A listener whose process cannot be found or
-// may not be asked is absent from the result. There are no groups: a socket in
-// TIME_WAIT has no descriptor. While the duplicate is open, some microseconds, a
-// listener that is closed stays. Of a process whose threads do not share their
-// descriptors, those of the first thread are seen.
+// [ModePidfd], without eBPF: the Reader searches /proc/PID/fd for the listeners that the caller
+// names, duplicates the descriptor (pidfd_getfd(2)), asks it (getsockopt(2)) and closes it at once.
+// A listener is absent from the result where its process is not found or may not be asked. There
+// are no groups: a socket in TIME_WAIT has no descriptor. The duplicate is open for some
+// microseconds; a listener that its server closes meanwhile stays until then. In a process whose
+// threads do not share their descriptors, only those of the first thread are seen.
 //
 // # What is not known
 //
-// is absent. Groups are bounded ([Options.MaxGroups]; one port may have a
-// quarter): a port with more of them is in [Result.Missed], and what Groups say
-// about it is then not all of it.
+// It is absent. The number of groups is bounded ([Options.MaxGroups]; one port may have a quarter
+// of them). A port with more groups is in [Result.Missed], and its Groups are not complete.
 //
 // # Cost
 //
-// ModeBPF walks the socket table of all namespaces once, as a dump by sock_diag does,
-// and takes less time than that; run beside a dump on another CPU it slows neither.
-// A context that ends stops the walk at the namespace's next socket.
+// ModeBPF walks the socket table of all namespaces once, as a sock_diag dump does, and takes less
+// time than a dump. Beside a dump on another CPU, neither is slower. When the context ends, the
+// walk ends at the namespace's next socket.
 //
-// ModePidfd searches /proc for the listeners it does not know yet, and afterwards
-// asks each at an interval ([Options.PidfdInterval]), since flags can change.
+// ModePidfd searches /proc for new listeners only. It asks known ones again after
+// [Options.PidfdInterval], since flags can change.
 //
 // # Privileges and kernel
 //
-// ModeBPF needs Linux 5.12, kernel BTF (CONFIG_DEBUG_INFO_BTF) and, in New only,
-// CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN) in the initial user namespace; Read
-// then needs none. Before Linux 5.19, Read needs CAP_BPF too where
-// kernel.unprivileged_bpf_disabled is not 0. Read of another namespace than the
-// calling thread's ([Request.NetNS]) needs CAP_SYS_ADMIN, for setns(2).
+// ModeBPF needs Linux 5.12 and kernel BTF (CONFIG_DEBUG_INFO_BTF). New needs CAP_BPF and
+// CAP_PERFMON, or CAP_SYS_ADMIN, in the initial user namespace. Read needs no capability, with two
+// exceptions: CAP_BPF before Linux 5.19 where kernel.unprivileged_bpf_disabled is not 0, and
+// CAP_SYS_ADMIN for another namespace than the calling thread's ([Request.NetNS]), for setns(2).
 //
-// ModePidfd needs Linux 5.6 and, in Read, CAP_SYS_PTRACE, and
-// CAP_DAC_READ_SEARCH to list other users' descriptors. With neither, processes of
-// the same user are still found as far as ptrace(2) allows (Yama's
-// kernel.yama.ptrace_scope must be 0); [Reader.Shortfalls] then says what is missing.
+// ModePidfd needs Linux 5.6. Read needs CAP_SYS_PTRACE, and CAP_DAC_READ_SEARCH to list the
+// descriptors of other users' processes. Without them, Read still finds processes of the same user
+// where ptrace(2) allows it (kernel.yama.ptrace_scope must be 0). [Reader.Shortfalls] says what is
+// missing.
 //
-// Close leaves nothing loaded, nor does a process that is killed: the program,
-// its link and its maps are held by file descriptors alone.
+// Nothing stays loaded after Close, or after the process was killed: only file descriptors hold
+// the program, its link and its maps.
 package sockflags

@@ -4,27 +4,29 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 func newFlags(bits uint8) Flags {
 	return Flags{ReuseAddr: bits&flagReuse != 0, ReusePort: bits&flagReusePort != 0}
 }
 
-// newGroup translates a group of the kernel's; now is in jiffies, as its expiry.
+// newGroup converts a group of the eBPF program. now is in jiffies, as is the expiry of the group.
 func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Duration) Group {
 	g := Group{
 		Port:    k.Port,
 		Addr:    newAddr(k.Addr, k.V6),
 		Ifindex: k.Ifindex,
 		V6Only:  k.Flags&flagV6Only != 0,
-		State:   k.State,
-		Kind:    Kind(k.Kind),
+		State:   sock.State(k.State),
+		Kind:    sock.Kind(k.Kind),
 		Flags:   newFlags(k.Flags),
 		UID:     k.Uid,
 		Count:   v.Count,
 	}
-	// A timer that is due stays in the table until it runs.
-	if left := int64(v.Expires - now); g.Kind == KindTimeWait && left > 0 {
+	// A socket whose timer is due stays in the table until the timer runs.
+	if left := int64(v.Expires - now); g.Kind == sock.KindTimeWait && left > 0 {
 		g.Expires = time.Duration(left) * tick
 	}
 	return g

@@ -10,6 +10,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/sock"
 )
 
 // Every state in which a socket can be on a listener's port, with and without
@@ -42,13 +44,13 @@ func TestSocketsAreToldApartByStateAndFlags(t *testing.T) {
 					got := read(t, r, sockflags.Request{NetNS: ns.FD(), Ports: []uint16{port}})
 
 					want := sockflags.Group{
-						Port: port, Addr: addr.want, State: uint8(state), Flags: flags, Count: 2,
+						Port: port, Addr: addr.want, State: sock.State(state), Flags: flags, Count: 2,
 					}
 					switch state {
 					case kerneltest.StateTimeWait:
-						want.Kind = sockflags.KindTimeWait
+						want.Kind = sock.KindTimeWait
 					case kerneltest.StateSynRecv:
-						want.Kind = sockflags.KindRequest
+						want.Kind = sock.KindRequest
 						want.Addr = addr.listen
 					case kerneltest.StateSynSent:
 						// Made apart from the listener, with IPV6_V6ONLY on IPv6.
@@ -66,7 +68,7 @@ func TestSocketsAreToldApartByStateAndFlags(t *testing.T) {
 func checkGroups(t *testing.T, got *sockflags.Result, want ...sockflags.Group) {
 	t.Helper()
 	for i, g := range got.Groups {
-		if expires := g.Expires > 0; expires != (g.Kind == sockflags.KindTimeWait) {
+		if expires := g.Expires > 0; expires != (g.Kind == sock.KindTimeWait) {
 			t.Errorf("group of kind %d expires in %v", g.Kind, g.Expires)
 		}
 		got.Groups[i].Expires = 0
@@ -91,7 +93,7 @@ func TestOrphanInFinWait2IsTimeWaitForBind(t *testing.T) {
 	got := read(t, r, sockflags.Request{NetNS: ns.FD(), Ports: []uint16{port}})
 
 	checkGroups(t, got, sockflags.Group{
-		Port: port, Addr: v4lo, State: uint8(kerneltest.StateFinWait2), Kind: sockflags.KindTimeWait,
+		Port: port, Addr: v4lo, State: sock.StateFinWait2, Kind: sock.KindTimeWait,
 		Flags: sockflags.Flags{ReuseAddr: true}, Count: 2,
 	})
 }
@@ -109,7 +111,7 @@ func TestGroupHasDeviceUIDAndV6Only(t *testing.T) {
 	got := read(t, r, sockflags.Request{NetNS: ns.FD(), Ports: []uint16{port}})
 
 	checkGroups(t, got, sockflags.Group{
-		Port: port, Addr: v6lo, Ifindex: 1, V6Only: true, State: uint8(kerneltest.StateEstablished),
+		Port: port, Addr: v6lo, Ifindex: 1, V6Only: true, State: sock.StateEstablished,
 		UID: 1234, Count: 1,
 	})
 }
@@ -136,7 +138,7 @@ func TestTwentyThousandTimeWaitAreCountedExactly(t *testing.T) {
 	ns := kerneltest.New(t)
 	// Two kinds that come mixed, so that the group changes with nearly every socket.
 	for i, flags := range []sockflags.Flags{{}, {ReuseAddr: true}} {
-		ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 10_000, Ports: []uint16{port + uint16(i)}, Options: options(flags)})
+		timewait.MustMake(t, ns, timewait.Options{Count: 10_000, Ports: []uint16{port + uint16(i)}, Options: options(flags)})
 	}
 	sockstat, err := ns.TimeWaitCount()
 	if err != nil {

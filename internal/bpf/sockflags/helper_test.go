@@ -14,6 +14,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 // nobody is a user that owns nothing.
@@ -32,9 +33,9 @@ type task struct {
 // A report is what came of it.
 type report struct {
 	Mode       sockflags.Mode
-	Reasons    []sockflags.Reason // New or Read failed: why, of all modes tried
+	Reasons    []string // New or Read failed: why, of all modes tried
 	Err        string
-	Shortfalls []sockflags.Reason
+	Shortfalls []string
 	Listeners  map[uint64]sockflags.Flags
 	Groups     []sockflags.Group
 }
@@ -145,17 +146,17 @@ func (do task) read(r *sockflags.Reader, got *report) error {
 }
 
 // reasons collects those of an error that may join several.
-func reasons(err error) []sockflags.Reason {
+func reasons(err error) []string {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []sockflags.Reason
+		var all []string
 		for _, e := range joined.Unwrap() {
 			all = append(all, reasons(e)...)
 		}
 		return all
 	}
-	var u *sockflags.UnavailableError
+	var u *sock.UnavailableError
 	if errors.As(err, &u) {
-		return []sockflags.Reason{u.Reason}
+		return []string{u.Reason}
 	}
 	return nil
 }

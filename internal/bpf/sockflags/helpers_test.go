@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 const port = 4840
@@ -139,7 +140,7 @@ func sockDiagExpires(t testing.TB, ns *kerneltest.NetNS) (expires time.Duration)
 			t.Fatal(err)
 		}
 		for _, s := range sockets {
-			if s.ID.SourcePort == port && s.State == uint8(kerneltest.StateTimeWait) {
+			if s.ID.SourcePort == port && s.State == uint8(sock.StateTimeWait) {
 				expires = max(expires, time.Duration(s.Expires)*time.Millisecond)
 			}
 		}

@@ -7,18 +7,20 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
-//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror
+//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb sockflags sockflags.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable
 
-// FLAG_ of sockflags.c.
+// The FLAG_ constants of sockflags.c.
 const (
 	flagReuse     = 1 << 0
 	flagReusePort = 1 << 1
@@ -26,17 +28,16 @@ const (
 )
 
 const (
-	// seqBufSize is that of bpf_seq_read in kernel/bpf/bpf_iter.c: more does not
-	// come in one read.
+	// seqBufSize is the buffer of bpf_seq_read in kernel/bpf/bpf_iter.c. One read returns no more.
 	seqBufSize = 8 * 4096
-	// listenerSize is that of struct listener in sockflags.c.
+	// listenerSize is the size of struct listener in sockflags.c.
 	listenerSize = 16
-	// batchSize is more than a bucket of a kernel hash map can be expected to hold.
+	// batchSize is more than the entries of one bucket in a kernel hash map, which a batch must hold.
 	batchSize = 1024
 )
 
-// iterator reads flags by iter/tcp. The program runs only inside read(2) of a
-// descriptor that walk holds, so between two walks nobody writes to the maps.
+// An iterator reads flags by iter/tcp. The program runs only during read(2) of the descriptor that
+// walk reads, so it writes to the maps only during a walk.
 type iterator struct {
 	objs struct {
 		sockflagsPrograms
@@ -46,10 +47,10 @@ type iterator struct {
 	}
 	link *link.Iter
 
-	groupsMax uint32 // of one port
+	groupsMax uint32 // for one port
 	tick      time.Duration
-	ports     []uint32 // watched in the last walk: the keys of objs.Ports that it can have changed
-	dirty     bool     // maps hold something of an earlier walk
+	ports     []uint32 // watched in the last walk, which changed only these keys of objs.Ports
+	dirty     bool     // the maps may have entries of an earlier walk
 
 	buf    []byte
 	keys   []sockflagsGroupKey
@@ -73,7 +74,7 @@ func newIterator(opts Options) (*iterator, error) {
 		_ = it.close()
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
-			opts.Logger.Debug("Program refused", "program", sockflagsProgSockflags, "log", verifier.Log)
+			opts.Logger.Debug("eBPF program refused", "program", sockflagsProgSockflags, "log", verifier.Log)
 		}
 		return nil, explain(err)
 	}
@@ -81,8 +82,8 @@ func newIterator(opts Options) (*iterator, error) {
 }
 
 func (it *iterator) load(opts Options) error {
-	// The kernel's coarse clocks tick with jiffies: LOW_RES_NSEC in
-	// include/vdso/jiffies.h. Unlike CONFIG_HZ it can be had everywhere.
+	// The resolution of the kernel's coarse clocks is a jiffy: LOW_RES_NSEC in
+	// include/vdso/jiffies.h. CONFIG_HZ cannot be read on every host.
 	var res unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
 		return fmt.Errorf("clock_getres: %w", err)
@@ -104,24 +105,24 @@ func (it *iterator) load(opts Options) error {
 	return nil
 }
 
-// explain finds out what a failed load lacked. Asking afterwards refuses nothing
-// that the kernel would have allowed.
+// explain finds out why a load failed. It runs only after a failure, so a wrong guess here does not
+// keep a load from being tried.
 func explain(err error) error {
-	u := &UnavailableError{Mode: ModeBPF, Err: err}
+	u := &sock.UnavailableError{Feature: feature, Mode: string(ModeBPF), Err: err}
 	_, noBTF := os.Stat("/sys/kernel/btf/vmlinux")
 	switch {
 	case errors.Is(noBTF, os.ErrNotExist):
-		u.Reason, u.Need = ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
-	case !hasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
-		u.Reason, u.Need = ReasonCapBPF, "CAP_BPF"
-	case !hasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
-		u.Reason, u.Need = ReasonCapPerfmon, "CAP_PERFMON"
+		u.Reason, u.Need = sock.ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
+	case !linux.HasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
+		u.Reason, u.Need = sock.ReasonCapBPF, "CAP_BPF"
+	case !linux.HasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
+		u.Reason, u.Need = sock.ReasonCapPerfmon, "CAP_PERFMON"
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !isVerifierError(err):
-		u.Reason, u.Need = ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
+		u.Reason, u.Need = sock.ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
 	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound), isVerifierError(err):
-		u.Reason, u.Need = ReasonNoIterator, "eBPF iterators over TCP sockets, Linux 5.12 and later"
+		u.Reason, u.Need = sock.ReasonNoIterator, "eBPF iterators over TCP sockets, Linux 5.12 and later"
 	default:
-		u.Reason, u.Need = ReasonBPFFailed, "eBPF"
+		u.Reason, u.Need = sock.ReasonBPFFailed, "eBPF"
 	}
 	return u
 }
@@ -131,7 +132,7 @@ func isVerifierError(err error) bool {
 	return errors.As(err, &v)
 }
 
-func (it *iterator) shortfalls() []*UnavailableError { return nil }
+func (it *iterator) shortfalls() []*sock.UnavailableError { return nil }
 
 func (it *iterator) close() error {
 	errs := []error{it.objs.sockflagsPrograms.Close(), it.objs.sockflagsMaps.Close(),
@@ -174,17 +175,17 @@ func (it *iterator) readOnce(ctx context.Context, req Request) (*Result, error) 
 	defer file.Close()
 
 	it.dirty = true
-	letGo := it.stopWith(ctx, config)
+	release := it.stopWith(ctx, config)
 	result := &Result{Listeners: make(map[uint64]Flags)}
 	err = it.walk(ctx, file, result.Listeners, req.ListenersOnly)
-	letGo()
+	release()
 	if err != nil || req.ListenersOnly {
 		return result, err
 	}
 	return result, it.collect(result)
 }
 
-// reset forgets what an earlier Read left, most of all one that was cut short.
+// reset clears what an earlier Read left in the maps, for example one whose context ended.
 func (it *iterator) reset() error {
 	if !it.dirty {
 		return nil
@@ -208,35 +209,31 @@ func (it *iterator) reset() error {
 	return nil
 }
 
-// open starts an iterator, which takes the network namespace of its thread.
+// open starts an iterator. It walks the network namespace of the thread that opens it.
 func (it *iterator) open(netns int) (io.ReadCloser, error) {
 	if netns == 0 {
 		return it.link.Open()
 	}
 	var file io.ReadCloser
-	err := onThread(func() error {
-		err := unix.Setns(netns, unix.CLONE_NEWNET)
-		if errors.Is(err, unix.EPERM) && !hasCap(unix.CAP_SYS_ADMIN) {
-			return &UnavailableError{Mode: ModeBPF, Reason: ReasonCapSysAdmin,
-				Need: "CAP_SYS_ADMIN to enter another network namespace", Err: err}
-		}
-		if err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
-		}
+	err := linux.RunInNetNS(netns, func() (err error) {
 		file, err = it.link.Open()
 		return err
 	})
+	if errors.Is(err, linux.ErrNeedsSysAdmin) && !linux.HasCap(unix.CAP_SYS_ADMIN) {
+		err = &sock.UnavailableError{Feature: feature, Mode: string(ModeBPF), Reason: sock.ReasonCapSysAdmin,
+			Need: "CAP_SYS_ADMIN to enter another network namespace", Err: err}
+	}
 	return file, err
 }
 
-// stopWith makes the program end its walk, which can take half a second, when ctx
-// ends. The caller calls what it returns before the maps are used again.
+// stopWith makes the program end its walk when ctx ends. A walk can take half a second. The caller
+// calls the returned function before it uses the maps again.
 func (it *iterator) stopWith(ctx context.Context, config sockflagsConfig) func() {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
 		config.Stop = 1
-		_ = it.objs.Config.Put(uint32(0), &config) // the walk then just ends later
+		_ = it.objs.Config.Put(uint32(0), &config) // where that fails, the walk ends later
 	})
 	return func() {
 		if !stop() {
@@ -256,7 +253,7 @@ func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint
 		case errors.Is(err, io.EOF), listenersOnly && errors.Is(err, unix.EAGAIN):
 			return nil
 		case errors.Is(err, unix.EAGAIN):
-			// MAX_ITER_OBJECTS, a million sockets without output.
+			// After MAX_ITER_OBJECTS, a million sockets without output, read must be called again.
 			continue
 		case err != nil:
 			return fmt.Errorf("walk tcp sockets: %w", err)
@@ -270,7 +267,7 @@ func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint
 	}
 }
 
-// collect takes the walk's groups and what did not fit in them.
+// collect reads the groups of the walk, and counts of the sockets that are in none.
 func (it *iterator) collect(result *Result) error {
 	var end sockflagsResults
 	if err := it.objs.Results.Lookup(uint32(0), &end); err != nil {
@@ -303,7 +300,7 @@ func (it *iterator) collect(result *Result) error {
 	})
 }
 
-// drain empties the map of groups.
+// drain empties the map of groups and calls each, if that is not nil, for each group.
 func (it *iterator) drain(each func(*sockflagsGroupKey, *sockflagsGroup)) error {
 	if err := drainMap(it.objs.Groups, it.keys, it.values, each); err != nil {
 		return fmt.Errorf("take groups: %w", err)
@@ -318,8 +315,8 @@ func (it *iterator) drainBuckets(each func(*sockflagsBucketKey, *sockflagsBucket
 	return nil
 }
 
-// drainMap empties a map. The last look-up of a walk through a hash map says
-// ErrKeyNotExist and still has answers.
+// drainMap empties a map. The last batch of a hash map comes with ErrKeyNotExist and still has
+// entries.
 func drainMap[K, V any](m *ebpf.Map, keys []K, values []V, each func(*K, *V)) error {
 	var cursor ebpf.MapBatchCursor
 	for {
@@ -337,28 +334,4 @@ func drainMap[K, V any](m *ebpf.Map, keys []K, values []V, each func(*K, *V)) er
 			return nil
 		}
 	}
-}
-
-// onThread calls f on an operating system thread that is then thrown away, so
-// that f may change the thread's namespace.
-func onThread(f func() error) error {
-	done := make(chan error)
-	doomed := func() {
-		runtime.LockOSThread() // and never unlocked: the runtime ends the thread
-		done <- f()
-	}
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() != unix.Getpid() {
-			doomed()
-			return
-		}
-		// The first thread cannot end; it would stay in the namespace, and
-		// with it /proc/self/net. While it is held here, doomed gets another.
-		defer runtime.UnlockOSThread()
-		finished := make(chan struct{})
-		go func() { defer close(finished); doomed() }()
-		<-finished
-	}()
-	return <-done
 }

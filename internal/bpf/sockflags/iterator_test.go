@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 // A context that ends makes the program fill the iterator's buffer instead of
@@ -14,7 +15,7 @@ import (
 func TestStoppedWalkComesBackBeforeItsEnd(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 1000, Ports: []uint16{1}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 1000, Ports: []uint16{1}})
 	r, err := New(Options{Mode: ModeBPF})
 	if err != nil {
 		t.Fatal(err)

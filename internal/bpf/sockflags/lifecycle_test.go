@@ -12,6 +12,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
 var errTooSlow = errors.New("too slow")
@@ -35,7 +36,7 @@ func TestReadAfterCancelledReadsIsExact(t *testing.T) {
 	ns := kerneltest.New(t)
 	const n = 20_000
 	ports := []uint16{port, port + 1}
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: n, Ports: ports})
+	timewait.MustMake(t, ns, timewait.Options{Count: n, Ports: ports})
 	req := sockflags.Request{NetNS: ns.FD(), Ports: ports}
 	cut := 0
 	for i := range 50 {

@@ -15,6 +15,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 var bothModes = []sockflags.Mode{sockflags.ModeBPF, sockflags.ModePidfd}
@@ -125,7 +126,7 @@ func listenerIn(t *testing.T, ns *kerneltest.NetNS, family uint8) (id sockflags.
 			t.Fatal(err)
 		}
 		for _, s := range sockets {
-			if s.ID.SourcePort == port && s.State == uint8(kerneltest.StateListen) {
+			if s.ID.SourcePort == port && s.State == uint8(sock.StateListen) {
 				id = sockflags.ListenerID{Cookie: uint64(s.ID.Cookie[1])<<32 | uint64(s.ID.Cookie[0]), Inode: s.INode}
 				return
 			}

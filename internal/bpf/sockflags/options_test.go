@@ -1,11 +1,8 @@
 package sockflags_test
 
 import (
-	"errors"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/sockflags"
 )
@@ -23,17 +20,5 @@ func TestNewRefusesOptionsOutOfRange(t *testing.T) {
 		if _, err := sockflags.New(test.opts); err == nil || err.Error() != test.want {
 			t.Errorf("New(%+v): error %v, want %s", test.opts, err, test.want)
 		}
-	}
-}
-
-func TestUnavailableErrorSaysWhatIsMissing(t *testing.T) {
-	err := &sockflags.UnavailableError{
-		Mode: sockflags.ModeBPF, Reason: sockflags.ReasonCapBPF, Need: "CAP_BPF", Err: unix.EPERM,
-	}
-	if got, want := err.Error(), "reuse flags by bpf: needs CAP_BPF: operation not permitted"; got != want {
-		t.Errorf("error %q, want %q", got, want)
-	}
-	if !errors.Is(err, unix.EPERM) {
-		t.Error("does not unwrap to the kernel's errno")
 	}
 }

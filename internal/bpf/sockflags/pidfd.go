@@ -9,63 +9,66 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
-// pidfds reads the flags of listeners through duplicates of their descriptors.
+// A pidfds reads the flags of listeners through duplicates of their descriptors.
 type pidfds struct {
 	log      *slog.Logger
 	interval time.Duration
 	known    map[uint64]*answer // by cookie
 }
 
-// An answer is what is known of a listener.
+// An answer is what is known about a listener.
 type answer struct {
-	place place
+	at    descriptor
 	found bool
 	flags Flags
-	asked time.Time // when it was asked or looked for
-	used  time.Time // when somebody wanted to know
+	asked time.Time // when the listener was last asked or looked for
+	used  time.Time // when the caller last named the listener
 }
 
-// A place is where a socket was found. It may be another's by now: whoever asks
-// there checks who answers.
-type place struct{ pid, fd int }
+// A descriptor is where a socket was found. It may be that of another socket by now, so flags checks
+// which socket answers.
+type descriptor struct{ pid, fd int }
 
 func newPidfds(opts Options) (*pidfds, error) {
 	if err := trySelf(); err != nil {
-		u := &UnavailableError{Mode: ModePidfd, Err: err}
+		u := &sock.UnavailableError{Feature: feature, Mode: string(ModePidfd), Err: err}
 		if errors.Is(err, unix.ENOSYS) {
-			u.Reason, u.Need = ReasonNoPidfdGetfd, "pidfd_getfd(2), Linux 5.6 and later"
+			u.Reason, u.Need = sock.ReasonNoPidfdGetfd, "pidfd_getfd(2), Linux 5.6 and later"
 		} else {
-			u.Reason, u.Need = ReasonPidfdRefused, "pidfd_getfd(2), which is refused even on the own process"
+			u.Reason, u.Need = sock.ReasonPidfdRefused, "pidfd_getfd(2), which is refused even for the own process"
 		}
 		return nil, u
 	}
 	return &pidfds{log: opts.Logger, interval: opts.PidfdInterval, known: make(map[uint64]*answer)}, nil
 }
 
-// trySelf duplicates a descriptor of this very process, which needs no privilege.
+// trySelf duplicates a descriptor of this process, which needs no privilege.
 func trySelf() error {
 	devnull, err := os.Open(os.DevNull)
 	if err != nil {
 		return err
 	}
 	defer devnull.Close()
-	fd, err := place{os.Getpid(), int(devnull.Fd())}.duplicate()
+	fd, err := descriptor{os.Getpid(), int(devnull.Fd())}.duplicate()
 	if err != nil {
 		return err
 	}
 	return unix.Close(fd)
 }
 
-func (p *pidfds) shortfalls() []*UnavailableError {
-	var short []*UnavailableError
-	if !hasCap(unix.CAP_SYS_PTRACE) {
-		short = append(short, &UnavailableError{Mode: ModePidfd, Reason: ReasonCapPtrace,
+func (p *pidfds) shortfalls() []*sock.UnavailableError {
+	var short []*sock.UnavailableError
+	if !linux.HasCap(unix.CAP_SYS_PTRACE) {
+		short = append(short, &sock.UnavailableError{Feature: feature, Mode: string(ModePidfd), Reason: sock.ReasonCapSysPtrace,
 			Need: "CAP_SYS_PTRACE for the listeners of other users' processes"})
 	}
-	if !hasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
-		short = append(short, &UnavailableError{Mode: ModePidfd, Reason: ReasonCapReadOther,
+	if !linux.HasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
+		short = append(short, &sock.UnavailableError{Feature: feature, Mode: string(ModePidfd), Reason: sock.ReasonCapDACReadSearch,
 			Need: "CAP_DAC_READ_SEARCH to list other users' descriptors"})
 	}
 	return short
@@ -87,11 +90,11 @@ func (p *pidfds) read(ctx context.Context, req Request) (*Result, error) {
 		}
 		a.used = now
 		if a.asked.IsZero() || now.Sub(a.asked) >= p.interval {
-			if a.found && p.ask(a.place, id, now) {
+			if a.found && p.ask(a.at, id, now) {
 				continue
 			}
 			a.found, a.asked = false, now
-			if id.Inode != 0 { // a socket of the kernel's own has none, and no process
+			if id.Inode != 0 { // a socket of the kernel has no inode and no process
 				wanted[id.Inode] = id
 			}
 		}
@@ -100,7 +103,7 @@ func (p *pidfds) read(ctx context.Context, req Request) (*Result, error) {
 	if len(wanted) > 0 {
 		if err := p.lookFor(ctx, wanted, now); err != nil {
 			for _, id := range wanted {
-				p.known[id.Cookie].asked = time.Time{} // it was not looked for everywhere
+				p.known[id.Cookie].asked = time.Time{} // the search was not complete
 			}
 			return nil, fmt.Errorf("read reuse flags: find listeners' processes: %w", err)
 		}
@@ -118,7 +121,7 @@ func (p *pidfds) read(ctx context.Context, req Request) (*Result, error) {
 
 // lookFor searches all processes for the wanted sockets.
 func (p *pidfds) lookFor(ctx context.Context, wanted map[uint32]ListenerID, now time.Time) error {
-	return findSockets(ctx, func(where place, inode uint32) bool {
+	return findSockets(ctx, func(where descriptor, inode uint32) bool {
 		if id, ok := wanted[inode]; ok && p.ask(where, id, now) {
 			delete(wanted, inode)
 		}
@@ -126,19 +129,19 @@ func (p *pidfds) lookFor(ctx context.Context, wanted map[uint32]ListenerID, now 
 	})
 }
 
-// ask asks the socket in that place, and says whether it was the right one.
-func (p *pidfds) ask(where place, id ListenerID, now time.Time) bool {
+// ask reads the flags of the socket behind a descriptor. It returns false where that is another socket.
+func (p *pidfds) ask(where descriptor, id ListenerID, now time.Time) bool {
 	flags, err := where.flags(id)
 	if err != nil {
-		p.log.Debug("Listener not asked", "pid", where.pid, "fd", where.fd, "inode", id.Inode, "err", err)
+		p.log.Debug("listener not asked", "pid", where.pid, "fd", where.fd, "inode", id.Inode, "err", err)
 		return false
 	}
 	a := p.known[id.Cookie]
-	a.place, a.found, a.flags, a.asked = where, true, flags, now
+	a.at, a.found, a.flags, a.asked = where, true, flags, now
 	return true
 }
 
-// forget drops listeners that nobody asks about any more.
+// forget drops listeners that the caller does not name any more.
 func (p *pidfds) forget(now time.Time) {
 	for cookie, a := range p.known {
 		if now.Sub(a.used) > 2*p.interval {
@@ -147,8 +150,8 @@ func (p *pidfds) forget(now time.Time) {
 	}
 }
 
-// duplicate is pidfd_getfd. The caller closes the descriptor.
-func (w place) duplicate() (int, error) {
+// duplicate calls pidfd_getfd. The caller closes the descriptor.
+func (w descriptor) duplicate() (int, error) {
 	pidfd, err := unix.PidfdOpen(w.pid, 0)
 	if err != nil {
 		return -1, fmt.Errorf("pidfd_open: %w", err)
@@ -161,10 +164,10 @@ func (w place) duplicate() (int, error) {
 	return fd, nil
 }
 
-var errOtherSocket = errors.New("another socket has its place")
+var errOtherSocket = errors.New("another socket has its descriptor")
 
-// flags asks the socket in that place for its flags, if it is the one with that id.
-func (w place) flags(id ListenerID) (Flags, error) {
+// flags reads the flags of the socket behind the descriptor, if it is the listener with the id.
+func (w descriptor) flags(id ListenerID) (Flags, error) {
 	fd, err := w.duplicate()
 	if err != nil {
 		return Flags{}, err
@@ -182,8 +185,8 @@ func (w place) flags(id ListenerID) (Flags, error) {
 	if err != nil {
 		return Flags{}, fmt.Errorf("getsockopt SO_PROTOCOL: %w", err)
 	}
-	// The descriptor of an MPTCP socket has a cookie of its own; sock_diag shows
-	// that of its TCP subflow, which only has the inode in common.
+	// The descriptor of an MPTCP socket has a cookie of its own. sock_diag shows the cookie of the TCP
+	// subflow, which has the same inode.
 	if proto != unix.IPPROTO_MPTCP {
 		cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 		if err != nil {

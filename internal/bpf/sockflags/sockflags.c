@@ -1,133 +1,11 @@
 //go:build ignore
 
 /*
- * The reuse flags of TCP sockets, which sock_diag does not carry: an iter/tcp
- * program that writes a record for every listener and counts all other sockets
- * in a hash map. Runs only while the loader reads its iterator, one reader at a
- * time, so nothing here is atomic.
- *
- * Of the kernel's types only what is read is declared; CO-RE finds the rest.
+ * Reads the reuse flags of TCP sockets, which sock_diag does not have. An iter/tcp program writes
+ * a record for each listener and counts all other sockets in a hash map. It runs only while the
+ * loader reads its iterator, and there is one reader at a time, so nothing here is atomic.
  */
-
-typedef unsigned char __u8;
-typedef unsigned short __u16;
-typedef unsigned int __u32;
-typedef unsigned long long __u64;
-
-#define SEC(name) __attribute__((section(name), used))
-#define CORE __attribute__((preserve_access_index))
-#define __uint(name, val) int(*name)[val]
-#define __type(name, val) typeof(val) *name
-
-/* include/net/tcp_states.h */
-#define TCP_SYN_RECV 3
-#define TCP_TIME_WAIT 6
-#define TCP_LISTEN 10
-#define TCP_NEW_SYN_RECV 12
-
-#define AF_INET6 10
-
-#define BPF_MAP_TYPE_HASH 1
-#define BPF_MAP_TYPE_ARRAY 2
-#define BPF_ANY 0
-
-struct in6_addr {
-	union {
-		__u32 u6_addr32[4];
-	} in6_u;
-} CORE;
-
-struct sock;
-
-struct sock_common {
-	__u32 skc_rcv_saddr;
-	__u16 skc_num;
-	unsigned short skc_family;
-	volatile unsigned char skc_state;
-	unsigned char skc_reuse : 4;
-	unsigned char skc_reuseport : 1;
-	unsigned char skc_ipv6only : 1;
-	int skc_bound_dev_if;
-	struct in6_addr skc_v6_rcv_saddr;
-	struct sock *skc_listener;
-} CORE;
-
-struct sock {
-	struct sock_common __sk_common;
-} CORE;
-
-struct timer_list {
-	unsigned long expires;
-} CORE;
-
-typedef struct {
-	__u32 val;
-} kuid_t;
-
-struct inet_bind_bucket {
-	int l3mdev;
-	unsigned short port;
-	signed char fastreuse;
-	signed char fastreuseport;
-	kuid_t fastuid;
-	struct in6_addr fast_v6_rcv_saddr;
-	__u32 fast_rcv_saddr;
-	unsigned short fast_sk_family;
-	_Bool fast_ipv6_only;
-} CORE;
-
-struct inet_connection_sock {
-	struct inet_bind_bucket *icsk_bind_hash;
-} CORE;
-
-struct tcp_sock {
-	struct inet_connection_sock inet_conn;
-} CORE;
-
-struct inet_timewait_sock {
-	struct inet_bind_bucket *tw_tb;
-	volatile unsigned char tw_substate;
-	struct timer_list tw_timer;
-} CORE;
-
-struct tcp_timewait_sock {
-	struct inet_timewait_sock tw_sk;
-} CORE;
-
-struct seq_file;
-
-struct bpf_iter_meta {
-	struct seq_file *seq;
-} CORE;
-
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-	__u32 uid;
-} CORE;
-
-/* Numbers from enum bpf_func_id, include/uapi/linux/bpf.h. */
-static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
-static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
-static __u64 (*const bpf_get_socket_cookie)(void *sk) = (void *)46;
-static long (*const bpf_probe_read_kernel)(void *dst, __u32 size, const void *src) = (void *)113;
-static __u64 (*const bpf_jiffies64)(void) = (void *)118;
-static long (*const bpf_seq_write)(struct seq_file *m, const void *data, __u32 len) = (void *)127;
-static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
-static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
-
-/* What __builtin_preserve_field_info can be asked: enum bpf_core_relo_kind. */
-#define FIELD_BYTE_OFFSET 0
-#define FIELD_EXISTS 2
-#define FIELD_LSHIFT_U64 4
-#define FIELD_RSHIFT_U64 5
-
-/* The byte of an unsigned char bit field, and the field's value in that byte. */
-#define field_byte(s, field) \
-	((const __u8 *)(s) + __builtin_preserve_field_info((s)->field, FIELD_BYTE_OFFSET))
-#define field_value(s, field, byte)                                                       \
-	((__u64)(byte) << __builtin_preserve_field_info((s)->field, FIELD_LSHIFT_U64) >> \
-	 __builtin_preserve_field_info((s)->field, FIELD_RSHIFT_U64))
+#include "../kernel.h"
 
 char __license[] SEC("license") = "Dual MIT/GPL";
 
@@ -146,25 +24,25 @@ enum kind {
 };
 
 struct listener {
-	__u64 cookie;
-	__u64 flags;
+	u64 cookie;
+	u64 flags;
 };
 
 struct group_key {
-	__u32 addr[4]; /* as in the kernel; IPv4 in the first */
-	__u32 ifindex;
-	__u32 uid;
-	__u16 port;
-	__u8 v6;
-	__u8 state;
-	__u8 kind;
-	__u8 flags;
-	__u8 pad[2];
+	u32 addr[4]; /* as in the kernel; IPv4 in the first */
+	u32 ifindex;
+	u32 uid;
+	u16 port;
+	u8 v6;
+	u8 state;
+	u8 kind;
+	u8 flags;
+	u8 pad[2];
 };
 
 struct group {
-	__u64 count;
-	__u64 expires; /* in jiffies, of the TIME_WAIT socket that goes last */
+	u64 count;
+	u64 expires; /* the last timer of TIME_WAIT sockets, in jiffies */
 };
 
 struct {
@@ -175,16 +53,16 @@ struct {
 } groups SEC(".maps");
 
 struct bucket_key {
-	__u32 port;
+	u32 port;
 };
 
 struct bucket {
-	__u32 addr[4]; /* as in group_key */
-	__u32 uid;
+	u32 addr[4]; /* as in group_key */
+	u32 uid;
 	signed char fastreuse;
 	signed char fastreuseport;
-	__u8 v6;
-	__u8 v6only;
+	u8 v6;
+	u8 v6only;
 };
 
 struct {
@@ -195,48 +73,47 @@ struct {
 } buckets SEC(".maps");
 
 struct port {
-	__u32 missed; /* sockets that are in no group */
-	__u32 groups;
-	__u32 bucket; /* is in buckets */
+	u32 missed; /* sockets that are in no group */
+	u32 groups;
+	u32 bucket; /* 1: the bucket of the port is in buckets */
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PORTS);
-	__type(key, __u32);
+	__type(key, u32);
 	__type(value, struct port);
 } ports SEC(".maps");
 
-/* Written by the loader before a walk; stop also during one. */
+/* The loader writes it before a walk, and stop also during a walk. */
 struct config {
-	__u64 watched[PORTS / 64];
-	__u32 port_groups_max;
-	__u32 stop;
-	__u32 listeners_only;
-	__u32 pad;
+	u64 watched[PORTS / 64];
+	u32 port_groups_max;
+	u32 stop;
+	u32 listeners_only;
+	u32 pad;
 } cfg SEC(".data.config");
 
-/* Zeroed by the loader before a walk, as is ports, and read afterwards. */
+/* The loader clears it and ports before a walk, and reads them afterwards. */
 struct results {
 	/*
-	 * Sockets of one kind come in long runs (a million in TIME_WAIT behind
-	 * one listener), so the group of the last socket stays out of the hash
-	 * map until another one's turn comes.
+	 * Equal sockets come in long runs: a million in TIME_WAIT of one listener. So the group of
+	 * the last socket goes into the hash map only when a socket of another group comes.
 	 */
 	struct group_key last;
 	struct group pending;
 	struct listener listener; /* the record being written */
 
-	__u64 end; /* bpf_jiffies64 at the end of the walk */
-	__u64 missed;
+	u64 end; /* bpf_jiffies64 at the end of the walk */
+	u64 missed;
 } res SEC(".data.results");
 
-static struct port *get_port(__u32 number)
+static struct port *get_port(u32 number)
 {
 	return bpf_map_lookup_elem(&ports, &number);
 }
 
-static void miss(__u16 port, __u64 n)
+static void miss(u16 port, u64 n)
 {
 	struct port *p = get_port(port);
 
@@ -275,15 +152,15 @@ static void flush(void)
 }
 
 /*
- * The bind bucket of the port, once a walk. Sockets bound to a device of a VRF have
- * another bucket, which is left out.
+ * Adds the bind bucket of the port, once in a walk. Sockets that are bound to a device of a VRF
+ * have another bucket, which is left out.
  */
-static void add_bucket(struct port *p, __u16 port, const struct inet_bind_bucket *tb)
+static void add_bucket(struct port *p, u16 port, const struct inet_bind_bucket *tb)
 {
 	struct bucket_key key = { .port = port };
 	struct bucket b = {};
 
-	/* A socket that is being closed leaves its bucket, which can be another's then. */
+	/* A socket that is being closed leaves its bucket. The memory may then be that of another one. */
 	if (!tb || tb->port != port || tb->l3mdev)
 		return;
 	b.fastreuse = tb->fastreuse;
@@ -293,7 +170,7 @@ static void add_bucket(struct port *p, __u16 port, const struct inet_bind_bucket
 	b.v6 = tb->fast_sk_family == AF_INET6;
 	if (!b.v6) {
 		b.addr[0] = tb->fast_rcv_saddr;
-	} else if (__builtin_preserve_field_info(tb->fast_v6_rcv_saddr, FIELD_EXISTS)) {
+	} else if (HAS(struct inet_bind_bucket, fast_v6_rcv_saddr)) {
 		b.addr[0] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[0];
 		b.addr[1] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[1];
 		b.addr[2] = tb->fast_v6_rcv_saddr.in6_u.u6_addr32[2];
@@ -303,7 +180,7 @@ static void add_bucket(struct port *p, __u16 port, const struct inet_bind_bucket
 		p->bucket = 1;
 }
 
-static void find_bucket(__u16 port, struct sock_common *sk)
+static void find_bucket(u16 port, struct sock_common *sk)
 {
 	struct port *p = get_port(port);
 	struct tcp_timewait_sock *tw;
@@ -322,9 +199,9 @@ static void find_bucket(__u16 port, struct sock_common *sk)
 	}
 }
 
-static void add(const struct group_key *key, __u64 expires)
+static void add(const struct group_key *key, u64 expires)
 {
-	const __u64 *a = (const __u64 *)key, *b = (const __u64 *)&res.last;
+	const u64 *a = (const u64 *)key, *b = (const u64 *)&res.last;
 
 	if (a[0] != b[0] || a[1] != b[1] || a[2] != b[2] || a[3] != b[3] || !res.pending.count) {
 		flush();
@@ -336,34 +213,34 @@ static void add(const struct group_key *key, __u64 expires)
 		res.pending.expires = expires;
 }
 
-static __u8 flags_in(struct sock_common *sk, __u8 reuse, __u8 reuseport)
+static u8 flags_in(struct sock_common *sk, u8 reuse, u8 reuseport)
 {
-	__u8 flags = 0;
+	u8 flags = 0;
 
-	if (field_value(sk, skc_reuse, reuse))
+	if (BITS_VALUE(sk, skc_reuse, reuse))
 		flags |= FLAG_REUSE;
-	if (field_value(sk, skc_reuseport, reuseport))
+	if (BITS_VALUE(sk, skc_reuseport, reuseport))
 		flags |= FLAG_REUSEPORT;
 	return flags;
 }
 
-static __u8 flags_of(struct sock_common *sk)
+static u8 flags_of(struct sock_common *sk)
 {
-	return flags_in(sk, *field_byte(sk, skc_reuse), *field_byte(sk, skc_reuseport));
+	return flags_in(sk, *BITS_BYTE(sk, skc_reuse), *BITS_BYTE(sk, skc_reuseport));
 }
 
 /*
- * The flags that the connection behind a request_sock will take from its
- * listener; its own are not set. skc_listener shares its place with an integer,
- * so the verifier does not know the pointer.
+ * Reads the flags that the connection of a request_sock will get from its listener. Its own flags
+ * are not set. skc_listener is in a union with an integer, so the verifier does not know the
+ * pointer.
  */
-static int request_flags(struct sock_common *req, __u8 *flags)
+static int request_flags(struct sock_common *req, u8 *flags)
 {
 	struct sock_common *sk = &req->skc_listener->__sk_common;
-	__u8 reuse, reuseport;
+	u8 reuse, reuseport;
 
-	if (bpf_probe_read_kernel(&reuse, 1, field_byte(sk, skc_reuse)) ||
-	    bpf_probe_read_kernel(&reuseport, 1, field_byte(sk, skc_reuseport)))
+	if (bpf_probe_read_kernel(&reuse, 1, BITS_BYTE(sk, skc_reuse)) ||
+	    bpf_probe_read_kernel(&reuseport, 1, BITS_BYTE(sk, skc_reuseport)))
 		return -1;
 	*flags = flags_in(sk, reuse, reuseport);
 	return 0;
@@ -374,9 +251,9 @@ int sockflags(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *sk = ctx->sk_common;
 	struct group_key key = {};
-	__u64 expires = 0;
-	__u16 port;
-	__u8 state;
+	u64 expires = 0;
+	u16 port;
+	u8 state;
 
 	if (!sk) {
 		flush();
@@ -384,14 +261,14 @@ int sockflags(struct bpf_iter__tcp *ctx)
 		return 0;
 	}
 	if (cfg.stop) {
-		/* Fills the seq_file's buffer, so that read() comes back. */
+		/* This fills the buffer of the seq_file, so that read() returns. */
 		bpf_seq_write(ctx->meta->seq, cfg.watched, sizeof(cfg.watched));
 		return 0;
 	}
 
 	/*
-	 * The listening hash comes first (listening_get_first), so this is the end.
-	 * 1 makes read() answer EAGAIN once it has nothing left to give.
+	 * The listening hash comes first (listening_get_first), so all listeners were seen. 1 makes
+	 * read() return EAGAIN once it has returned all output.
 	 */
 	if (cfg.listeners_only && sk->skc_state != TCP_LISTEN)
 		return 1;
@@ -400,7 +277,7 @@ int sockflags(struct bpf_iter__tcp *ctx)
 	if (!(cfg.watched[port / 64] & (1ULL << (port % 64))))
 		return 0;
 
-	state = sk->skc_state; /* once: a live socket's may change */
+	state = sk->skc_state; /* read once: it may change */
 	if (state == TCP_LISTEN) {
 		find_bucket(port, sk);
 		res.listener.cookie = bpf_get_socket_cookie(sk);
@@ -415,8 +292,8 @@ int sockflags(struct bpf_iter__tcp *ctx)
 
 	if (state == TCP_NEW_SYN_RECV) {
 		/*
-		 * As inet_diag shows it. No address: that of an IPv4 client of an
-		 * IPv6 listener is not set, and bind() never meets a request.
+		 * SYN_RECV is what inet_diag shows. The address is left out: it is not set for an
+		 * IPv4 client of an IPv6 listener, and bind() does not look at requests.
 		 */
 		key.state = TCP_SYN_RECV;
 		key.kind = KIND_REQUEST;
@@ -433,12 +310,12 @@ int sockflags(struct bpf_iter__tcp *ctx)
 	key.ifindex = sk->skc_bound_dev_if;
 	if (!key.v6) {
 		key.addr[0] = sk->skc_rcv_saddr;
-	} else if (__builtin_preserve_field_info(sk->skc_v6_rcv_saddr, FIELD_EXISTS)) {
+	} else if (HAS(struct sock_common, skc_v6_rcv_saddr)) {
 		key.addr[0] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[0];
 		key.addr[1] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[1];
 		key.addr[2] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[2];
 		key.addr[3] = sk->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
-		if (field_value(sk, skc_ipv6only, *field_byte(sk, skc_ipv6only)))
+		if (BITS_VALUE(sk, skc_ipv6only, *BITS_BYTE(sk, skc_ipv6only)))
 			key.flags |= FLAG_V6ONLY;
 	}
 

@@ -7,12 +7,17 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
+
+// feature is the name in errors.
+const feature = "reuse flags"
 
 // A Mode is a way to read the flags.
 type Mode string
 
-// The modes. ModeAuto is only asked for: bpf, or else pidfd.
+// The modes. ModeAuto, for Options only, is ModeBPF, or ModePidfd where that does not work.
 const (
 	ModeAuto  Mode = "auto"
 	ModeBPF   Mode = "bpf"
@@ -25,131 +30,116 @@ const (
 	DefaultPidfdInterval = time.Minute
 )
 
-// Options of New. The zero value is usable.
+// Options configure a Reader. The zero value is ready for use.
 type Options struct {
-	// Logger gets debug messages only; nil means none.
+	// Logger is for debug messages only. nil means none.
 	Logger *slog.Logger
 	// Mode is ModeAuto when empty.
 	Mode Mode
-	// MaxGroups bounds the groups of a Read in ModeBPF, and with them its
-	// kernel memory (about 110 bytes each). At least 4; 0 means DefaultMaxGroups.
+	// MaxGroups bounds the groups of a Read in ModeBPF, and so its kernel memory: about 110 bytes
+	// for each group. At least 4; 0 means DefaultMaxGroups.
 	MaxGroups int
-	// PidfdInterval is how long ModePidfd believes what a listener answered, or
-	// that it was not found. 0 means DefaultPidfdInterval.
+	// PidfdInterval is how long ModePidfd uses an answer: the flags of a listener, or that it was
+	// not found. 0 means DefaultPidfdInterval.
 	PidfdInterval time.Duration
 }
 
 // A Request says what to read.
 type Request struct {
-	// NetNS is a descriptor of the network namespace to walk in ModeBPF, or 0
-	// for that of the calling thread.
+	// NetNS is a descriptor of the network namespace to walk in ModeBPF. 0 means the namespace of
+	// the calling thread.
 	NetNS int
-	// Ports are the local ports of interest in ModeBPF.
+	// Ports are the local ports to read in ModeBPF.
 	Ports []uint16
-	// ListenersOnly ends the walk of ModeBPF before the table of connections, which can be
-	// large: Groups stays empty.
+	// ListenersOnly ends the walk of ModeBPF before the table of connections, which can be large.
+	// Groups is then empty.
 	ListenersOnly bool
-	// Listeners are asked for in ModePidfd.
+	// Listeners are the listeners to ask in ModePidfd.
 	Listeners []ListenerID
 }
 
-// A ListenerID is a listener as sock_diag shows it.
+// A ListenerID identifies a listener as sock_diag shows it.
 type ListenerID struct {
 	Cookie uint64
 	Inode  uint32
 }
 
 // Flags of a socket.
-type Flags struct {
-	ReuseAddr bool // SO_REUSEADDR
-	ReusePort bool // SO_REUSEPORT
-}
+type Flags = sock.ReuseFlags
 
 // A Result is what one Read found.
 type Result struct {
 	// Listeners by socket cookie.
 	Listeners map[uint64]Flags
-	// Groups of all other sockets, in no particular order; ModeBPF only.
+	// Groups of all other sockets, in no particular order. ModeBPF only.
 	Groups []Group
-	// Buckets by port, of the ports where a listener, a connection or TIME_WAIT was
-	// seen that is bound to no device of a VRF; as Groups, ModeBPF only.
+	// Buckets by port. A port is in it where the walk saw a listener, a connection or TIME_WAIT
+	// that is not bound to a device of a VRF. ModeBPF only, and not with ListenersOnly.
 	Buckets map[uint16]Bucket
-	// Missed counts, by port, the sockets that are in no group. Where a port is
-	// in here, nothing can be concluded from the absence of a group.
+	// Missed counts the sockets that are in no group, by port. For a port in Missed, a group that
+	// is absent from Groups may still exist.
 	Missed map[uint16]uint64
 }
 
-// A Bucket is what struct inet_bind_bucket remembers of the binds of a port: where it
-// admits another (inet_csk_get_port), that succeeds whatever sockets there are.
+// A Bucket is what struct inet_bind_bucket keeps about the binds of a port. Where it allows another
+// bind (inet_csk_get_port), that bind succeeds without a look at the sockets.
 type Bucket struct {
 	FastReuse     int8 // fastreuse
 	FastReusePort int8 // fastreuseport: 1 is FASTREUSEPORT_ANY, 2 FASTREUSEPORT_STRICT
-	// UID, Addr (as in Group) and V6Only of the socket that FastReusePort goes
-	// back to; without meaning where that is not above 0.
+	// UID, Addr (as in Group) and V6Only of the socket that set FastReusePort. They are valid where
+	// FastReusePort is above 0.
 	UID    uint32
 	Addr   netip.Addr
 	V6Only bool
 }
 
-// A Kind is what struct the kernel keeps for a connection.
-type Kind uint8
-
-// The kinds.
-const (
-	KindFull     Kind = iota // struct sock
-	KindTimeWait             // struct tcp_timewait_sock: TIME_WAIT, and FIN_WAIT2 without a process
-	KindRequest              // struct request_sock: SYN_RECV. Holds no port, so bind() never meets one
-)
-
-// A Group is a number of sockets that a bind() could not tell apart.
+// A Group is a number of sockets that are the same to bind().
 type Group struct {
 	Port uint16
-	// Addr is the local address. Is4 means AF_INET, all others are AF_INET6
-	// (v4-mapped: an IPv4 connection of a dual-stack socket). KindRequest has
-	// the unspecified address of its family.
+	// Addr is the local address. Is4 means AF_INET. All other addresses are AF_INET6; a v4-mapped one
+	// is an IPv4 connection of a dual-stack socket. KindRequest has the unspecified address of its
+	// family.
 	Addr netip.Addr
 	// Ifindex of the device that the sockets are bound to (SO_BINDTODEVICE), or 0.
 	Ifindex uint32
 	// V6Only is IPV6_V6ONLY; false for AF_INET and KindRequest.
 	V6Only bool
-	// State is numbered as in include/net/tcp_states.h, and the same that
-	// sock_diag shows.
-	State uint8
-	Kind  Kind
-	// Flags of the sockets; KindRequest: of their listener.
+	// State has the numbers of include/net/tcp_states.h. It is the state that sock_diag shows.
+	State sock.State
+	Kind  sock.Kind
+	// Flags of the sockets. KindRequest has the flags of its listener.
 	Flags
-	// UID that bind() compares, as the reader's user namespace sees it; 0 for
-	// KindTimeWait, which has none.
+	// UID that bind() compares, in the reader's user namespace. 0 for KindTimeWait, which has none.
 	UID uint32
 
-	// Count of the sockets, at least 1.
+	// Count is the number of sockets, at least 1.
 	Count uint64
-	// Expires is the time from the end of the Read until the timer of the last one is due,
-	// to a jiffy; KindTimeWait only, else 0. The kernel runs it later, by up to some seconds
-	// (kernel/time/timer.c), and until then the socket is there.
+	// Expires is the time from the end of the Read until the last timer of the group is due, exact
+	// to a jiffy. It is 0 for other kinds than KindTimeWait. The kernel runs a timer up to some
+	// seconds later (kernel/time/timer.c), and the socket exists until then.
 	Expires time.Duration
 }
 
-// A Reader reads flags. Its methods may be called concurrently; Reads take turns.
+// A Reader reads flags. It is safe for concurrent use. Concurrent Reads wait for each other.
 type Reader struct {
 	mode       Mode
 	source     source
-	shortfalls []*UnavailableError
-	turn       chan struct{} // holds one token; a channel, so that a context ends the wait
+	shortfalls []*sock.UnavailableError
+	turn       chan struct{} // holds one token; a channel, since a context can end the wait
 }
 
-// A source is one way to read flags. Reader serializes the calls.
+// A source is one way to read flags. The Reader makes one call at a time.
 type source interface {
 	read(context.Context, Request) (*Result, error)
-	shortfalls() []*UnavailableError
+	shortfalls() []*sock.UnavailableError
 	close() error
 }
 
 // ErrClosed is returned by Read after Close.
 var ErrClosed = errors.New("reader closed")
 
-// New loads what Read needs. An error for a mode that does not work here wraps an
-// *[UnavailableError] for each mode that was tried, ModeBPF first.
+// New loads what Read needs. Where no mode works, the error wraps a *[sock.UnavailableError] for each
+// mode that was tried, ModeBPF first.
 func New(opts Options) (*Reader, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -187,13 +177,13 @@ func New(opts Options) (*Reader, error) {
 	if err == nil {
 		return newReader(ModeBPF, it), nil
 	}
-	opts.Logger.Debug("Reuse flags without eBPF", "err", err)
+	opts.Logger.Debug("reuse flags: eBPF not available, using pidfd_getfd", "err", err)
 	p, pidfdErr := newPidfds(opts)
 	if pidfdErr != nil {
 		return nil, errors.Join(err, pidfdErr)
 	}
 	r := newReader(ModePidfd, p)
-	var unavailable *UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		r.shortfalls = append(r.shortfalls, unavailable)
 	}
@@ -206,17 +196,17 @@ func newReader(mode Mode, s source) *Reader {
 	return r
 }
 
-// Mode is the one in use: ModeBPF or ModePidfd.
+// Mode returns the mode in use: ModeBPF or ModePidfd.
 func (r *Reader) Mode() Mode { return r.mode }
 
-// Shortfalls say what the Reader cannot tell on this host, and why: eBPF that was
-// refused, processes that may not be looked into. None in ModeBPF.
-func (r *Reader) Shortfalls() []*UnavailableError {
+// Shortfalls returns why the Reader cannot read some flags on this host: eBPF was refused, or other
+// users' processes may not be looked into. In ModeBPF there are none.
+func (r *Reader) Shortfalls() []*sock.UnavailableError {
 	return append(r.shortfalls[:len(r.shortfalls):len(r.shortfalls)], r.source.shortfalls()...)
 }
 
-// Read reads the flags of the moment. It waits for a Read under way and ends soon
-// after ctx does, with its error.
+// Read reads the current flags. It waits for a concurrent Read. When ctx ends, it returns the error
+// of ctx soon.
 func (r *Reader) Read(ctx context.Context, req Request) (*Result, error) {
 	select {
 	case _, open := <-r.turn:
@@ -234,7 +224,7 @@ func (r *Reader) Read(ctx context.Context, req Request) (*Result, error) {
 	return r.source.read(ctx, req)
 }
 
-// Close waits for a Read under way and lets go of all that the Reader holds.
+// Close waits for a concurrent Read and frees everything that the Reader has loaded.
 func (r *Reader) Close() error {
 	if _, open := <-r.turn; !open {
 		return nil

@@ -1,0 +1,244 @@
+package failures
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/verdict"
+)
+
+// A ConflictKey is what failures with EADDRINUSE are counted for.
+type ConflictKey struct {
+	Key
+	ReuseAddr bool // the socket that failed to bind had SO_REUSEADDR
+	Cause     verdict.Cause
+}
+
+// A ConflictCount counts since the exporter started: it never falls.
+type ConflictCount struct {
+	ConflictKey
+	N uint64
+}
+
+// A portID is a port of a network namespace.
+type portID struct {
+	netns uint32 // inode number
+	port  uint16
+}
+
+func (p portID) compare(o portID) int {
+	return cmp.Or(cmp.Compare(p.netns, o.netns), cmp.Compare(p.port, o.port))
+}
+
+// A Conflict is the latest failure with EADDRINUSE of a port, and what blocked the bind.
+type Conflict struct {
+	Netns uint32 // inode number of the network namespace
+	// Namespace is the name of the network namespace: empty for the exporter's own.
+	Namespace string
+
+	Port     uint16
+	Protocol bindtrace.Protocol
+	Time     time.Time
+	Process  string // what the thread called itself: any bytes
+	PID      uint32
+	Owner    owner.Owner // the process, as far as that is known: it may have ended
+	Request  bindrule.Request
+
+	Cause verdict.Cause
+	// Blockers blocked the bind when the exporter looked. Connections have no address and no
+	// owner here; of other sockets there are at most verdict.MaxBlockers.
+	Blockers []bindrule.Socket
+	// OtherHalf has listeners of the same user on the port that belong to the other address
+	// family and do not block the bind: one half of the server runs.
+	OtherHalf []netip.AddrPort
+	// Err is why not everything on the port was seen.
+	Err error
+
+	// Failures of the port since the Conflict before, this one included.
+	Failures uint64
+}
+
+// Bounds of what waits for a look, whoever binds to whatever. Failures beyond them have an
+// unknown cause.
+const (
+	maxWaitingPorts  = 128 // watched ones
+	maxWaitingOthers = 32  // not watched: any user may fail to bind to all ports there are
+	maxWaitingBinds  = 16  // of a port that bind() can tell apart
+	maxConflictKeys  = 8192
+)
+
+// conflicts counts failures by their cause.
+type conflicts struct {
+	wake   chan struct{} // holds a token while something waits
+	recent *recent       // gets the causes
+
+	mu      sync.Mutex
+	counts  map[ConflictKey]uint64
+	waiting map[portID]*waitingPort
+	others  int // of waiting: not watched
+}
+
+// A waitingPort has the failures of a port that wait for the next look.
+type waitingPort struct {
+	watched  bool
+	failures uint64
+	binds    map[waitingBind]*waitingBinds
+}
+
+// A waitingBind is a bind that bind() can tell apart from others, and that is counted apart.
+type waitingBind struct {
+	key     Key
+	request bindrule.Request
+}
+
+type waitingBinds struct {
+	n      uint64
+	latest bindtrace.Event
+	by     owner.Owner
+}
+
+func newConflicts() *conflicts {
+	return &conflicts{
+		wake:    make(chan struct{}, 1),
+		recent:  newRecent(),
+		counts:  make(map[ConflictKey]uint64),
+		waiting: make(map[portID]*waitingPort),
+	}
+}
+
+// add takes a failed bind. It runs for every event.
+func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) {
+	if e.Errno != unix.EADDRINUSE {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !visible(e) || key.Netns == 0 || !c.wait(key, e, by) {
+		c.count(ConflictKey{Key: key, ReuseAddr: e.ReuseAddr}, 1)
+	}
+}
+
+// visible: a look could show the cause. A bind to port 0 fails when no port is free at all.
+func visible(e *bindtrace.Event) bool {
+	return e.PortKnown && e.Port != 0 && (e.Protocol == bindtrace.ProtocolTCP || e.Protocol == bindtrace.ProtocolMPTCP)
+}
+
+// wait notes a failure for the next look, if there is room.
+func (c *conflicts) wait(key Key, e *bindtrace.Event, by owner.Owner) bool {
+	at := portID{netns: key.Netns, port: e.Port}
+	port, ok := c.waiting[at]
+	if !ok {
+		switch {
+		case key.OtherPort && c.others == maxWaitingOthers,
+			!key.OtherPort && len(c.waiting)-c.others == maxWaitingPorts:
+			return false
+		case key.OtherPort:
+			c.others++
+		}
+		port = &waitingPort{watched: !key.OtherPort, binds: make(map[waitingBind]*waitingBinds)}
+		c.waiting[at] = port
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
+	port.failures++
+	bind := waitingBind{key: key, request: requestOf(e)}
+	same, ok := port.binds[bind]
+	if !ok {
+		if len(port.binds) == maxWaitingBinds {
+			return false
+		}
+		same = new(waitingBinds)
+		port.binds[bind] = same
+	}
+	same.n++
+	same.latest, same.by = *e, by
+	return true
+}
+
+func requestOf(e *bindtrace.Event) bindrule.Request {
+	return bindrule.Request{
+		Addr:      e.Addr.WithZone(""), // which is in Ifindex too, since __inet6_bind
+		Ifindex:   uint32(e.Ifindex),
+		V6Only:    bindrule.FlagOf(e.V6Only),
+		ReuseAddr: bindrule.FlagOf(e.ReuseAddr),
+		ReusePort: bindrule.FlagOf(e.ReusePort),
+		UID:       bindrule.UIDOf(e.UID),
+	}
+}
+
+// count adds to a key. Ports that were once watched keep their keys, up to a bound.
+func (c *conflicts) count(key ConflictKey, n uint64) {
+	if _, ok := c.counts[key]; !ok && len(c.counts) >= maxConflictKeys {
+		key.Port, key.OtherPort = 0, true
+	}
+	c.counts[key] += n
+}
+
+// retire moves the counts of namespaces that are gone to "other". It is called at each snapshot,
+// since a look that was under way may count for a namespace that is gone by then.
+func (c *conflicts) retire(gone func(netns uint32) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, n := range c.counts {
+		if key.Netns != 0 && gone(key.Netns) {
+			delete(c.counts, key)
+			key.Netns = 0
+			c.count(key, n)
+		}
+	}
+}
+
+// take returns what waits, and forgets it.
+func (c *conflicts) take() map[portID]*waitingPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	taken := c.waiting
+	c.waiting, c.others = make(map[portID]*waitingPort), 0
+	return taken
+}
+
+// settle counts the failures that waited on a port, by what a look has shown there, and returns
+// the one that says most.
+func (c *conflicts) settle(at portID, port *waitingPort, seen *bindrule.Port) Conflict {
+	worst := Conflict{Netns: at.netns, Port: at.port, Failures: port.failures}
+	for bind, same := range port.binds {
+		cause, blockers := verdict.Explain(seen, bind.request)
+		c.recent.settle(at, bind, cause, verdict.Summary(blockers))
+		c.settled(ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}, same.n)
+		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
+			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
+			worst.Owner, worst.Request, worst.Cause, worst.Blockers = same.by, bind.request, cause, verdict.Summary(blockers)
+		}
+	}
+	return worst
+}
+
+func (c *conflicts) settled(key ConflictKey, n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count(key, n)
+}
+
+// all returns the counts, sorted.
+func (c *conflicts) all() []ConflictCount {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]ConflictCount, 0, len(c.counts))
+	for key, n := range c.counts {
+		out = append(out, ConflictCount{ConflictKey: key, N: n})
+	}
+	slices.SortFunc(out, func(a, b ConflictCount) int {
+		return cmp.Or(a.compare(b.Key), -first(a.ReuseAddr, b.ReuseAddr), cmp.Compare(a.Cause, b.Cause))
+	})
+	return out
+}

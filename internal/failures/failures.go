@@ -1,0 +1,281 @@
+package failures
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+)
+
+// Binds are the bind() and listen() calls that failed since the exporter started.
+type Binds struct {
+	// Counts are by the Inode of a Namespace of the snapshot, or 0 for all others.
+	Counts []bindtrace.Count
+	// Connects says that connect() is counted, too.
+	Connects bool
+	Stats    bindtrace.Stats
+	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
+
+	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
+	// was read, a moment after it.
+	Conflicts []ConflictCount
+
+	// Recent are the latest failed bind()s, the latest first, watched ports or not. Their
+	// number is bounded.
+	Recent []Recent
+}
+
+// A Failure is a failed bind().
+type Failure struct {
+	Key
+	Time    time.Time
+	Errno   unix.Errno
+	Process string // what the thread called itself: any bytes
+
+	// Owner is the process, as far as that is known: it may have ended.
+	Owner owner.Owner
+}
+
+// ErrnoName is the symbolic name of an error, EADDRINUSE, or empty where it has none.
+func ErrnoName(errno unix.Errno) string { return unix.ErrnoName(errno) }
+
+// A Key is what the latest failure is kept for.
+type Key struct {
+	Netns     uint32 // inode number of the network namespace, 0: not a watched one
+	Port      uint16 // the port that was asked for; valid unless OtherPort
+	OtherPort bool   // not a watched port
+	Family    bindtrace.Family
+	Protocol  bindtrace.Protocol
+}
+
+// compare puts what is watched first.
+func (k Key) compare(o Key) int {
+	return cmp.Or(
+		first(k.Netns != 0, o.Netns != 0),
+		cmp.Compare(k.Netns, o.Netns),
+		first(!k.OtherPort, !o.OtherPort),
+		cmp.Compare(k.Port, o.Port),
+		cmp.Compare(k.Protocol, o.Protocol),
+		cmp.Compare(k.Family, o.Family),
+	)
+}
+
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// A Tracer counts failed calls and hands over events: *bindtrace.Tracer.
+type Tracer interface {
+	SetWatch(ports []uint16) error
+	SetNamespaces(inodes []uint32) error
+	Counts(counts []bindtrace.Count) ([]bindtrace.Count, error)
+	Stats() (bindtrace.Stats, error)
+	ConnectsErr() error
+	Read(deadline time.Time, e *bindtrace.Event) error
+}
+
+// Config says what a Recorder records, and how.
+type Config struct {
+	Tracer Tracer
+
+	// Host asks the namespaces where a bind has failed.
+	Host *probe.Host
+
+	// Owners finds who failed to bind; nil: nobody is known.
+	Owners OwnerFinder
+
+	// OnConflict gets the binds that failed with EADDRINUSE, and why: at most once in half a
+	// minute for each port. Follow calls it, once at a time; nil is not called.
+	OnConflict func(Conflict)
+}
+
+// A Recorder records failed calls. Its methods may be called from any goroutine.
+type Recorder struct {
+	cfg       Config
+	conflicts *conflicts
+	callers   *callers
+	retired   *retired // Update alone uses it
+
+	mu     sync.Mutex
+	sets   map[uint32][]ports.Set // by inode number of the network namespace
+	union  map[uint16]struct{}    // the ports of all sets
+	latest map[Key]Failure
+}
+
+// New returns a Recorder.
+func New(cfg Config) *Recorder {
+	if cfg.OnConflict == nil {
+		cfg.OnConflict = func(Conflict) {}
+	}
+	return &Recorder{
+		cfg:       cfg,
+		conflicts: newConflicts(),
+		callers:   &callers{finder: cfg.Owners},
+		retired:   newRetired(),
+		sets:      map[uint32][]ports.Set{cfg.Host.OwnInode: nil},
+		latest:    make(map[Key]Failure),
+	}
+}
+
+// Update tells the tracer which ports and namespaces to count by number, and reads its counts.
+// sets are the watched ports by the inode number of the namespace, and others the watched
+// namespaces beside the own one.
+func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds, error) {
+	tracer := r.cfg.Tracer
+	gone := r.retired.replace(others)
+	r.watch(sets, gone)
+	if err := tracer.SetWatch(r.ports()); err != nil {
+		return Binds{}, err
+	}
+	if r.cfg.Host.Others != nil { // else it is the own one, as from the beginning
+		if err := tracer.SetNamespaces(slices.Collect(maps.Keys(sets))); err != nil {
+			return Binds{}, err
+		}
+	}
+	counts, err := tracer.Counts(nil)
+	if err != nil {
+		return Binds{}, err
+	}
+	stats, err := tracer.Stats()
+	return Binds{
+		Counts:    r.retired.settle(counts, gone),
+		Connects:  tracer.ConnectsErr() == nil,
+		Stats:     stats,
+		Latest:    r.all(),
+		Conflicts: r.conflicts.all(),
+		Recent:    r.conflicts.recent.all(),
+	}, err
+}
+
+// Follow notes the tracer's events, and looks for the causes of conflicts, until the tracer is
+// closed. It leaves nothing running.
+func (r *Recorder) Follow() error {
+	err := r.follow(paced(func(e *bindtrace.Event) error { return r.cfg.Tracer.Read(time.Time{}, e) }))
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// follow notes events until read says that there are no more.
+func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var looking sync.WaitGroup
+	looking.Go(func() { newInspector(&r.cfg, r.conflicts).run(ctx) })
+	defer looking.Wait()
+	defer cancel()
+	var e bindtrace.Event
+	for {
+		if err := read(&e); err != nil {
+			return err
+		}
+		r.add(&e)
+	}
+}
+
+func (r *Recorder) add(e *bindtrace.Event) {
+	if e.Op != bindtrace.OpBind {
+		return
+	}
+	by := r.callers.of(e)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
+	if _, ok := r.sets[e.Netns]; !ok {
+		key.Netns = 0
+	}
+	if !e.PortKnown || !r.watched(e.Port) {
+		key.Port, key.OtherPort = 0, true
+	}
+	r.conflicts.recent.add(key, e, by)
+	r.conflicts.add(key, e, by)
+	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
+}
+
+// watched says whether a port is counted by number: as in the tracer's counts, a port that is
+// watched in one namespace is so in all. It is called with mu held.
+func (r *Recorder) watched(port uint16) bool {
+	_, ok := r.union[port]
+	return ok || port == 0
+}
+
+// watch takes the watched ports of the watched namespaces, and forgets the failures of others.
+// gone has the inode numbers of namespaces that are gone.
+func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) {
+	r.conflicts.retire(func(netns uint32) bool {
+		_, watched := sets[netns]
+		return gone[netns] || !watched
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sets = sets
+	r.union = make(map[uint16]struct{})
+	for _, of := range sets {
+		for _, set := range of {
+			for _, p := range set.Ports {
+				r.union[p.Number] = struct{}{}
+			}
+		}
+	}
+	for key := range r.latest {
+		if gone[key.Netns] || !key.OtherPort && !r.watched(key.Port) {
+			delete(r.latest, key)
+		}
+	}
+}
+
+// ports returns the ports that are watched anywhere.
+func (r *Recorder) ports() []uint16 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.union))
+}
+
+func (r *Recorder) all() []Failure {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]Failure, 0, len(r.latest))
+	for _, failure := range r.latest {
+		out = append(out, failure)
+	}
+	slices.SortFunc(out, func(a, b Failure) int { return a.compare(b.Key) })
+	return out
+}
+
+// At most maxBurst events are read in burstTime, so that a storm of failing binds, which any user
+// can make, costs a few percent of a CPU. The tracer counts the events that its ring cannot hold
+// meanwhile (Stats.Lost).
+const (
+	maxBurst  = 4096
+	burstTime = 100 * time.Millisecond
+)
+
+// paced reads at that pace.
+func paced(read func(*bindtrace.Event) error) func(*bindtrace.Event) error {
+	n, start := 0, time.Now()
+	return func(e *bindtrace.Event) error {
+		if n++; n > maxBurst {
+			time.Sleep(burstTime - time.Since(start))
+			n, start = 1, time.Now()
+		}
+		return read(e)
+	}
+}

@@ -1,0 +1,88 @@
+package failures
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Each port has one Conflict reported at a time: the first one noticeDelay after it happened, the
+// next ones noticeInterval apart. The number of ports is bounded.
+const (
+	noticeDelay    = 250 * time.Millisecond
+	noticeInterval = 30 * time.Second
+
+	maxNoticePorts  = 64 // watched ones
+	maxNoticeOthers = 16
+)
+
+// notices are the Conflicts to report, by port.
+type notices struct {
+	ports map[portID]*notice
+}
+
+type notice struct {
+	watched bool
+	due     time.Time
+	// The one that says most since the last report; valid unless its Failures are 0.
+	conflict Conflict
+}
+
+func newNotices() *notices { return &notices{ports: make(map[portID]*notice)} }
+
+func (t *notices) add(now time.Time, c Conflict, watched bool) {
+	n, ok := t.ports[portID{c.Netns, c.Port}]
+	if !ok {
+		if !t.room(watched) {
+			return
+		}
+		n = &notice{watched: watched, due: now.Add(noticeDelay)}
+		t.ports[portID{c.Netns, c.Port}] = n
+	}
+	failures := n.conflict.Failures
+	if failures == 0 || !n.conflict.Cause.Before(c.Cause) {
+		n.conflict = c
+		n.conflict.Failures = 0
+	}
+	n.conflict.Failures = failures + c.Failures
+}
+
+func (t *notices) room(watched bool) bool {
+	count := 0
+	for _, n := range t.ports {
+		if n.watched == watched {
+			count++
+		}
+	}
+	if watched {
+		return count < maxNoticePorts
+	}
+	return count < maxNoticeOthers
+}
+
+// due returns the Conflicts to report now, by port.
+func (t *notices) due(now time.Time) []Conflict {
+	var out []Conflict
+	for _, at := range slices.SortedFunc(maps.Keys(t.ports), portID.compare) {
+		n := t.ports[at]
+		switch {
+		case now.Before(n.due):
+		case n.conflict.Failures == 0:
+			delete(t.ports, at)
+		default:
+			out = append(out, n.conflict)
+			n.conflict = Conflict{}
+			n.due = now.Add(noticeInterval)
+		}
+	}
+	return out
+}
+
+// wait returns the time until the next one is due.
+func (t *notices) wait(now time.Time) time.Duration {
+	wait := time.Hour
+	for _, n := range t.ports {
+		wait = min(wait, n.due.Sub(now))
+	}
+	return max(wait, 0)
+}

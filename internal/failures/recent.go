@@ -1,0 +1,183 @@
+package failures
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/verdict"
+)
+
+// A Recent is a bind() that failed lately, once or more often: calls that differ only in time,
+// thread and flags are one.
+type Recent struct {
+	Netns     uint32 // inode number of the socket's network namespace, watched or not
+	Watched   bool   // the port was a watched one, or 0, and the namespace too
+	Port      uint16 // that was asked for; valid where PortKnown
+	PortKnown bool
+	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
+	Family    bindtrace.Family
+	Protocol  bindtrace.Protocol
+	Errno     unix.Errno
+	Process   string // what the thread called itself: any bytes
+
+	Count       uint64
+	First, Last time.Time
+
+	// The latest of them.
+	PID      uint32
+	CgroupID uint64
+	Owner    owner.Owner // as far as it is known: it may have ended
+	Request  bindrule.Request
+
+	// Settled says that the exporter has looked for the Cause of EADDRINUSE. Blockers are as in
+	// a Conflict.
+	Settled  bool
+	Cause    verdict.Cause
+	Blockers []bindrule.Socket
+}
+
+// Bounds of what is remembered, and how much of it is kept when a bound is reached. So trimming is
+// rare, also when somebody makes binds fail in a loop.
+const (
+	maxRecent, keepRecent             = 256, 128 // of watched ports
+	maxRecentOthers, keepRecentOthers = 64, 32   // of other ports: any user may fail to bind to all of them
+)
+
+// Failures with the same recentKey are one Recent.
+type recentKey struct {
+	netns     uint32
+	port      uint16
+	portKnown bool
+	addr      netip.Addr
+	family    bindtrace.Family
+	protocol  bindtrace.Protocol
+	errno     unix.Errno
+	comm      [16]byte
+}
+
+// recent remembers the latest failures. Those of watched ports are kept apart from others.
+type recent struct {
+	mu              sync.Mutex
+	watched, others recentLog
+}
+
+type recentLog struct {
+	rows map[recentKey]*recentRow
+	seq  uint64
+}
+
+type recentRow struct {
+	Recent
+	key recentKey
+	seq uint64 // of the latest
+
+	ofSource, ofUID int // for trim: how many of the same are later
+}
+
+func newRecent() *recent {
+	return &recent{
+		watched: recentLog{rows: make(map[recentKey]*recentRow)},
+		others:  recentLog{rows: make(map[recentKey]*recentRow)},
+	}
+}
+
+// add takes a failed bind. It runs for every event.
+func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key.Netns != 0 && !key.OtherPort {
+		r.watched.add(e, by, true, maxRecent, keepRecent)
+		return
+	}
+	r.others.add(e, by, false, maxRecentOthers, keepRecentOthers)
+}
+
+func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound, keep int) {
+	key := recentKey{
+		netns: e.Netns, port: e.Port, portKnown: e.PortKnown, addr: e.Addr,
+		family: e.Family, protocol: e.Protocol, errno: e.Errno, comm: e.Comm,
+	}
+	row, ok := l.rows[key]
+	if !ok {
+		if len(l.rows) == bound {
+			l.trim(keep)
+		}
+		row = &recentRow{key: key, Recent: Recent{
+			Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, Addr: e.Addr,
+			Family: e.Family, Protocol: e.Protocol, Errno: e.Errno, Process: e.Command(), First: e.Time,
+		}}
+		l.rows[key] = row
+	}
+	l.seq++
+	row.seq = l.seq
+	row.Count++
+	row.Last, row.PID, row.CgroupID, row.Owner, row.Request = e.Time, e.PID, e.CgroupID, by, requestOf(e)
+}
+
+// trim keeps some rows: the latest of each user and port, then the next latest of each, and so on.
+// A user who makes many binds fail pushes out their own rows.
+func (l *recentLog) trim(keep int) {
+	type source struct {
+		uid bindrule.UID
+		portID
+	}
+	rows := slices.SortedFunc(maps.Values(l.rows), func(a, b *recentRow) int { return cmp.Compare(b.seq, a.seq) })
+	sources, uids := make(map[source]int, len(rows)), make(map[bindrule.UID]int, len(rows))
+	for _, r := range rows {
+		from := source{r.Request.UID, portID{r.Netns, r.Port}}
+		r.ofSource, r.ofUID = sources[from], uids[from.uid]
+		sources[from]++
+		uids[from.uid]++
+	}
+	slices.SortFunc(rows, func(a, b *recentRow) int {
+		return cmp.Or(cmp.Compare(a.ofSource, b.ofSource), cmp.Compare(a.ofUID, b.ofUID), cmp.Compare(b.seq, a.seq))
+	})
+	for _, r := range rows[keep:] {
+		delete(l.rows, r.key)
+	}
+}
+
+// settle notes what made these binds fail.
+func (r *recent) settle(at portID, bind waitingBind, cause verdict.Cause, blockers []bindrule.Socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := &r.watched
+	if bind.key.OtherPort {
+		l = &r.others
+	}
+	for key, row := range l.rows {
+		if key.port != at.port || key.netns != at.netns || row.Errno != unix.EADDRINUSE ||
+			row.Protocol != bind.key.Protocol || row.Request != bind.request {
+			continue
+		}
+		row.Settled, row.Cause, row.Blockers = true, cause, blockers
+	}
+}
+
+// all returns copies, the latest first.
+func (r *recent) all() []Recent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]Recent, 0, len(r.watched.rows)+len(r.others.rows))
+	for _, l := range []recentLog{r.watched, r.others} {
+		for _, row := range l.rows {
+			out = append(out, row.Recent)
+		}
+	}
+	slices.SortFunc(out, func(a, b Recent) int {
+		return cmp.Or(
+			b.Last.Compare(a.Last), cmp.Compare(a.Netns, b.Netns), cmp.Compare(a.Port, b.Port),
+			a.Addr.Compare(b.Addr), cmp.Compare(a.Process, b.Process), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Errno, b.Errno),
+		)
+	})
+	return out
+}

@@ -1,0 +1,65 @@
+package linux
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Timers says when the kernel runs the timer of a socket in TIME_WAIT.
+//
+// The kernel's timer wheel (kernel/time/timer.c) runs no timer early and most of them late:
+// the further off, the coarser. The minute of TIME_WAIT is rounded up to the next multiple of
+// 512 jiffies with HZ=250, which is two seconds, and of 4096 jiffies with HZ=1000, which is four
+// seconds. Until then the socket is there and blocks, whatever idiag_expires says.
+type Timers struct {
+	At      time.Time // that the clocks were read
+	Jiffies int64     // at that time
+	HZ      int64     // jiffies a second; 0 where the clocks could not be read
+}
+
+// userHZ is the unit of times(2), on every architecture that this runs on.
+const userHZ = 100
+
+// ReadTimers reads the kernel's jiffies, which every user may do with times(2).
+func ReadTimers() Timers {
+	// The coarse clocks tick with jiffies: LOW_RES_NSEC in include/vdso/jiffies.h.
+	var tick unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil || tick.Nano() <= 0 {
+		return Timers{At: time.Now()}
+	}
+	ticks, err := unix.Times(new(unix.Tms))
+	if err != nil {
+		return Timers{At: time.Now()}
+	}
+	hz := (int64(time.Second) + tick.Nano()/2) / tick.Nano()
+	return Timers{At: time.Now(), Jiffies: int64(ticks) * hz / userHZ, HZ: hz}
+}
+
+// Gone returns the time from t.At until a socket is gone whose timer was said, at another time,
+// to expire after left.
+func (t Timers) Gone(left time.Duration, said time.Time) time.Duration {
+	left += said.Sub(t.At)
+	if t.HZ == 0 {
+		return left
+	}
+	granularity := t.granularity()
+	// calc_index
+	runs := (t.Jiffies+t.inJiffies(left))/granularity*granularity + granularity
+	return time.Duration(runs-t.Jiffies) * time.Second / time.Duration(t.HZ)
+}
+
+func (t Timers) inJiffies(d time.Duration) int64 {
+	return int64((d*time.Duration(t.HZ) + time.Second/2) / time.Second)
+}
+
+// granularity, in jiffies, of the wheel's level that holds a timer of TCP_TIMEWAIT_LEN
+// (calc_wheel_index, LVL_START).
+func (t Timers) granularity() int64 {
+	const timeWaitLen = 60 // seconds
+	shift := 0
+	for t.HZ*timeWaitLen >= 63<<shift {
+		shift += 3
+	}
+	return 1 << shift
+}

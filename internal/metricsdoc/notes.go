@@ -1,0 +1,288 @@
+package main
+
+// A note is what the reference says about a metric beyond its HELP.
+type note struct {
+	unit    string // unit and range
+	details string // sentences; may be empty
+	absent  string // when there is no series, beyond what holds for all metrics; may be empty
+	source  string // the kernel's name for the value, or the part of the exporter that knows it
+}
+
+// notes has one note for each metric, by name without the prefix. The generator refuses a
+// metric without a note, and a note without a metric.
+func notes() map[string]note {
+	const (
+		flags     = "0 or 1"
+		one       = "always 1"
+		sockets   = "sockets, 0 or more"
+		ports     = "ports, 0 or more"
+		calls     = "calls, since the exporter started"
+		bindRules = "the rules of `inet_csk_get_port`, applied to sockets from sock_diag and eBPF"
+		owner     = "`/proc/PID/fd`, `comm` and `cgroup`"
+		plan      = "the `--watch` flags, and the listeners that the exporter saw"
+		discovery = "the `--netns` flags, nsfs and `/proc`"
+		netns     = "if `--netns` and `--netns.processes` are not used"
+		undecided = "if the answer depends on something that the exporter cannot see"
+		exporter  = "the exporter"
+		procfs    = "if the exporter cannot read the source"
+	)
+	return map[string]note{
+		"tcp_sockets": {
+			unit:    sockets,
+			details: "From Linux 6.8 on, `close` counts sockets that are bound but neither listen nor connect. Older kernels do not show them.",
+			absent:  "`syn_recv` and `close`, in a network namespace other than the exporter's own, if the kernel counts only listeners there and a search for these states would take too long",
+			source:  "sock_diag, `idiag_state`",
+		},
+		"tcp_time_wait_remaining_seconds": {
+			unit:    "seconds, 0 or more",
+			details: "The kernel runs these timers late: by up to 2 seconds with `CONFIG_HZ=250`, by up to 4 seconds with `CONFIG_HZ=1000`. This metric does not include the delay. The bind and restart metrics do.",
+			source:  "sock_diag, `idiag_expires`",
+		},
+		"tcp_listener_info": {
+			unit: one,
+			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
+				"`v6only` is `true` or `false`, and empty for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are empty if the owner is not known. " +
+				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id.",
+			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
+		},
+		"tcp_listener_sockets": {
+			unit:    "sockets, 1 or more",
+			details: "Several sockets can share an address and port with SO_REUSEPORT.",
+			source:  "sock_diag",
+		},
+		"tcp_listener_accept_queue": {
+			unit:    "connections, 0 or more",
+			details: "This is the sum over all sockets on the address and port.",
+			source:  "sock_diag, `idiag_rqueue` of a listener (`sk_ack_backlog`)",
+		},
+		"tcp_listener_accept_queue_limit": {
+			unit:    "connections, 0 or more",
+			details: "The limit of a socket is the backlog that it passed to `listen()`, or `net.core.somaxconn` if that is less. This is the sum over all sockets on the address and port.",
+			source:  "sock_diag, `idiag_wqueue` of a listener (`sk_max_ack_backlog`)",
+		},
+		"tcp_listener_accept_queue_ratio": {
+			unit:    "ratio, 0 to slightly above 1; with a limit of 0, the length itself",
+			details: "A full queue is slightly above 1, because the kernel accepts one connection more than the limit. A limit of 0 counts as 1.",
+			source:  "sock_diag, `idiag_rqueue` divided by `idiag_wqueue`",
+		},
+		"tcp_listener_drops_total": {
+			unit:    "packets, 0 or more, including those from before the exporter started",
+			details: "The reason is a full accept queue or something else. A client that tries again counts again. The counter keeps its value when a socket closes or another one replaces it, and starts again at 0 after nothing listened for `--watch.retention`.",
+			absent:  "if the kernel does not report the drops of a socket",
+			source:  "sock_diag, `SK_MEMINFO_DROPS` (`sk_drops`)",
+		},
+		"tcp_listener_groups_dropped": {
+			unit: "listening addresses, 0 or more",
+			details: "At most 64 listening addresses on a port have series. In a network namespace at most 4096 have series, but each port has at least one. " +
+				"Wildcard addresses come first. Loopback addresses other than `127.0.0.1` and `::1` come last. Sockets without series still count in `sockstate_tcp_sockets`, and they still count when they block a bind.",
+			absent: "if nothing listens on the port",
+			source: exporter,
+		},
+		"tcp_listener_reuseaddr": {
+			unit:   flags,
+			absent: "if the flag of a socket is not known, and no other socket lacks it",
+			source: "`skc_reuse` by an eBPF iterator, or getsockopt(2) by pidfd_getfd(2)",
+		},
+		"tcp_listener_reuseport": {
+			unit:   flags,
+			absent: "if the flag of a socket is not known, and no other socket lacks it",
+			source: "`skc_reuseport` by an eBPF iterator, or getsockopt(2) by pidfd_getfd(2)",
+		},
+		"tcp_bind_blockers": {
+			unit: sockets,
+			details: "`reuseaddr` says whether the binding socket has SO_REUSEADDR. The addresses are those on which something listens, or listened last. " +
+				"If there are none, they are `0.0.0.0` and `::`.",
+			absent: undecided,
+			source: bindRules,
+		},
+		"tcp_bind_blocked_seconds": {
+			unit: "seconds, 0 or more, or +Inf",
+			details: "Listeners do not count, because a restart closes them. `reuseaddr` says whether the binding socket has SO_REUSEADDR. " +
+				"The addresses are those of `sockstate_tcp_bind_blockers`. +Inf means that no timer of the kernel ends the block.",
+			absent: undecided,
+			source: bindRules,
+		},
+		"tcp_restart_blocked_seconds": {
+			unit: "seconds, 0 or more, or +Inf",
+			details: "The restarted server uses the same address, flags and user as the listener. +Inf means that no timer of the kernel ends the block. " +
+				"The series stays for `--watch.retention` after the listener closed.",
+			absent: undecided + ", or if nothing has listened on the port yet",
+			source: bindRules,
+		},
+		"tcp_restart_info": {
+			unit: one,
+			details: "The addresses are those of `sockstate_tcp_restart_blocked_seconds`. `process` and `unit` are the same as in `sockstate_tcp_listener_info`. " +
+				"The series stays for `--watch.retention` after the listener closed.",
+			absent: "if nothing has listened on the port yet",
+			source: owner,
+		},
+		"bind_failures_total": {
+			unit: calls,
+			details: "`port` is the requested port if it is watched in any network namespace, `0` if the kernel was to choose one, and `other` for the rest. " +
+				"Network namespaces that are not watched have the label `netns=\"other\"`. Watched ports have series for `EADDRINUSE`, `EADDRNOTAVAIL` and `EACCES` from the first scrape on.",
+			source: "eBPF, `__sys_bind`",
+		},
+		"listen_failures_total": {
+			unit:    calls,
+			details: "Two sockets with SO_REUSEADDR can bind to the same address and port. The second one that calls `listen()` fails. Watched TCP ports have series from the first scrape on.",
+			source:  "eBPF, `__sys_listen`",
+		},
+		"bind_conflicts_total": {
+			unit: calls,
+			details: "If several sockets block the bind, `cause` is the first of `listener`, `connection` (live or closing), `bound` (neither listening nor connected) and `time_wait`. " +
+				"`cause` is `unknown` if the blocking socket was gone before the exporter could look, if the exporter cannot see it, if the protocol is neither TCP nor MPTCP, or if the network namespace is not watched. " +
+				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. Watched TCP ports have a series for each cause from the first scrape on.",
+			source: "eBPF, sock_diag, and the rules of `inet_csk_get_port`",
+		},
+		"bind_last_failure_timestamp_seconds": {
+			unit:    "seconds since 1970-01-01 UTC",
+			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and empty if that is not known.",
+			absent:  "if no `bind()` has failed for the port yet, or the port is not watched any more",
+			source:  "eBPF, `__sys_bind`",
+		},
+		"bind_events_lost_total": {
+			unit:    calls,
+			details: "The calls failed faster than the exporter reads their details. They have no entry on `/failures` and no cause in `sockstate_bind_conflicts_total`.",
+			source:  "eBPF ring buffer",
+		},
+		"bind_failures_unattributed_total": {
+			unit:    calls,
+			details: "Another thread closed the socket during the call, or the tracer could not keep the arguments of the call. So the port and the protocol are not known.",
+			source:  "eBPF",
+		},
+		"bind_tracer_missed_runs_total": {
+			unit:    "runs, since the exporter started",
+			details: "The skipped runs belong to calls that failed and to calls that worked. While this rises, failures may be missing from the counters.",
+			source:  "eBPF, `recursion_misses`",
+		},
+		"connect_failures_total": {
+			unit: calls,
+			details: "For TCP the error is `EADDRNOTAVAIL`: every local port is in use for this destination. For UDP and others it is `EAGAIN`: every local port is in use. " +
+				"`EADDRNOTAVAIL` for another reason does not count. Network namespaces that are not watched have the label `netns=\"other\"`.",
+			source: "eBPF, `__sys_connect`",
+		},
+		"udp_sockets": {
+			unit:    sockets,
+			details: "Connected sockets count as well.",
+			source:  "sock_diag",
+		},
+		"udp_receive_queue_bytes": {
+			unit:    "bytes, 0 or more",
+			details: "This is the sum over all sockets on the port. Each datagram counts with the memory that the kernel keeps for it.",
+			source:  "sock_diag, `idiag_rqueue` (`sk_rmem_alloc`)",
+		},
+		"udp_drops_total": {
+			unit:    "datagrams, 0 or more, including those from before the exporter started",
+			details: "The reason is a full receive queue or a wrong checksum. The counter keeps its value when a socket closes or another one replaces it.",
+			absent:  "if the kernel does not report the drops of a socket",
+			source:  "sock_diag, `SK_MEMINFO_DROPS` (`sk_drops`)",
+		},
+		"tcp_remote_sockets": {
+			unit:    sockets,
+			details: "Only the states with a peer have series: `listen` and `close` are left out.",
+			absent:  "if `--watch.remote-port` is not used",
+			source:  "sock_diag, `idiag_state`",
+		},
+		"netns_ephemeral_ports_used": {
+			unit: ports + ", at most `sockstate_netns_ephemeral_ports_limit`",
+			details: "A destination is an address and port as seen from one source address. `rank` is 1 for the busiest destination of the address family, then 2 and 3. Ports in TIME_WAIT count as in use, ports of servers do not. IPv4-mapped destinations count as IPv4. " +
+				"Without any destination, the series of rank 1 is 0. The value can be too low by at most 1/8192 of all client connections.",
+			absent: "ranks 2 and 3, if there are fewer destinations",
+			source: "sock_diag",
+		},
+		"netns_time_wait_sockets": {
+			unit:    sockets,
+			details: "This counts both address families. It includes FIN_WAIT2 sockets that no process owns any more.",
+			absent:  procfs,
+			source:  "`/proc/net/sockstat`, `TCP tw`",
+		},
+		"netns_time_wait_limit": {
+			unit:    sockets,
+			details: "When the limit is reached, the kernel closes further connections without TIME_WAIT.",
+			absent:  procfs,
+			source:  "`net.ipv4.tcp_max_tw_buckets`",
+		},
+		"netns_time_wait_overflows_total": {
+			unit:   "connections, since the network namespace was created",
+			absent: procfs,
+			source: "`/proc/net/netstat`, `TcpExt TCPTimeWaitOverflow`",
+		},
+		"netns_listen_overflows_total": {
+			unit:   "connections, since the network namespace was created",
+			absent: procfs,
+			source: "`/proc/net/netstat`, `TcpExt ListenOverflows`",
+		},
+		"netns_listen_drops_total": {
+			unit:   "connections, since the network namespace was created",
+			absent: procfs,
+			source: "`/proc/net/netstat`, `TcpExt ListenDrops`",
+		},
+		"netns_ephemeral_ports_limit": {
+			unit:    ports,
+			details: "The kernel chooses from them for `connect()`, and for `bind()` to port 0. The limit holds for each pair of local address and destination.",
+			absent:  procfs,
+			source:  "`net.ipv4.ip_local_port_range`, without `net.ipv4.ip_local_reserved_ports`",
+		},
+		"watched_port_info": {
+			unit:    one,
+			details: "`name` comes from `--watch.port`, and is empty if it gives none. `source` is `flag` for a port that `--watch.port` names, and `listener` for a port that the exporter discovered.",
+			source:  plan,
+		},
+		"watched_ports": {
+			unit:    ports + ", at most `sockstate_watched_ports_limit`",
+			details: "TCP and UDP ports count apart, and in each network namespace.",
+			source:  plan,
+		},
+		"watched_ports_limit": {
+			unit:   "ports, 1 or more",
+			source: plan,
+		},
+		"watched_ports_dropped": {
+			unit:    ports,
+			details: "If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
+			source:  plan,
+		},
+		"watched_namespaces": {
+			unit:   "network namespaces, 0 to 1024",
+			absent: netns,
+			source: discovery,
+		},
+		"watched_namespaces_dropped": {
+			unit:    "network namespaces, 0 or more",
+			details: "The exporter watches at most 1024.",
+			absent:  netns,
+			source:  discovery,
+		},
+		"namespaces_unreadable_processes": {
+			unit:    "processes, 0 or more",
+			details: "Only `--netns.processes` looks at processes. CAP_SYS_PTRACE lets the exporter see them all.",
+			absent:  netns,
+			source:  discovery,
+		},
+		"feature_available": {
+			unit: flags,
+			details: "`reason` says what is missing if the feature does not work. `mode` says how it works if there is more than one way. " +
+				"If both are set, `reason` says what is missing for the better way. See [privileges.md](privileges.md).",
+			absent: "`sock_diag`, if the kernel did not answer in time, or with an error that says nothing about the host",
+			source: exporter,
+		},
+		"scrape_collector_success": {
+			unit:    flags,
+			details: "A collector that failed costs only its own metrics. The log has the reason.",
+			absent:  "if the collector is switched off",
+			source:  exporter,
+		},
+		"scrape_collector_duration_seconds": {
+			unit:    "seconds, 0 or more",
+			details: "Collectors share data sources, so the sum can be longer than the scrape. With several network namespaces this is the slowest one.",
+			absent:  "if the collector is switched off",
+			source:  exporter,
+		},
+		"netns_collector_success": {
+			unit:    flags,
+			details: "Only collectors that look at each network namespace separately have this metric.",
+			absent:  "if the collector is switched off",
+			source:  exporter,
+		},
+	}
+}

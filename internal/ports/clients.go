@@ -1,0 +1,183 @@
+package ports
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A RemotePort has the TCP sockets that are connected to a watched remote port.
+type RemotePort struct {
+	Number     uint16
+	IPv4, IPv6 RemoteSockets // split as in PortSockets
+}
+
+// RemoteSockets counts by sock.State.
+type RemoteSockets [sock.NumStates]uint64
+
+// Of returns the counts of a family.
+func (p *RemotePort) Of(f sock.Family) *RemoteSockets {
+	if f == sock.FamilyIPv6 {
+		return &p.IPv6
+	}
+	return &p.IPv4
+}
+
+// Ephemeral counts, for the busiest destinations of each family, the local ports in use out of
+// those that the kernel chooses from. The busiest comes first. A destination is a remote address
+// and port, seen from one source address: the kernel's limit holds for each destination.
+type Ephemeral struct {
+	// IPv4 includes IPv4-mapped destinations of IPv6 sockets. Each count may be too low by
+	// Error, and is never too high.
+	IPv4, IPv6 []uint64
+	Error      uint64
+}
+
+// Of returns the counts of a family.
+func (e *Ephemeral) Of(f sock.Family) []uint64 {
+	if f == sock.FamilyIPv6 {
+		return e.IPv6
+	}
+	return e.IPv4
+}
+
+// busiest is the number of destinations of a family in an Ephemeral.
+const busiest = 3
+
+// A destination uses as many local ports as there are connections to it.
+type destination struct {
+	source netip.Addr
+	remote netip.AddrPort
+}
+
+// maxDestinations bounds the destinations that are counted at a time.
+const maxDestinations = 8192
+
+// destinations counts the most frequent destinations of a stream in bounded memory (Misra and
+// Gries): when there is no room for one more, every count loses one. So no count is too low by
+// more than the length of the stream over maxDestinations.
+type destinations struct {
+	counts map[destination]uint64
+	lost   uint64 // what every count has lost
+}
+
+func (d *destinations) add(s *netlinkdiag.Socket) {
+	// The zone stays: another zone is another destination.
+	key := destination{
+		source: s.Local.Addr().Unmap(),
+		remote: netip.AddrPortFrom(s.Remote.Addr().Unmap(), s.Remote.Port()),
+	}
+	if _, ok := d.counts[key]; ok || len(d.counts) < maxDestinations {
+		d.counts[key]++
+		return
+	}
+	d.lost++
+	for other, n := range d.counts {
+		if n == 1 {
+			delete(d.counts, other)
+			continue
+		}
+		d.counts[other] = n - 1
+	}
+}
+
+func (d *destinations) busiest() Ephemeral {
+	e := Ephemeral{Error: d.lost}
+	for key, n := range d.counts {
+		half := &e.IPv6
+		if key.remote.Addr().Is4() {
+			half = &e.IPv4
+		}
+		*half = append(*half, n)
+	}
+	for _, half := range []*[]uint64{&e.IPv4, &e.IPv6} {
+		slices.SortFunc(*half, func(a, b uint64) int { return cmp.Compare(b, a) })
+		*half = slices.Clip((*half)[:min(len(*half), busiest)])
+	}
+	return e
+}
+
+// Clients counts connections by their remote end.
+type Clients struct {
+	remote     *Fixed         // nil: none
+	ports      []RemotePort   // by the numbers of remote
+	localPorts sock.PortRange // ip_local_port_range; empty: destinations are not counted
+	// serving has the ports of localPorts that belong to a server: connect() is given no port
+	// that was bound.
+	serving map[uint16]struct{}
+	to      destinations
+}
+
+// NewClients counts the sockets to remote ports, and the destinations of sockets whose local port
+// is in localPorts, unless a listener or a watched port that had one has that port.
+func NewClients(remote *Fixed, localPorts sock.PortRange, listening []Listener, set Set) *Clients {
+	c := &Clients{remote: remote, localPorts: localPorts}
+	c.serve(listening, set)
+	c.Reset()
+	return c
+}
+
+// Reset forgets all sockets.
+func (c *Clients) Reset() {
+	c.ports = nil
+	for _, number := range c.remote.Numbers() {
+		c.ports = append(c.ports, RemotePort{Number: number})
+	}
+	c.to = destinations{counts: make(map[destination]uint64)}
+}
+
+// Filter lets the sockets pass that are counted.
+func (c *Clients) Filter() netlinkdiag.PortFilter {
+	var f netlinkdiag.PortFilter
+	f.Remote = append(f.Remote, c.remote.Ranges()...)
+	if c.localPorts != (sock.PortRange{}) {
+		f.Local = []sock.PortRange{c.localPorts}
+	}
+	return f
+}
+
+// Add counts a socket.
+func (c *Clients) Add(s *netlinkdiag.Socket) {
+	if i, ok := c.remote.Find(s.Remote.Port()); ok {
+		c.ports[i].Of(s.Family)[s.State]++
+	}
+	if port := s.Local.Port(); port >= c.localPorts.First && port <= c.localPorts.Last && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
+		c.to.add(s)
+	}
+}
+
+func (c *Clients) serves(port uint16) bool {
+	if len(c.serving) == 0 {
+		return false
+	}
+	_, ok := c.serving[port]
+	return ok
+}
+
+// serve notes the ports that have a listener, and those that are watched because they had one:
+// connections stay when their listener goes.
+func (c *Clients) serve(listening []Listener, set Set) {
+	c.serving = make(map[uint16]struct{})
+	note := func(port uint16) {
+		if port >= c.localPorts.First && port <= c.localPorts.Last {
+			c.serving[port] = struct{}{}
+		}
+	}
+	for i := range listening {
+		note(listening[i].Port)
+	}
+	for _, p := range set.Ports {
+		if p.Source == SourceListener {
+			note(p.Number)
+		}
+	}
+}
+
+// Remote returns the counts of the remote ports.
+func (c *Clients) Remote() []RemotePort { return c.ports }
+
+// Ephemeral returns the counts of the busiest destinations.
+func (c *Clients) Ephemeral() Ephemeral { return c.to.busiest() }

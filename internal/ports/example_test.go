@@ -1,0 +1,35 @@
+package ports_test
+
+import (
+	"fmt"
+	"time"
+
+	"sockstate_exporter/internal/ports"
+)
+
+func Example() {
+	opcua, err := ports.ParseSpec("4840:opcua")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	w, err := ports.New(ports.Config{
+		Ports:     []ports.Spec{opcua},
+		Listeners: true,
+		Retention: 10 * time.Minute,
+		MaxPorts:  512,
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	start := time.Now()
+	w.Update(start, []uint16{22, 4840})
+	w.Lingering([]uint16{4840})
+
+	// An hour later nothing listens: 22 is forgotten, 4840 was asked for.
+	set := w.Update(start.Add(time.Hour), nil)
+	fmt.Println(set.Ports, set.Dropped)
+	// Output: [{4840 opcua flag}] 0
+}

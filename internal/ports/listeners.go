@@ -1,0 +1,209 @@
+package ports
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A GroupKey identifies a listener group: with SO_REUSEPORT several sockets share one.
+type GroupKey struct {
+	Port    uint16
+	Family  sock.Family
+	Address netip.Addr
+	Ifindex uint32 // device that the sockets are bound to, 0 for none
+}
+
+// A Listener is one listening TCP socket, or one UDP socket.
+type Listener struct {
+	GroupKey
+	Cookie     uint64
+	Inode, UID uint32
+	V6Only     bool
+
+	// Queue is the connections that wait for accept(), and QueueLimit how many may wait. Of a
+	// UDP socket Queue is in bytes, and there is no limit.
+	Queue, QueueLimit uint32
+
+	Drops      uint32 // of this socket (sk_drops); wraps
+	DropsKnown bool
+}
+
+// NewListener returns the Listener of a socket in a dump.
+func NewListener(s *netlinkdiag.Socket) Listener {
+	return Listener{
+		GroupKey: GroupKey{Port: s.Local.Port(), Family: s.Family, Address: s.Local.Addr(), Ifindex: s.Ifindex},
+		Cookie:   s.Cookie, Inode: s.Inode, UID: s.UID, V6Only: s.V6Only,
+		Queue: s.RQueue, QueueLimit: s.WQueue,
+		Drops: s.Mem.Drops, DropsKnown: s.HasMem,
+	}
+}
+
+// A Group is the listening sockets of one address, port and device.
+type Group struct {
+	GroupKey
+	Interface string // name of the device; empty for none
+
+	// Owner has the sockets open, as far as that is known; of several the oldest.
+	Owner owner.Owner
+
+	// V6Only says that every socket of the group has IPV6_V6ONLY: the group does not serve IPv4.
+	V6Only bool
+
+	// ReuseAddr and ReusePort are Yes where every socket has the flag, and No where one lacks it.
+	ReuseAddr, ReusePort bindrule.Flag
+
+	UID     bindrule.UID // of the user who made the sockets; not known of several users
+	Cookies uint64       // of all sockets, combined: other sockets make another number
+
+	Sockets    uint64  // in the group
+	Queue      uint64  // connections that wait for accept(), of all sockets together
+	QueueLimit uint64  // how many may wait, of all sockets together
+	QueueRatio float64 // Queue over QueueLimit of the fullest socket; a limit of 0 counts as 1
+
+	// Drops counts the connections that were dropped here, by all the sockets that were ever
+	// seen in the group: it never falls. DropsKnown is false where the kernel did not say.
+	Drops      uint64
+	DropsKnown bool
+}
+
+// Groups folds listeners into groups, sorted by port, family, address and device.
+func Groups(listeners []Listener) []Group {
+	var out []Group
+	for _, l := range slices.SortedFunc(slices.Values(listeners), func(a, b Listener) int { return a.Compare(b.GroupKey) }) {
+		if len(out) == 0 || out[len(out)-1].GroupKey != l.GroupKey {
+			out = append(out, Group{GroupKey: l.GroupKey, V6Only: true, DropsKnown: true, UID: bindrule.UIDOf(l.UID)})
+		}
+		g := &out[len(out)-1]
+		if g.UID != bindrule.UIDOf(l.UID) {
+			g.UID = bindrule.UID{}
+		}
+		g.Cookies ^= l.Cookie
+		g.Sockets++
+		g.Queue += uint64(l.Queue)
+		g.QueueLimit += uint64(l.QueueLimit)
+		g.QueueRatio = max(g.QueueRatio, float64(l.Queue)/float64(max(l.QueueLimit, 1)))
+		g.V6Only = g.V6Only && l.V6Only
+		g.DropsKnown = g.DropsKnown && l.DropsKnown
+	}
+	return out
+}
+
+// SetFlags sets the flags of groups of the listeners, by what is known of each socket.
+func SetFlags(groups []Group, listeners []Listener, flags map[uint64]sock.ReuseFlags) {
+	type both struct{ addr, port bindrule.Flag }
+	sofar := make(map[GroupKey]both, len(groups))
+	for i := range groups {
+		sofar[groups[i].GroupKey] = both{bindrule.Yes, bindrule.Yes}
+	}
+	for i := range listeners {
+		f, known := flags[listeners[i].Cookie]
+		b := sofar[listeners[i].GroupKey]
+		sofar[listeners[i].GroupKey] = both{everyOne(b.addr, known, f.ReuseAddr), everyOne(b.port, known, f.ReusePort)}
+	}
+	for i := range groups {
+		groups[i].ReuseAddr, groups[i].ReusePort = sofar[groups[i].GroupKey].addr, sofar[groups[i].GroupKey].port
+	}
+}
+
+// everyOne takes one more socket into account: one without the flag decides, whatever is
+// not known of others.
+func everyOne(sofar bindrule.Flag, known, on bool) bindrule.Flag {
+	switch {
+	case sofar == bindrule.No, known && !on:
+		return bindrule.No
+	case !known:
+		return bindrule.FlagUnknown
+	}
+	return sofar
+}
+
+// Compare sorts by port, family, address and device.
+func (k GroupKey) Compare(o GroupKey) int {
+	return cmp.Or(
+		cmp.Compare(k.Port, o.Port),
+		cmp.Compare(k.Family, o.Family),
+		k.Address.Compare(o.Address),
+		cmp.Compare(k.Ifindex, o.Ifindex),
+	)
+}
+
+// A DropCounter makes counters of groups out of the counters of sockets (sk_drops), which die
+// with their socket: a socket that goes takes nothing away, one that comes adds its own drops.
+type DropCounter struct {
+	keep   time.Duration // how long a group is remembered after its last socket
+	last   map[uint64]uint32
+	groups map[GroupKey]dropTotal
+}
+
+type dropTotal struct {
+	total uint64
+	seen  time.Time
+}
+
+// NewDropCounter remembers a group for keep after its last socket.
+func NewDropCounter(keep time.Duration) *DropCounter {
+	return &DropCounter{keep: keep, groups: make(map[GroupKey]dropTotal)}
+}
+
+// Update takes all sockets that are there now.
+func (c *DropCounter) Update(now time.Time, sockets []Listener) {
+	last := make(map[uint64]uint32, len(sockets))
+	for i := range sockets {
+		l := &sockets[i]
+		// In 32 bits, as the kernel's counter wraps.
+		added := l.Drops - c.last[l.Cookie]
+		c.groups[l.GroupKey] = dropTotal{total: c.groups[l.GroupKey].total + uint64(added), seen: now}
+		last[l.Cookie] = l.Drops
+	}
+	c.last = last
+	maps.DeleteFunc(c.groups, func(_ GroupKey, d dropTotal) bool { return now.Sub(d.seen) > c.keep })
+	c.trim(now)
+}
+
+// maxGone bounds the groups that are remembered without a socket: a program can listen on ever
+// new addresses and ports, each for a moment.
+const maxGone = 8192
+
+// trim forgets the groups that went first, until half of maxGone is left.
+func (c *DropCounter) trim(now time.Time) {
+	var gone []GroupKey
+	for k, d := range c.groups {
+		if d.seen.Before(now) {
+			gone = append(gone, k)
+		}
+	}
+	if len(gone) <= maxGone {
+		return
+	}
+	slices.SortFunc(gone, func(a, b GroupKey) int {
+		return cmp.Or(c.groups[b].seen.Compare(c.groups[a].seen), ByRank(a, b))
+	})
+	for _, k := range gone[maxGone/2:] {
+		delete(c.groups, k)
+	}
+}
+
+// Knows says whether the group has a socket, or is remembered.
+func (c *DropCounter) Knows(k GroupKey) bool {
+	_, ok := c.groups[k]
+	return ok
+}
+
+// Hold keeps a group that has no socket.
+func (c *DropCounter) Hold(now time.Time, k GroupKey) {
+	if d, ok := c.groups[k]; ok {
+		d.seen = now
+		c.groups[k] = d
+	}
+}
+
+// Total returns the drops of a group.
+func (c *DropCounter) Total(k GroupKey) uint64 { return c.groups[k].total }

@@ -1,0 +1,100 @@
+package probe
+
+import (
+	"sync"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// Config says how to ask.
+type Config struct {
+	// Dial connects to the sock_diag of the network namespace that a descriptor refers to, or,
+	// if that is 0, of the calling thread's. nil: netlinkdiag.Dial.
+	Dial func(netns int) (*netlinkdiag.Conn, error)
+
+	// NetNS is a descriptor of the namespace that is taken as the process's own, 0 for the
+	// one that it is in.
+	NetNS int
+
+	// Flags reads the reuse flags; nil switches them off.
+	Flags FlagReader
+
+	// Procfs of the calling thread's network namespace. Each may be nil: Stack switches the
+	// counters off then, the others are not known.
+	Stack      func() (stack.Stats, error)
+	LocalPorts func() (first, last uint16, err error)
+	TCPSockets func() (uint64, error) // but half-open and merely bound ones
+}
+
+// Own asks the process's own network namespace.
+func (c *Config) Own() Namespace {
+	n := c.namespace(c.NetNS)
+	n.stack, n.localPorts = c.Stack, c.LocalPorts
+	return n
+}
+
+// In asks another network namespace, for as long as that is open.
+func (c *Config) In(ns *netns.Namespace) Namespace {
+	fd := ns.FD()
+	n := c.namespace(fd)
+	// All at once: each time it takes another thread.
+	read := sync.OnceValue(func() (p procfs) {
+		if err := linux.RunInNetNS(fd, func() error {
+			p = c.readProcfs()
+			return nil
+		}); err != nil {
+			p = procfs{statsErr: err, localPortsErr: err, socketsErr: err}
+		}
+		return p
+	})
+	if c.Stack != nil {
+		n.stack = func() (stack.Stats, error) { p := read(); return p.stats, p.statsErr }
+	}
+	if c.LocalPorts != nil {
+		n.localPorts = func() (uint16, uint16, error) { p := read(); return p.first, p.last, p.localPortsErr }
+	}
+	if c.TCPSockets != nil {
+		n.tcpSockets = func() (uint64, error) { p := read(); return p.sockets, p.socketsErr }
+	}
+	return n
+}
+
+// Gone answers every question with the error.
+func Gone(err error) Namespace {
+	c := Config{Dial: func(int) (*netlinkdiag.Conn, error) { return nil, err }}
+	return c.Own()
+}
+
+func (c *Config) namespace(fd int) *namespace {
+	n := &namespace{fd: fd, dial: c.Dial, flags: c.Flags}
+	if n.dial == nil {
+		n.dial = func(fd int) (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
+	}
+	return n
+}
+
+// procfs is what procfs says of a network namespace.
+type procfs struct {
+	stats         stack.Stats
+	statsErr      error
+	first, last   uint16 // of net.ipv4.ip_local_port_range
+	localPortsErr error
+	sockets       uint64
+	socketsErr    error
+}
+
+func (c *Config) readProcfs() (p procfs) {
+	if c.Stack != nil {
+		p.stats, p.statsErr = c.Stack()
+	}
+	if c.LocalPorts != nil {
+		p.first, p.last, p.localPortsErr = c.LocalPorts()
+	}
+	if c.TCPSockets != nil {
+		p.sockets, p.socketsErr = c.TCPSockets()
+	}
+	return p
+}

@@ -1,0 +1,60 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"sockstate_exporter/internal/netns"
+)
+
+// A Host asks the network namespaces of a host. Its methods may be called from any goroutine.
+type Host struct {
+	Config
+
+	// OwnInode is the inode number of the process's own network namespace.
+	OwnInode uint32
+
+	// Others finds the namespaces to ask beside the own one; nil: there are none.
+	Others *netns.Discoverer
+
+	mu sync.Mutex // guards Others
+}
+
+// Open finds the other namespaces of the moment. The caller closes the Set. Its error is ErrOff
+// where none are looked for.
+func (h *Host) Open() *netns.Set {
+	if h.Others == nil {
+		return &netns.Set{Err: ErrOff}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.Others.Open()
+}
+
+var errGone = errors.New("the network namespace is gone")
+
+// Each visits network namespaces by inode number, with their name. One that is gone, or is not
+// asked, answers with an error.
+func (h *Host) Each(inodes []uint32, visit func(inode uint32, name string, n Namespace)) {
+	var others *netns.Set // found once they are needed
+	for _, inode := range inodes {
+		name, n := "", h.Own()
+		if inode != h.OwnInode {
+			if others == nil {
+				others = h.Open()
+			}
+			name, n = fmt.Sprintf("net:[%d]", inode), Gone(errGone)
+			i := slices.IndexFunc(others.Namespaces, func(ns *netns.Namespace) bool { return ns.ID.Inode == uint64(inode) })
+			if i >= 0 {
+				name, n = others.Namespaces[i].Name, h.In(others.Namespaces[i])
+			}
+		}
+		visit(inode, name, n)
+		_ = n.Close() // of what was only read
+	}
+	if others != nil {
+		_ = others.Close()
+	}
+}

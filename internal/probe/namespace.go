@@ -1,0 +1,151 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// A namespace asks the kernel.
+type namespace struct {
+	fd   int
+	dial func(int) (*netlinkdiag.Conn, error)
+	conn *netlinkdiag.Conn // nil until dialled
+
+	flags FlagReader // nil: off
+
+	// Each is nil where it cannot be asked.
+	stack      func() (stack.Stats, error)
+	localPorts func() (first, last uint16, err error)
+	tcpSockets func() (uint64, error)
+}
+
+// maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
+// hosts the many, are then never copied, which takes up to two fifths off a dump. Where every
+// socket is on a watched port it costs, up to a sixth with 512 scattered ports, and the program
+// itself is audited at each dump, in time that grows with its square (docs/performance.md).
+const maxKernelFilter = 1024
+
+// Listeners implements Namespace.
+func (n *namespace) Listeners(ctx context.Context, of ...uint16) ([]ports.Listener, error) {
+	v := new(listeners)
+	req := netlinkdiag.Request{
+		States:     netlinkdiag.States(sock.StateListen),
+		Extensions: netlinkdiag.ExtensionSKMemInfo,
+	}
+	if len(of) <= maxKernelFilter {
+		for _, p := range of {
+			req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p))
+		}
+	}
+	if err := n.dump(ctx, req, v); err != nil {
+		return nil, fmt.Errorf("dump listening sockets: %w", err)
+	}
+	return v.found, nil
+}
+
+type listeners struct{ found []ports.Listener }
+
+func (l *listeners) Reset()                    { l.found = l.found[:0] }
+func (l *listeners) Add(s *netlinkdiag.Socket) { l.found = append(l.found, ports.NewListener(s)) }
+
+// Sockets implements Namespace.
+func (n *namespace) Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error {
+	if len(req.Ports.Local)+len(req.Ports.Remote) > maxKernelFilter {
+		req.Ports = netlinkdiag.PortFilter{}
+	}
+	if err := n.dump(ctx, req, visitor); err != nil {
+		return fmt.Errorf("dump tcp sockets: %w", err)
+	}
+	return nil
+}
+
+// UDPSockets implements Namespace.
+func (n *namespace) UDPSockets(ctx context.Context) ([]ports.UDPSocket, error) {
+	v := new(udpSockets)
+	req := netlinkdiag.Request{Protocol: netlinkdiag.ProtocolUDP, Extensions: netlinkdiag.ExtensionSKMemInfo}
+	if err := n.dump(ctx, req, v); err != nil {
+		return nil, fmt.Errorf("dump udp sockets: %w", err)
+	}
+	return v.found, nil
+}
+
+type udpSockets struct{ found []ports.UDPSocket }
+
+func (u *udpSockets) Reset()                    { u.found = u.found[:0] }
+func (u *udpSockets) Add(s *netlinkdiag.Socket) { u.found = append(u.found, ports.NewUDPSocket(s)) }
+
+func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor) error {
+	if n.conn == nil {
+		conn, err := n.dial(n.fd)
+		if err != nil {
+			return err
+		}
+		n.conn = conn
+	}
+	for s, err := range n.conn.Dump(ctx, req) {
+		switch {
+		case errors.Is(err, netlinkdiag.ErrRestarted):
+			v.Reset()
+		case err != nil:
+			return err
+		default:
+			v.Add(&s)
+		}
+	}
+	return nil
+}
+
+// Stack implements Namespace.
+func (n *namespace) Stack() (stack.Stats, error) {
+	if n.stack == nil {
+		return stack.Stats{}, ErrOff
+	}
+	return n.stack()
+}
+
+// LocalPorts implements Namespace.
+func (n *namespace) LocalPorts() sock.PortRange {
+	if n.localPorts == nil {
+		return sock.PortRange{}
+	}
+	first, last, err := n.localPorts()
+	if err != nil {
+		return sock.PortRange{}
+	}
+	return sock.PortRange{First: first, Last: last}
+}
+
+// OnlyListeners implements Namespace.
+func (n *namespace) OnlyListeners(listeners uint64) bool {
+	if n.tcpSockets == nil {
+		return false
+	}
+	sockets, err := n.tcpSockets()
+	return err == nil && sockets == listeners
+}
+
+// Devices implements Namespace.
+func (n *namespace) Devices(indices map[uint32]string) {
+	names := netns.NewInterfaces(n.fd)
+	defer names.Close()
+	for index := range indices {
+		indices[index] = names.Name(index)
+	}
+}
+
+// Close implements Namespace.
+func (n *namespace) Close() error {
+	if n.conn == nil {
+		return nil
+	}
+	conn := n.conn
+	n.conn = nil
+	return conn.Close()
+}

@@ -1,0 +1,111 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// ErrOff is the error of a source that is switched off.
+var ErrOff = errors.New("switched off")
+
+// A Namespace answers what is in one network namespace. It is used by one goroutine at a time,
+// except that Flags and Stack may run beside the others.
+type Namespace interface {
+	// Listeners returns all listening TCP sockets. With ports, those on other ports may be left
+	// out.
+	Listeners(ctx context.Context, ports ...uint16) ([]ports.Listener, error)
+
+	// Sockets calls visitor.Add for each TCP socket that the request asks for. A dump that the
+	// kernel interrupts begins anew, after a call of Reset.
+	Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error
+
+	// UDPSockets returns all UDP sockets.
+	UDPSockets(ctx context.Context) ([]ports.UDPSocket, error)
+
+	// Flags reads the reuse flags. Its error is ErrOff where they are not read.
+	Flags(ctx context.Context, req FlagRequest) (*Flags, error)
+
+	// FlagScope says whose flags Flags reads.
+	FlagScope() FlagScope
+
+	// Stack reads the counters and limits. What could be read is there beside an error, which
+	// is ErrOff where they are not read.
+	Stack() (stack.Stats, error)
+
+	// LocalPorts returns net.ipv4.ip_local_port_range, and an empty range where that cannot be
+	// read: then Stack says why.
+	LocalPorts() sock.PortRange
+
+	// OnlyListeners says that the kernel counts no TCP socket here beside so many listeners.
+	// Half-open and merely bound sockets are not counted. It is asked of other namespaces
+	// than the process's own.
+	OnlyListeners(listeners uint64) bool
+
+	// Devices fills in the names of the network devices with these indices. One that is gone is
+	// called by its index: "if42".
+	Devices(names map[uint32]string)
+
+	// Close lets go of what the namespace holds open. It may be used again.
+	Close() error
+}
+
+// A Visitor takes the sockets of a dump.
+type Visitor interface {
+	Reset()
+	Add(s *netlinkdiag.Socket)
+}
+
+// A FlagScope says whose flags can be read.
+type FlagScope uint8
+
+// The scopes.
+const (
+	FlagsOff FlagScope = iota
+	FlagsOfListeners
+	FlagsOfAll
+)
+
+// A FlagRequest says whose flags to read.
+type FlagRequest struct {
+	Ports     []uint16
+	Listeners []ports.Listener
+
+	// OnlyListeners spares the walk through the table of connections, which can be large.
+	OnlyListeners bool
+}
+
+// Flags are the reuse flags of sockets.
+type Flags struct {
+	Listeners map[uint64]sock.ReuseFlags // by socket cookie
+
+	// Sockets are all other sockets on the requested ports, where the scope is FlagsOfAll. Expires
+	// counts from At.
+	Sockets []PortSocket
+	At      time.Time
+
+	// Buckets has what the kernel remembers of the binds of a port, where that is known.
+	Buckets map[uint16]bindrule.Bucket
+
+	// Missed counts, by port, the sockets that are not in Sockets.
+	Missed map[uint16]uint64
+}
+
+// A PortSocket is a number of sockets on a port that bind() cannot tell apart.
+type PortSocket struct {
+	Port uint16
+	bindrule.Socket
+}
+
+// A FlagReader reads the flags: *sockflags.Reader.
+type FlagReader interface {
+	Mode() sockflags.Mode
+	Read(context.Context, sockflags.Request) (*sockflags.Result, error)
+}

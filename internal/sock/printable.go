@@ -1,0 +1,27 @@
+package sock
+
+import (
+	"strings"
+	"unicode"
+)
+
+// MaxPrintable is the length of what Printable returns at most, in runes.
+const MaxPrintable = 64
+
+// Printable turns a name of any bytes into valid, printable UTF-8 of at most MaxPrintable runes. Every
+// invalid byte and every rune that cannot be printed becomes U+FFFD. The kernel hardly restricts
+// the names of processes, interfaces and namespaces.
+func Printable(name string) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range name { // an invalid byte comes as U+FFFD
+		if n++; n > MaxPrintable {
+			break
+		}
+		if !unicode.IsPrint(r) {
+			r = unicode.ReplacementChar
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
