@@ -13,7 +13,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
-	status "sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -38,34 +38,34 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case opts == nil:
 		return ExitFree
 	}
-	report, err := look(ctx, opts)
+	judged, err := look(ctx, opts)
 	if err == nil {
-		err = write(report, opts, stdout)
+		err = write(judged, opts, stdout)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: error: %v\n", name, err)
 		return ExitError
 	}
-	return exitStatus(report.Outcome)
+	return exitStatus(judged.Outcome)
 }
 
-func exitStatus(o status.Outcome) int {
+func exitStatus(o report.Outcome) int {
 	switch o {
-	case status.Free:
+	case report.Free:
 		return ExitFree
-	case status.Blocked:
+	case report.Blocked:
 		return ExitBlocked
 	default:
 		return ExitError
 	}
 }
 
-func write(report *status.Report, opts *options, stdout io.Writer) error {
+func write(judged *report.Report, opts *options, stdout io.Writer) error {
 	var err error
 	if opts.json {
-		err = report.WriteJSON(stdout)
+		err = judged.WriteJSON(stdout)
 	} else {
-		err = report.WriteText(stdout, colours(stdout))
+		err = judged.WriteText(stdout, colours(stdout))
 	}
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
@@ -84,7 +84,7 @@ func colours(w io.Writer) bool {
 }
 
 // look takes a snapshot of the ports and judges it.
-func look(ctx context.Context, opts *options) (*status.Report, error) {
+func look(ctx context.Context, opts *options) (*report.Report, error) {
 	plan, err := ports.NewPlan(ports.Config{Ports: opts.ports, MaxPorts: 1 << 16})
 	if err != nil {
 		return nil, err
@@ -110,16 +110,16 @@ func look(ctx context.Context, opts *options) (*status.Report, error) {
 	defer taker.Close()
 
 	snap := taker.Take(ctx)
-	report, err := status.New(&snap, status.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Holders: held, Unseen: append(unseen, unowned...)})
+	judged, err := report.New(&snap, report.Query{Addresses: opts.addresses, ReuseAddr: opts.reuseAddr, Holders: held, Unseen: append(unseen, unowned...)})
 	if err != nil {
 		return nil, fmt.Errorf("look at the sockets: %w", err)
 	}
-	return report, nil
+	return judged, nil
 }
 
 // lookForOwners finds who has sockets on the ports, as far as this host and user allow, and
 // says what it does not. The finder is for the listeners of the snapshot.
-func lookForOwners(ctx context.Context, ns probe.Namespace, asked []ports.Spec) (map[uint16][]status.Holder, *owner.Finder, []string) {
+func lookForOwners(ctx context.Context, ns probe.Namespace, asked []ports.Spec) (map[uint16][]report.Holder, *owner.Finder, []string) {
 	defer ns.Close()
 	finder, err := owner.New(owner.Options{Wait: ownersWait})
 	if err != nil {

@@ -18,17 +18,17 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
-	status "sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report"
 )
 
 // An answer is what a test compares of a status.Answer.
 type answer struct {
-	Outcome  status.Outcome
-	Until    status.Until
+	Outcome  report.Outcome
+	Until    report.Until
 	Blockers string
 }
 
-func answerOf(a *status.Answer) answer {
+func answerOf(a *report.Answer) answer {
 	var blockers []string
 	for _, b := range a.Blockers {
 		blockers = append(blockers, b.String())
@@ -36,9 +36,9 @@ func answerOf(a *status.Answer) answer {
 	return answer{a.Outcome, a.Until, strings.Join(blockers, ", ")}
 }
 
-var free = answer{Outcome: status.Free, Until: status.UntilNow}
+var free = answer{Outcome: report.Free, Until: report.UntilNow}
 
-func wantAnswer(t *testing.T, what string, got *status.Answer, want answer) {
+func wantAnswer(t *testing.T, what string, got *report.Answer, want answer) {
 	t.Helper()
 	if answerOf(got) != want {
 		t.Errorf("%s: %+v, want %+v", what, answerOf(got), want)
@@ -57,23 +57,23 @@ func requireFlags(t *testing.T) {
 
 func TestFreePortExitsWith0(t *testing.T) {
 	ns := kerneltest.New(t)
-	report := check(t, ns, ExitFree, "4840")
-	for i := range report.Ports[0].Binds {
-		wantAnswer(t, "without", &report.Ports[0].Binds[i].Without, free)
-		wantAnswer(t, "with", &report.Ports[0].Binds[i].With, free)
+	judged := check(t, ns, ExitFree, "4840")
+	for i := range judged.Ports[0].Binds {
+		wantAnswer(t, "without", &judged.Ports[0].Binds[i].Without, free)
+		wantAnswer(t, "with", &judged.Ports[0].Binds[i].With, free)
 	}
-	wantTrue(t, ns, report)
+	wantTrue(t, ns, judged)
 }
 
 func TestTimeWaitWithoutTheFlagBlocksEveryServer(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
 	timewait.MustMake(t, ns, timewait.Options{Count: 3, Ports: []uint16{port}})
-	report := check(t, ns, ExitBlocked, "4840")
-	want := answer{status.Blocked, status.UntilTime, "3 sockets in TIME_WAIT without SO_REUSEADDR"}
-	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, want)
-	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, want)
-	wantTrue(t, ns, report)
+	judged := check(t, ns, ExitBlocked, "4840")
+	want := answer{report.Blocked, report.UntilTime, "3 sockets in TIME_WAIT without SO_REUSEADDR"}
+	wantAnswer(t, "without", &judged.Ports[0].Binds[0].Without, want)
+	wantAnswer(t, "with", &judged.Ports[0].Binds[0].With, want)
+	wantTrue(t, ns, judged)
 	check(t, ns, ExitBlocked, "--reuseaddr", "4840")
 }
 
@@ -81,10 +81,10 @@ func TestTimeWaitWithTheFlagBlocksServersWithoutIt(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
 	timewait.MustMake(t, ns, timewait.Options{Count: 3, Ports: []uint16{port}, Options: kerneltest.Options{ReuseAddr: true}})
-	report := check(t, ns, ExitBlocked, "4840")
-	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, "3 sockets in TIME_WAIT with SO_REUSEADDR"})
-	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, free)
-	wantTrue(t, ns, report)
+	judged := check(t, ns, ExitBlocked, "4840")
+	wantAnswer(t, "without", &judged.Ports[0].Binds[0].Without, answer{report.Blocked, report.UntilTime, "3 sockets in TIME_WAIT with SO_REUSEADDR"})
+	wantAnswer(t, "with", &judged.Ports[0].Binds[0].With, free)
+	wantTrue(t, ns, judged)
 	check(t, ns, ExitFree, "--reuseaddr", "4840")
 }
 
@@ -92,9 +92,9 @@ func TestSecondsAreThoseOfTheKernelsTimer(t *testing.T) {
 	ns := kerneltest.New(t)
 	before := time.Now()
 	timewait.MustMake(t, ns, timewait.Options{Count: 1, Ports: []uint16{port}})
-	report := check(t, ns, ExitBlocked, "4840")
+	judged := check(t, ns, ExitBlocked, "4840")
 	elapsed := time.Since(before).Seconds()
-	seconds := report.Ports[0].Binds[0].Without.BlockedSeconds
+	seconds := judged.Ports[0].Binds[0].Without.BlockedSeconds
 	// TCP_TIMEWAIT_LEN, less what went by; the timer wheel may add an eighth.
 	if seconds == nil || *seconds < 60-elapsed || *seconds > 68 {
 		t.Errorf("blocked for %v s, want 60 less at most %v", seconds, elapsed)
@@ -104,15 +104,15 @@ func TestSecondsAreThoseOfTheKernelsTimer(t *testing.T) {
 func TestListenerBlocksAndItsRestartIsToldBeside(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Listen(t, at(any4), kerneltest.Options{ReuseAddr: true})
-	report := check(t, ns, ExitBlocked, "4840")
-	p := &report.Ports[0]
+	judged := check(t, ns, ExitBlocked, "4840")
+	p := &judged.Ports[0]
 	if len(p.Listeners) != 1 || p.Listeners[0].Address != any4 || p.Listeners[0].ReuseAddr != bindrule.Yes ||
 		p.Listeners[0].UID == nil || int(*p.Listeners[0].UID) != os.Geteuid() {
 		t.Fatalf("listeners %+v, want one on 0.0.0.0 with SO_REUSEADDR of uid %d", p.Listeners, os.Geteuid())
 	}
 	wantAnswer(t, "restart", &p.Listeners[0].Restart, free)
-	wantAnswer(t, "without", &p.Binds[0].Without, answer{status.Blocked, status.UntilClosed, "1 socket in LISTEN with SO_REUSEADDR"})
-	wantTrue(t, ns, report)
+	wantAnswer(t, "without", &p.Binds[0].Without, answer{report.Blocked, report.UntilClosed, "1 socket in LISTEN with SO_REUSEADDR"})
+	wantTrue(t, ns, judged)
 }
 
 func TestRestartOfAListenerMeetsItsOldConnections(t *testing.T) {
@@ -120,8 +120,8 @@ func TestRestartOfAListenerMeetsItsOldConnections(t *testing.T) {
 	ns := kerneltest.New(t)
 	l := ns.Listen(t, at(any4), kerneltest.Options{})
 	timewait.MustMake(t, ns, timewait.Options{Count: 2, Listeners: []*kerneltest.Listener{l}, Client: lo4})
-	report := check(t, ns, ExitBlocked, "4840")
-	wantAnswer(t, "restart", &report.Ports[0].Listeners[0].Restart, answer{status.Blocked, status.UntilTime, "2 sockets in TIME_WAIT without SO_REUSEADDR"})
+	judged := check(t, ns, ExitBlocked, "4840")
+	wantAnswer(t, "restart", &judged.Ports[0].Listeners[0].Restart, answer{report.Blocked, report.UntilTime, "2 sockets in TIME_WAIT without SO_REUSEADDR"})
 }
 
 func TestCloseWaitBlocksUntilItIsClosed(t *testing.T) {
@@ -130,9 +130,9 @@ func TestCloseWaitBlocksUntilItIsClosed(t *testing.T) {
 	l := ns.Listen(t, at(lo4), kerneltest.Options{})
 	l.Peers(t, kerneltest.StateCloseWait, 2, lo4)
 	l.Close()
-	report := check(t, ns, ExitBlocked, "4840")
-	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilClosed, "2 sockets in CLOSE_WAIT without SO_REUSEADDR"})
-	wantTrue(t, ns, report)
+	judged := check(t, ns, ExitBlocked, "4840")
+	wantAnswer(t, "without", &judged.Ports[0].Binds[0].Without, answer{report.Blocked, report.UntilClosed, "2 sockets in CLOSE_WAIT without SO_REUSEADDR"})
+	wantTrue(t, ns, judged)
 }
 
 func TestBoundSocketBlocksAndItsFlagIsUnknown(t *testing.T) {
@@ -141,11 +141,11 @@ func TestBoundSocketBlocksAndItsFlagIsUnknown(t *testing.T) {
 	}
 	ns := kerneltest.New(t)
 	ns.Bind(t, at(any4), kerneltest.Options{})
-	report := check(t, ns, ExitBlocked, "4840")
+	judged := check(t, ns, ExitBlocked, "4840")
 	const bound = "1 socket bound but not listening"
-	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilClosed, bound})
-	wantAnswer(t, "with", &report.Ports[0].Binds[0].With, answer{status.Unknown, status.UntilUnknown, bound})
-	wantTrue(t, ns, report)
+	wantAnswer(t, "without", &judged.Ports[0].Binds[0].Without, answer{report.Blocked, report.UntilClosed, bound})
+	wantAnswer(t, "with", &judged.Ports[0].Binds[0].With, answer{report.Unknown, report.UntilUnknown, bound})
+	wantTrue(t, ns, judged)
 	check(t, ns, ExitError, "--reuseaddr", "4840")
 }
 
@@ -167,18 +167,18 @@ func TestHalfOfADualStackServerThatFailedIsNamed(t *testing.T) {
 	ns.Listen(t, at(any6), kerneltest.Options{V6Only: &yes})
 	after := check(t, ns, ExitBlocked, "4840")
 	wantAdvice(t, after, "only IPv6 is served")
-	wantAnswer(t, "IPv4", &after.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, "1 socket in TIME_WAIT without SO_REUSEADDR"})
+	wantAnswer(t, "IPv4", &after.Ports[0].Binds[0].Without, answer{report.Blocked, report.UntilTime, "1 socket in TIME_WAIT without SO_REUSEADDR"})
 	wantTrue(t, ns, after)
 }
 
-func wantAdvice(t *testing.T, report *status.Report, prefix string) {
+func wantAdvice(t *testing.T, judged *report.Report, prefix string) {
 	t.Helper()
-	for _, a := range report.Ports[0].Advice {
+	for _, a := range judged.Ports[0].Advice {
 		if strings.HasPrefix(a, prefix) {
 			return
 		}
 	}
-	t.Errorf("advice %q, want one that begins with %q", report.Ports[0].Advice, prefix)
+	t.Errorf("advice %q, want one that begins with %q", judged.Ports[0].Advice, prefix)
 }
 
 func TestAddressAloneIsJudged(t *testing.T) {
@@ -192,9 +192,9 @@ func TestAddressAloneIsJudged(t *testing.T) {
 func TestSeveralPortsAreOneAnswer(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Listen(t, netip.AddrPortFrom(lo4, 4841), kerneltest.Options{})
-	report := check(t, ns, ExitBlocked, "4842", "4840-4841", "4842")
+	judged := check(t, ns, ExitBlocked, "4842", "4840-4841", "4842")
 	var got []string
-	for _, p := range report.Ports {
+	for _, p := range judged.Ports {
 		got = append(got, fmt.Sprintf("%d %s", p.Port, p.Outcome))
 	}
 	if want := "4840 free, 4841 blocked, 4842 free"; strings.Join(got, ", ") != want {
@@ -212,11 +212,11 @@ func TestOrdinaryUserIsToldWhatWasNotSeen(t *testing.T) {
 		return cmd
 	}
 
-	report := reportOf(t, run(t, nobody("--json", "4840")), ExitBlocked)
+	judged := reportOf(t, run(t, nobody("--json", "4840")), ExitBlocked)
 	const there = "1 socket in TIME_WAIT"
-	wantAnswer(t, "without", &report.Ports[0].Binds[0].Without, answer{status.Blocked, status.UntilTime, there})
-	with := &report.Ports[0].Binds[0].With
-	wantAnswer(t, "with", with, answer{status.Unknown, status.UntilUnknown, there})
+	wantAnswer(t, "without", &judged.Ports[0].Binds[0].Without, answer{report.Blocked, report.UntilTime, there})
+	with := &judged.Ports[0].Binds[0].With
+	wantAnswer(t, "with", with, answer{report.Unknown, report.UntilUnknown, there})
 	if with.BlockedSeconds != nil || with.AtMostSeconds == nil {
 		t.Errorf("blocked for %v s, at most %v; want unknown, and a bound", with.BlockedSeconds, with.AtMostSeconds)
 	}
@@ -228,8 +228,8 @@ func TestOrdinaryUserIsToldWhatWasNotSeen(t *testing.T) {
 	if hidesBound() {
 		want = append(want, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
 	}
-	if strings.Join(report.Unseen, "\n") != strings.Join(want, "\n") {
-		t.Errorf("unseen %q, want %q", report.Unseen, want)
+	if strings.Join(judged.Unseen, "\n") != strings.Join(want, "\n") {
+		t.Errorf("unseen %q, want %q", judged.Unseen, want)
 	}
 	reportOf(t, run(t, nobody("--json", "--reuseaddr", "4840")), ExitError)
 	reportOf(t, run(t, nobody("--json", "--reuseaddr", "4841")), ExitFree)
@@ -240,17 +240,17 @@ func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
 	ns.Listen(t, at(lo4), kerneltest.Options{})
 	cmd := command(t, ns, "--json", "4840")
 	asNobody(t, cmd)
-	report := reportOf(t, run(t, cmd), ExitBlocked)
-	if of := report.Ports[0].Listeners[0].Owner; of != nil {
+	judged := reportOf(t, run(t, cmd), ExitBlocked)
+	if of := judged.Ports[0].Listeners[0].Owner; of != nil {
 		t.Errorf("owner %v, want none", of)
 	}
-	wantAdvice(t, report, "a process listens here; `ss -tlnp 'sport = :4840'` names it")
+	wantAdvice(t, judged, "a process listens here; `ss -tlnp 'sport = :4840'` names it")
 	for _, want := range []string{
 		"socket owners: needs CAP_SYS_PTRACE for the sockets of other users' processes",
 		"socket owners: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",
 	} {
-		if !slices.Contains(report.Unseen, want) {
-			t.Errorf("unseen %q, want %q among it", report.Unseen, want)
+		if !slices.Contains(judged.Unseen, want) {
+			t.Errorf("unseen %q, want %q among it", judged.Unseen, want)
 		}
 	}
 }

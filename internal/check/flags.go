@@ -12,14 +12,14 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"sockstate_exporter/internal/ports"
-	status "sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report"
 )
 
 const name = "sockstate_exporter check"
 
 const help = `Say whether bind() to a TCP port would work now, what blocks it, for how long, and what to do about it.
 
-The report has an answer for a server without SO_REUSEADDR and one for a server with it. The exit status is for the server without, or with --reuseaddr for the server with it. A listener blocks a bind like any other socket. The report also says whether the listener could bind again if it restarted.
+The judged has an answer for a server without SO_REUSEADDR and one for a server with it. The exit status is for the server without, or with --reuseaddr for the server with it. A listener blocks a bind like any other socket. The judged also says whether the listener could bind again if it restarted.
 
 Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an error. docs/check.md describes the JSON output.`
 
@@ -27,7 +27,7 @@ Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an er
 type options struct {
 	ports     []ports.Spec
 	netns     string // empty: the one that it runs in
-	addresses []status.Address
+	addresses []report.Address
 	reuseAddr bool
 	json      bool
 }
@@ -94,8 +94,8 @@ func (p *portArgs) Set(s string) error {
 func (*portArgs) String() string     { return "" }
 func (*portArgs) IsCumulative() bool { return true }
 
-func parseAddresses(list []string) ([]status.Address, error) {
-	var addresses []status.Address
+func parseAddresses(list []string) ([]report.Address, error) {
+	var addresses []report.Address
 	for _, s := range list {
 		address, err := parseAddress(s)
 		if err != nil {
@@ -108,21 +108,21 @@ func parseAddresses(list []string) ([]status.Address, error) {
 	return addresses, nil
 }
 
-func parseAddress(s string) (status.Address, error) {
+func parseAddress(s string) (report.Address, error) {
 	addr, err := netip.ParseAddr(s)
 	switch {
 	case err != nil:
-		return status.Address{}, errors.New("want an IP address without port or name, such as :: or 127.0.0.1")
+		return report.Address{}, errors.New("want an IP address without port or name, such as :: or 127.0.0.1")
 	case addr.Zone() == "" && addr.IsLinkLocalUnicast() && addr.Is6():
-		return status.Address{}, fmt.Errorf("a link-local address needs its interface, such as %s%%eth0", s)
+		return report.Address{}, fmt.Errorf("a link-local address needs its interface, such as %s%%eth0", s)
 	case addr.Zone() != "" && !addr.IsLinkLocalUnicast():
-		return status.Address{}, fmt.Errorf("only a link-local address has an interface, want %s", addr.WithZone(""))
+		return report.Address{}, fmt.Errorf("only a link-local address has an interface, want %s", addr.WithZone(""))
 	}
-	address := status.Address{Addr: addr.WithZone("")}
+	address := report.Address{Addr: addr.WithZone("")}
 	if addr.Zone() != "" {
 		device, err := net.InterfaceByName(addr.Zone())
 		if err != nil {
-			return status.Address{}, fmt.Errorf("no interface %q on this host", addr.Zone())
+			return report.Address{}, fmt.Errorf("no interface %q on this host", addr.Zone())
 		}
 		// bind() to it binds to the device as well (inet6_bind).
 		address.Ifindex, address.Interface = uint32(device.Index), device.Name

@@ -10,7 +10,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
-	status "sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -24,7 +24,7 @@ const maxAsked = 1 << 16
 
 // holders finds who has sockets open on the ports. The finder then knows the listeners, too.
 // missed is how many sockets have an owner that was not found.
-func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *ports.Fixed) (held map[uint16][]status.Holder, missed int, err error) {
+func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *ports.Fixed) (held map[uint16][]report.Holder, missed int, err error) {
 	open := &openSockets{asked: asked}
 	request := netlinkdiag.Request{
 		States: netlinkdiag.AllStates.Without(sock.StateTimeWait),
@@ -61,12 +61,12 @@ func (o *openSockets) Add(s *netlinkdiag.Socket) {
 }
 
 // byPort are the processes with sockets that do not listen, those with most of them first.
-func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uint16][]status.Holder {
+func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uint16][]report.Holder {
 	type process struct {
 		port uint16
 		pid  int
 	}
-	held := make(map[process]*status.Holder)
+	held := make(map[process]*report.Holder)
 	for i := range sockets {
 		s := &sockets[i]
 		of, ok := owners[s.Cookie]
@@ -75,8 +75,8 @@ func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uin
 		}
 		key := process{s.Local.Port(), of.PID}
 		if held[key] == nil {
-			held[key] = &status.Holder{
-				Owner:   status.Owner{Process: of.Process, PID: uint32(of.PID), Unit: of.Unit, Container: of.ShortContainer()},
+			held[key] = &report.Holder{
+				Owner:   report.Owner{Process: of.Process, PID: uint32(of.PID), Unit: of.Unit, Container: of.ShortContainer()},
 				Sockets: make(map[string]uint64),
 			}
 		}
@@ -84,12 +84,12 @@ func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uin
 		h.Sockets[s.State.String()]++
 		h.Owner.Processes = max(h.Owner.Processes, of.Processes)
 	}
-	out := make(map[uint16][]status.Holder)
+	out := make(map[uint16][]report.Holder)
 	for key, h := range held {
 		out[key.port] = append(out[key.port], *h)
 	}
 	for _, of := range out {
-		slices.SortFunc(of, func(a, b status.Holder) int {
+		slices.SortFunc(of, func(a, b report.Holder) int {
 			return cmp.Or(cmp.Compare(total(b.Sockets), total(a.Sockets)), cmp.Compare(a.Owner.PID, b.Owner.PID))
 		})
 	}

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
-	status "sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report"
 )
 
 // asCheck makes the test binary be the command, so that tests run it as a process.
@@ -74,21 +74,21 @@ func run(t *testing.T, cmd *kerneltest.Cmd) result {
 }
 
 // check runs the command with --json, wants the exit status, and returns the report.
-func check(t *testing.T, ns *kerneltest.NetNS, code int, args ...string) *status.Report {
+func check(t *testing.T, ns *kerneltest.NetNS, code int, args ...string) *report.Report {
 	t.Helper()
 	return reportOf(t, run(t, command(t, ns, append([]string{"--json"}, args...)...)), code)
 }
 
-func reportOf(t *testing.T, r result, code int) *status.Report {
+func reportOf(t *testing.T, r result, code int) *report.Report {
 	t.Helper()
 	if r.code != code {
 		t.Errorf("exit status %d, want %d\n%s%s", r.code, code, r.stdout, r.stderr)
 	}
-	var report status.Report
-	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
+	var judged report.Report
+	if err := json.Unmarshal([]byte(r.stdout), &judged); err != nil {
 		t.Fatalf("%v\n%s%s", err, r.stdout, r.stderr)
 	}
-	return &report
+	return &judged
 }
 
 // asNobody makes the command run without privileges.
@@ -118,27 +118,27 @@ func asNobody(t *testing.T, cmd *kerneltest.Cmd) {
 
 // wantTrue binds, without and with SO_REUSEADDR, to every address of the report, and wants
 // what it said.
-func wantTrue(t *testing.T, ns *kerneltest.NetNS, report *status.Report) {
+func wantTrue(t *testing.T, ns *kerneltest.NetNS, judged *report.Report) {
 	t.Helper()
-	for _, p := range report.Ports {
+	for _, p := range judged.Ports {
 		for _, b := range p.Binds {
 			on := bool(string(must(b.V6Only.MarshalJSON())) == "true")
-			for reuseAddr, answer := range map[bool]status.Answer{false: b.Without, true: b.With} {
+			for reuseAddr, answer := range map[bool]report.Answer{false: b.Without, true: b.With} {
 				opts := kerneltest.Options{ReuseAddr: reuseAddr}
 				if b.Address.Is6() {
 					opts.V6Only = &on
 				}
-				got := status.Free
+				got := report.Free
 				s, err := ns.OpenBound(netip.AddrPortFrom(b.Address, p.Port), opts)
 				switch {
 				case errors.Is(err, syscall.EADDRINUSE):
-					got = status.Blocked
+					got = report.Blocked
 				case err != nil:
 					t.Fatal(err)
 				default:
 					_ = s.Close()
 				}
-				if answer.Outcome != got && answer.Outcome != status.Unknown {
+				if answer.Outcome != got && answer.Outcome != report.Unknown {
 					t.Errorf("bind to %v port %d (v6only %v, reuseaddr %v): said %s, is %s", b.Address, p.Port, on, reuseAddr, answer.Outcome, got)
 				}
 			}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	status "sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report"
 )
 
 // asServer makes the test binary a server: its value is what it calls itself.
@@ -85,8 +85,8 @@ func startServer(t *testing.T, ns *kerneltest.NetNS, name string) int {
 func TestNamesWhoListensAndWhoHoldsConnections(t *testing.T) {
 	ns := kerneltest.New(t)
 	pid := startServer(t, ns, "opcua-server")
-	report := check(t, ns, ExitBlocked, "4840")
-	p := &report.Ports[0]
+	judged := check(t, ns, ExitBlocked, "4840")
+	p := &judged.Ports[0]
 	if len(p.Listeners) != 1 || p.Listeners[0].Owner == nil || p.Listeners[0].Owner.Process != "opcua-server" || int(p.Listeners[0].Owner.PID) != pid ||
 		p.Listeners[0].Owner.Processes != 1 {
 		t.Fatalf("listeners %+v, want one of opcua-server, pid %d", p.Listeners, pid)
@@ -95,7 +95,7 @@ func TestNamesWhoListensAndWhoHoldsConnections(t *testing.T) {
 	if want := fmt.Sprintf("opcua-server (pid %d", pid); !strings.HasPrefix(who, want) {
 		t.Errorf("owner %q, want %q", who, want)
 	}
-	wantAdvice(t, report, who+" listens here")
+	wantAdvice(t, judged, who+" listens here")
 	if len(p.Holders) != 1 || p.Holders[0].Owner.String() != who || p.Holders[0].Sockets["close_wait"] != 1 || p.Holders[0].Sockets["established"] != 1 {
 		t.Errorf("holders %+v, want %s with an established connection and one in CLOSE_WAIT", p.Holders, who)
 	}
@@ -114,8 +114,8 @@ func TestBoundSocketsHaveAHolder(t *testing.T) {
 	}
 	ns := kerneltest.New(t)
 	ns.Bind(t, at(any4), kerneltest.Options{})
-	report := check(t, ns, ExitBlocked, "4840")
-	holders := report.Ports[0].Holders
+	judged := check(t, ns, ExitBlocked, "4840")
+	holders := judged.Ports[0].Holders
 	if len(holders) != 1 || int(holders[0].Owner.PID) != os.Getpid() || holders[0].Sockets["close"] != 1 || len(holders[0].Sockets) != 1 {
 		t.Errorf("holders %+v, want this process, %d, with a bound socket", holders, os.Getpid())
 	}
@@ -141,15 +141,15 @@ func TestLooksIntoTheNamespaceThatIsNamed(t *testing.T) {
 	there.AddDummy(t, "only0", netip.MustParsePrefix("192.0.2.7/24"))
 	pid := startServer(t, there, "opcua-server")
 	check(t, here, ExitFree, "4840")
-	report := check(t, here, ExitBlocked, "--address=192.0.2.7", "--address=127.0.0.1", "--netns="+there.Path(), "4840")
-	if l := report.Ports[0].Listeners; len(l) != 1 || l[0].Owner == nil || int(l[0].Owner.PID) != pid {
+	judged := check(t, here, ExitBlocked, "--address=192.0.2.7", "--address=127.0.0.1", "--netns="+there.Path(), "4840")
+	if l := judged.Ports[0].Listeners; len(l) != 1 || l[0].Owner == nil || int(l[0].Owner.PID) != pid {
 		t.Errorf("listeners %+v, want that of pid %d", l, pid)
 	}
-	wantAnswer(t, "192.0.2.7", &report.Ports[0].Binds[0].Without, free)
-	wantAnswer(t, "127.0.0.1", &report.Ports[0].Binds[1].Without, answer{status.Blocked, status.UntilClosed, blockersOf(&report.Ports[0].Binds[1].Without)})
+	wantAnswer(t, "192.0.2.7", &judged.Ports[0].Binds[0].Without, free)
+	wantAnswer(t, "127.0.0.1", &judged.Ports[0].Binds[1].Without, answer{report.Blocked, report.UntilClosed, blockersOf(&judged.Ports[0].Binds[1].Without)})
 }
 
-func blockersOf(a *status.Answer) string { return answerOf(a).Blockers }
+func blockersOf(a *report.Answer) string { return answerOf(a).Blockers }
 
 func TestNamespaceNeedsThePrivilegeAndThatIsSaid(t *testing.T) {
 	ns := kerneltest.New(t)
