@@ -150,7 +150,7 @@ func TestContextEndsInTheLastDatagram(t *testing.T) {
 	requireClean(t, c, k, 2)
 }
 
-// An interrupted dump is not begun anew for nobody.
+// An interrupted dump is not restarted when nobody waits for it.
 func TestContextEndsInAnInterruptedDump(t *testing.T) {
 	k := &diagtest.Kernel{Answer: func(req diagtest.Request) []diagtest.Datagram {
 		b := append(sockets(1)(req).Data, diagtest.Interrupted(diagtest.Done(req.Sequence, 0))...)

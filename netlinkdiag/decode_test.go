@@ -233,9 +233,9 @@ func TestDecodeDatagramCutShort(t *testing.T) {
 			for n := 1; n < len(m); n++ {
 				_, err := decode(t, m[:n])
 				if n < sizeofHeader {
-					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "header cut short", Len: n, Want: sizeofHeader})
+					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "header truncated", Len: n, Want: sizeofHeader})
 				} else {
-					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "message cut short", Len: n, Want: len(m)})
+					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "message truncated", Len: n, Want: len(m)})
 				}
 			}
 		})
@@ -246,10 +246,10 @@ func TestDecodeDatagramCutShort(t *testing.T) {
 // padding after it, ends.
 func cutShort(n int, attributes []int) *netlinkdiag.MessageError {
 	if n < sizeofHeader {
-		return &netlinkdiag.MessageError{Reason: "length below that of a header", Len: n, Want: sizeofHeader}
+		return &netlinkdiag.MessageError{Reason: "length less than a header", Len: n, Want: sizeofHeader}
 	}
 	if n -= sizeofHeader; n < sizeofMsg {
-		return &netlinkdiag.MessageError{Reason: "inet_diag_msg cut short", Len: n, Want: sizeofMsg}
+		return &netlinkdiag.MessageError{Reason: "inet_diag_msg truncated", Len: n, Want: sizeofMsg}
 	}
 	n -= sizeofMsg
 	for _, size := range attributes {
@@ -257,9 +257,9 @@ func cutShort(n int, attributes []int) *netlinkdiag.MessageError {
 		case n <= 0:
 			return nil
 		case n < 4:
-			return &netlinkdiag.MessageError{Reason: "attribute header cut short", Len: n, Want: 4}
+			return &netlinkdiag.MessageError{Reason: "attribute header truncated", Len: n, Want: 4}
 		case n < size:
-			return &netlinkdiag.MessageError{Reason: "attribute cut short", Len: n, Want: size}
+			return &netlinkdiag.MessageError{Reason: "attribute truncated", Len: n, Want: size}
 		}
 		n -= (size + 3) / 4 * 4
 	}
@@ -322,24 +322,24 @@ func TestDecodeMalformedMessage(t *testing.T) {
 		{"family 0", with(v4, family, 0), netlinkdiag.MessageError{Reason: "unknown family 0"}},
 		{"family 3", with(v4, family, 3), netlinkdiag.MessageError{Reason: "unknown family 3"}},
 		{"attribute of length 0", with(v4, attributes, 0, 0),
-			netlinkdiag.MessageError{Reason: "attribute cut short", Len: 8, Want: 4}},
+			netlinkdiag.MessageError{Reason: "attribute truncated", Len: 8, Want: 4}},
 		{"attribute of length 3", with(v4, attributes, 3, 0),
-			netlinkdiag.MessageError{Reason: "attribute cut short", Len: 8, Want: 4}},
+			netlinkdiag.MessageError{Reason: "attribute truncated", Len: 8, Want: 4}},
 		{"attribute of length 65535", with(v4, attributes, 255, 255),
-			netlinkdiag.MessageError{Reason: "attribute cut short", Len: 8, Want: 65535}},
+			netlinkdiag.MessageError{Reason: "attribute truncated", Len: 8, Want: 65535}},
 		{"short INET_DIAG_SKMEMINFO", withAttribute(v6, diagtest.Attribute(7, make([]byte, 35))),
-			netlinkdiag.MessageError{Reason: "INET_DIAG_SKMEMINFO cut short", Len: 35, Want: 36}},
+			netlinkdiag.MessageError{Reason: "INET_DIAG_SKMEMINFO truncated", Len: 35, Want: 36}},
 		{"empty INET_DIAG_SKV6ONLY", withAttribute(v4, diagtest.Attribute(11, nil)),
-			netlinkdiag.MessageError{Reason: "INET_DIAG_SKV6ONLY cut short", Len: 0, Want: 1}},
+			netlinkdiag.MessageError{Reason: "INET_DIAG_SKV6ONLY truncated", Len: 0, Want: 1}},
 		{"message of length 2 GiB", with(v4, 0, 255, 255, 255, 127),
-			netlinkdiag.MessageError{Reason: "message cut short", Len: len(v4), Want: math.MaxInt32}},
+			netlinkdiag.MessageError{Reason: "message truncated", Len: len(v4), Want: math.MaxInt32}},
 		{"another sequence number", with(v4, 8, 2),
 			netlinkdiag.MessageError{Reason: "sequence number 2, want 1"}},
 		{"unknown type", with(v4, 4, 21), netlinkdiag.MessageError{Reason: "unknown type 21"}},
 		{"done without its code", diagtest.Message(unix.NLMSG_DONE, 0, 1, []byte{0, 0, 0}),
-			netlinkdiag.MessageError{Reason: "error code cut short", Len: 3, Want: 4}},
+			netlinkdiag.MessageError{Reason: "error code truncated", Len: 3, Want: 4}},
 		{"error without its code", diagtest.Message(unix.NLMSG_ERROR, 0, 1, nil),
-			netlinkdiag.MessageError{Reason: "error code cut short", Len: 0, Want: 4}},
+			netlinkdiag.MessageError{Reason: "error code truncated", Len: 0, Want: 4}},
 		{"positive error code", diagtest.Message(unix.NLMSG_ERROR, 0, 1, []byte{2, 0, 0, 0}),
 			netlinkdiag.MessageError{Reason: "error code out of range"}},
 		{"error code that is no errno", diagtest.Message(unix.NLMSG_DONE, 0, 1, []byte{0, 0xf0, 0xff, 0xff}),
@@ -395,8 +395,8 @@ func TestMessageErrorText(t *testing.T) {
 		want string
 	}{
 		{netlinkdiag.MessageError{Reason: "unknown type 9"}, "malformed netlink message: unknown type 9"},
-		{netlinkdiag.MessageError{Reason: "header cut short", Len: 3, Want: 16},
-			"malformed netlink message: header cut short: 3 bytes, want 16"},
+		{netlinkdiag.MessageError{Reason: "header truncated", Len: 3, Want: 16},
+			"malformed netlink message: header truncated: 3 bytes, want 16"},
 	} {
 		if got := tt.err.Error(); got != tt.want {
 			t.Errorf("text is %q, want %q", got, tt.want)

@@ -294,7 +294,7 @@ func TestPortRangeString(t *testing.T) {
 
 // fuzzFilter reads a filter of up to 64 ranges out of arbitrary bytes: how many of them are
 // local, then first and last port of each. A last port of 0 means the single port. The top
-// bit of the first byte lets reversed ranges be.
+// bit of the first byte allows reversed ranges.
 func fuzzFilter(data []byte) PortFilter {
 	if len(data) == 0 {
 		return PortFilter{}

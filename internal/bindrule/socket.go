@@ -21,7 +21,7 @@ func (f Flag) String() string {
 	}
 }
 
-// FlagOf is Yes or No.
+// FlagOf returns Yes for true and No for false.
 func FlagOf(set bool) Flag { return is(set) }
 
 func is(b bool) Flag {
@@ -57,13 +57,13 @@ func and(flags ...Flag) Flag {
 
 func or(a, b Flag) Flag { return not(and(not(a), not(b))) }
 
-// A UID is a user id that may be unknown; its zero value is.
+// A UID is a user id that may be unknown. The zero value is unknown.
 type UID struct {
 	ID    uint32
 	Known bool
 }
 
-// UIDOf is a UID that is known.
+// UIDOf returns a UID that is known.
 func UIDOf(id uint32) UID { return UID{ID: id, Known: true} }
 
 func (u UID) equal(other UID) Flag {
@@ -76,15 +76,15 @@ func (u UID) equal(other UID) Flag {
 // A State of a TCP socket, numbered as in include/net/tcp_states.h.
 type State uint8
 
-// StateListen is the one that bind() looks at.
+// StateListen is the only state that bind() checks.
 const StateListen State = 10
 
-// A Kind is what struct the kernel keeps for a connection.
+// A Kind says which struct the kernel keeps for a connection.
 type Kind uint8
 
 // The kinds.
 const (
 	KindFull     Kind = iota // struct sock
-	KindTimeWait             // struct tcp_timewait_sock: TIME_WAIT, and FIN_WAIT2 without a process
+	KindTimeWait             // struct tcp_timewait_sock: TIME_WAIT, or FIN_WAIT2 without a process
 	KindRequest              // struct request_sock: SYN_RECV. Holds no port
 )
