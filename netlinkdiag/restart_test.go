@@ -111,7 +111,7 @@ func TestInterruptedDumpGivesUp(t *testing.T) {
 	}
 }
 
-// The retries are of one dump: a Conn does not use them up.
+// The limit of retries is for each dump, not for the Conn.
 func TestEveryDumpHasItsOwnRetries(t *testing.T) {
 	k := new(diagtest.Kernel)
 	c := dial(t, k, 1)
