@@ -26,7 +26,7 @@ func (n *NetNS) TCPSockets() (all []TCPSocket, err error) {
 		if err != nil {
 			return err
 		}
-		ipv6, err := fs.NetTCP6() //nolint:staticcheck // as above
+		ipv6, err := fs.NetTCP6()                          //nolint:staticcheck // as above
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
 			return err
 		}
