@@ -15,8 +15,8 @@ import (
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
-// What the kernel says by sock_diag is what it says elsewhere, and what one request says
-// is what another does.
+// sock_diag reports what other interfaces of the kernel report, and all requests report the
+// same.
 func TestAgreement(t *testing.T) {
 	ns := zoo(t)
 	c := dialNetNS(t, ns)
@@ -36,7 +36,7 @@ func TestAgreement(t *testing.T) {
 }
 
 // zoo makes sockets of every kind in every state, and their other ends, and waits until
-// they keep still.
+// none changes any more.
 func zoo(t *testing.T) *kerneltest.NetNS {
 	t.Helper()
 	ns := kerneltest.New(t)
@@ -59,11 +59,11 @@ func zoo(t *testing.T) *kerneltest.NetNS {
 	return ns
 }
 
-// settle waits until no socket changes for longer than an ACK may be delayed
+// settle waits until no socket has changed for longer than an ACK can be delayed
 // (TCP_DELACK_MAX, 200 ms): the other end of a close_wait is in fin_wait1 until then.
 func settle(t *testing.T, c *netlinkdiag.Conn) {
 	t.Helper()
-	const quiet, most = 300 * time.Millisecond, 10 * time.Second
+	const quiet, most = 300 * time.Millisecond, time.Minute
 	begun, since := time.Now(), time.Now()
 	for last := wheres(nil); time.Since(since) < quiet; time.Sleep(20 * time.Millisecond) {
 		now := wheres(mustDump(t, c, netlinkdiag.Request{}))
@@ -89,8 +89,8 @@ func sameSet[T comparable](a, b []T) bool {
 	return len(a) == len(b)
 }
 
-// still is a socket without what changes by itself: the timer, and what becomes of a
-// retransmission.
+// still returns the socket without the fields that change by themselves: the timer, and
+// what a retransmission changes.
 func still(s netlinkdiag.Socket) netlinkdiag.Socket {
 	s.Timer, s.Expires, s.Retransmits = 0, 0, 0
 	return s
@@ -104,7 +104,7 @@ func allStill(sockets []netlinkdiag.Socket) []netlinkdiag.Socket {
 	return out
 }
 
-// where is what every source of sockets knows.
+// where has the fields that every source of sockets reports.
 type where struct {
 	family        netlinkdiag.Family
 	local, remote netip.AddrPort
@@ -141,7 +141,7 @@ func testSameAsProcNetTCP(t *testing.T, ns *kerneltest.NetNS, c *netlinkdiag.Con
 	requireSame(t, got, want)
 }
 
-// addrOf reads an address of vishvananda/netlink, which has IPv4 in 16 bytes too.
+// addrOf converts an address of vishvananda/netlink, which can have IPv4 in 16 bytes.
 func addrOf(t testing.TB, ip net.IP, port uint16, family uint8) netip.AddrPort {
 	t.Helper()
 	a, ok := netip.AddrFromSlice(ip)
@@ -191,7 +191,7 @@ func testSameAsVishvananda(t *testing.T, ns *kerneltest.NetNS, c *netlinkdiag.Co
 				Protocol: tt.protocol, States: netlinkdiag.AllStates.Without(netlinkdiag.StateBoundInactive),
 			}))
 			for i := range got {
-				got[i].V6Only = false // it does not read that
+				got[i].V6Only = false // vishvananda/netlink does not read it
 			}
 			requireSame(t, got, want)
 		})
@@ -208,7 +208,7 @@ func testOneWalkIsTheSameAsTwo(t *testing.T, _ *kerneltest.NetNS, c *netlinkdiag
 	requireSame(t, one, slices.Concat(v4, v6))
 }
 
-// dice are new in every run; the log says which.
+// dice are random numbers that are new in every run. The log has the seed.
 func dice(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
@@ -263,7 +263,7 @@ func testFilterIsTheSameAsMatch(t *testing.T, _ *kerneltest.NetNS, c *netlinkdia
 	}
 }
 
-// The largest filter goes through the kernel's audit, too.
+// The kernel's audit accepts the largest filter.
 func TestKernelTakesTheLargestFilter(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Listen(t, addr("127.0.0.1:4840"), kerneltest.Options{})
@@ -312,7 +312,7 @@ func testStatesAreThoseAskedFor(t *testing.T, _ *kerneltest.NetNS, c *netlinkdia
 	}
 }
 
-// The fake kernel, given what the real one has, answers as that does.
+// The fake kernel, with the sockets of the real one, answers as the real one does.
 func testDiagtestIsTheSame(t *testing.T, _ *kerneltest.NetNS, c *netlinkdiag.Conn) {
 	random := dice(t)
 	all := mustDump(t, c, netlinkdiag.Request{})

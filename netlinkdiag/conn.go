@@ -13,55 +13,58 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config configures a Conn. The zero Config, and nil, mean the network namespace of the
-// calling thread and the defaults.
+// Config configures a Conn. nil and the zero Config mean the network namespace of the
+// calling thread, and the defaults.
 type Config struct {
-	// NetNS is the file descriptor of the network namespace to dump, 0 for that of
-	// the calling thread. Dial duplicates it; the caller keeps its own.
+	// NetNS is the file descriptor of the network namespace to dump. 0 means the
+	// namespace of the calling thread. Dial duplicates the descriptor; the caller may
+	// close its own.
 	NetNS int
 
-	// Retries is how often an interrupted dump is begun anew: 0 means 3, a
+	// Retries is how often an interrupted dump is restarted. 0 means 3 times, a
 	// negative value never.
 	Retries int
 
-	// Open replaces the kernel; see package diagtest. nil opens a netlink socket.
+	// Open opens a Transport in place of the running kernel; see package diagtest. nil
+	// opens a netlink socket.
 	Open func() (Transport, error)
 }
 
-// A Transport carries a request to a kernel and its answers back.
+// A Transport carries requests to a kernel, and its answers back.
 type Transport interface {
 	// Send sends one request and returns it with its sequence number filled in.
 	Send(netlink.Message) (netlink.Message, error)
-	// Receive waits for a datagram and copies it to b.
+	// Receive waits for a datagram, copies it to b, and returns its length in bytes.
 	Receive(b []byte) (int, error)
-	// SetReadDeadline ends a waiting Receive, and later ones, with os.ErrDeadlineExceeded.
+	// SetReadDeadline makes Receive fail with os.ErrDeadlineExceeded from that time on,
+	// also a call that waits already. The zero time means no deadline.
 	SetReadDeadline(time.Time) error
 	Close() error
 }
 
 const defaultRetries = 3
 
-// bufferSize holds any datagram of a dump: the kernel fills at most 32 KiB at a time
+// bufferSize is enough for any datagram of a dump: the kernel fills at most 32 KiB
 // (netlink_dump).
 const bufferSize = 64 << 10
 
-// A Conn dumps the sockets of one network namespace. Its methods may be called from
-// several goroutines; dumps take turns, so a consumer must not start a second dump on
-// the Conn that it is ranging over.
+// A Conn dumps the sockets of one network namespace. Several goroutines may call its
+// methods. One dump runs at a time, so the body of a range over a dump must not start
+// another dump on the same Conn: it would wait forever.
 type Conn struct {
 	open    func() (Transport, error)
 	release func() error
 	retries int
 	buf     []byte
 
-	// turn holds one token; whoever has it may use transport.
+	// turn holds one token. Its holder may use transport.
 	turn      chan struct{}
 	transport Transport // nil after a dump that did not end cleanly
 	closed    bool
 }
 
-// Dial opens a connection. The error wraps the errno: os.ErrPermission where the
-// namespace may not be entered, a *ModuleError where the kernel has no sock_diag.
+// Dial opens a connection. The error wraps the errno. It is os.ErrPermission where the
+// caller may not enter the namespace, and a *ModuleError where the kernel lacks sock_diag.
 func Dial(cfg *Config) (*Conn, error) {
 	if cfg == nil {
 		cfg = &Config{}
@@ -90,13 +93,15 @@ func Dial(cfg *Config) (*Conn, error) {
 	return c, nil
 }
 
-// useKernel makes c open its netlink sockets in the namespace, now and later.
+// useKernel makes c open its netlink sockets in the namespace, the first and all later
+// ones.
 func (c *Conn) useKernel(netns int) error {
 	if netns == 0 {
 		c.open = func() (Transport, error) { return openKernel(0) }
 		return nil
 	}
-	// Not 0, which a process without standard input has free: see Config.NetNS.
+	// Not 0, which means no namespace (Config.NetNS), and which is free in a process
+	// without standard input.
 	fd, err := unix.FcntlInt(uintptr(netns), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return fmt.Errorf("duplicate network namespace descriptor: %w", err)
@@ -106,7 +111,8 @@ func (c *Conn) useKernel(netns int) error {
 	return nil
 }
 
-// Close closes the connection. It waits for a running dump to end.
+// Close closes the connection. It waits until a running dump has ended. A second call
+// returns ErrClosed.
 func (c *Conn) Close() error {
 	<-c.turn
 	defer func() { c.turn <- struct{}{} }()
@@ -117,8 +123,8 @@ func (c *Conn) Close() error {
 	return errors.Join(c.drop(), c.release())
 }
 
-// drop closes the transport; the kernel forgets a dump that is under way, and what it
-// had queued.
+// drop closes the transport. The kernel ends the running dump and discards what it
+// queued.
 func (c *Conn) drop() error {
 	if c.transport == nil {
 		return nil
@@ -128,13 +134,15 @@ func (c *Conn) drop() error {
 	return t.Close()
 }
 
-// Dump streams the sockets that the request asks for. Each range over it is a dump of
-// its own. A non-nil error, always the last thing yielded but for ErrRestarted, is an
-// *Error that wraps the cause: a *ModuleError, a *MessageError, ErrInterrupted, ErrClosed,
-// an errno such as ENOBUFS, or the error of ctx.
+// Dump streams the sockets that the request asks for. Each range over the result is a
+// new dump.
 //
-// A context that ends stops the dump before the next datagram (some 370 sockets). A walk
-// on which the filter matches nothing fills no datagram: the kernel is then waited for.
+// An error is yielded with a zero Socket. After ErrRestarted the stream goes on; any other
+// error is the last. It is an *Error that wraps the cause: a *ModuleError, a *MessageError,
+// ErrInterrupted, ErrClosed, an errno such as ENOBUFS, or the cause of ctx.
+//
+// When ctx ends, the dump stops before the next datagram (some 370 sockets). While the
+// filter matches nothing, the kernel sends no datagram, and Dump waits for it.
 func (c *Conn) Dump(ctx context.Context, req Request) iter.Seq2[Socket, error] {
 	req = req.withDefaults()
 	return func(yield func(Socket, error) bool) {
@@ -156,7 +164,7 @@ func (r Request) error(op string, err error) error {
 	return &Error{Op: op, Protocol: r.Protocol, Family: r.Family, Err: err}
 }
 
-// errStopped: the consumer left the loop.
+// errStopped means that the consumer left the loop.
 var errStopped = errors.New("stopped")
 
 // A dump is one range over Conn.Dump.
@@ -165,10 +173,11 @@ type dump struct {
 	ctx     context.Context
 	yield   func(Socket, error) bool
 	retries int  // left
-	yielded bool // a socket, since the start or the last ErrRestarted
+	yielded bool // whether a socket was yielded since the start or the last ErrRestarted
 }
 
-// run answers the request, beginning anew where the kernel calls for it.
+// run answers the request. It restarts the dump when the kernel says that it was
+// interrupted.
 func (d *dump) run(req Request) error {
 	for walks := req.walks(); ; {
 		err := d.runWalks(walks)
@@ -189,8 +198,8 @@ func (d *dump) run(req Request) error {
 	}
 }
 
-// refusedCompat: the kernel answered, but does not know TCPDIAG_GETSOCK, or has no module
-// for it, which the request of today tells apart.
+// refusedCompat says whether the kernel refused TCPDIAG_GETSOCK. It does not know the
+// message, or lacks a module for it. SOCK_DIAG_BY_FAMILY tells the two apart.
 func refusedCompat(err error) bool {
 	var refusal *Error
 	return errors.As(err, &refusal) && refusal.Op == "dump" &&
@@ -209,8 +218,8 @@ func (d *dump) runWalks(walks []Request) error {
 	return nil
 }
 
-// walk sends one request and yields its sockets. Whatever ends it early costs the
-// transport: leftovers of this dump must not reach the next.
+// walk sends one request and yields its sockets. When it ends early it closes the
+// transport, so that the next dump does not receive the rest of this one.
 func (d *dump) walk(req Request) (op string, err error) {
 	if d.conn.closed {
 		return "open", ErrClosed
@@ -264,7 +273,7 @@ func (d *dump) receive(t Transport, seq uint32) (op string, err error) {
 	}
 }
 
-// cause prefers the context's error to the deadline that it set.
+// cause returns the cause of the context instead of the deadline error that it led to.
 func (d *dump) cause(err error) error {
 	if d.ctx.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		return context.Cause(d.ctx)
@@ -272,7 +281,7 @@ func (d *dump) cause(err error) error {
 	return err
 }
 
-// datagram yields the sockets of one datagram. done: the dump is over.
+// datagram yields the sockets of one datagram. It returns done at the end of the dump.
 func (d *dump) datagram(b []byte, seq uint32) (done bool, op string, err error) {
 	var s Socket
 	for len(b) > 0 {
@@ -316,8 +325,8 @@ func (d *dump) datagram(b []byte, seq uint32) (done bool, op string, err error) 
 	return false, "", nil
 }
 
-// moduleError translates the errnos by which the kernel says that it has no handler:
-// ENOENT (inet_diag_lock_handler, __sock_diag_cmd), EOPNOTSUPP (the compat request).
+// moduleError translates the errnos that mean that the kernel has no handler: ENOENT
+// (inet_diag_lock_handler, __sock_diag_cmd) and EOPNOTSUPP (the compat request).
 func moduleError(req Request, err error) error {
 	var errno unix.Errno
 	if errors.As(err, &errno) && slices.Contains([]unix.Errno{unix.ENOENT, unix.EOPNOTSUPP}, errno) {

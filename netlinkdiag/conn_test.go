@@ -44,11 +44,11 @@ func established6(port uint16) netlinkdiag.Socket {
 	return s
 }
 
-// An answer is what the kernel says to one request.
+// An answer is the kernel's answer to one request.
 type answer func(diagtest.Request) []diagtest.Datagram
 
-// script answers the first request with the first answer, and so on; after the last one,
-// as a kernel without sockets.
+// script answers the first request with the first answer, and so on. After the last answer
+// it answers as a kernel without sockets.
 func script(answers ...answer) answer {
 	n := 0
 	return func(req diagtest.Request) []diagtest.Datagram {
@@ -59,7 +59,7 @@ func script(answers ...answer) answer {
 	}
 }
 
-// say is an answer of parts, each a datagram.
+// say returns an answer with one datagram for each part.
 func say(parts ...func(diagtest.Request) diagtest.Datagram) answer {
 	return func(req diagtest.Request) (out []diagtest.Datagram) {
 		for _, part := range parts {
@@ -109,7 +109,7 @@ func interrupted(part func(diagtest.Request) diagtest.Datagram) func(diagtest.Re
 	}
 }
 
-// dial opens a Conn to k that is closed when the test ends, and with it every transport.
+// dial opens a Conn to k. It is closed when the test ends; then no transport may be open.
 func dial(t *testing.T, k *diagtest.Kernel, retries int) *netlinkdiag.Conn {
 	t.Helper()
 	c, err := netlinkdiag.Dial(&netlinkdiag.Config{Open: k.Open, Retries: retries})
@@ -127,7 +127,7 @@ func dial(t *testing.T, k *diagtest.Kernel, retries int) *netlinkdiag.Conn {
 	return c
 }
 
-// events is all that a dump yields: ports, ErrRestarted, and the text of the error.
+// events returns all that a dump yields: ports, ErrRestarted, and the text of the error.
 func events(dump iter.Seq2[netlinkdiag.Socket, error]) (events []string, last error) {
 	for s, err := range dump {
 		switch {
@@ -142,8 +142,8 @@ func events(dump iter.Seq2[netlinkdiag.Socket, error]) (events []string, last er
 	return events, last
 }
 
-// requireClean wants the next dump to be as if it were the first, on the opened-th
-// transport, and no other transport to be left.
+// requireClean checks that the next dump works as the first one does, that it uses the
+// opened-th transport, and that no other transport is open.
 func requireClean(t *testing.T, c *netlinkdiag.Conn, k *diagtest.Kernel, opened int) {
 	t.Helper()
 	k.Answer = script(say(sockets(7, 8), sockets(9), done(0)))
@@ -224,7 +224,7 @@ func TestDumpError(t *testing.T) {
 			tcp4("decode", messageError("sequence number 6, want 1")),
 			"sock_diag tcp ipv4: decode: malformed netlink message: sequence number 6, want 1", 2},
 		{"filter too large", netlinkdiag.Request{Ports: everySecondPort}, nil, []string{"error"},
-			netlinkdiag.Error{Op: "send", Protocol: tcp}, // the filter's own test knows the cause
+			netlinkdiag.Error{Op: "send", Protocol: tcp}, // the test of the filter checks the cause
 			"sock_diag tcp: send: 32768 local and 0 remote port ranges: port filter too large: 458740 bytes of bytecode, limit 65528", 1},
 		{"interrupted, no retries", v4, say(sockets(1), interrupted(sockets(2)), done(0)), []string{"1", "error"},
 			tcp4("receive", netlinkdiag.ErrInterrupted),
@@ -265,7 +265,7 @@ var everySecondPort = func() (f netlinkdiag.PortFilter) {
 	return f
 }()
 
-// The causes are found by errors.Is and errors.As through every layer.
+// errors.Is and errors.As find the causes through every layer.
 func TestDumpErrorUnwraps(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -307,7 +307,7 @@ func TestDialFails(t *testing.T) {
 	}
 }
 
-// A transport that was lost is opened again by the next dump, or by the one after it.
+// The next dump opens a lost transport again. If that fails, the dump after it tries again.
 func TestDumpOpensAgainAfterAFailedOpen(t *testing.T) {
 	k := &diagtest.Kernel{
 		Answer: say(fail(unix.ENOBUFS)),
@@ -359,7 +359,7 @@ func TestDumpSendFails(t *testing.T) {
 	requireClean(t, c, k, 2)
 }
 
-// asked is what the requests were for.
+// asked returns the family and protocol of each request.
 func asked(k *diagtest.Kernel) (asked []string) {
 	for _, r := range k.Requests() {
 		asked = append(asked, fmt.Sprintf("%d %v %v", r.Type, r.Protocol, r.Family))
@@ -412,7 +412,7 @@ func TestRequestReachesTheKernel(t *testing.T) {
 	}
 }
 
-// A kernel without the request for both families is asked for one after the other.
+// A kernel that does not know the request for both families gets one for each.
 func TestDumpFallsBackToOneFamilyAtATime(t *testing.T) {
 	all := []netlinkdiag.Socket{established(1), established6(2), established(3)}
 	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.EINVAL, unix.ENOENT} {
@@ -450,7 +450,7 @@ func TestDumpOfUDPIsTwo(t *testing.T) {
 	}
 }
 
-// Each range over what Dump returned is a dump of its own.
+// Each range over the result of Dump is a new dump.
 func TestDumpMayBeRangedOverAgain(t *testing.T) {
 	k := &diagtest.Kernel{Sockets: []netlinkdiag.Socket{established(1), established(2)}}
 	dump := dial(t, k, 0).Dump(noContext, netlinkdiag.Request{})

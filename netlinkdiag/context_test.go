@@ -18,7 +18,7 @@ import (
 
 var noContext = context.Background()
 
-// requireCause wants an *Error of one step with exactly this cause.
+// requireCause checks that err is an *Error of this step with exactly this cause.
 func requireCause(t *testing.T, err error, op string, cause error) {
 	t.Helper()
 	want := &netlinkdiag.Error{Op: op, Protocol: tcp, Err: cause}
@@ -67,7 +67,7 @@ func TestContextEndsWhileAnotherDumpHasTheTurn(t *testing.T) {
 
 var errGivenUp = errors.New("given up")
 
-// What ended the context is what the error says, whatever it looks like.
+// The error is the cause of the context, also where that looks like another error.
 func TestContextEndsWhileTheKernelIsWaitedFor(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
@@ -98,7 +98,7 @@ func TestContextEndsWhileTheKernelIsWaitedFor(t *testing.T) {
 func TestDeadlineWhileTheKernelIsWaitedFor(t *testing.T) {
 	k := &diagtest.Kernel{Answer: say()}
 	c := dial(t, k, 0)
-	// A deadline may pass before the dump has begun.
+	// A deadline can pass before the dump begins.
 	for timeout := time.Millisecond; len(k.Requests()) == 0; timeout *= 2 {
 		ctx, cancel := context.WithTimeout(noContext, timeout)
 		_, err := events(c.Dump(ctx, netlinkdiag.Request{}))
@@ -130,7 +130,7 @@ func TestContextEndsInMidStream(t *testing.T) {
 	requireClean(t, c, k, 2)
 }
 
-// In the last datagram it is too late: the dump is whole.
+// A context that ends while the last datagram is read does not end the dump: it is complete.
 func TestContextEndsInTheLastDatagram(t *testing.T) {
 	k := &diagtest.Kernel{Sockets: []netlinkdiag.Socket{established(1), established(2)}}
 	c := dial(t, k, 0)
@@ -150,7 +150,7 @@ func TestContextEndsInTheLastDatagram(t *testing.T) {
 	requireClean(t, c, k, 2)
 }
 
-// An interrupted dump is not begun anew for nobody.
+// An interrupted dump is not restarted when nobody waits for it.
 func TestContextEndsInAnInterruptedDump(t *testing.T) {
 	k := &diagtest.Kernel{Answer: func(req diagtest.Request) []diagtest.Datagram {
 		b := append(sockets(1)(req).Data, diagtest.Interrupted(diagtest.Done(req.Sequence, 0))...)
@@ -171,7 +171,7 @@ func TestContextEndsInAnInterruptedDump(t *testing.T) {
 	requireClean(t, c, k, 2)
 }
 
-// A context that ends as the dump does must not end the next one.
+// A context that ends at the same time as its dump must not end the next dump.
 func TestLateCancelDoesNotReachTheNextDump(t *testing.T) {
 	k := &diagtest.Kernel{Sockets: []netlinkdiag.Socket{established(1)}}
 	c := dial(t, k, 0)
@@ -181,8 +181,8 @@ func TestLateCancelDoesNotReachTheNextDump(t *testing.T) {
 	}
 }
 
-// hammerLateCancel ends contexts about when their dump ends, and wants the dump that
-// follows each to be whole.
+// hammerLateCancel ends contexts at about the time when their dump ends, and checks that
+// each dump that follows is complete.
 func hammerLateCancel(t *testing.T, c *netlinkdiag.Conn, req netlinkdiag.Request, rounds, sockets int) {
 	t.Helper()
 	ended := 0

@@ -11,7 +11,7 @@ import (
 
 const sizeofMsg = 72 // struct inet_diag_msg
 
-// A frame is one netlink message of a datagram; data points into it.
+// A frame is one netlink message of a datagram. data points into the datagram.
 type frame struct {
 	typ   uint16
 	flags netlink.HeaderFlags
@@ -19,17 +19,17 @@ type frame struct {
 	data  []byte
 }
 
-// nextFrame splits the first message off a datagram.
+// nextFrame returns the first message of a datagram, and the rest of the datagram.
 func nextFrame(b []byte) (f frame, rest []byte, err error) {
 	if len(b) < unix.SizeofNlMsghdr {
-		return frame{}, nil, &MessageError{Reason: "header cut short", Len: len(b), Want: unix.SizeofNlMsghdr}
+		return frame{}, nil, &MessageError{Reason: "header truncated", Len: len(b), Want: unix.SizeofNlMsghdr}
 	}
 	size := binary.NativeEndian.Uint32(b)
 	if size < unix.SizeofNlMsghdr {
-		return frame{}, nil, &MessageError{Reason: "length below that of a header", Len: int(size), Want: unix.SizeofNlMsghdr}
+		return frame{}, nil, &MessageError{Reason: "length less than a header", Len: int(size), Want: unix.SizeofNlMsghdr}
 	}
 	if uint64(size) > uint64(len(b)) {
-		return frame{}, nil, &MessageError{Reason: "message cut short", Len: len(b), Want: int(size)}
+		return frame{}, nil, &MessageError{Reason: "message truncated", Len: len(b), Want: int(size)}
 	}
 	f = frame{
 		typ:   binary.NativeEndian.Uint16(b[4:]),
@@ -40,10 +40,10 @@ func nextFrame(b []byte) (f frame, rest []byte, err error) {
 	return f, b[min(align4(int(size)), len(b)):], nil
 }
 
-// errno reads the code that NLMSG_ERROR and NLMSG_DONE begin with: 0 or a negative errno.
+// errno reads the first field of NLMSG_ERROR and NLMSG_DONE: 0 or a negative errno.
 func (f frame) errno() (unix.Errno, error) {
 	if len(f.data) < 4 {
-		return 0, &MessageError{Reason: "error code cut short", Len: len(f.data), Want: 4}
+		return 0, &MessageError{Reason: "error code truncated", Len: len(f.data), Want: 4}
 	}
 	code := int32(binary.NativeEndian.Uint32(f.data))
 	if code > 0 || code < -4095 {
@@ -55,7 +55,7 @@ func (f frame) errno() (unix.Errno, error) {
 // decode fills s from a struct inet_diag_msg and its attributes. It keeps nothing of b.
 func (s *Socket) decode(b []byte) error {
 	if len(b) < sizeofMsg {
-		return &MessageError{Reason: "inet_diag_msg cut short", Len: len(b), Want: sizeofMsg}
+		return &MessageError{Reason: "inet_diag_msg truncated", Len: len(b), Want: sizeofMsg}
 	}
 	*s = Socket{
 		Family:      Family(b[0]),
@@ -87,12 +87,12 @@ func (s *Socket) decode(b []byte) error {
 	return s.decodeAttributes(b[sizeofMsg:])
 }
 
-// decodeAttributes reads the attributes it knows and passes over the others.
+// decodeAttributes reads the attributes that it knows and skips the others.
 func (s *Socket) decodeAttributes(b []byte) error {
 	for len(b) >= unix.SizeofNlAttr {
 		size := int(binary.NativeEndian.Uint16(b))
 		if size < unix.SizeofNlAttr || size > len(b) {
-			return &MessageError{Reason: "attribute cut short", Len: len(b), Want: max(size, unix.SizeofNlAttr)}
+			return &MessageError{Reason: "attribute truncated", Len: len(b), Want: max(size, unix.SizeofNlAttr)}
 		}
 		value := b[unix.SizeofNlAttr:size]
 		switch binary.NativeEndian.Uint16(b[2:]) & nlaTypeMask {
@@ -103,23 +103,23 @@ func (s *Socket) decodeAttributes(b []byte) error {
 			s.HasMem = true
 		case inetDiagSKV6Only:
 			if len(value) < 1 {
-				return &MessageError{Reason: "INET_DIAG_SKV6ONLY cut short", Len: 0, Want: 1}
+				return &MessageError{Reason: "INET_DIAG_SKV6ONLY truncated", Len: 0, Want: 1}
 			}
 			s.V6Only = value[0] != 0
 		}
 		b = b[min(align4(size), len(b)):]
 	}
 	if len(b) > 0 {
-		return &MessageError{Reason: "attribute header cut short", Len: len(b), Want: unix.SizeofNlAttr}
+		return &MessageError{Reason: "attribute header truncated", Len: len(b), Want: unix.SizeofNlAttr}
 	}
 	return nil
 }
 
-// decode reads an array of SK_MEMINFO_VARS; kernels append to it.
+// decode reads the array of SK_MEMINFO_VARS. Later kernels may append to it.
 func (m *MemInfo) decode(b []byte) error {
 	const size = 9 * 4
 	if len(b) < size {
-		return &MessageError{Reason: "INET_DIAG_SKMEMINFO cut short", Len: len(b), Want: size}
+		return &MessageError{Reason: "INET_DIAG_SKMEMINFO truncated", Len: len(b), Want: size}
 	}
 	*m = MemInfo{
 		RmemAlloc:  binary.NativeEndian.Uint32(b[0:]),
@@ -135,6 +135,6 @@ func (m *MemInfo) decode(b []byte) error {
 	return nil
 }
 
-const nlaTypeMask = 0x3fff // less NLA_F_NESTED and NLA_F_NET_BYTEORDER
+const nlaTypeMask = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 func align4(n int) int { return (n + 3) &^ 3 }

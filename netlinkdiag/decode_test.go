@@ -57,7 +57,7 @@ func capturedMessages(t testing.TB) map[string][]byte {
 	return messages
 }
 
-// decode hands the datagrams to a Conn as the answer to a request with sequence number 1.
+// decode answers a request with sequence number 1 with the datagrams.
 func decode(t testing.TB, datagrams ...[]byte) ([]netlinkdiag.Socket, error) {
 	t.Helper()
 	var answer []diagtest.Datagram
@@ -75,8 +75,8 @@ func decode(t testing.TB, datagrams ...[]byte) ([]netlinkdiag.Socket, error) {
 
 func addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
-// captures says what was captured: the sockets were made so, and cookies and inodes are
-// what SO_COOKIE and fstat(2) gave, where there was a descriptor.
+// captures says what was captured: how the sockets were made, and the cookies and inodes
+// that SO_COOKIE and fstat(2) returned where there was a descriptor.
 var captures = []struct {
 	name       string
 	attributes []int // their lengths, in the order they are in
@@ -214,7 +214,7 @@ func TestDecodeManyMessagesInOneDatagram(t *testing.T) {
 	}
 }
 
-// requireDecodeError wants a decode error with exactly this cause.
+// requireDecodeError checks that err is a decode error with exactly this cause.
 func requireDecodeError(t testing.TB, err error, want netlinkdiag.MessageError) {
 	t.Helper()
 	wantErr := &netlinkdiag.Error{
@@ -225,7 +225,7 @@ func requireDecodeError(t testing.TB, err error, want netlinkdiag.MessageError) 
 	}
 }
 
-// A datagram may end anywhere.
+// A datagram can end at any byte.
 func TestDecodeDatagramCutShort(t *testing.T) {
 	messages := capturedMessages(t)
 	for name, m := range messages {
@@ -233,23 +233,23 @@ func TestDecodeDatagramCutShort(t *testing.T) {
 			for n := 1; n < len(m); n++ {
 				_, err := decode(t, m[:n])
 				if n < sizeofHeader {
-					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "header cut short", Len: n, Want: sizeofHeader})
+					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "header truncated", Len: n, Want: sizeofHeader})
 				} else {
-					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "message cut short", Len: n, Want: len(m)})
+					requireDecodeError(t, err, netlinkdiag.MessageError{Reason: "message truncated", Len: n, Want: len(m)})
 				}
 			}
 		})
 	}
 }
 
-// cutShort is what is wrong with a message of n bytes: nothing where an attribute, or the
-// padding after it, ends.
+// cutShort returns the error of a message of n bytes: nil where an attribute ends, or the
+// padding after it.
 func cutShort(n int, attributes []int) *netlinkdiag.MessageError {
 	if n < sizeofHeader {
-		return &netlinkdiag.MessageError{Reason: "length below that of a header", Len: n, Want: sizeofHeader}
+		return &netlinkdiag.MessageError{Reason: "length less than a header", Len: n, Want: sizeofHeader}
 	}
 	if n -= sizeofHeader; n < sizeofMsg {
-		return &netlinkdiag.MessageError{Reason: "inet_diag_msg cut short", Len: n, Want: sizeofMsg}
+		return &netlinkdiag.MessageError{Reason: "inet_diag_msg truncated", Len: n, Want: sizeofMsg}
 	}
 	n -= sizeofMsg
 	for _, size := range attributes {
@@ -257,23 +257,23 @@ func cutShort(n int, attributes []int) *netlinkdiag.MessageError {
 		case n <= 0:
 			return nil
 		case n < 4:
-			return &netlinkdiag.MessageError{Reason: "attribute header cut short", Len: n, Want: 4}
+			return &netlinkdiag.MessageError{Reason: "attribute header truncated", Len: n, Want: 4}
 		case n < size:
-			return &netlinkdiag.MessageError{Reason: "attribute cut short", Len: n, Want: size}
+			return &netlinkdiag.MessageError{Reason: "attribute truncated", Len: n, Want: size}
 		}
 		n -= (size + 3) / 4 * 4
 	}
 	return nil
 }
 
-// A message may end anywhere, and say so in its header.
+// A message can end at any byte, with that length in its header.
 func TestDecodeMessageCutShort(t *testing.T) {
 	messages := capturedMessages(t)
 	for _, tt := range captures {
 		t.Run(tt.name, func(t *testing.T) {
 			whole := messages[tt.name]
 			for n := range len(whole) {
-				// The padding stays: it is the datagram's, not the message's.
+				// The padding stays: it belongs to the datagram.
 				m := slices.Clone(whole[:(n+3)/4*4])
 				if len(m) < sizeofHeader {
 					m = slices.Clone(whole[:sizeofHeader])
@@ -292,7 +292,7 @@ func TestDecodeMessageCutShort(t *testing.T) {
 	}
 }
 
-// with is a captured message with the bytes at the offset replaced.
+// with returns a captured message with other bytes at the offset.
 func with(message []byte, offset int, b ...byte) []byte {
 	message = slices.Clone(message)
 	copy(message[offset:], b)
@@ -322,24 +322,24 @@ func TestDecodeMalformedMessage(t *testing.T) {
 		{"family 0", with(v4, family, 0), netlinkdiag.MessageError{Reason: "unknown family 0"}},
 		{"family 3", with(v4, family, 3), netlinkdiag.MessageError{Reason: "unknown family 3"}},
 		{"attribute of length 0", with(v4, attributes, 0, 0),
-			netlinkdiag.MessageError{Reason: "attribute cut short", Len: 8, Want: 4}},
+			netlinkdiag.MessageError{Reason: "attribute truncated", Len: 8, Want: 4}},
 		{"attribute of length 3", with(v4, attributes, 3, 0),
-			netlinkdiag.MessageError{Reason: "attribute cut short", Len: 8, Want: 4}},
+			netlinkdiag.MessageError{Reason: "attribute truncated", Len: 8, Want: 4}},
 		{"attribute of length 65535", with(v4, attributes, 255, 255),
-			netlinkdiag.MessageError{Reason: "attribute cut short", Len: 8, Want: 65535}},
+			netlinkdiag.MessageError{Reason: "attribute truncated", Len: 8, Want: 65535}},
 		{"short INET_DIAG_SKMEMINFO", withAttribute(v6, diagtest.Attribute(7, make([]byte, 35))),
-			netlinkdiag.MessageError{Reason: "INET_DIAG_SKMEMINFO cut short", Len: 35, Want: 36}},
+			netlinkdiag.MessageError{Reason: "INET_DIAG_SKMEMINFO truncated", Len: 35, Want: 36}},
 		{"empty INET_DIAG_SKV6ONLY", withAttribute(v4, diagtest.Attribute(11, nil)),
-			netlinkdiag.MessageError{Reason: "INET_DIAG_SKV6ONLY cut short", Len: 0, Want: 1}},
+			netlinkdiag.MessageError{Reason: "INET_DIAG_SKV6ONLY truncated", Len: 0, Want: 1}},
 		{"message of length 2 GiB", with(v4, 0, 255, 255, 255, 127),
-			netlinkdiag.MessageError{Reason: "message cut short", Len: len(v4), Want: math.MaxInt32}},
+			netlinkdiag.MessageError{Reason: "message truncated", Len: len(v4), Want: math.MaxInt32}},
 		{"another sequence number", with(v4, 8, 2),
 			netlinkdiag.MessageError{Reason: "sequence number 2, want 1"}},
 		{"unknown type", with(v4, 4, 21), netlinkdiag.MessageError{Reason: "unknown type 21"}},
 		{"done without its code", diagtest.Message(unix.NLMSG_DONE, 0, 1, []byte{0, 0, 0}),
-			netlinkdiag.MessageError{Reason: "error code cut short", Len: 3, Want: 4}},
+			netlinkdiag.MessageError{Reason: "error code truncated", Len: 3, Want: 4}},
 		{"error without its code", diagtest.Message(unix.NLMSG_ERROR, 0, 1, nil),
-			netlinkdiag.MessageError{Reason: "error code cut short", Len: 0, Want: 4}},
+			netlinkdiag.MessageError{Reason: "error code truncated", Len: 0, Want: 4}},
 		{"positive error code", diagtest.Message(unix.NLMSG_ERROR, 0, 1, []byte{2, 0, 0, 0}),
 			netlinkdiag.MessageError{Reason: "error code out of range"}},
 		{"error code that is no errno", diagtest.Message(unix.NLMSG_DONE, 0, 1, []byte{0, 0xf0, 0xff, 0xff}),
@@ -355,7 +355,7 @@ func TestDecodeMalformedMessage(t *testing.T) {
 	}
 }
 
-// Kernels append to what they send.
+// Later kernels append fields to their messages.
 func TestDecodeMessageOfANewerKernel(t *testing.T) {
 	messages := capturedMessages(t)
 	listener := messages["listen_v6only_without_skmeminfo"]
@@ -395,8 +395,8 @@ func TestMessageErrorText(t *testing.T) {
 		want string
 	}{
 		{netlinkdiag.MessageError{Reason: "unknown type 9"}, "malformed netlink message: unknown type 9"},
-		{netlinkdiag.MessageError{Reason: "header cut short", Len: 3, Want: 16},
-			"malformed netlink message: header cut short: 3 bytes, want 16"},
+		{netlinkdiag.MessageError{Reason: "header truncated", Len: 3, Want: 16},
+			"malformed netlink message: header truncated: 3 bytes, want 16"},
 	} {
 		if got := tt.err.Error(); got != tt.want {
 			t.Errorf("text is %q, want %q", got, tt.want)
@@ -404,8 +404,8 @@ func TestMessageErrorText(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever a datagram holds, it gives sockets that are sound, or an error that
-// says what is wrong.
+// FuzzDecode checks that any datagram yields valid sockets, or an error that says what is
+// wrong.
 func FuzzDecode(f *testing.F) {
 	messages := capturedMessages(f)
 	var all []byte
@@ -447,7 +447,7 @@ func reportsV6Only(s netlinkdiag.Socket) bool {
 		(s.State == netlinkdiag.StateListen || s.State == netlinkdiag.StateClose)
 }
 
-// sound says whether a socket's values are in the ranges that their fields promise.
+// sound says whether the values of a socket are in the documented ranges.
 func sound(s netlinkdiag.Socket) error {
 	switch is4 := s.Family == netlinkdiag.FamilyIPv4; {
 	case !is4 && s.Family != netlinkdiag.FamilyIPv6:
@@ -466,8 +466,7 @@ func sound(s netlinkdiag.Socket) error {
 	return nil
 }
 
-// requireKnownError wants an error of the kinds that package documentation lists, with
-// the step that it belongs to.
+// requireKnownError checks that err is of a documented kind, with the right step.
 func requireKnownError(t *testing.T, err error) {
 	t.Helper()
 	var (

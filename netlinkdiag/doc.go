@@ -1,5 +1,5 @@
-// Package netlinkdiag is a client of the Linux kernel's sock_diag netlink
-// family: it streams the TCP and UDP sockets of one network namespace.
+// Package netlinkdiag is a client for the sock_diag netlink family of the Linux
+// kernel. It streams the TCP and UDP sockets of one network namespace.
 //
 //	c, err := netlinkdiag.Dial(nil)
 //	...
@@ -10,23 +10,25 @@
 //
 // # Cost
 //
-// Memory is constant however many sockets there are: one receive buffer a Conn,
-// and no allocation per socket. TCP sockets of both families come in one walk of
-// the kernel's hash table (message type TCPDIAG_GETSOCK), where asking for
-// IPv4 and for IPv6 apart walks it twice. A [PortFilter] is compiled to the
-// kernel's inet_diag bytecode: sockets that do not match are never copied.
+// Memory does not depend on the number of sockets: each Conn has one receive
+// buffer, and a socket costs no allocation. One walk of the kernel's hash table
+// returns the TCP sockets of both families (message type TCPDIAG_GETSOCK).
+// Separate requests for IPv4 and IPv6 walk the table twice. A [PortFilter] is
+// compiled to the kernel's inet_diag bytecode: the kernel copies only sockets that
+// match.
 //
 // # Privileges and kernel
 //
-// None for the caller's own network namespace; CAP_SYS_ADMIN to enter another
-// one (Config.NetNS). The kernel must have inet_diag and, by protocol, tcp_diag or
-// udp_diag; they are loaded on first use where they are modules and the caller's
-// namespace may load them. Without them a dump ends in a [*ModuleError].
-// Bound-inactive sockets (bound, not listening) are reported by Linux 6.8 and later.
+// The caller's own network namespace needs no privileges. Another one
+// (Config.NetNS) needs CAP_SYS_ADMIN. The kernel must have inet_diag, and tcp_diag
+// or udp_diag for the protocol. Where they are modules, the kernel loads them on
+// first use if the caller's namespace allows it. Without them a dump fails with a
+// [*ModuleError]. Linux 6.8 and later reports bound-inactive sockets (bound, not
+// listening).
 //
 // # Sources
 //
 // include/uapi/linux/inet_diag.h, include/uapi/linux/sock_diag.h, net/ipv4/inet_diag.c
-// and sock_diag(7). Ports and addresses are big-endian on the wire, everything else
+// and sock_diag(7). Ports and addresses are big-endian on the wire. Everything else
 // has the byte order of the machine.
 package netlinkdiag

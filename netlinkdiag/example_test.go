@@ -11,7 +11,7 @@ import (
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
-// What holds port 4840, and for how long at most.
+// Which sockets hold port 4840, and for how long at most.
 func ExampleConn_Dump() { //nolint:testableexamples // what is on the port depends on the host
 	c, err := netlinkdiag.Dial(nil)
 	if err != nil {
@@ -38,7 +38,7 @@ func ExampleConn_Dump() { //nolint:testableexamples // what is on the port depen
 	fmt.Println("port 4840 is free of TIME_WAIT in", last)
 }
 
-// A consumer that keeps a sum starts again at ErrRestarted.
+// A consumer that adds up sockets resets its sum at ErrRestarted.
 func ExampleConn_Dump_restarted() {
 	socket := func(state netlinkdiag.State) netlinkdiag.Socket {
 		return netlinkdiag.Socket{
@@ -82,7 +82,7 @@ func ExampleConn_Dump_restarted() {
 	// Output: map[time_wait:1]
 }
 
-// A kernel without the module says which one it lacks.
+// The error says which module the kernel lacks.
 func ExampleModuleError() {
 	k := &diagtest.Kernel{Answer: func(req diagtest.Request) []diagtest.Datagram {
 		return []diagtest.Datagram{{Data: diagtest.Error(req.Sequence, 2)}} // ENOENT

@@ -9,17 +9,18 @@ import (
 	"slices"
 )
 
-// ErrFilterTooLarge is wrapped where a [PortFilter] does not fit a request: 4,680 single
-// ports or 3,640 longer ranges always do on one side, a few less split over both.
+// ErrFilterTooLarge is wrapped by the error of [Conn.Dump] when a [PortFilter] does not fit
+// into a request. 4,680 single ports or 3,640 longer ranges always fit if all are local or
+// all are remote, a few less otherwise.
 var ErrFilterTooLarge = errors.New("port filter too large")
 
-// PortRange is the ports First to Last, both included.
+// PortRange is a range of ports, from First to Last inclusive.
 type PortRange struct{ First, Last uint16 }
 
-// Port is the range of the one port p.
+// Port returns the range that has only the port p.
 func Port(p uint16) PortRange { return PortRange{p, p} }
 
-// String is "80" or "8000-8010".
+// String returns "80" or "8000-8010".
 func (r PortRange) String() string {
 	if r.First == r.Last {
 		return fmt.Sprint(r.First)
@@ -29,18 +30,18 @@ func (r PortRange) String() string {
 
 func (r PortRange) contains(p uint16) bool { return r.First <= p && p <= r.Last }
 
-// PortFilter lets a socket pass when its local port is in one of Local or its remote
-// port in one of Remote. The zero filter lets everything pass. A socket without a peer,
-// such as a listener, has remote port 0.
+// PortFilter selects the sockets whose local port is in one of the Local ranges, or whose
+// remote port is in one of the Remote ranges. The zero filter selects all sockets. A socket
+// without a peer, such as a listener, has remote port 0.
 //
-// Ranges may overlap and come in any order; one whose First is above its Last is
-// refused by the dump. The kernel compares once per halving of the ranges for each socket,
-// and audits the filter once per dump, in time that grows with its square: 0.2 ms for 512
-// ports, 23 ms at most (Linux 6.18).
+// Ranges may overlap, in any order. Conn.Dump refuses a range whose First is above its
+// Last. The kernel does a binary search for each socket. Once for each dump it audits the
+// filter, which takes time that grows with the square of the number of ranges: 0.2 ms for
+// 512 ports, 23 ms at most (Linux 6.18).
 type PortFilter struct{ Local, Remote []PortRange }
 
-// Match says whether f lets a socket with these ports pass. It looks at one range after
-// the other.
+// Match says whether f selects a socket with these ports. It takes time proportional to
+// the number of ranges.
 func (f PortFilter) Match(local, remote uint16) bool {
 	return len(f.Local)+len(f.Remote) == 0 || anyContains(f.Local, local) || anyContains(f.Remote, remote)
 }
@@ -54,8 +55,8 @@ func anyContains(ranges []PortRange, p uint16) bool {
 	return false
 }
 
-// normalise sorts the ranges and merges those that overlap or touch: between two of
-// the result there is at least one port that is in neither.
+// normalise sorts the ranges and merges those that overlap or touch. Between two ranges of
+// the result there is at least one port.
 func normalise(ranges []PortRange) ([]PortRange, error) {
 	for _, r := range ranges {
 		if r.First > r.Last {
@@ -78,8 +79,8 @@ func everyPort(ranges []PortRange) bool {
 	return len(ranges) == 1 && ranges[0] == PortRange{0, math.MaxUint16}
 }
 
-// compile gives the value of INET_DIAG_REQ_BYTECODE that does what Match does: nil where
-// every socket passes.
+// compile returns the value of INET_DIAG_REQ_BYTECODE that does what Match does, or nil
+// where f selects all sockets.
 func (f PortFilter) compile() ([]byte, error) {
 	local, err := normalise(f.Local)
 	if err != nil {
@@ -93,8 +94,8 @@ func (f PortFilter) compile() ([]byte, error) {
 		return nil, nil
 	}
 
-	// The smaller tree comes first, as each of its rejects is a jump to the other, for
-	// which valid_cc walks over all of it.
+	// The smaller tree comes first: each of its rejects is a jump to the larger one, and
+	// for each such jump valid_cc walks over the whole smaller tree.
 	small, smallOps, large, largeOps := remote, remotePort, local, localPort
 	if len(local) < len(remote) {
 		small, smallOps, large, largeOps = local, localPort, remote, remotePort
@@ -114,7 +115,7 @@ func (f PortFilter) compile() ([]byte, error) {
 	return code, nil
 }
 
-// Codes of struct inet_diag_bc_op. The EQ ones came with Linux 4.16.
+// Codes of struct inet_diag_bc_op. Linux 4.16 added the EQ codes.
 const (
 	bcJMP = 1
 	bcSGE = 2
@@ -125,7 +126,7 @@ const (
 	bcDEQ = 12
 )
 
-// comparisons are the codes that look at one of a socket's ports.
+// comparisons are the codes that compare the local or the remote port.
 type comparisons struct{ ge, le, eq byte }
 
 var (
@@ -135,31 +136,31 @@ var (
 
 const (
 	sizeofOp      = 4            // struct inet_diag_bc_op
-	sizeofCompare = 2 * sizeofOp // valid_port_comparison: the port is the no of a second op
+	sizeofCompare = 2 * sizeofOp // valid_port_comparison: the port is in the field no of a second op
 
-	// maxBytecode is what a netlink attribute holds, whose 16 bit of length count its
-	// header. The longest jump, from the first op to reject, is as long and fits no.
+	// maxBytecode is the size limit of a netlink attribute, whose 16-bit length includes
+	// its header. The longest jump, from the first op to reject, fits into the field no.
 	maxBytecode = (math.MaxUint16 - 4) &^ (sizeofOp - 1)
 )
 
-// A label is a place in a program that is jumped to, perhaps before it is known.
+// A label is the target of jumps. Its offset may become known after them.
 type label int
 
 const (
 	accept label = iota // the end
-	reject              // one op beyond: inet_diag_bc_run wants to end at exactly the end
+	reject              // one op beyond the end: inet_diag_bc_run accepts only at the exact end
 )
 
-// A program is bytecode under construction. yes is 8 bit wide in an op and no 16, so yes
-// always goes to the next op and no is the jump. That makes every op a valid jump target
-// to valid_cc, which follows yes only.
+// A program is bytecode under construction. In an op the field yes has 8 bits and no has
+// 16. So yes always leads to the next op, and no is the jump. valid_cc follows only yes,
+// so every op is a valid jump target.
 type program struct {
 	code   []byte
 	labels []int // offset by label
 	jumps  []jump
 }
 
-// A jump is an op whose no is still to be filled in.
+// A jump is an op whose field no is not filled in yet.
 type jump struct {
 	at int
 	to label
@@ -174,7 +175,7 @@ func (p *program) label() label {
 
 func (p *program) place(l label) { p.labels[l] = len(p.code) }
 
-// compare goes on where the socket's port compares, and jumps to no otherwise.
+// compare continues where the comparison is true, and jumps to no where it is false.
 func (p *program) compare(code byte, port uint16, no label) {
 	p.jumps = append(p.jumps, jump{len(p.code), no})
 	p.code = append(p.code, code, sizeofCompare, 0, 0, 0, 0)
@@ -186,18 +187,18 @@ func (p *program) jump(to label) {
 	p.code = append(p.code, bcJMP, sizeofOp, 0, 0)
 }
 
-// tree compiles normalised ranges: a binary search whose leaves are of two ranges. from
-// is the lowest port that can get here.
+// tree compiles normalised ranges to a binary search whose leaves have two ranges. from is
+// the lowest port that can get here.
 //
-// Two, as the first range of every leaf but the leftmost starts at from, so that one
-// comparison, and no jump within the program, decides on it. valid_cc walks the program
-// from its start for every such jump: that makes the kernel's audit quadratic.
+// Leaves have two ranges because the first range of every leaf, except the leftmost, starts
+// at from. One comparison decides on it, without a jump within the program. For each jump
+// within the program valid_cc walks from the start: that makes the kernel's audit quadratic.
 func (p *program) tree(port comparisons, ranges []PortRange, from uint16, no label) {
 	if len(ranges) <= 2 {
 		p.leaf(port, ranges, from, no)
 		return
 	}
-	middle := (len(ranges)/2 + 1) &^ 1 // even: no leaf but the last has one range only
+	middle := (len(ranges)/2 + 1) &^ 1 // even: only the last leaf can have a single range
 	below := p.label()
 	p.compare(port.ge, ranges[middle].First, below)
 	p.tree(port, ranges[middle:], ranges[middle].First, no)
@@ -205,7 +206,7 @@ func (p *program) tree(port comparisons, ranges []PortRange, from uint16, no lab
 	p.tree(port, ranges[:middle], from, no)
 }
 
-// leaf tries one range after the other; its last op is a jump to accept.
+// leaf tries one range after the other. Its last op is a jump to accept.
 func (p *program) leaf(port comparisons, ranges []PortRange, from uint16, no label) {
 	last := len(ranges) - 1
 	for _, r := range ranges[:last] {
@@ -216,7 +217,7 @@ func (p *program) leaf(port comparisons, ranges []PortRange, from uint16, no lab
 		p.compare(port.ge, from, accept)
 	}
 	r := ranges[last]
-	below, above := r.First > from, r.Last < math.MaxUint16 // ports that are left to rule out
+	below, above := r.First > from, r.Last < math.MaxUint16 // ports that can still get here
 	if below && above && r.First == r.Last {
 		p.compare(port.eq, r.First, no)
 	} else {
@@ -230,7 +231,8 @@ func (p *program) leaf(port comparisons, ranges []PortRange, from uint16, no lab
 	p.jump(accept)
 }
 
-// link drops the last op, a jump to the very next place, and fills in the jumps.
+// link removes the last op, which jumps to the end where it already is, and fills in the
+// jumps.
 func (p *program) link() ([]byte, error) {
 	p.code = p.code[:len(p.code)-sizeofOp]
 	p.jumps = p.jumps[:len(p.jumps)-1]

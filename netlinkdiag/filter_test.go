@@ -13,7 +13,8 @@ import (
 	"sockstate_exporter/netlinkdiag/internal/bytecode"
 )
 
-// reject4 is the no of an op that is left bytes before the end and means reject.
+// reject4 returns the field no that means reject, for an op that is left bytes before the
+// end.
 func reject4(left uint16) uint16 { return left + 4 }
 
 func op(code, yes byte, no uint16) bytecode.Op { return bytecode.Op{Code: code, Yes: yes, No: no} }
@@ -101,8 +102,8 @@ func TestFilterRefusesReversedRange(t *testing.T) {
 	}
 }
 
-// spread gives n ranges of width ports each, as far apart as they can be. The first does
-// not start at 0, nor does the last end at 65535.
+// spread returns n ranges of width ports each, as far apart as possible. The first does not
+// start at 0, and the last does not end at 65535.
 func spread(n, width int) []PortRange {
 	ranges := make([]PortRange, n)
 	for i := range ranges {
@@ -112,7 +113,7 @@ func spread(n, width int) []PortRange {
 	return ranges
 }
 
-// A filter's limit is where its bytecode no longer fits an attribute: 28 bytes for two
+// The limit of a filter is the size of an attribute. Its bytecode takes 28 bytes for two
 // ports, 36 for two longer ranges.
 func TestFilterLimit(t *testing.T) {
 	for _, tt := range []struct {
@@ -145,8 +146,8 @@ func TestFilterLimit(t *testing.T) {
 	}
 }
 
-// maxAuditSteps is about 25 ms of the kernel's time, at the 1.4 ns a step seen on Linux
-// 6.18: within sendmsg(2), once a request.
+// maxAuditSteps is about 25 ms in the kernel, at 1.4 ns for each step as measured on Linux
+// 6.18. sendmsg(2) takes that time once for each request.
 const maxAuditSteps = 17_500_000
 
 func TestFilterLargestIsCheapToAudit(t *testing.T) {
@@ -175,8 +176,8 @@ func TestFilterLargestIsCheapToAudit(t *testing.T) {
 	}
 }
 
-// One comparison per halving of the leaves, then five ops at most: the whole of the
-// leftmost leaf.
+// One comparison for each level of the tree, then at most five ops, those of the leftmost
+// leaf.
 func TestFilterRunsInLogarithmicTime(t *testing.T) {
 	bound := func(n int) int {
 		leaves := (n + 1) / 2
@@ -209,7 +210,7 @@ func TestFilterRunsInLogarithmicTime(t *testing.T) {
 	}
 }
 
-// Every shape of a small tree, and some large ones, asked at every edge of every range.
+// All shapes of small trees, and some large trees, tested at both ends of every range.
 func TestFilterProgramPassesPortsInRanges(t *testing.T) {
 	sizes := []int{513, 3640}
 	for n := range 40 {
@@ -292,9 +293,9 @@ func TestPortRangeString(t *testing.T) {
 	}
 }
 
-// fuzzFilter reads a filter of up to 64 ranges out of arbitrary bytes: how many of them are
-// local, then first and last port of each. A last port of 0 means the single port. The top
-// bit of the first byte lets reversed ranges be.
+// fuzzFilter decodes a filter of up to 64 ranges from arbitrary bytes: how many ranges are
+// local, then the first and last port of each. A last port of 0 means a single port. The top
+// bit of the first byte allows reversed ranges.
 func fuzzFilter(data []byte) PortFilter {
 	if len(data) == 0 {
 		return PortFilter{}
@@ -315,7 +316,7 @@ func fuzzFilter(data []byte) PortFilter {
 	return PortFilter{ranges[:local], ranges[local:]}
 }
 
-// portSet holds the ports of ranges, in the plainest way there is.
+// portSet is a set of ports, in the simplest representation.
 type portSet [math.MaxUint16 + 1]bool
 
 func newPortSet(ranges []PortRange) *portSet {
@@ -328,7 +329,7 @@ func newPortSet(ranges []PortRange) *portSet {
 	return &s
 }
 
-// interesting are the ports around every edge of the ranges.
+// interesting returns the ports around both ends of every range.
 func interesting(ranges []PortRange, more ...uint16) []uint16 {
 	ports := append(more, 0, math.MaxUint16)
 	for _, r := range ranges {
@@ -338,11 +339,11 @@ func interesting(ranges []PortRange, more ...uint16) []uint16 {
 	return slices.Compact(ports)
 }
 
-// outside is a port that is not in the set, where there is one.
+// outside returns a port that is not in the set, if there is one.
 func (s *portSet) outside() uint16 { return uint16(max(0, slices.Index(s[:], false))) }
 
-// FuzzFilter: whatever the ranges, the kernel takes the program, and it passes exactly
-// the sockets that Match does and that have a port in a range.
+// FuzzFilter checks for any ranges that the kernel accepts the program, and that the program
+// passes the same sockets as Match: those with a port in a range.
 func FuzzFilter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, sport, dport uint16) {
 		filter := fuzzFilter(data)

@@ -10,14 +10,15 @@ import (
 )
 
 // kernel is the Transport to the running kernel: a netlink socket of mdlayher/netlink,
-// read through its SyscallConn. The library's own receive paths peek at, or copy, every
-// datagram; at a million sockets that costs two to three times the time of the dump itself.
-// Send, SetReadDeadline and Close are netlink.Conn's own.
+// read through its SyscallConn. The receive methods of the library peek at or copy every
+// datagram. For a million sockets that takes two to three times as long as the dump itself.
+// Send, SetReadDeadline and Close are those of netlink.Conn.
 type kernel struct {
 	*netlink.Conn
 	raw syscall.RawConn
 
-	// What read works on: a closure a call would be an allocation a call.
+	// Arguments and results of read. A closure for each call would be an allocation for
+	// each call.
 	buf  []byte
 	n    int
 	err  error
@@ -41,9 +42,9 @@ func openKernel(netns int) (Transport, error) {
 	return k, nil
 }
 
-// Receive reads one datagram. It is read(2), as recvfrom(2) in x/sys/unix allocates the
-// sender's address; nobody but the kernel may send here without CAP_NET_ADMIN
-// (netlink_sendmsg), and the sequence number is checked.
+// Receive reads one datagram. It calls read(2), because recvfrom(2) in x/sys/unix
+// allocates the address of the sender. Without CAP_NET_ADMIN only the kernel can send
+// here (netlink_sendmsg), and the sequence number is checked.
 func (k *kernel) Receive(b []byte) (int, error) {
 	k.buf = b
 	if err := k.raw.Read(k.read); err != nil {
@@ -58,7 +59,7 @@ func (k *kernel) Receive(b []byte) (int, error) {
 	return k.n, nil
 }
 
-// readFD is told to come again (false) when there is nothing to read yet.
+// readFD returns false when there is nothing to read yet. The runtime then calls it again.
 func (k *kernel) readFD(fd uintptr) bool {
 	for {
 		k.n, k.err = unix.Read(int(fd), k.buf)

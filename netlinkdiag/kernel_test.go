@@ -21,7 +21,7 @@ var kinds = []struct {
 	listen, from  string
 	v6only        *bool
 	family        netlinkdiag.Family
-	local, remote string // as the connections have them
+	local, remote string // of the connections
 }{
 	{"ipv4", "127.0.0.1", "127.0.0.2", nil, ipv4, "127.0.0.1", "127.0.0.2"},
 	{"ipv4 wildcard", "0.0.0.0", "127.0.0.2", nil, ipv4, "127.0.0.1", "127.0.0.2"},
@@ -32,7 +32,7 @@ var kinds = []struct {
 	{"v4-mapped", "::ffff:127.0.0.1", "127.0.0.2", nil, ipv6, "::ffff:127.0.0.1", "::ffff:127.0.0.2"},
 }
 
-// timers are those that run on a socket in the state for as long as a test.
+// timers returns the timer that runs on a socket in the state while the test runs.
 var timers = map[netlinkdiag.State]netlinkdiag.Timer{
 	netlinkdiag.StateSynSent:  netlinkdiag.TimerRetransmit,
 	netlinkdiag.StateSynRecv:  netlinkdiag.TimerRetransmit,
@@ -42,8 +42,8 @@ var timers = map[netlinkdiag.State]netlinkdiag.Timer{
 	netlinkdiag.StateTimeWait: netlinkdiag.TimerTimeWait,
 }
 
-// queues are the bytes that kerneltest leaves in a socket in the state: an unanswered SYN
-// or FIN is one to send, an unread FIN is one to read.
+// queues returns the number of bytes that kerneltest leaves in a socket in the state: a SYN
+// or FIN without an answer is one byte to send, an unread FIN is one byte to read.
 var queues = map[netlinkdiag.State]struct{ r, w uint32 }{
 	netlinkdiag.StateSynSent:   {0, 1},
 	netlinkdiag.StateFinWait1:  {0, 1},
@@ -98,7 +98,7 @@ func mustDump(t testing.TB, c *netlinkdiag.Conn, req netlinkdiag.Request) []netl
 	return got
 }
 
-// identity is what getsockopt(2) and fstat(2) say of a socket.
+// identity returns the cookie, owner and inode from getsockopt(2) and fstat(2).
 func identity(t testing.TB, s *kerneltest.Socket) (cookie uint64, uid, inode uint32) {
 	t.Helper()
 	cookie, err := unix.GetsockoptUint64(s.FD(), unix.SOL_SOCKET, unix.SO_COOKIE)
@@ -112,7 +112,7 @@ func identity(t testing.TB, s *kerneltest.Socket) (cookie uint64, uid, inode uin
 	return cookie, st.Uid, uint32(st.Ino)
 }
 
-// v6only is IPV6_V6ONLY, which bind(2) sets too, for an address that is neither `::` nor
+// v6only returns IPV6_V6ONLY. bind(2) sets it, too, for an address that is neither `::` nor
 // v4-mapped (inet6_bind).
 func v6only(t testing.TB, s *kerneltest.Socket) bool {
 	t.Helper()
@@ -126,7 +126,7 @@ func v6only(t testing.TB, s *kerneltest.Socket) bool {
 	return v != 0
 }
 
-// fixed clears what changes by itself, having looked at it.
+// fixed checks and clears the fields that change by themselves.
 func fixed(t testing.TB, s netlinkdiag.Socket) netlinkdiag.Socket {
 	t.Helper()
 	if (s.Expires > 0) != (s.Timer != netlinkdiag.TimerNone) && s.Timer != netlinkdiag.TimerRetransmit {
@@ -139,7 +139,7 @@ func fixed(t testing.TB, s netlinkdiag.Socket) netlinkdiag.Socket {
 	return s
 }
 
-// Every field of a socket of every kind in every state is what it was made to be.
+// Every field is right, for sockets of every kind in every state.
 func TestKernelReportsWhatWasMade(t *testing.T) {
 	const n = 2
 	for _, k := range kinds {
@@ -188,7 +188,7 @@ func TestKernelReportsWhatWasMade(t *testing.T) {
 						continue // the other end
 					}
 					if s.State == netlinkdiag.StateListen && s.Local.Port() != listenPort {
-						continue // what the others were made with
+						continue // the other ends
 					}
 					if cookies[s.Cookie] || s.Cookie == 0 {
 						t.Errorf("%v %v: cookie %d is not its own", s.State, s.Local, s.Cookie)
@@ -212,7 +212,7 @@ func unspecified(f netlinkdiag.Family) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// requireSame wants the same elements, in any order.
+// requireSame checks that the elements are the same, in any order.
 func requireSame[T comparable](t testing.TB, got, want []T) {
 	t.Helper()
 	count := make(map[T]int)
@@ -273,7 +273,8 @@ func TestKernelReportsOwner(t *testing.T) {
 	}
 }
 
-// SO_MEMINFO gives the same numbers; ICMP6_FILTER's getter fits all of them but the drops.
+// SO_MEMINFO returns the same numbers. The getter for ICMP6_FILTER has room for all of them
+// except the drops.
 func TestKernelReportsMemory(t *testing.T) {
 	ns := kerneltest.New(t)
 	l := ns.Listen(t, addr("127.0.0.1:4840"), kerneltest.Options{})
@@ -376,7 +377,7 @@ func TestKernelReportsOrphanInFinWait2(t *testing.T) {
 	}
 }
 
-// Expires of a TIME_WAIT socket starts at TCP_TIMEWAIT_LEN and runs with the clock.
+// Expires of a TIME_WAIT socket starts at TCP_TIMEWAIT_LEN and decreases with time.
 func TestTimeWaitRunsDown(t *testing.T) {
 	const (
 		timeWaitLen = 60 * time.Second

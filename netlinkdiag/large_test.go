@@ -14,8 +14,8 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// perDatagram is how many TIME_WAIT sockets the kernel puts into a datagram: 32 KiB
-// (netlink_dump) of a header and an inet_diag_msg each.
+// perDatagram is the number of TIME_WAIT sockets in a datagram: 32 KiB (netlink_dump), with
+// a header and an inet_diag_msg for each socket.
 const perDatagram = 32 << 10 / (sizeofHeader + sizeofMsg)
 
 // minisockets are what sockstat counts as tw: one waits in fin_wait2 where the client's FIN
@@ -28,7 +28,7 @@ var minisockets = netlinkdiag.Request{
 func TestLargeDumpIsCancelled(t *testing.T) {
 	n := 50_000
 	if os.Getenv("SOCKSTATE_GUEST") != "" {
-		n = 10_000 // an emulated machine does not make more within their 60 s
+		n = 10_000 // an emulated machine cannot make more in the 60 s that they last
 	}
 	ns := kerneltest.New(t)
 	timewait.MustMake(t, ns, timewait.Options{Count: n, Ports: []uint16{4840, 4841}})
@@ -71,7 +71,7 @@ func TestKernelLateCancelDoesNotReachTheNextDump(t *testing.T) {
 	hammerLateCancel(t, dialNetNS(t, ns), netlinkdiag.Request{States: netlinkdiag.States(netlinkdiag.StateListen)}, 5_000, n)
 }
 
-// Allocations are of the dump, none of a socket.
+// A dump allocates, a socket does not.
 func TestAllocationsDoNotGrowWithSockets(t *testing.T) {
 	const few, many = 1_000, 20_000
 	allocs := make(map[int]float64)
@@ -93,13 +93,13 @@ func TestAllocationsDoNotGrowWithSockets(t *testing.T) {
 		})
 	}
 	t.Logf("%v allocations with %d sockets, %v with %d", allocs[few], few, allocs[many], many)
-	// The runtime may allocate once or twice meanwhile; there are 51 datagrams more.
+	// The runtime may allocate once or twice meanwhile. The larger dump has 51 more datagrams.
 	if allocs[many] > allocs[few]+5 {
 		t.Errorf("%v allocations with %d sockets, %v with %d", allocs[few], few, allocs[many], many)
 	}
 }
 
-// descriptors are the open ones and what they are.
+// descriptors returns the open descriptors, and what they refer to.
 func descriptors(t *testing.T) map[string]string {
 	t.Helper()
 	names, err := filepath.Glob("/proc/self/fd/*")

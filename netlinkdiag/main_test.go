@@ -13,8 +13,8 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// helperEnv names what the test binary does in place of the tests, in a process of its
-// own. Descriptor 3 is a network namespace.
+// helperEnv says what the test binary does instead of the tests when it runs as a helper
+// process. Descriptor 3 is a network namespace.
 const helperEnv = "NETLINKDIAG_TEST_HELPER"
 
 func TestMain(m *testing.M) {
@@ -37,8 +37,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// collect gives what a dump ended with: the sockets since the last ErrRestarted, and the
-// error.
+// collect returns the sockets since the last ErrRestarted, and the error that ended the dump.
 func collect(dump iter.Seq2[netlinkdiag.Socket, error]) ([]netlinkdiag.Socket, error) {
 	var sockets []netlinkdiag.Socket
 	var last error

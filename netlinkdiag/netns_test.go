@@ -16,7 +16,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// ports are the local ports, sorted, each once.
+// ports returns the local ports, sorted, without duplicates.
 func ports(sockets []netlinkdiag.Socket) []uint16 {
 	set := make(map[uint16]bool)
 	for _, s := range sockets {
@@ -55,7 +55,7 @@ func TestConnWithoutNamespaceSeesTheCallers(t *testing.T) {
 	})
 }
 
-// The caller's descriptor is not needed again, not even to open another socket.
+// The Conn does not need the caller's descriptor any more, not even to open another socket.
 func TestCallerMayCloseItsNamespaceDescriptor(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Listen(t, addr("127.0.0.1:4840"), kerneltest.Options{})
@@ -132,7 +132,7 @@ func helper(t *testing.T, ns *kerneltest.NetNS, role string, attr *syscall.SysPr
 	return string(out)
 }
 
-// A process in a user namespace of its own has no capability over this one's.
+// A process in a user namespace of its own has no capabilities in the parent's.
 func TestDialNamespaceThatMayNotBeEntered(t *testing.T) {
 	got := helper(t, kerneltest.New(t), "dial", &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
@@ -144,7 +144,7 @@ func TestDialNamespaceThatMayNotBeEntered(t *testing.T) {
 	}
 }
 
-// Descriptor 0 would be taken for the namespace of the calling thread.
+// Descriptor 0 would mean the namespace of the calling thread.
 func TestNamespaceIsKeptWithoutStandardInput(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Listen(t, addr("127.0.0.1:4840"), kerneltest.Options{})

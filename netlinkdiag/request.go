@@ -7,23 +7,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Request says which sockets to dump. The zero Request asks for every TCP socket of
-// both families in every state.
+// A Request says which sockets to dump. The zero Request asks for all TCP sockets of
+// both families, in every state.
 type Request struct {
-	// Family to dump; FamilyAny for both. Both are one walk of the kernel's table
-	// for TCP, two dumps one after the other for UDP.
+	// Family to dump. The zero value, FamilyAny, means both: one walk of the kernel's
+	// table for TCP, two dumps in turn for UDP.
 	Family Family
 
-	// Protocol to dump; 0 is ProtocolTCP.
+	// Protocol to dump. 0 means ProtocolTCP.
 	Protocol Protocol
 
-	// States to dump; 0 is AllStates.
+	// States to dump. 0 means AllStates.
 	States StateSet
 
-	// Extensions to ask for; only ExtensionSKMemInfo is decoded.
+	// Extensions to ask for. Only ExtensionSKMemInfo is decoded.
 	Extensions Extension
 
-	// Ports filters in the kernel. The zero filter lets everything pass.
+	// Ports selects sockets by port, in the kernel. The zero filter selects all.
 	Ports PortFilter
 }
 
@@ -35,7 +35,7 @@ const ExtensionSKMemInfo Extension = 1 << (inetDiagSKMemInfo - 1)
 
 // Wire constants of include/uapi/linux/inet_diag.h that x/sys/unix does not have.
 const (
-	tcpDiagGetSock = 18 // the request of Linux 2.6, of either family
+	tcpDiagGetSock = 18 // the request of Linux 2.6, for both families
 
 	sizeofSockID = 48
 	sizeofReq    = 4 + sizeofSockID + 8 // struct inet_diag_req
@@ -58,7 +58,7 @@ func (r Request) withDefaults() Request {
 	return r
 }
 
-// walks are the requests that answer r, in turn: one where the kernel has one for it.
+// walks returns the requests that answer r together, in turn.
 func (r Request) walks() []Request {
 	if r.Family != FamilyAny || r.Protocol == ProtocolTCP {
 		return []Request{r}
@@ -72,8 +72,8 @@ func (r Request) perFamily() []Request {
 	return []Request{v4, v6}
 }
 
-// message is r on the wire. FamilyAny becomes the old TCPDIAG_GETSOCK request, the only
-// one that the kernel answers for both families at once (inet_diag_rcv_msg_compat).
+// message encodes r. FamilyAny becomes the old TCPDIAG_GETSOCK request, the only one that
+// the kernel answers for both families at once (inet_diag_rcv_msg_compat).
 func (r Request) message() (netlink.Message, error) {
 	program, err := r.Ports.compile()
 	if err != nil {
@@ -103,7 +103,7 @@ func (r Request) message() (netlink.Message, error) {
 	return m, nil
 }
 
-// module is what the kernel needs to answer r.
+// module returns the name of the module that answers r.
 func (r Request) module() string {
 	if r.Protocol == ProtocolUDP {
 		return "udp_diag"

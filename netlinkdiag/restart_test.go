@@ -73,7 +73,7 @@ func TestInterruptedDumpBeginsAnew(t *testing.T) {
 	}
 }
 
-// Two dumps of several families are one: what is begun anew is all of it.
+// A request for both families can be two dumps. A restart begins with the first.
 func TestInterruptedDumpAsksForAllFamiliesAgain(t *testing.T) {
 	k := &diagtest.Kernel{Answer: script(say(sockets(1), done(0)), say(interrupted(done(0))))}
 	if _, err := collect(dial(t, k, 0).Dump(noContext, netlinkdiag.Request{Protocol: udp})); err != nil {
@@ -111,7 +111,7 @@ func TestInterruptedDumpGivesUp(t *testing.T) {
 	}
 }
 
-// The retries are of one dump: a Conn does not use them up.
+// The limit of retries is for each dump, not for the Conn.
 func TestEveryDumpHasItsOwnRetries(t *testing.T) {
 	k := new(diagtest.Kernel)
 	c := dial(t, k, 1)
@@ -123,7 +123,7 @@ func TestEveryDumpHasItsOwnRetries(t *testing.T) {
 	}
 }
 
-// A consumer that takes ErrRestarted for the end loses the dump and nothing else.
+// A consumer that stops at ErrRestarted gets no result, and the next dump works.
 func TestConsumerMayStopAtErrRestarted(t *testing.T) {
 	k := &diagtest.Kernel{Answer: say(sockets(1), interrupted(done(0)))}
 	c := dial(t, k, 0)

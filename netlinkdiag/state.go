@@ -8,7 +8,8 @@ import (
 // A State is a TCP state, numbered as in include/net/tcp_states.h.
 type State uint8
 
-// The states. Names follow the kernel's, String those of node_exporter's tcpstat.
+// The states. The constants have the kernel's names. String returns the names of
+// node_exporter's tcpstat collector.
 const (
 	StateEstablished State = 1
 	StateSynSent     State = 2
@@ -22,9 +23,9 @@ const (
 	StateListen      State = 10
 	StateClosing     State = 11
 
-	// StateBoundInactive is only asked for, in a StateSet: sockets that are bound
-	// but neither listen nor connect. They are reported as StateClose.
-	// Linux 6.8 and later; older kernels report none.
+	// StateBoundInactive is for a StateSet only. It asks for sockets that are bound,
+	// and neither listen nor connect. A Socket has StateClose then. Linux 6.8 and
+	// later; older kernels report no such socket.
 	StateBoundInactive State = 13
 )
 
@@ -53,13 +54,14 @@ func (s State) String() string {
 	return "state(" + itoa(s) + ")"
 }
 
-// A StateSet is a set of states (idiag_states). The zero set means all of them.
+// A StateSet is a set of states (idiag_states). In a Request the zero set means all
+// states.
 type StateSet uint32
 
-// AllStates holds every state, bound-inactive included.
+// AllStates has every state, also StateBoundInactive.
 const AllStates StateSet = 1<<NumStates - 2 | 1<<StateBoundInactive
 
-// States is the set of the given states.
+// States returns the set of the given states.
 func States(states ...State) StateSet {
 	var set StateSet
 	for _, s := range states {
@@ -68,7 +70,7 @@ func States(states ...State) StateSet {
 	return set
 }
 
-// Without is the set less the given states.
+// Without returns the set without the given states.
 func (set StateSet) Without(states ...State) StateSet { return set &^ States(states...) }
 
 // Has says whether the state is in the set.

@@ -32,7 +32,7 @@ func TestStateSet(t *testing.T) {
 	if got := netlinkdiag.StateSet(0).String(); got != "" {
 		t.Errorf("the zero set is %q", got)
 	}
-	// TCPF_ALL less TCPF_NEW_SYN_RECV, and TCPF_BOUND_INACTIVE.
+	// TCPF_ALL without TCPF_NEW_SYN_RECV, with TCPF_BOUND_INACTIVE.
 	if want := netlinkdiag.StateSet(0x2ffe); netlinkdiag.AllStates != want {
 		t.Errorf("all states are %#x, want %#x", uint32(netlinkdiag.AllStates), uint32(want))
 	}

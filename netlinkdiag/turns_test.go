@@ -14,7 +14,7 @@ import (
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
-// However a consumer leaves the loop, the next dump gets nothing of the last.
+// However a consumer leaves the loop, the next dump receives nothing of that dump.
 func TestConsumerLeavesTheLoop(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -118,7 +118,7 @@ func TestCloseWaitsForTheDump(t *testing.T) {
 		}
 		if got = append(got, s.Local.Port()); len(got) == 1 {
 			go func() { closed <- c.Close() }()
-			time.Sleep(20 * time.Millisecond) // a Close that does not wait has closed by then
+			time.Sleep(20 * time.Millisecond) // a Close that does not wait would have closed by then
 		}
 		if len(closed) != 0 {
 			t.Fatal("Close did not wait")

@@ -12,8 +12,8 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// A receiver that does not read: its queue fills, and what does not fit any more counts
-// as dropped, each datagram once.
+// When a receiver does not read, its queue fills. Each datagram that does not fit counts as
+// one drop.
 func TestUDPReceiveQueueAndDrops(t *testing.T) {
 	const sent = 64
 	for _, c := range []struct {
@@ -52,7 +52,7 @@ func TestUDPReceiveQueueAndDrops(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// The queue's bytes are those that are held for it, with all overhead.
+			// The bytes in the queue include all overhead.
 			awaitSocket(t, look, func(s netlinkdiag.Socket) bool {
 				return s.Mem.Drops > 0 && s.RQueue > 0 && s.RQueue == s.Mem.RmemAlloc
 			})
@@ -76,7 +76,7 @@ func udpReceiver(t *testing.T, ns *kerneltest.NetNS, local, peer netip.AddrPort)
 	return ns.ListenUDP(t, local, kerneltest.Options{})
 }
 
-// awaitSocket looks until the socket is as wanted.
+// awaitSocket waits until the socket is as wanted.
 func awaitSocket(t *testing.T, look func() netlinkdiag.Socket, wanted func(netlinkdiag.Socket) bool) netlinkdiag.Socket {
 	t.Helper()
 	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
@@ -90,7 +90,7 @@ func awaitSocket(t *testing.T, look func() netlinkdiag.Socket, wanted func(netli
 	}
 }
 
-// drain reads what is queued, and says how many datagrams that were.
+// drain reads the queue, and returns the number of datagrams.
 func drain(t *testing.T, s *kerneltest.Socket) (n int) {
 	t.Helper()
 	for {

@@ -2,12 +2,12 @@ package bindrule
 
 import "net/netip"
 
-// An addrKind is how the kernel sorts a bound address (ipv6_addr_type).
+// An addrKind is a class of bound addresses that the kernel tells apart (ipv6_addr_type).
 type addrKind uint8
 
 const (
 	v4Any     addrKind = iota // 0.0.0.0
-	v4                        // and v4-mapped
+	v4                        // also v4-mapped
 	mappedAny                 // ::ffff:0.0.0.0
 	v6Any                     // ::
 	v6
@@ -32,12 +32,12 @@ func kindOf(a netip.Addr) addrKind {
 
 func (k addrKind) ipv4() bool { return k <= mappedAny }
 
-// overlap says whether the kernel asks a socket with the address of s when r binds.
+// overlap says whether the kernel checks a socket with the address of s when r binds.
 //
-// For a particular address it looks into the bucket of that address and into that
-// of the wildcards (inet_bhash2_addr_any_conflict, inet_bind2_bucket_addr_match,
-// inet_bind2_bucket_match_addr_any); for a wildcard it asks all sockets of the
-// port (inet_csk_bind_conflict, inet_rcv_saddr_equal).
+// For an address that is no wildcard the kernel checks the bucket of that address and the
+// bucket of the wildcards (inet_bhash2_addr_any_conflict, inet_bind2_bucket_addr_match,
+// inet_bind2_bucket_match_addr_any). For a wildcard it checks all sockets of the port
+// (inet_csk_bind_conflict, inet_rcv_saddr_equal).
 func overlap(r *Request, s *Socket) Flag {
 	binder, other := kindOf(r.Addr), kindOf(s.Addr)
 	switch binder {
@@ -47,7 +47,7 @@ func overlap(r *Request, s *Socket) Flag {
 			return not(s.V6Only)
 		case v4Any, mappedAny:
 			if r.Addr.Is4In6() {
-				return FlagUnknown // 6.1.192: 0.0.0.0 mostly, ::ffff:0.0.0.0 never; 6.12: yes
+				return FlagUnknown // 6.1.192: mostly for 0.0.0.0, never for ::ffff:0.0.0.0; 6.12: always
 			}
 			return Yes
 		default:
@@ -60,8 +60,8 @@ func overlap(r *Request, s *Socket) Flag {
 	case mappedAny:
 		return or(is(other.ipv4()), and(is(other == v6Any), not(s.V6Only)))
 	default: // v4Any
-		// ipv4_rcv_saddr_equal looks at no address of sk2 then: not even ::1
-		// goes with 0.0.0.0, except by IPV6_V6ONLY.
+		// ipv4_rcv_saddr_equal does not look at the address of sk2 then: without
+		// IPV6_V6ONLY, even ::1 conflicts with 0.0.0.0.
 		return or(is(other.ipv4()), not(s.V6Only))
 	}
 }

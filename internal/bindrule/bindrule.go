@@ -7,49 +7,51 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// A Port is what is known of one local TCP port of one network namespace.
+// A Port is one local TCP port of one network namespace, as far as it is known.
 type Port struct {
 	Sockets []Socket
 
-	// Bucket is the kernel's shortcut for the port; of a port that nothing holds it
-	// makes no difference.
+	// Bucket is the kernel's summary of the binds to the port. It makes no
+	// difference where Sockets is empty.
 	Bucket Bucket
 
-	// Incomplete says that there may be sockets which Sockets does not list. A
-	// bind is then not Free unless the bucket admits it.
+	// Incomplete says that Sockets may lack some. A bind is then Free only if the
+	// bucket admits it.
 	Incomplete bool
 }
 
-// A Socket stands for a number of sockets that bind() could not tell apart.
+// A Socket stands for one or more sockets that are the same to bind().
 type Socket struct {
-	// Addr is the local address. Is4 means AF_INET, all others, v4-mapped ones
-	// included, AF_INET6. A zone is ignored: the kernel keeps it in Ifindex.
+	// Addr is the local address. An IPv4 address (Is4) means AF_INET. Any other,
+	// also a v4-mapped one, means AF_INET6. A zone is ignored: the kernel keeps it in
+	// Ifindex.
 	Addr    netip.Addr
-	Ifindex uint32 // device the sockets are bound to, or 0
+	Ifindex uint32 // device that the sockets are bound to, or 0
 
 	// V6Only (IPV6_V6ONLY) matters only where Addr is neither IPv4 nor v4-mapped.
 	V6Only, ReuseAddr, ReusePort Flag
 
-	// UID as sock_diag shows it; without meaning for KindTimeWait.
+	// UID is the owner, as sock_diag reports it. It has no meaning for KindTimeWait.
 	UID UID
 
 	State sock.State
 	Kind  sock.Kind
 
 	Count uint64
-	// Expires is the time until the last of them is gone; KindTimeWait only.
+	// Expires is the time until the last of them is gone. KindTimeWait only.
 	Expires time.Duration
 }
 
-// A Request is a bind() to the port. Where something of it is Unknown, the
-// Verdict tells whether that matters.
+// A Request is a bind() to the port. Flags and UID may be unknown: the Verdict is
+// Unknown only if that matters.
 type Request struct {
 	Addr                         netip.Addr // as in Socket
 	Ifindex                      uint32
 	V6Only, ReuseAddr, ReusePort Flag
 	UID                          UID
 
-	// ListenersAside leaves out sockets in StateListen, which a restart closes.
+	// ListenersAside leaves out the sockets in StateListen, because a restart closes
+	// them.
 	ListenersAside bool
 }
 
@@ -57,26 +59,28 @@ type Request struct {
 type Verdict struct {
 	Outcome Outcome
 
-	// Blockers are the indices, in Port.Sockets, of those that conflict with
-	// the request. Doubtful ones conflict or do not, by what is not known.
+	// Blockers are the indexes in Port.Sockets of the sockets that conflict with the
+	// request. Doubtful are the indexes of those that may conflict: that depends on
+	// something that is not known.
 	Blockers, Doubtful []int
 
-	// Until says when all Blockers are gone, if nobody does anything: 0 where
-	// there are none; Forever where one has no timer that ends it. Only
-	// the Doubtful can make it later, and UntilKnown is false where they might.
+	// Until is the time until all Blockers are gone by themselves, or 0 where there
+	// are none. Forever says that no timer ends one of them; Until is 0 then.
+	// UntilKnown is false where Doubtful sockets might make the time longer, or where
+	// Port.Incomplete sockets might.
 	Until      time.Duration
 	Forever    bool
 	UntilKnown bool
 }
 
-// An Outcome is what bind() answers.
+// An Outcome says whether bind() would succeed.
 type Outcome uint8
 
 // The outcomes.
 const (
 	Unknown Outcome = iota // it depends on something that is not known
-	Free                   // no conflict
-	Blocked                // EADDRINUSE
+	Free                   // it would succeed
+	Blocked                // it would fail with EADDRINUSE
 )
 
 func (o Outcome) String() string {
@@ -90,7 +94,7 @@ func (o Outcome) String() string {
 	}
 }
 
-// Bind says what bind() would answer.
+// Bind says whether bind() would succeed.
 func (p *Port) Bind(r Request) Verdict {
 	v := Verdict{UntilKnown: !p.Incomplete}
 	shortcut := p.Bucket.admits(&r)
@@ -134,9 +138,9 @@ func (p *Port) Bind(r Request) Verdict {
 	return v
 }
 
-// conflict is inet_bind_conflict of net/ipv4/inet_connection_sock.c with relax and
-// reuseport_ok, as for every port but 0, and the question of addresses that its
-// callers ask.
+// conflict does what inet_bind_conflict (net/ipv4/inet_connection_sock.c) does with relax
+// and reuseport_ok, as for every port other than 0. It also compares the addresses, which
+// the callers of inet_bind_conflict do.
 func conflict(r *Request, s *Socket) Flag {
 	if s.Kind == sock.KindRequest {
 		return No // in no bind bucket

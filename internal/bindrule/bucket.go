@@ -2,20 +2,19 @@ package bindrule
 
 import "net/netip"
 
-// A Bucket is the port's struct inet_bind_bucket as far as inet_csk_get_port uses it
-// as a shortcut: where it admits a request, no socket is asked. It remembers binds
-// of sockets that are long gone, so it cannot be told from the sockets.
+// A Bucket is the part of the port's struct inet_bind_bucket that inet_csk_get_port uses as
+// a shortcut: where the bucket admits a request, the kernel checks no socket. It keeps what
+// sockets left that are gone by now, so it cannot be derived from the sockets that exist.
 type Bucket struct {
 	Known bool
 
 	FastReuse     bool          // fastreuse > 0
 	FastReusePort FastReusePort // fastreuseport
 
-	// UID, Addr and V6Only: fastuid; fast_rcv_saddr or, by fast_sk_family,
-	// fast_v6_rcv_saddr; fast_ipv6_only. Without meaning for FastReusePortNone.
-	UID    uint32
-	Addr   netip.Addr
-	V6Only bool
+	// The rest has no meaning for FastReusePortNone.
+	UID    uint32     // fastuid
+	Addr   netip.Addr // fast_rcv_saddr or fast_v6_rcv_saddr, by fast_sk_family
+	V6Only bool       // fast_ipv6_only
 }
 
 // FastReusePort is numbered as in include/net/inet_hashtables.h.
@@ -24,15 +23,15 @@ type FastReusePort uint8
 // The values of FastReusePort.
 const (
 	FastReusePortNone   FastReusePort = 0 // 0, and -1, which connect() sets
-	FastReusePortAny    FastReusePort = 1 // FASTREUSEPORT_ANY: to any address
+	FastReusePortAny    FastReusePort = 1 // FASTREUSEPORT_ANY: admits any address
 	FastReusePortStrict FastReusePort = 2 // FASTREUSEPORT_STRICT
 )
 
-// admits says whether bind() succeeds without asking a socket.
+// admits says whether bind() succeeds without a check of the sockets.
 //
-// Where the bucket is not known, SO_REUSEADDR is no matter: fastreuse stays set
-// only while every socket of the bucket was bound with it and none listened, and
-// then none conflicts with a request that has it either.
+// Where the bucket is not known, SO_REUSEADDR does not matter. fastreuse stays set only
+// while every socket of the bucket was bound with SO_REUSEADDR and none listened. Then no
+// socket conflicts with a request that has SO_REUSEADDR.
 func (b *Bucket) admits(r *Request) Flag {
 	if !b.Known {
 		return and(r.ReusePort, FlagUnknown)
@@ -40,7 +39,7 @@ func (b *Bucket) admits(r *Request) Flag {
 	return or(and(r.ReuseAddr, is(b.FastReuse)), b.reusePortMatch(r))
 }
 
-// reusePortMatch is sk_reuseport_match.
+// reusePortMatch does what sk_reuseport_match does.
 func (b *Bucket) reusePortMatch(r *Request) Flag {
 	if b.FastReusePort == FastReusePortNone {
 		return No
@@ -52,8 +51,8 @@ func (b *Bucket) reusePortMatch(r *Request) Flag {
 	return and(match, b.covers(r))
 }
 
-// covers is ipv6_rcv_saddr_equal, or for an AF_INET bucket ipv4_rcv_saddr_equal, with
-// match_sk1_wildcard only.
+// covers does what ipv6_rcv_saddr_equal does, or ipv4_rcv_saddr_equal for an AF_INET
+// bucket, with match_sk1_wildcard only.
 func (b *Bucket) covers(r *Request) Flag {
 	fast, binder := kindOf(b.Addr), kindOf(r.Addr)
 	switch {

@@ -11,7 +11,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// connectIn adds connections to a listener, or their remains.
+// connectIn adds connections to a listener, some of them closed again.
 func (w *world) connectIn() error {
 	listeners := w.listeners()
 	if len(listeners) == 0 {
@@ -36,17 +36,17 @@ func (w *world) connectIn() error {
 	return nil
 }
 
-// target is an address by which a listener can be reached from here.
+// target returns an address where a client can reach the listener.
 func (w *world) target(h *held) (netip.Addr, bool) {
 	addr := h.addr.Unmap()
 	if addr.IsUnspecified() {
 		return w.reachable(h.device, addr.Is4() || !h.v6only && w.chance(60)), true
 	}
-	// A packet to an address of this host comes in by the address's device.
+	// A packet to an address of this host arrives on the device of that address.
 	return addr, h.device == 0 || addr.IsLoopback() == (h.device == lo)
 }
 
-// reachable is an address that a socket bound to the device can talk to.
+// reachable returns an address that a socket bound to the device can connect to.
 func (w *world) reachable(device int, v4 bool) netip.Addr {
 	loopback, dummy := []string{"127.0.0.1", "127.0.0.6"}, []string{"192.0.2.1"}
 	if !v4 {
@@ -113,7 +113,7 @@ func (w *world) connectTo(target netip.Addr) error {
 	return w.age(&held{spec: s, fd: local}, remote)
 }
 
-// sameListeners says whether a connection is the same whoever it belongs to.
+// sameListeners says whether a connection is the same whichever listener it belongs to.
 func (w *world) sameListeners() bool {
 	ls := w.listeners()
 	for _, l := range ls {
@@ -124,7 +124,7 @@ func (w *world) sameListeners() bool {
 	return true
 }
 
-// accept takes the connection from whichever listener got it.
+// accept takes the connection from the listener that received it.
 func (w *world) accept() (int, *held, error) {
 	for deadline := time.Now().Add(settle); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		for _, l := range w.listeners() {
@@ -152,7 +152,7 @@ func (w *world) connectOut() error {
 	v4 := h.addr.Unmap().Is4() || !h.v6only && w.chance(50)
 	target := w.reachable(h.device, v4)
 	if !h.addr.Unmap().IsUnspecified() {
-		target = h.addr.Unmap() // routed whatever the device
+		target = h.addr.Unmap() // there is a route from every device
 	}
 	to := target
 	if h.addr.Is6() {
@@ -167,7 +167,7 @@ func (w *world) connectOut() error {
 	}
 	switch err := connect(h.fd, sockaddr(to, acceptsPort)); {
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return nil // another has these addresses and ports: it stays bound
+		return nil // another connection has these addresses and ports: the socket stays bound
 	case errors.Is(err, errUnsettled):
 		return nil // nobody answered on a busy machine: in syn_sent it holds the port as well
 	case err != nil:
@@ -186,7 +186,7 @@ func (w *world) connectOut() error {
 	}
 }
 
-// age brings a connection into a random state, and maybe away from its process.
+// age brings a connection into a random state. It may also close its descriptor.
 func (w *world) age(c *held, remote int) error {
 	const orphan = true
 	ages := []struct {

@@ -1,66 +1,73 @@
-// Package bindrule says whether bind() to a TCP port would succeed, what is in its way
-// and for how long, from a list of the port's sockets. It asks no kernel: it is the
-// kernel's rule, to be read and to be tried with flags that a program does not have yet.
+// Package bindrule says whether bind() to a TCP port would succeed, which sockets block it
+// and for how long. Its input is a list of the sockets on the port. It does not ask the
+// kernel: it is the kernel's rule in Go, so a caller can try flags that a program does not
+// set yet. It needs no privileges.
 //
 // # The rule
 //
-// bind() to a port other than 0 asks every socket that holds the port
-// (inet_csk_get_port, net/ipv4/inet_connection_sock.c). State is no matter, but for
-// what is said here. The request conflicts with a socket, and is answered EADDRINUSE,
-// when all of this is so (inet_bind_conflict):
+// bind() to a port other than 0 checks every socket that holds the port
+// (inet_csk_get_port, net/ipv4/inet_connection_sock.c). The state of a socket matters only
+// where this text says so. The request conflicts with a socket, and fails with EADDRINUSE,
+// when all of this is true (inet_bind_conflict):
 //
 //   - They are not bound to two different devices.
 //   - Their addresses overlap; see below.
-//   - Not both have SO_REUSEADDR, or the socket listens.
-//   - Not both have SO_REUSEPORT, or the socket has another owner (sk_uid, compared
-//     with the binder's; a minisocket in TIME_WAIT or FIN_WAIT2 has none, and passes).
+//   - One of the two lacks SO_REUSEADDR, or the socket listens.
+//   - One of the two lacks SO_REUSEPORT, or the socket has another owner (sk_uid) than the
+//     binder. A minisocket in TIME_WAIT or FIN_WAIT2 has no owner; it counts as the same.
 //
-// A request_sock in SYN_RECV holds no port. listen() asks the same once more, so it
-// fails where another socket listens by then.
+// A request_sock in SYN_RECV holds no port. listen() checks again, so it fails if another
+// socket listens by then.
 //
-// Addresses overlap when they are equal, v4-mapped ones being IPv4, or one of
-// them is a wildcard of the same family. `::` without IPV6_V6ONLY is a wildcard for
-// IPv4, too. It is not quite symmetric:
+// Two addresses overlap when they are equal, or when one of them is a wildcard of the same
+// family. A v4-mapped address counts as IPv4. `::` without IPV6_V6ONLY is a wildcard for
+// IPv4, too. The rule is not symmetric:
 //
-//   - A request for 0.0.0.0 conflicts with any IPv6 socket without IPV6_V6ONLY, be
-//     its address ::1 (ipv4_rcv_saddr_equal looks at no address then). bind() to such
-//     an address sets the flag (__inet6_bind), so this is about the connections, and
-//     their TIME_WAIT, of a dual-stack listener: they block the IPv4 wildcard.
+//   - A request for 0.0.0.0 conflicts with any IPv6 socket without IPV6_V6ONLY, even one
+//     on ::1 (ipv4_rcv_saddr_equal does not compare addresses then). bind() to an address
+//     such as ::1 sets the flag (__inet6_bind). Sockets without the flag are those that a
+//     dual-stack listener accepted, and their TIME_WAIT: they block the IPv4 wildcard.
 //   - A request for ::1 does not conflict with 0.0.0.0.
 //
 // # The shortcut
 //
-// The kernel keeps a summary of the port's binds, struct inet_bind_bucket. Where that
-// admits a request no socket is asked (sk_reuseport_match), so a bind may
-// succeed that the rule forbids: after a `::` listener with IPV6_V6ONLY and
-// SO_REUSEPORT, one of the same owner without IPV6_V6ONLY binds over a foreign 0.0.0.0;
-// a server that does not run as root binds with SO_REUSEPORT over connections without
-// a process, which up to 6.12 are root's (sock_i_uid; they keep their
-// owner in 6.18, by sk_uid). The summary goes back to sockets that are gone, so
-// it cannot be told from those that are there, and no interface but eBPF shows it.
-// Without it, a request with SO_REUSEPORT that conflicts with something is Unknown;
-// others do not need it as long as nobody clears SO_REUSEADDR of a socket that is bound.
+// The kernel keeps a summary of the binds to a port, struct inet_bind_bucket. Where the
+// summary admits a request, the kernel checks no socket (sk_reuseport_match). So a bind can
+// succeed that the rule forbids. Two examples:
+//
+//   - After a `::` listener with IPV6_V6ONLY and SO_REUSEPORT, a listener of the same owner
+//     without IPV6_V6ONLY binds in spite of another owner's 0.0.0.0.
+//   - A server that does not run as root binds with SO_REUSEPORT in spite of connections
+//     without a process. Up to 6.12 their owner is root (sock_i_uid); in 6.18 they keep
+//     their owner (sk_uid).
+//
+// The summary depends on sockets that are gone. So it cannot be derived from the sockets
+// that exist, and only eBPF can read it. Without it, a request with SO_REUSEPORT that
+// conflicts with something is Unknown. Other requests do not need it, as long as nobody
+// clears SO_REUSEADDR of a bound socket.
 //
 // # Kernels
 //
-// Proved against 6.1, 6.12 and 6.18 by real binds (TestAgreesWithTheKernel). What
-// differs between them is in the input: whose an orphan is (Socket.UID, as that kernel's
-// sock_diag shows it), and how the bucket is kept (6.1 sets fastreuse and
-// FASTREUSEPORT_ANY with the first bind; 6.12 and 6.18, whose inet_csk_update_fastreuse
-// finds no bucket empty, never do). Except where a
-// v4-mapped address is bound that is no wildcard, and 0.0.0.0 or ::ffff:0.0.0.0 is there: late
-// 6.1 does not see the second (inet_bind2_bucket_match_addr_any), and does not always see the
-// first (seen on one port of a random run); later kernels see both. Such a
-// request is Unknown.
+// Real binds on 6.1, 6.12 and 6.18 confirm the rule (TestAgreesWithTheKernel). What differs
+// between these kernels is part of the input:
 //
-// A socket that is bound and neither listens nor connects is shown by no interface of
-// a kernel before 6.8: there, Free may be wrong by such a socket, and only by it.
+//   - The owner of an orphan: Socket.UID, as the sock_diag of that kernel reports it.
+//   - The bucket. 6.1 sets fastreuse and FASTREUSEPORT_ANY with the first bind. 6.12 and
+//     6.18 never do, because their inet_csk_update_fastreuse finds no bucket empty.
+//
+// One difference is not part of the input: a request for a v4-mapped address that is no
+// wildcard, where 0.0.0.0 or ::ffff:0.0.0.0 is bound. Late 6.1 misses ::ffff:0.0.0.0
+// (inet_bind2_bucket_match_addr_any), and sometimes 0.0.0.0 (seen on one port of a random
+// run). Later kernels miss neither. Such a request is Unknown.
+//
+// Before 6.8 no interface of the kernel reports sockets that are bound, and neither listen
+// nor connect. There, Free may be wrong because of such a socket, and for no other reason.
 //
 // # What is not in it
 //
-// bind() has more reasons to fail (EADDRNOTAVAIL, EACCES, EINVAL), and port 0 a rule of
-// its own. Sockets bound to a device of a VRF have a bucket apart unless
-// net.ipv4.tcp_l3mdev_accept is set: give a Port those of one VRF. TCP_REPAIR binds over
-// anything. Connections that wait for accept() end with their listener, which
-// Request.ListenersAside does not know.
+// bind() can fail for other reasons (EADDRNOTAVAIL, EACCES, EINVAL), and port 0 has its own
+// rule. Sockets bound to a device of a VRF have a separate bucket unless
+// net.ipv4.tcp_l3mdev_accept is set: a Port must have the sockets of one VRF only. With
+// TCP_REPAIR bind() always succeeds. Connections that wait for accept() end with their
+// listener; Request.ListenersAside does not leave them out.
 package bindrule

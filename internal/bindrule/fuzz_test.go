@@ -10,11 +10,11 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// FuzzBind holds what is true of every input:
+// FuzzBind checks what is true for every input:
 //
-//   - one more socket never makes a bind easier;
-//   - what is decided stays decided, and when it ends stays known, whatever the
-//     unknown turns out to be.
+//   - One more socket never makes a bind succeed that failed without it.
+//   - An outcome other than Unknown, and a known Until, stay the same when what was unknown
+//     becomes known.
 func FuzzBind(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed, uint8(seed), seed%4 == 0)
@@ -67,7 +67,7 @@ func FuzzBind(f *testing.F) {
 	})
 }
 
-// kernelsDiffer: see overlap.
+// kernelsDiffer says whether kernels answer differently: see overlap.
 func kernelsDiffer(sockets []Socket) bool {
 	return slices.ContainsFunc(sockets, func(s Socket) bool {
 		kind := kindOf(s.Addr)

@@ -27,13 +27,13 @@ const (
 	casesDefault  = 1000
 	bindsPerWorld = 20
 
-	// Ports outside net.ipv4.ip_local_port_range, one a world.
+	// Ports outside net.ipv4.ip_local_port_range, one for each world.
 	firstPort, lastPort = 2000, 32000
 )
 
 // TestAgreesWithTheKernel makes random sockets on one port, asks the rule about random
-// binds and then binds. Twice: with all that a socket has, and with what the sources
-// of a snapshot show of it.
+// binds, and then binds. It asks twice: with all that is true of the sockets, and with what
+// the sources of a snapshot report.
 func TestAgreesWithTheKernel(t *testing.T) {
 	kerneltest.RequireRoot(t) // two users, eBPF
 	seed := number(t, seedEnv, rand.Uint64())
@@ -42,7 +42,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 
 	ns := kerneltest.New(t)
 	ns.AddDummy(t, "dummy0", netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"))
-	// Otherwise an IPv6 address can only be bound on its own device.
+	// Without this, an IPv6 address can be bound only on its own device.
 	ns.Sysctl(t, "net.ipv6.ip_nonlocal_bind", "1")
 	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
 	if err != nil {
@@ -123,7 +123,7 @@ func (c *comparison) run() error {
 		}
 	}
 	if len(c.listeners()) == 0 || c.queued > 0 {
-		return nil // connections that wait for accept() go with their listener
+		return nil // connections that wait for accept() end with their listener
 	}
 	for range 3 {
 		if err := c.compare(view, c.randomSpec(), true); err != nil {
@@ -133,15 +133,15 @@ func (c *comparison) run() error {
 	return nil
 }
 
-// A view is the sockets of the port: with all that the world knows of them, and with
-// what the sources show.
+// A view has the sockets of the port twice: with all that the world knows, and with what the
+// sources report.
 type view struct {
 	truth, seen []bindrule.Socket
 	hidden      int // at the end of truth, those that the kernel does not show
 }
 
-// compare asks about a bind and does it, with restart after the listeners were closed.
-// Nothing but the bucket changes by it.
+// compare asks about a bind and does it. With restart it first closes the listeners. The
+// bind changes only the bucket.
 func (c *comparison) compare(view view, s spec, restart bool) error {
 	truth, seen := bindrule.Port{Sockets: view.truth, Bucket: c.bucket}, bindrule.Port{Sockets: view.seen}
 	var err error
@@ -183,14 +183,14 @@ func (c *comparison) compare(view view, s spec, restart bool) error {
 	return nil
 }
 
-// kernelsDiffer: see overlap.
+// kernelsDiffer says whether kernels answer differently: see overlap.
 func kernelsDiffer(p bindrule.Port, r bindrule.Request) bool {
 	return r.Addr.Is4In6() && slices.ContainsFunc(p.Sockets, func(s bindrule.Socket) bool {
 		return s.Addr == netip.IPv4Unspecified() || s.Addr == netip.MustParseAddr("::ffff:0.0.0.0")
 	})
 }
 
-// compareBucket checks that the world knows how the kernel keeps its bucket.
+// compareBucket checks that the world's bucket is the same as the kernel's.
 func (c *comparison) compareBucket(got bindrule.Bucket) {
 	want := c.bucket
 	if want.FastReusePort == bindrule.FastReusePortNone {
@@ -291,7 +291,7 @@ func (c *comparison) look() (v view, err error) {
 	return v, nil
 }
 
-// socket is what sock_diag shows.
+// socket converts what sock_diag reports.
 func socket(s netlinkdiag.Socket) bindrule.Socket {
 	x := bindrule.Socket{
 		Addr: s.Local.Addr(), Ifindex: s.Ifindex, V6Only: bindrule.FlagOf(s.V6Only),
@@ -306,7 +306,7 @@ func socket(s netlinkdiag.Socket) bindrule.Socket {
 	return x
 }
 
-// tell adds what sock_diag does not show.
+// tell adds what sock_diag does not report.
 func (c *comparison) tell(x bindrule.Socket, s netlinkdiag.Socket) bindrule.Socket {
 	known, ok := c.byCookie[s.Cookie]
 	if !ok {
@@ -367,7 +367,7 @@ func helper(t *testing.T, addr netip.Addr, port uint16) int {
 
 func ifindex(t *testing.T, name string) uint32 {
 	t.Helper()
-	// net.InterfaceByName asks the namespace of the thread it runs on: this one.
+	// net.InterfaceByName looks in the namespace of the calling thread: this one.
 	i, err := net.InterfaceByName(name)
 	if err != nil {
 		t.Fatal(err)
@@ -402,7 +402,7 @@ func olderThan(t *testing.T, major, minor int) bool {
 	return a < major || a == major && b < minor
 }
 
-// literal is a case for TestBind's table.
+// literal returns a case for the table of TestBind.
 func literal(p bindrule.Port, r bindrule.Request, want bindrule.Outcome) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "{\n\tport: Port{\n\t\tSockets: []Socket{\n")

@@ -20,12 +20,12 @@ const (
 
 var addr = netip.MustParseAddr
 
-// plain is a live socket, or a request, without any flag.
+// plain returns a live socket, or a request, without any flag.
 func plain(a string, state sock.State) Socket {
 	return Socket{Addr: addr(a), V6Only: No, ReuseAddr: No, ReusePort: No, UID: UIDOf(0), State: state, Count: 1}
 }
 
-// gone is a minisocket.
+// gone returns a minisocket.
 func gone(a string, expires time.Duration) Socket {
 	s := plain(a, timeWait)
 	s.Kind, s.UID, s.Expires = sock.KindTimeWait, UIDOf(0), expires
@@ -161,7 +161,8 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestAddressesOverlap has the request's address down the side, the socket's on top.
+// In the table of TestAddressesOverlap, rows are addresses of requests, columns are
+// addresses of sockets.
 func TestAddressesOverlap(t *testing.T) {
 	const no, yes, unknown = Free, Blocked, Unknown
 	sockets := []Socket{
@@ -202,7 +203,7 @@ func TestAddressesOverlap(t *testing.T) {
 	}
 }
 
-// TestBucketAdmits has a socket that conflicts with every request in all cases.
+// Every case of TestBucketAdmits has a socket that conflicts with any request.
 func TestBucketAdmits(t *testing.T) {
 	strict := func(a string, v6only bool) Bucket {
 		return Bucket{Known: true, FastReusePort: FastReusePortStrict, UID: 1000, Addr: addr(a), V6Only: v6only}

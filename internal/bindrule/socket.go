@@ -21,7 +21,7 @@ func (f Flag) String() string {
 	}
 }
 
-// FlagOf is Yes or No.
+// FlagOf returns Yes for true and No for false.
 func FlagOf(set bool) Flag { return is(set) }
 
 func is(b bool) Flag {
@@ -57,13 +57,13 @@ func and(flags ...Flag) Flag {
 
 func or(a, b Flag) Flag { return not(and(not(a), not(b))) }
 
-// A UID is a user id that may be unknown; its zero value is.
+// A UID is a user id that may be unknown. The zero value is unknown.
 type UID struct {
 	ID    uint32
 	Known bool
 }
 
-// UIDOf is a UID that is known.
+// UIDOf returns a UID that is known.
 func UIDOf(id uint32) UID { return UID{ID: id, Known: true} }
 
 func (u UID) equal(other UID) Flag {

@@ -13,7 +13,7 @@ import (
 
 const settle = time.Minute
 
-// bringTo makes the states as package kerneltest does.
+// bringTo makes the states in the same way as package kerneltest.
 func bringTo(state kerneltest.State, local, remote int) error {
 	shutdown := func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) }
 	var steps []func() error

@@ -10,7 +10,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// The package documentation's examples, without the rule: it says what the kernel does.
+// The examples of the package documentation, done in the kernel, without the rule.
 
 func TestIPv6TimeWaitOfDualStackBlocksIPv4Wildcard(t *testing.T) {
 	for _, v6only := range []bool{false, true} {
@@ -43,7 +43,7 @@ func TestBucketLetsDualStackBindOverIPv4(t *testing.T) {
 	checkBind(t, ns, "[::]:4840", dualStack, 0)
 }
 
-// checkBind binds and closes; want 0 means success.
+// checkBind binds and closes. want is the errno, 0 for success.
 func checkBind(t *testing.T, ns *kerneltest.NetNS, addr string, opts kerneltest.Options, want unix.Errno) {
 	t.Helper()
 	s, err := ns.OpenBound(netip.MustParseAddrPort(addr), opts)

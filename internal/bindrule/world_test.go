@@ -12,7 +12,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// A spec is what a socket is opened with.
+// A spec says how to open a socket.
 type spec struct {
 	addr                         netip.Addr
 	device                       int // index in world.devices, 0 for none
@@ -20,26 +20,27 @@ type spec struct {
 	uid                          int
 }
 
-// bound is the spec after the bind: __inet6_bind sets sk_ipv6only for a particular address.
+// bound returns the spec after the bind: __inet6_bind sets sk_ipv6only for an address that
+// is no wildcard.
 func (s spec) bound() spec {
 	s.v6only = s.v6only || s.addr.Is6() && !s.addr.Is4In6() && !s.addr.IsUnspecified()
 	return s
 }
 
-// A held socket is one that the world has a descriptor of.
+// A held socket is a socket with a descriptor in the world.
 type held struct {
 	spec
 	fd        int
 	listening bool
 }
 
-// settings are what no snapshot shows of every socket; they are known here.
+// settings are what a snapshot does not report for every socket.
 type settings struct {
 	v6only, reuseAddr, reusePort bool
 }
 
-// A world is random sockets on one port. Everything happens on one thread, inside
-// the network namespace.
+// A world has random sockets on one port. Everything happens on one thread in the network
+// namespace.
 type world struct {
 	rng      *rand.Rand
 	port     uint16
@@ -59,7 +60,7 @@ type world struct {
 	bucket bindrule.Bucket // what the kernel's must be
 }
 
-// The indices in world.devices, but for 0, no device.
+// The indexes in world.devices. 0 means no device.
 const (
 	lo     = 1
 	dummy0 = 2
@@ -70,8 +71,8 @@ type device struct {
 	index uint32
 }
 
-// helpers are listeners on other ports: one that accepts, and one that drops all it
-// receives, by family.
+// helpers are listeners on other ports, for each family one that accepts and one that drops
+// all packets.
 type helpers struct {
 	accepts, deaf map[bool]int // by Is4
 }
@@ -149,7 +150,7 @@ func (w *world) open(s spec) (int, error) {
 	return fd, nil
 }
 
-// tryBind is a bind() to the port; fd is -1 where it was EADDRINUSE.
+// tryBind binds a new socket to the port. fd is -1 where that failed with EADDRINUSE.
 func (w *world) tryBind(s spec) (fd int, err error) {
 	fd, err = w.open(s)
 	if err != nil {
@@ -167,11 +168,11 @@ func (w *world) tryBind(s spec) (fd int, err error) {
 	return -1, fmt.Errorf("bind %+v: %w", s, err)
 }
 
-// unbind closes a socket of tryBind's.
+// unbind closes a socket that tryBind returned.
 func (w *world) unbind(fd int) { _ = unix.Close(fd) }
 
-// updateBucket is inet_csk_update_fastreuse. Since Linux 6.8 that never takes a bucket
-// for empty: it asks tb->bhash2, to which inet_bind2_bucket_create has just added.
+// updateBucket does what inet_csk_update_fastreuse does. Since Linux 6.8 that never finds a
+// bucket empty: it checks tb->bhash2, to which inet_bind2_bucket_create has just added.
 func (w *world) updateBucket(s spec, listening, empty bool) {
 	b := &w.bucket
 	if empty {
@@ -197,7 +198,7 @@ func (w *world) updateBucket(s spec, listening, empty bool) {
 	b.Known = true
 }
 
-// reusePortMatch is sk_reuseport_match.
+// reusePortMatch does what sk_reuseport_match does.
 func (w *world) reusePortMatch(s spec) bool {
 	b := w.bucket
 	b.FastReuse = false
@@ -216,7 +217,7 @@ func (w *world) request(s spec) bindrule.Request {
 	}
 }
 
-// grow does a few things that end with sockets on the port.
+// grow adds sockets to the port by some random steps.
 func (w *world) grow() error {
 	for range 1 + w.rng.IntN(7) {
 		var err error
@@ -289,7 +290,7 @@ func (w *world) close() {
 	}
 }
 
-// mutate changes what bind() compares of a socket that is bound already.
+// mutate changes flags or the owner of a bound socket, which bind() compares.
 func (w *world) mutate() error {
 	if len(w.sockets) == 0 {
 		return nil
@@ -314,7 +315,7 @@ func (w *world) listeners() []*held {
 	return ls
 }
 
-// closeListeners is what a restart does.
+// closeListeners does what a restart does.
 func (w *world) closeListeners() {
 	var rest []*held
 	for _, h := range w.sockets {

@@ -10,6 +10,7 @@ var defaultPackages = []string{
 	"./internal/stack",
 	"./internal/bindrule",
 	"./internal/bpf/...",
+	"./internal/linux",
 	"./internal/netns",
 	"./internal/owner",
 }

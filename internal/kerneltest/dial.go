@@ -5,9 +5,9 @@ import (
 	"net"
 )
 
-// DialContext connects inside the namespace, as [net.Dialer.DialContext] does.
-// It is for an [net/http.Transport], and for literal addresses: names are
-// looked up, and tried side by side, on threads outside.
+// DialContext connects in the namespace, as [net.Dialer.DialContext] does. It
+// fits [net/http.Transport]. The address must be literal: the net package looks
+// up names on threads that are not in the namespace.
 func (n *NetNS) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
 	err = n.Run(func() (err error) {
 		conn, err = new(net.Dialer).DialContext(ctx, network, addr)

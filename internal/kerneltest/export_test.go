@@ -11,8 +11,7 @@ import (
 // HelperEnv makes the test binary a helper process of a test.
 const HelperEnv = "SOCKSTATE_KERNELTEST_HELPER"
 
-// Alive reports whether a process runs; one that only waits to be reaped, by
-// an init that may not care, does not.
+// Alive reports whether a process runs. A zombie does not.
 func Alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

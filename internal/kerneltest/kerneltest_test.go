@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kinds are the combinations of listener and client that show up differently
-// in the kernel's tables.
+// Kinds are the combinations of listener and client that the kernel's tables
+// tell apart.
 var Kinds = []struct {
 	name   string
 	Addr   string
@@ -144,7 +144,7 @@ func TestQueueStaysInAcceptQueue(t *testing.T) {
 	ns := New(t)
 	l := ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:4840"), Options{Backlog: 2})
 	l.Queue(t, 3, netip.MustParseAddr("127.0.0.2"))
-	// tcp_get_info fills tcpi_unacked with the accept queue's length.
+	// tcp_get_info fills tcpi_unacked with the length of the accept queue.
 	var info *unix.TCPInfo
 	Eventually(t, "accept queue holds 3", func() bool {
 		var err error
@@ -232,7 +232,7 @@ func TestBindsToDevice(t *testing.T) {
 	if got != "dummy0" {
 		t.Errorf("bound to device %q, want dummy0", got)
 	}
-	// Its addresses can be bound at once, which a tentative one cannot.
+	// Its addresses can be bound at once. A tentative address cannot.
 	ns.Listen(t, netip.MustParseAddrPort("[2001:db8::1]:4840"), Options{})
 }
 

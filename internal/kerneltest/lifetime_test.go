@@ -45,15 +45,15 @@ func helperMain(what string) {
 	os.Exit(0)
 }
 
-// sleep does not return. Without cgo the runtime would call select {} a deadlock, and exit.
+// sleep does not return. Without cgo the runtime reports select {} as a deadlock, and exits.
 func sleep() {
 	for {
 		time.Sleep(time.Hour)
 	}
 }
 
-// leave fills a namespace with all that this package makes, and prints the
-// process id of a child in there.
+// leave fills a namespace with all that this package makes, starts a child there
+// and prints its process id.
 func leave() error {
 	ns, err := kerneltest.Open()
 	if err != nil {
@@ -110,7 +110,7 @@ func TestNothingStaysOfAKilledProcess(t *testing.T) {
 		t.Fatalf("helper said %q: %v", line, err)
 	}
 
-	// A namespace id is a name that does not keep the namespace.
+	// An id for the namespace does not keep it alive.
 	if err := nameNS(watcher, fmt.Sprintf("/proc/%d/ns/net", child)); err != nil {
 		t.Fatal(err)
 	}

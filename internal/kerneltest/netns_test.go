@@ -172,7 +172,7 @@ func TestMainGivesOrdinaryUsersANamespace(t *testing.T) {
 	}
 }
 
-// verdict is a testing.TB that keeps what Skip did.
+// verdict is a testing.TB that records what Skip does.
 type verdict struct {
 	testing.TB
 	skipped, failed string

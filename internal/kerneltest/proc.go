@@ -22,11 +22,11 @@ type TCPSocket struct {
 // not list sockets that are bound, and neither listen nor are connected.
 func (n *NetNS) TCPSockets() (all []TCPSocket, err error) {
 	err = n.readNet(func(fs procfs.FS) error {
-		ipv4, err := fs.NetTCP()
+		ipv4, err := fs.NetTCP() //nolint:staticcheck // sock_diag is what tests compare it with
 		if err != nil {
 			return err
 		}
-		ipv6, err := fs.NetTCP6()
+		ipv6, err := fs.NetTCP6()                          //nolint:staticcheck // as above
 		if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 	"sockstate_exporter/internal/linux"
 )
 
-// patience is for what the kernel does when it gets round to it.
+// patience is how long the tests wait for what the kernel does later.
 const patience = 3 * time.Minute
 
 func eventually(t *testing.T, what string, done func() bool) {
@@ -58,7 +58,7 @@ func TestDeletedNamespaceGoesWhenItsSetIsClosed(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.Close()
-			// The kernel takes a pair of veth away with either end.
+			// The kernel removes both ends of a veth pair when one end goes.
 			eventually(t, "the namespace goes", func() bool {
 				_, err := kept.LinkByName("v0")
 				return err != nil
@@ -210,7 +210,7 @@ func comeAndGo(dir string, stop chan struct{}) error {
 			return fmt.Errorf("mount: %w", err)
 		}
 		ns.Close()
-		time.Sleep(5 * time.Millisecond) // or it would hardly ever be met
+		time.Sleep(5 * time.Millisecond) // so that the discoverer sees it now and then
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount: %w", err)
 		}

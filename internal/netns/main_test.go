@@ -14,7 +14,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// TestMain runs the tests in a mount namespace, with which go the names that they pin.
+// TestMain runs the tests in a mount namespace of their own. The names that they pin end with it.
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleEnv) {
 	case "sleep":
@@ -52,7 +52,7 @@ func bind(t testing.TB, source, path string) {
 	t.Cleanup(func() { unpin(t, path) })
 }
 
-// unpin takes the name away, unless it is.
+// unpin removes the name, if it still exists.
 func unpin(t testing.TB, path string) {
 	t.Helper()
 	err := unix.Unmount(path, unix.MNT_DETACH)
@@ -86,7 +86,7 @@ func discoverer(t testing.TB, cfg Config) *Discoverer {
 	return d
 }
 
-// open is for what must go without an error.
+// open opens a Set that must have no error.
 func open(t testing.TB, d *Discoverer) *Set {
 	t.Helper()
 	s := d.Open()
@@ -97,8 +97,8 @@ func open(t testing.TB, d *Discoverer) *Set {
 	return s
 }
 
-// openAmid is for what looks at the processes of the host: there may be
-// others, that may not be entered.
+// openAmid opens a Set that also has the processes of the host. Some of their namespaces may not be
+// entered.
 func openAmid(t testing.TB, d *Discoverer) *Set {
 	t.Helper()
 	s := d.Open()
@@ -138,7 +138,7 @@ func find(t testing.TB, s *Set, inode uint64) *Namespace {
 	return found
 }
 
-// sleeper is a process inside the namespace.
+// sleeper starts a process in the namespace.
 func sleeper(t testing.TB, ns *kerneltest.NetNS) *kerneltest.Cmd {
 	t.Helper()
 	cmd := ns.Command(t, "/proc/self/exe")

@@ -108,7 +108,7 @@ func TestLimitKeepsWhatWasThere(t *testing.T) {
 			pin(t, late, dir, "a")
 		}
 	}
-	// What is asked for by name comes before what is merely running.
+	// A name that was asked for comes before the name of a process.
 	sleeper(t, kerneltest.New(t))
 	d = discoverer(t, Config{Dir: dir, Specs: specs(t, "asked"), Processes: true, Limit: 1})
 	if got := openAmid(t, d); len(got.Namespaces) != 1 {

@@ -11,7 +11,7 @@ import (
 	"sockstate_exporter/internal/linux"
 )
 
-// look is what the process of a user sees.
+// look prints what the process of an ordinary user sees.
 func look(dir string) {
 	processes, err := New(Config{Processes: true})
 	if err != nil {

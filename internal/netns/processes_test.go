@@ -61,7 +61,7 @@ func TestNamespaceGoesWithItsLastProcess(t *testing.T) {
 	if find(t, openAmid(t, d), inode) == nil {
 		t.Fatal("namespace not found")
 	}
-	// ns holds it, so nobody else has the number.
+	// ns keeps the namespace open, so no other one has its number.
 	p.Kill()
 	eventually(t, "it goes", func() bool {
 		s := openAmid(t, d)

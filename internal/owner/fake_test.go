@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A fakeProc is a directory in the shape of procfs, for what real processes cannot be made to
-// do on time.
+// A fakeProc is a directory that looks like procfs. It shows what real processes cannot do at a given
+// moment.
 type fakeProc struct {
 	t    testing.TB
 	path string

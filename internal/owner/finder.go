@@ -81,7 +81,7 @@ func New(opts Options) (*Finder, error) {
 	}
 	fs, err := procfs.NewFS(opts.Proc)
 	if err != nil {
-		return nil, fmt.Errorf("find owners of sockets: %w", err)
+		return nil, fmt.Errorf("find socket owners: %w", err)
 	}
 	f := &Finder{
 		proc:    opts.Proc,

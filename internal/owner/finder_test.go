@@ -37,7 +37,7 @@ func find(t testing.TB, f *Finder, sockets ...Socket) map[uint64]Owner {
 	return owners
 }
 
-// expire makes everything due that f knows, and waits until it is done.
+// expire makes every known socket due, and waits until the Finder has worked on them.
 func expire(t testing.TB, f *Finder, sockets ...Socket) map[uint64]Owner {
 	t.Helper()
 	f.worker.Wait()
@@ -58,7 +58,7 @@ func check(t testing.TB, got, want map[uint64]Owner) {
 	}
 }
 
-// ownerOf is what a process is expected to be shown as.
+// ownerOf returns the Owner that a process should be shown as.
 func ownerOf(t testing.TB, f *Finder, name string, pid, processes int) Owner {
 	t.Helper()
 	p, err := f.fs.Proc(pid)

@@ -30,8 +30,8 @@ const (
 
 // A task is what a helper process does, and then it stays until it is killed.
 type task struct {
-	Name       []byte   // what it calls itself
-	ThreadName string   // what another thread of it calls itself
+	Name       []byte   // the name that it gives itself
+	ThreadName string   // the name that another thread of it gives itself
 	Listen     bool     // open a listener on port 4840 with SO_REUSEPORT
 	Children   int      // start that many processes that inherit it
 	Procfs     *string  // mount procfs with these options, in a mount namespace of its own
@@ -39,7 +39,7 @@ type task struct {
 	Find       []Socket // find the owners of these
 }
 
-// A report is what came of it.
+// A report is the result of a task.
 type report struct {
 	Socket  Socket
 	Owners  map[uint64]Owner

@@ -15,8 +15,8 @@ import (
 
 const sliceName = "sockstate-owner-test-"
 
-// newCgroup makes a cgroup that is removed when the test ends, and removes those that tests
-// which were killed have left.
+// newCgroup makes a cgroup that is removed when the test ends. It also removes cgroups that killed
+// tests have left.
 func newCgroup(t *testing.T, path string) (dir string, id uint64) {
 	t.Helper()
 	kerneltest.RequireRoot(t)
@@ -105,7 +105,7 @@ func expectProcess(t *testing.T, f *Finder, pid uint32, cgroup uint64, want Owne
 	}
 }
 
-// Without cgroup2, as on a host with cgroup v1 alone, the pid is all there is.
+// Without cgroup2, as on a host with only cgroup v1, nothing but the pid identifies the process.
 func TestOfProcessWithoutCgroup2(t *testing.T) {
 	empty := t.TempDir()
 	f := newFinder(t, Options{Cgroup: empty})
@@ -117,7 +117,7 @@ func TestOfProcessWithoutCgroup2(t *testing.T) {
 	cmd.Kill()
 	expectProcess(t, f, uint32(cmd.Process.Pid), 1, Owner{}, false)
 
-	// In a pid namespace it may be anybody's.
+	// In a pid namespace another process may have that pid.
 	f = newFinder(t, Options{Cgroup: empty, Proc: newFakeProc(t, nginx()).path})
 	expectProcess(t, f, 100, 1, Owner{}, false)
 }

@@ -50,7 +50,7 @@ func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (scanResult, 
 	found := scanResult{holders: make(map[uint32]*holders)}
 	procs, err := f.fs.AllProcs()
 	if err != nil {
-		return found, fmt.Errorf("find owners of sockets: list processes: %w", err)
+		return found, fmt.Errorf("find socket owners: list processes: %w", err)
 	}
 	for _, p := range procs {
 		if err := ctx.Err(); err != nil {

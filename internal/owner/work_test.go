@@ -302,7 +302,7 @@ func TestCrowdOfSocketsIsForgottenAtOnce(t *testing.T) {
 	})
 }
 
-// A process whose fd directory cannot be opened for now stands for a long scan.
+// An fd directory that cannot be opened yet makes the scan take long.
 func TestFindDoesNotWaitForTheScanForEver(t *testing.T) {
 	late := fakeProcess{pid: 101, start: 1, name: "late", sockets: []uint32{4712}}
 	proc := newFakeProc(t, nginx(), late)

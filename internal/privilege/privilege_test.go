@@ -20,7 +20,7 @@ const (
 	noFilter = "none"
 )
 
-// Giving up capabilities is for good, so a child does it.
+// Capabilities that are given up do not come back, so a child gives them up.
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) == "" {
 		kerneltest.Main(m)
@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// refuse has all threads be refused a system call: capset, or prctl(PR_SET_NO_NEW_PRIVS).
+// refuse makes seccomp refuse a system call for all threads: capset, or prctl(PR_SET_NO_NEW_PRIVS).
 func refuse(call string) error {
 	if call == noFilter {
 		return nil
@@ -67,7 +67,7 @@ func refuse(call string) error {
 	})
 }
 
-// child is this binary, which gives up what it does not want, and its threads' status.
+// child runs this binary, which gives up what it does not want, and returns the status of its threads.
 func child(t *testing.T, as *syscall.SysProcAttr, refused string) (said string, threads []string) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe") // the file may lie where others cannot go

@@ -21,7 +21,7 @@ var (
 	localhost6 = netip.MustParseAddr("::1")
 )
 
-// readIn reads the Stats of ns, every one of which the kernel must give.
+// readIn reads the Stats of ns. The kernel must have every value.
 func readIn(t *testing.T, r *Reader, ns *kerneltest.NetNS) Stats {
 	t.Helper()
 	var s Stats
@@ -211,7 +211,7 @@ func TestEphemeralPorts(t *testing.T) {
 	}
 }
 
-// The longest list there is does not fit one write, nor a small read.
+// The longest list fits neither one write nor a small read.
 func TestEphemeralPortsWithEverySecondReserved(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "1024 65535")

@@ -12,7 +12,7 @@ import (
 // proc makes a procfs of testdata/linux-6.18, taken from a namespace with 3
 // IPv4 and 4 IPv6 TIME_WAIT sockets and one listener each, with ListenOverflows,
 // ListenDrops and TCPTimeWaitOverflow set to 11, 12, 13. Files in replaced
-// have other contents, or are not there if that is "absent".
+// have other contents, or are missing where that is "absent".
 func proc(t *testing.T, replaced map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -45,7 +45,7 @@ func proc(t *testing.T, replaced map[string]string) string {
 
 const absent = "absent"
 
-// fixture is what testdata/linux-6.18 says.
+// fixture has the values of testdata/linux-6.18.
 func fixture() Stats {
 	return Stats{
 		TimeWait:          known(7),
@@ -90,7 +90,7 @@ func TestReadOfHostilePart(t *testing.T) {
 	tests := []struct {
 		name          string
 		file, content string
-		lost          func(*Stats) // what is unknown for it
+		lost          func(*Stats) // clears the values that it costs
 		want          []string     // lines of the error; ROOT for the procfs
 	}{
 		{"sockstat missing", "net/sockstat", absent, noSockstat,

@@ -12,21 +12,21 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// A Kernel answers requests. Its Open method goes into netlinkdiag.Config.Open:
+// A Kernel answers requests. Set netlinkdiag.Config.Open to its Open method:
 //
 //	k := &diagtest.Kernel{Sockets: []netlinkdiag.Socket{...}}
 //	c, err := netlinkdiag.Dial(&netlinkdiag.Config{Open: k.Open})
 //
-// The fields are set before the first Open.
+// Set the fields before the first Open.
 type Kernel struct {
-	// Sockets that TCP dumps are answered from, where Answer is nil. StateClose
-	// stands for a bound-inactive one.
+	// Sockets are the TCP sockets of this kernel, where Answer is nil. StateClose
+	// means bound-inactive.
 	Sockets []netlinkdiag.Socket
 
-	// Answer, if set, says what the client receives for a request.
+	// Answer, if set, returns what the client receives for a request.
 	Answer func(Request) []Datagram
 
-	// OpenError, if set, is asked before each Open; n counts from 1.
+	// OpenError, if set, returns the error of the nth Open, or nil. n counts from 1.
 	OpenError func(n int) error
 
 	mu       sync.Mutex
@@ -35,13 +35,13 @@ type Kernel struct {
 	requests []Request
 }
 
-// A Datagram is what one Receive gives: bytes, or an error such as unix.ENOBUFS.
+// A Datagram is the result of one Receive: bytes, or an error such as unix.ENOBUFS.
 type Datagram struct {
 	Data []byte
 	Err  error
 }
 
-// Open is a netlinkdiag.Config.Open.
+// Open opens a connection to the Kernel, for netlinkdiag.Config.Open.
 func (k *Kernel) Open() (netlinkdiag.Transport, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -55,21 +55,21 @@ func (k *Kernel) Open() (netlinkdiag.Transport, error) {
 	return &transport{kernel: k, wake: make(chan struct{})}, nil
 }
 
-// Opened is how many sockets were opened so far.
+// Opened returns the number of connections that were opened.
 func (k *Kernel) Opened() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.opened
 }
 
-// Live is how many of them have not been closed.
+// Live returns the number of connections that are open.
 func (k *Kernel) Live() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.live
 }
 
-// Requests are the requests received so far.
+// Requests returns the requests that were received.
 func (k *Kernel) Requests() []Request {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -144,12 +144,12 @@ func (t *transport) SetReadDeadline(at time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.due = at
-	t.rouse()
+	t.wakeAll()
 	if wait := time.Until(at); wait > 0 {
 		time.AfterFunc(wait, func() {
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			t.rouse()
+			t.wakeAll()
 		})
 	}
 	return nil
@@ -162,14 +162,15 @@ func (t *transport) Close() error {
 		return os.ErrClosed
 	}
 	t.closed = true
-	t.rouse()
+	t.wakeAll()
 	t.kernel.mu.Lock()
 	defer t.kernel.mu.Unlock()
 	t.kernel.live--
 	return nil
 }
 
-func (t *transport) rouse() {
+// wakeAll makes waiting calls of Receive look again.
+func (t *transport) wakeAll() {
 	close(t.wake)
 	t.wake = make(chan struct{})
 }

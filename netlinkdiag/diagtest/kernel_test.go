@@ -17,7 +17,7 @@ import (
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
-// table has a socket of each family in each state, on port 100 + state, and 200 + state.
+// table returns a socket of each family in each state, on port 100 + state or 200 + state.
 func table() (sockets []netlinkdiag.Socket) {
 	for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
 		v4 := netlinkdiag.Socket{
@@ -201,7 +201,7 @@ func TestKernelCountsTransports(t *testing.T) {
 	}
 }
 
-// open gives a transport of a kernel that never says anything.
+// open returns a transport of a kernel that never answers.
 func open(t *testing.T) netlinkdiag.Transport {
 	t.Helper()
 	k := &diagtest.Kernel{Answer: func(diagtest.Request) []diagtest.Datagram { return nil }}
@@ -279,7 +279,7 @@ func request(typ netlink.HeaderType, data []byte) netlink.Message {
 	return netlink.Message{Header: netlink.Header{Type: typ, Flags: netlink.Request | netlink.Dump}, Data: data}
 }
 
-// What Linux refuses with EINVAL is refused here.
+// The Kernel refuses what Linux refuses with EINVAL.
 func TestKernelRefusesBadRequests(t *testing.T) {
 	bytecode := diagtest.Attribute(1, []byte{99, 4, 8, 0}) // no such code
 	for _, tt := range []struct {

@@ -22,7 +22,7 @@ type Request struct {
 	Bytecode   []byte // INET_DIAG_REQ_BYTECODE
 }
 
-// TCPDiagGetSock is the message type of the request for both families.
+// TCPDiagGetSock is the type of the request for both families, TCPDIAG_GETSOCK.
 const TCPDiagGetSock = 18
 
 func parseRequest(m netlink.Message) (Request, error) {
@@ -62,8 +62,8 @@ func parseRequest(m netlink.Message) (Request, error) {
 	return req, err
 }
 
-// Dump is the answer of Linux to the request, from the given sockets: those of the
-// family, in the states, that pass the bytecode, some hundred in a datagram.
+// Dump returns the answer of Linux to the request: the sockets of the requested family and
+// states that pass the bytecode, 100 in each datagram.
 func Dump(req Request, sockets []netlinkdiag.Socket) []Datagram {
 	const perDatagram = 100
 	var (
@@ -97,7 +97,7 @@ func passes(program []byte, s netlinkdiag.Socket) bool {
 	return pass
 }
 
-// Socket is the message that reports a socket.
+// Socket returns the message that reports a socket.
 func Socket(req Request, s netlinkdiag.Socket) []byte {
 	b := make([]byte, 72)
 	b[0], b[1], b[2], b[3] = byte(s.Family), byte(s.State), byte(s.Timer), s.Retransmits
@@ -131,14 +131,14 @@ func Socket(req Request, s netlinkdiag.Socket) []byte {
 	return Message(uint16(req.Type), unix.NLM_F_MULTI, req.Sequence, b)
 }
 
-// Attribute is a netlink attribute, padded.
+// Attribute returns a netlink attribute, padded to 4 bytes.
 func Attribute(typ uint16, value []byte) []byte {
 	b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(value)))
 	b = binary.NativeEndian.AppendUint16(b, typ)
 	return pad(append(b, value...))
 }
 
-// Message is a netlink message, padded.
+// Message returns a netlink message, padded to 4 bytes.
 func Message(typ, flags uint16, seq uint32, data []byte) []byte {
 	b := binary.NativeEndian.AppendUint32(nil, uint32(16+len(data)))
 	b = binary.NativeEndian.AppendUint16(b, typ)
@@ -148,19 +148,19 @@ func Message(typ, flags uint16, seq uint32, data []byte) []byte {
 	return pad(append(b, data...))
 }
 
-// Interrupted is the message with NLM_F_DUMP_INTR set.
+// Interrupted sets NLM_F_DUMP_INTR in the message, and returns it.
 func Interrupted(message []byte) []byte {
 	flags := binary.NativeEndian.Uint16(message[6:])
 	binary.NativeEndian.PutUint16(message[6:], flags|unix.NLM_F_DUMP_INTR)
 	return message
 }
 
-// Done ends a dump; errno is 0 where it went well.
+// Done returns the message that ends a dump. errno is 0 where the dump succeeded.
 func Done(seq uint32, errno unix.Errno) []byte {
 	return Message(unix.NLMSG_DONE, unix.NLM_F_MULTI, seq, binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno))))
 }
 
-// Error refuses a request.
+// Error returns the message that refuses a request.
 func Error(seq uint32, errno unix.Errno) []byte {
 	b := binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno)))
 	return Message(unix.NLMSG_ERROR, 0, seq, append(b, make([]byte, 16)...))

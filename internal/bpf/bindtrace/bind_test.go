@@ -23,15 +23,15 @@ const (
 	otherPort = 4841
 )
 
-// way is a way for bind to fail.
+// way is a way in which bind fails.
 type way struct {
 	name  string
 	errno unix.Errno
 	port  uint16
-	other bool           // no port that the kernel would have read
+	other bool           // the call has no port that the kernel would have read
 	addr  netip.AddrPort // the event's
 	skip  func(target) bool
-	// bind makes the socket and the call that fails, and says what it returned.
+	// bind makes the socket and the call that fails, and returns its error.
 	bind func(t *testing.T, tg target) error
 }
 
@@ -120,7 +120,7 @@ func ways(tg target) []way {
 	}
 }
 
-// Each way for bind to fail adds one to one key, and is one event.
+// Each way in which bind fails adds one to one key, and makes one event.
 func TestFailedBindCountsOnceByPortAskedFor(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
@@ -161,7 +161,7 @@ func TestFailedBindCountsOnceByPortAskedFor(t *testing.T) {
 	})
 }
 
-// nextEvent is the next event of a namespace.
+// nextEvent returns the next event of a namespace.
 func nextEvent(t *testing.T, tr *Tracer, netns uint32) Event {
 	t.Helper()
 	for {
@@ -175,7 +175,7 @@ func nextEvent(t *testing.T, tr *Tracer, netns uint32) Event {
 	}
 }
 
-// command is this process's name as the kernel has it.
+// command returns the name that the kernel has for this process.
 func command(t *testing.T) string {
 	t.Helper()
 	comm, err := os.ReadFile("/proc/self/comm")
@@ -286,8 +286,8 @@ func ownCgroup(t *testing.T) (uint64, bool) {
 	return 0, false
 }
 
-// A bind that works, failures on what is no IP socket, and listen on what
-// cannot listen, count nothing.
+// A bind that succeeds, failures on other than IP sockets, and listen on a socket that cannot listen
+// do not count.
 func TestNothingElseIsCounted(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
@@ -351,7 +351,7 @@ func TestNothingElseIsCounted(t *testing.T) {
 	})
 }
 
-// A call that seccomp answers never was a bind.
+// A call that seccomp answers is not a bind.
 func TestAnswerOfSeccompIsNotCounted(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
@@ -374,13 +374,13 @@ func TestAnswerOfSeccompIsNotCounted(t *testing.T) {
 	})
 }
 
-// What is not watched counts under other, and what is counted stays.
+// A port that is not watched counts under other, and existing counts stay.
 func TestWatchedSetBoundsKeysAndKeepsCounts(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		const port = 20017 // unlikely to fail on this host by itself
 		watched, unwatched := kerneltest.New(t), kerneltest.New(t)
 		inode := uint32(watched.Inode())
-		// UDP, IPv6, both flags, is rare enough to be told apart in namespace 0.
+		// UDP over IPv6 with both flags is rare, so the host's own failures do not disturb it in namespace 0.
 		fail := func(ns *kerneltest.NetNS) {
 			t.Helper()
 			ns.Do(t, func() {

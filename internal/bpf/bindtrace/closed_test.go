@@ -15,8 +15,8 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// A descriptor that is closed while the kernel reads the sockaddr has no socket
-// when the call returns.
+// A descriptor that is closed while the kernel reads the sockaddr has no socket when the call
+// returns.
 func TestFailureOnClosedDescriptorIsUnattributed(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		for _, c := range []struct {
@@ -73,8 +73,8 @@ func TestFailureOnClosedDescriptorIsUnattributed(t *testing.T) {
 	})
 }
 
-// latePage is a page of memory that is there only once fill gives it content:
-// whoever reads it waits (userfaultfd).
+// latePage is a page of memory without content until fill is called. Readers wait for it
+// (userfaultfd).
 type latePage struct {
 	memory []byte
 	uffd   int
@@ -107,7 +107,7 @@ func newLatePage(t *testing.T) *latePage {
 	return p
 }
 
-// waitForFault returns when somebody waits for the page.
+// waitForFault returns when a thread waits for the page.
 func (p *latePage) waitForFault(t *testing.T) {
 	t.Helper()
 	message := make([]byte, 32) // struct uffd_msg

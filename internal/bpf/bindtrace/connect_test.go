@@ -22,7 +22,7 @@ import (
 // ephemeral is the number of ports that newCramped leaves.
 const ephemeral = 4
 
-// newCramped is a namespace with few ephemeral ports.
+// newCramped returns a namespace with few ephemeral ports.
 func newCramped(t *testing.T) *kerneltest.NetNS {
 	t.Helper()
 	ns := kerneltest.New(t)
@@ -48,7 +48,7 @@ func requireConnects(t *testing.T, tr *Tracer) {
 	}
 }
 
-// mustExhaust connects until there is no port left, and once more.
+// mustExhaust connects until no port is free, and once more.
 func (tg target) mustExhaust(t *testing.T) {
 	t.Helper()
 	for range ephemeral {
@@ -79,7 +79,7 @@ func (tg target) isTCP() bool {
 	return tg.protocol == ProtocolTCP || tg.protocol == ProtocolMPTCP
 }
 
-// noPort is what connect says when there is no ephemeral port left.
+// noPort returns the error of connect when no ephemeral port is free.
 func (tg target) noPort() unix.Errno {
 	if tg.isTCP() {
 		return unix.EADDRNOTAVAIL
@@ -92,7 +92,7 @@ func (tg target) connectKey(netns uint32, errno unix.Errno) Key {
 	return Key{Netns: netns, Op: OpConnect, Family: tg.family, Protocol: tg.protocol, Errno: errno}
 }
 
-// Connections that work are not counted; the one that finds no port is, once.
+// Connections that succeed do not count. The one that finds no port counts once.
 func TestConnectWithoutAPortLeftCountsOnce(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
@@ -120,7 +120,7 @@ func TestConnectWithoutAPortLeftCountsOnce(t *testing.T) {
 // that the target has used up.
 type connectCase struct {
 	name    string
-	other   bool // not for want of a port
+	other   bool // it fails although a port is free
 	skip    func(target) bool
 	prepare func(t *testing.T, ns *kerneltest.NetNS, tg target)
 	connect func(t *testing.T, tg target) error
@@ -181,7 +181,7 @@ func connectCases() []connectCase {
 	}
 }
 
-// EADDRNOTAVAIL has other reasons than the lack of ports.
+// EADDRNOTAVAIL also has other causes than a lack of ports.
 func TestConnectTellsWantOfPortsFromOtherCauses(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
@@ -217,7 +217,7 @@ func TestConnectTellsWantOfPortsFromOtherCauses(t *testing.T) {
 	})
 }
 
-// What fails for other reasons, or on what is no IP socket, counts nothing.
+// A connect that fails with another error, or on another socket than an IP socket, does not count.
 func TestOtherFailuresOfConnectAreNotCounted(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
@@ -291,7 +291,7 @@ func unixClient(t *testing.T) int {
 	return tg.open(t)
 }
 
-// In a namespace that is not watched the count is of namespace 0.
+// A failure in a namespace that is not watched counts in namespace 0.
 func TestConnectOutsideTheWatchedNamespaces(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
@@ -338,8 +338,8 @@ func TestConnectsSwitchedOffAreNotCounted(t *testing.T) {
 	})
 }
 
-// Where the tracer's own connect() is not seen to fail, here since seccomp answers
-// it, binds are traced all the same.
+// Binds are traced also where the tracer does not see its own connect() fail, here because seccomp
+// answers it.
 func TestBindsAreTracedWhereConnectsCannotBe(t *testing.T) {
 	eachMode(t, Options{NoConnects: true}, func(t *testing.T, other *Tracer) {
 		ns := kerneltest.New(t)
@@ -372,8 +372,8 @@ func TestBindsAreTracedWhereConnectsCannotBe(t *testing.T) {
 	})
 }
 
-// A connect() that seccomp answers never came to the kernel; but the exit
-// tracepoint alone cannot tell. Where the socket has a port no port was missing.
+// A connect() that seccomp answers did not reach the kernel, but the exit tracepoint cannot tell.
+// Where the socket has a port, no port was missing.
 func TestConnectAnsweredBySeccomp(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
@@ -410,7 +410,7 @@ func TestConnectAnsweredBySeccomp(t *testing.T) {
 	})
 }
 
-// A bind to port 0 that finds none counts under port 0.
+// A bind to port 0 that finds no free port counts under port 0.
 func TestBindWithoutAPortLeftCountsUnderPortZero(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		for _, tg := range targets(t, kerneltest.New(t)) {
@@ -436,8 +436,8 @@ func TestBindWithoutAPortLeftCountsUnderPortZero(t *testing.T) {
 	})
 }
 
-// connectStorm is a process that fails to connect, over and over, as often as
-// stormEnv says, in a namespace without a port left.
+// connectStorm is a process that fails to connect as often as stormEnv says, in a namespace without
+// a free port.
 func connectStorm() error {
 	calls, err := strconv.Atoi(os.Getenv(stormEnv))
 	if err != nil {

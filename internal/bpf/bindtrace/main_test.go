@@ -19,14 +19,13 @@ import (
 
 const (
 	// modesEnv names the modes that must work on this kernel, "fexit,tracepoint".
-	// Others are not tried. Unset: what works is tested.
+	// Others are not tried. Where it is not set, each mode that works is tested.
 	modesEnv = "SOCKSTATE_BPF_MODES"
 	// roleEnv makes the test binary one of the processes in roles.
 	roleEnv = "SOCKSTATE_BINDTRACE_ROLE"
 )
 
-// TestMain runs the tests in a mount namespace that has tracefs and goes with
-// them.
+// TestMain runs the tests in a mount namespace of their own that has tracefs.
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		if err := roles()[role](); err != nil {
@@ -98,8 +97,8 @@ func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 	}
 }
 
-// shareHost waits for tests of other packages that make failing binds by the hundred
-// thousand, which every tracer of the host sees; they hold the lock alone.
+// shareHost waits for tests of other packages that make 100,000 failing binds, which every tracer of
+// the host sees. Those tests hold the lock exclusively.
 func shareHost(t *testing.T) {
 	t.Helper()
 	f, err := os.Open("/sys/kernel/btf/vmlinux")
@@ -120,8 +119,7 @@ func watchOnly(t *testing.T, tr *Tracer, ns *kerneltest.NetNS, ports ...uint16) 
 	}
 }
 
-// countsOf are the counts of a namespace: the host may have failures of its
-// own in others.
+// countsOf returns the counts of one namespace. The host may have failures of its own in others.
 func countsOf(t *testing.T, tr *Tracer, netns uint32) map[Key]uint64 {
 	t.Helper()
 	all, err := tr.Counts(nil)
@@ -141,7 +139,7 @@ func countsOf(t *testing.T, tr *Tracer, netns uint32) map[Key]uint64 {
 	return of
 }
 
-// grown is what counts more in after than in before.
+// grown returns the counts that are higher in after than in before.
 func grown(before, after map[Key]uint64) map[Key]uint64 {
 	diff := make(map[Key]uint64)
 	for k, n := range after {

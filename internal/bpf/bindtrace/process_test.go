@@ -32,7 +32,7 @@ const (
 	nobody  = 65534
 )
 
-// inKernel is what a tracer has in the kernel.
+// inKernel has the ids of the kernel objects of a tracer.
 type inKernel struct {
 	Programs []ebpf.ProgramID
 	Maps     []ebpf.MapID
@@ -63,8 +63,8 @@ func (t *Tracer) inKernel() (inKernel, error) {
 	return k, nil
 }
 
-// there are the ids that the kernel still knows. Objects go after a grace
-// period of RCU, so it waits for them, to a limit.
+// there returns the ids that the kernel still has. The kernel frees objects after an RCU grace
+// period, so it waits for a while.
 func (k inKernel) there(t *testing.T) (still []string) {
 	t.Helper()
 	exists := func(c io.Closer, err error) bool {
@@ -205,7 +205,7 @@ func TestKilledTracerLeavesNothingInTheKernel(t *testing.T) {
 	})
 }
 
-// report is what traceWithoutCaps and traceWithoutTracefs print.
+// A report is the output of traceWithoutCaps and traceWithoutTracefs.
 type report struct {
 	Reason  string // of the UnavailableError, or empty
 	Error   string
@@ -214,7 +214,7 @@ type report struct {
 
 func (r report) print() error { return json.NewEncoder(os.Stdout).Encode(r) }
 
-// reportOf makes the report of an error of New, or returns it.
+// reportOf makes the report for an error of New. It returns any other error.
 func reportOf(err error) (report, error) {
 	var unavailable *sock.UnavailableError
 	if !errors.As(err, &unavailable) {
@@ -223,8 +223,7 @@ func reportOf(err error) (report, error) {
 	return report{Reason: unavailable.Reason, Error: err.Error()}, nil
 }
 
-// traceWithoutCaps attaches with what capabilities it has, drops them, and
-// does all that a tracer can do.
+// traceWithoutCaps attaches, drops its capabilities, and then uses everything that a tracer can do.
 func traceWithoutCaps() error {
 	runtime.LockOSThread() // capabilities are the thread's
 	tr, err := newInRole()
@@ -301,7 +300,7 @@ func runReport(t *testing.T, cmd interface{ Output() ([]byte, error) }) report {
 	return r
 }
 
-// capabilitySet are capabilities and, where one is missing, the reason given.
+// A capabilitySet has the reason that is expected where a capability is missing.
 type capabilitySet map[uintptr]string
 
 // documentedCaps are what the package's documentation asks for.
@@ -310,7 +309,7 @@ func documentedCaps(mode Mode) capabilitySet {
 	case mode == ModeFexit:
 		return capabilitySet{unix.CAP_BPF: sock.ReasonCapBPF, unix.CAP_PERFMON: sock.ReasonCapPerfmon}
 	case perfParanoid() > 2:
-		// CAP_SYS_ADMIN stands for the other two.
+		// CAP_SYS_ADMIN includes the other two.
 		return capabilitySet{
 			unix.CAP_BPF: "", unix.CAP_PERFMON: "",
 			unix.CAP_SYS_ADMIN: sock.ReasonPerfParanoid, unix.CAP_DAC_READ_SEARCH: sock.ReasonTracefsDenied,
@@ -338,8 +337,8 @@ func traceWith(t *testing.T, ns *kerneltest.NetNS, mode Mode, caps capabilitySet
 	return runReport(t, cmd.As(nobody, nobody))
 }
 
-// An ordinary user with exactly the documented capabilities attaches, and
-// needs none of them afterwards; each that is missing is the reason given.
+// An ordinary user with exactly the documented capabilities can attach, and needs none of them
+// afterwards. Where one is missing, it is the reason.
 func TestCapabilitiesAreTheDocumentedOnes(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
@@ -360,8 +359,8 @@ func TestCapabilitiesAreTheDocumentedOnes(t *testing.T) {
 	})
 }
 
-// paranoidLevels are the settings of kernel.perf_event_paranoid to test: only
-// in a guest may it be changed.
+// paranoidLevels returns the values of kernel.perf_event_paranoid to test. Only a guest may change
+// it.
 func paranoidLevels(mode Mode) []int {
 	if mode == ModeTracepoint && os.Getenv("SOCKSTATE_GUEST") == "1" {
 		return []int{2, 3}
@@ -402,7 +401,7 @@ func traceWithoutTracefs() error {
 	return r.print()
 }
 
-// Programs that do not see the probe are not taken for attached.
+// Programs that do not see the probe do not count as attached.
 func TestBlindTracerIsNotProven(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		for _, l := range slices.Backward(tr.links) {

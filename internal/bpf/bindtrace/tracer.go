@@ -73,8 +73,8 @@ type objects struct {
 	bpfVariables
 }
 
-// New loads and attaches the programs. It watches the caller's own network namespace and no port. Where binds cannot be traced the error
-// wraps a [*sock.UnavailableError].
+// New loads and attaches the programs. It watches the caller's own network namespace and no port.
+// Where binds cannot be traced, the error wraps a [*sock.UnavailableError].
 func New(opts Options) (*Tracer, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

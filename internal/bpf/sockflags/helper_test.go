@@ -30,7 +30,7 @@ type task struct {
 	Listen   bool   // open a listener on port instead, and hold it
 }
 
-// A report is what came of it.
+// A report is the result of a task.
 type report struct {
 	Mode       sockflags.Mode
 	Reasons    []string // New or Read failed: why, of all modes tried
@@ -134,7 +134,7 @@ func (do task) read(r *sockflags.Reader, got *report) error {
 		defer ns.Close()
 		do.Request.NetNS = int(ns.Fd())
 	}
-	// Twice, so that a Read may not live on what New left.
+	// Twice, so that a Read cannot depend on what New left.
 	for range 2 {
 		result, err := r.Read(context.Background(), do.Request)
 		if err != nil {

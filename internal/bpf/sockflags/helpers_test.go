@@ -54,7 +54,7 @@ func options(f sockflags.Flags) kerneltest.Options {
 	return kerneltest.Options{ReuseAddr: f.ReuseAddr, ReusePort: f.ReusePort}
 }
 
-// flagsOf are what getsockopt says.
+// flagsOf returns the flags by getsockopt.
 func flagsOf(t testing.TB, fd int) sockflags.Flags {
 	t.Helper()
 	return sockflags.Flags{
@@ -88,7 +88,7 @@ func inodeOf(t testing.TB, fd int) uint32 {
 	return uint32(st.Ino)
 }
 
-// cookieOf asks for the cookie, and so makes the kernel give one.
+// cookieOf asks for the cookie. The kernel makes one if the socket has none.
 func cookieOf(t testing.TB, fd int) uint64 {
 	t.Helper()
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
@@ -111,7 +111,7 @@ func total(r *sockflags.Result) (n uint64) {
 	return n
 }
 
-// tally adds up groups that only differ in what the caller leaves out of the key.
+// tally sums groups with equal keys. The caller decides what is in a key.
 func tally[K comparable](r *sockflags.Result, key func(sockflags.Group) K) map[K]uint64 {
 	sums := make(map[K]uint64)
 	for _, g := range r.Groups {
@@ -131,7 +131,7 @@ func bindToDevice(t testing.TB, fd int, device string) {
 
 func fchown(fd, uid int) error { return unix.Fchown(fd, uid, -1) }
 
-// sockDiagExpires is what sock_diag says of the TIME_WAIT socket on port that goes last.
+// sockDiagExpires returns the longest timer of the TIME_WAIT sockets on port, by sock_diag.
 func sockDiagExpires(t testing.TB, ns *kerneltest.NetNS) (expires time.Duration) {
 	t.Helper()
 	ns.Do(t, func() {

@@ -10,8 +10,8 @@ import (
 	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
-// A context that ends makes the program fill the iterator's buffer instead of
-// walking on, in whatever state the socket table is.
+// When the context ends, the program fills the iterator's buffer and the walk ends, whatever is in
+// the socket table.
 func TestStoppedWalkComesBackBeforeItsEnd(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
@@ -46,7 +46,7 @@ func TestStoppedWalkComesBackBeforeItsEnd(t *testing.T) {
 	}
 }
 
-// What a walk that was cut short can leave: groups, a group not yet in the map, misses.
+// A walk that ended early can leave groups, a group that is not in the map yet, and misses.
 func TestReadForgetsWhatACutWalkLeft(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)

@@ -30,7 +30,7 @@ func TestReadEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Reads that are cut short at any moment leave nothing to the next one.
+// A Read that ends early, at any moment, leaves nothing to the next one.
 func TestReadAfterCancelledReadsIsExact(t *testing.T) {
 	r := newReader(t, sockflags.Options{Mode: sockflags.ModeBPF})
 	ns := kerneltest.New(t)
@@ -109,7 +109,7 @@ func TestReadAfterCloseFails(t *testing.T) {
 
 func TestNothingIsOpenAfterClose(t *testing.T) {
 	ns, id := withListener(t)
-	newReader(t, sockflags.Options{}) // what the library keeps for good, such as the kernel's BTF
+	newReader(t, sockflags.Options{}) // the library keeps some things open, such as the kernel's BTF
 	before := descriptors(t)
 	for _, mode := range bothModes {
 		r, err := sockflags.New(sockflags.Options{Mode: mode})
@@ -129,7 +129,7 @@ func TestNothingIsOpenAfterClose(t *testing.T) {
 	}
 }
 
-// descriptors are those of this process, by what they are.
+// descriptors counts the descriptors of this process by kind.
 func descriptors(t *testing.T) map[string]int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -139,7 +139,7 @@ func descriptors(t *testing.T) map[string]int {
 	open := make(map[string]int)
 	for _, e := range entries {
 		what, err := os.Readlink("/proc/self/fd/" + e.Name())
-		if err == nil { // the directory's own is gone
+		if err == nil { // the descriptor of the directory itself is closed by now
 			open[what]++
 		}
 	}

@@ -68,7 +68,7 @@ func TestListenerFlagsAgreeWithGetsockopt(t *testing.T) {
 	}
 }
 
-// A socket has no cookie until somebody asks for it; the iterator must not answer 0.
+// A socket has no cookie until a program asks for it. The iterator must not return 0.
 func TestListenerCookieIsGivenWhereNobodyAskedBefore(t *testing.T) {
 	r := newReader(t, sockflags.Options{Mode: sockflags.ModeBPF})
 	ns := kerneltest.New(t)
@@ -82,8 +82,8 @@ func TestListenerCookieIsGivenWhereNobodyAskedBefore(t *testing.T) {
 	}
 }
 
-// Go opens MPTCP first. sock_diag shows the TCP subflow, whose cookie is not that of
-// the descriptor.
+// Go opens MPTCP first. sock_diag shows the TCP subflow, which has another cookie than the
+// descriptor.
 func TestGoListenersAreJoinedByWhatSockDiagShows(t *testing.T) {
 	for _, mode := range bothModes {
 		for _, mptcp := range []bool{false, true} {
@@ -116,8 +116,7 @@ func TestGoListenersAreJoinedByWhatSockDiagShows(t *testing.T) {
 	}
 }
 
-// listenerIn is the listener on port in the namespace, as an independent reader of
-// sock_diag has it.
+// listenerIn returns the listener on port in the namespace, by an independent reader of sock_diag.
 func listenerIn(t *testing.T, ns *kerneltest.NetNS, family uint8) (id sockflags.ListenerID) {
 	t.Helper()
 	ns.Do(t, func() {
@@ -183,7 +182,7 @@ func TestChangedFlagShowsAtTheNextRead(t *testing.T) {
 	for _, mode := range bothModes {
 		for _, mptcp := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/mptcp=%v", mode, mptcp), func(t *testing.T) {
-				// An interval that has always passed: what is tested is the answer.
+				// The interval is always over, so that the listener is asked each time.
 				r := newReader(t, sockflags.Options{Mode: mode, PidfdInterval: time.Nanosecond})
 				ns := kerneltest.New(t)
 				l := ns.Listen(t, netip.AddrPortFrom(v6any, port), kerneltest.Options{MPTCP: mptcp})
@@ -210,7 +209,7 @@ func TestChangedFlagShowsAtTheNextRead(t *testing.T) {
 	}
 }
 
-// As many listeners as need several reads of the iterator: its buffer holds 2048.
+// So many listeners need several reads of the iterator: its buffer holds 2048.
 func TestManyListenersAreAllReadOnce(t *testing.T) {
 	r := newReader(t, sockflags.Options{Mode: sockflags.ModeBPF})
 	ns := kerneltest.New(t)
@@ -268,7 +267,7 @@ func TestNetNSZeroIsThatOfTheCallingThread(t *testing.T) {
 	}
 }
 
-// A great many listeners, so that they take several reads, and connections behind them.
+// So many listeners need several reads. The connections come after them.
 func TestListenersOnlyAreAllListenersAndNothingElse(t *testing.T) {
 	r := newReader(t, sockflags.Options{Mode: sockflags.ModeBPF})
 	ns := kerneltest.New(t)

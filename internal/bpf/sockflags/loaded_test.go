@@ -19,8 +19,8 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 )
 
-// loaded are the kernel's numbers of what a process has loaded, by the name that
-// /proc/PID/fdinfo has for them: prog_id, map_id, link_id.
+// loaded has the ids of what a process has loaded, by their names in /proc/PID/fdinfo: prog_id,
+// map_id, link_id.
 type loaded map[string][]uint32
 
 func loadedBy(t *testing.T, pid int) loaded {
@@ -48,7 +48,7 @@ func loadedBy(t *testing.T, pid int) loaded {
 	return l
 }
 
-// left is what is still there of it.
+// left returns what is still loaded.
 func (l loaded) left(t *testing.T) loaded {
 	t.Helper()
 	left := make(loaded)
@@ -76,8 +76,8 @@ func (l loaded) left(t *testing.T) loaded {
 	return left
 }
 
-// waitGone waits for the kernel, which frees programs and maps some time after
-// their last descriptor is closed.
+// waitGone waits until nothing is loaded. The kernel frees programs and maps some time after their
+// last descriptor is closed.
 func (l loaded) waitGone(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); len(l.left(t)) > 0; time.Sleep(10 * time.Millisecond) {

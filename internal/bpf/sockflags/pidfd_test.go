@@ -29,8 +29,8 @@ func TestPidfdBelievesAnAnswerForTheInterval(t *testing.T) {
 	}
 }
 
-// A descriptor's number is taken by another socket; the one that was asked about is
-// gone. What was known of it is not what the other one answers.
+// The socket is closed, and another one gets its descriptor number. The other socket's flags must not
+// be returned for it.
 func TestPidfdIsNotFooledByAReusedDescriptor(t *testing.T) {
 	// An MPTCP socket's cookie cannot be compared.
 	for _, mptcp := range []bool{false, true} {

@@ -63,7 +63,7 @@ func TestBPFNeedsCapSysAdminForAnotherNamespaceOnly(t *testing.T) {
 	ns, id := withListener(t)
 	home := kerneltest.New(t)
 	do := task{Mode: sockflags.ModeBPF, NetNS: ns.Path(), Request: sockflags.Request{Ports: []uint16{port}}}
-	// To open another process' namespace, which the exporter has other ways for.
+	// To open the namespace of another process. The exporter has other ways to do that.
 	open := []uintptr{unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}
 
 	got, _ := start(t, home, do, append(open, unix.CAP_SYS_ADMIN)...)
@@ -110,7 +110,7 @@ func TestPidfdNeedsExactlyCapSysPtraceAndCapDACReadSearch(t *testing.T) {
 	}
 }
 
-// An ordinary user knows the flags of their own servers.
+// An ordinary user can read the flags of their own servers.
 func TestPidfdWithoutCapabilitiesReadsProcessesOfTheSameUser(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)

@@ -1,6 +1,9 @@
-// Package reexec runs a test binary a second time, in new namespaces. A process
-// with several threads cannot enter a user or mount namespace itself: unshare(2)
-// refuses.
+// Package reexec runs a test binary a second time, in new namespaces. A running
+// Go process cannot move into them, because it has several threads: unshare(2)
+// refuses it a new user namespace, and gives a new mount namespace to one thread
+// only.
 //
-// What the new namespaces need, the caller needs. Linux 6.1 and later.
+// A user namespace needs no privileges where the host allows it to ordinary
+// users. The other namespaces need CAP_SYS_ADMIN, or a user namespace with them.
+// Linux 6.1 and later.
 package reexec

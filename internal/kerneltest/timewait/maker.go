@@ -251,7 +251,7 @@ func (m *maker) checkNumber() error {
 	return nil
 }
 
-// hasClient says whether the address is that of a client from before.
+// hasClient says whether the maker opened a client with the address.
 func (p *port) hasClient(addr netip.AddrPort) bool {
 	i, ok := p.index(unmap(addr))
 	return ok && i >= 0 && i < int(p.next.Load())

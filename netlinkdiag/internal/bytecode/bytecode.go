@@ -1,8 +1,8 @@
-// Package bytecode is what the kernel does with the bytecode of a port filter
-// (net/ipv4/inet_diag.c), for tests: it runs and audits programs, and counts what they cost.
+// Package bytecode does for tests what the kernel does with the bytecode of a port filter
+// (net/ipv4/inet_diag.c): it audits and runs programs. It also counts the steps.
 //
-// The codes are plain numbers here, not those of package netlinkdiag, so that a wrong one
-// there shows.
+// The codes are plain numbers. Package netlinkdiag has constants of its own, so that tests
+// find a wrong one there. Needs no privileges; follows Linux 6.1 and later.
 package bytecode
 
 import (
@@ -22,7 +22,8 @@ func opAt(code []byte, at int) Op {
 	return Op{code[at], code[at+1], binary.NativeEndian.Uint16(code[at+2:])}
 }
 
-// Run is inet_diag_bc_run for the codes that a port filter uses. ops is how many it took.
+// Run does what inet_diag_bc_run does, for the codes that a port filter uses. It returns
+// whether the socket passes, and the number of ops that were run.
 func Run(code []byte, sport, dport uint16) (pass bool, ops int) {
 	left := len(code)
 	for left > 0 {
@@ -56,8 +57,8 @@ func Run(code []byte, sport, dport uint16) (pass bool, ops int) {
 	return left == 0, ops
 }
 
-// Audit is inet_diag_bc_audit: an error where the kernel answers EINVAL. steps is what
-// the audit costs: the ops looked at, again and again, by it and by valid_cc.
+// Audit does what inet_diag_bc_audit does. It returns an error where the kernel answers
+// EINVAL, and the number of ops that the audit and valid_cc looked at, with repetitions.
 func Audit(code []byte) (steps int, err error) {
 	if len(code) < sizeofOp {
 		return 0, fmt.Errorf("%d bytes: no op", len(code))
@@ -67,7 +68,7 @@ func Audit(code []byte) (steps int, err error) {
 		steps++
 		at := len(code) - left
 		if left < sizeofOp { // the kernel reads on, beyond the attribute
-			return steps, fmt.Errorf("op at %d is cut short", at)
+			return steps, fmt.Errorf("op at %d is truncated", at)
 		}
 		minLen, op := sizeofOp, opAt(code, at)
 		switch op.Code {
@@ -87,7 +88,7 @@ func Audit(code []byte) (steps int, err error) {
 		if no < left {
 			n, ok := validCC(code, left-no)
 			if steps += n; !ok {
-				return steps, fmt.Errorf("no of %d at %d goes into an op", no, at)
+				return steps, fmt.Errorf("no of %d at %d leads into the middle of an op", no, at)
 			}
 		}
 		if yes < minLen || yes > left+4 || yes&3 != 0 {
@@ -101,8 +102,8 @@ func Audit(code []byte) (steps int, err error) {
 	return steps, nil
 }
 
-// validCC is valid_cc: whether following yes from the start gets to the place that is cc
-// bytes before the end.
+// validCC does what valid_cc does. It says whether a walk from the start that follows only
+// yes gets to the place that is cc bytes before the end.
 func validCC(code []byte, cc int) (steps int, ok bool) {
 	left := len(code)
 	for left >= 0 {
@@ -122,7 +123,7 @@ func validCC(code []byte, cc int) (steps int, ok bool) {
 	return steps, false
 }
 
-// Assemble is the bytecode of some ops; a comparison's operand follows as an op of its own.
+// Assemble encodes ops. The operand of a comparison follows it as an op of its own.
 func Assemble(ops ...Op) []byte {
 	var code []byte
 	for _, op := range ops {

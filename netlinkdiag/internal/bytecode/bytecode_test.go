@@ -18,7 +18,7 @@ func TestBytecodeAuditRefuses(t *testing.T) {
 		{"no into the own operand", Assemble(Op{2, 8, 4}, Op{}), "no of 4 at 0, 8 bytes before the end"},
 		{"no further than reject", Assemble(Op{2, 8, 16}, Op{}), "no of 16 at 0, 8 bytes before the end"},
 		{"no off the grid", Assemble(Op{2, 8, 10}, Op{}), "no of 10 at 0, 8 bytes before the end"},
-		{"no into another operand", Assemble(Op{2, 8, 12}, Op{}, Op{2, 8, 8}, Op{}), "no of 12 at 0 goes into an op"},
+		{"no into another operand", Assemble(Op{2, 8, 12}, Op{}, Op{2, 8, 8}, Op{}), "no of 12 at 0 leads into the middle of an op"},
 		{"yes into the own operand", Assemble(Op{2, 4, 8}, Op{}), "yes of 4 at 0, 8 bytes before the end"},
 		{"yes beyond reject", Assemble(Op{1, 12, 4}), "yes of 12 at 0, 4 bytes before the end"},
 		{"yes off the grid", Assemble(Op{2, 10, 8}, Op{}), "yes of 10 at 0, 8 bytes before the end"},
