@@ -9,10 +9,13 @@ GOLANGCI_LINT_VERSION := 2.15.0
 NFPM_VERSION := 2.43.0
 ACTIONLINT_VERSION := 1.7.7
 GOTESTSUM_VERSION := 1.13.0
+BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
 
 FUZZTIME ?= 10s
 BINARY ?= sockstate_exporter
 SOAKTIME ?= 1m
+BENCH ?= .
+BENCHCOUNT ?= 5
 PKGS ?=
 
 # The version: the tag, else the topmost release of the changelog and -dev.
@@ -49,8 +52,14 @@ soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1
 	SOCKSTATE_SOAK=$(SOAKTIME) go test -C test ./soak -count=1 -v -timeout 24h
 
 .PHONY: bench
-bench: ## Measure against other tools, on up to a million sockets (root)
-	go run -C test ./bench
+bench: ## Measure against other tools, BENCHCOUNT (5) times, on up to a million sockets (root)
+	for ((i = 0; i < $(BENCHCOUNT); i++)); do \
+		go -C test test ./bench -run '^$$' -bench '$(BENCH)' -benchtime 2x -timeout 1h; \
+	done | tee bench.out
+	go run golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION) -col /by bench.out
+
+.PHONY: bench-tracer
+bench-tracer: ## Measure what the tracer costs system calls, here and in guests (root)
 	go test ./internal/bpf/bindtrace -run '^$$' -bench Syscalls
 	go run -C test ./kernelmatrix -bench Syscalls ./internal/bpf/bindtrace
 

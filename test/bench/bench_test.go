@@ -1,138 +1,172 @@
-package main
+package bench
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
-	"io"
-	"strings"
+	"fmt"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
 )
 
 func TestMain(m *testing.M) { kerneltest.Main(m) }
 
-// Every contender checks that it saw all the sockets, so this is about more than the output.
-func TestTablesAreMade(t *testing.T) {
-	kerneltest.RequireNetNS(t)
-	var out, progress bytes.Buffer
-	if err := run(t.Context(), []string{"-sockets=600", "-rounds=1", "-only=sockets,host"}, &out, &progress); err != nil {
-		t.Fatalf("%v\n%s", err, progress.Bytes())
+// busyPort has all the sockets.
+const busyPort = 4840
+
+// Where exporters count TIME_WAIT sockets.
+var (
+	ourCount      = samples{"sockstate_tcp_sockets", `state="time_wait"`}
+	tcpstatCount  = samples{"node_tcp_connection_states", `state="time_wait"`}
+	sockstatCount = samples{"node_sockstat_TCP_tw", ""}
+)
+
+// readers are all who read the sockets of one port.
+func readers(t testing.TB, ns *kerneltest.NetNS, n int) []contender {
+	t.Helper()
+	const v4, v6 = netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6
+	const theirs, all = withoutBoundInactive, netlinkdiag.AllStates
+	watched := watchPorts([]uint16{busyPort})
+	out := []contender{
+		bare(t, ns, "floor", n, perFamily(v4, theirs), perFamily(v6, theirs)),
+		bare(t, ns, "floor-with-bound-inactive", n, perFamily(v4, all), perFamily(v6, all)),
+		bare(t, ns, "floor-in-one-walk", n, bothFamilies(all)),
+		dump(t, ns, n),
+		ours(t, ns, append(onlyTCP(), watched...)...).contender("tcp", ourCount, n, 0),
+		ours(t, ns, append(onlyTCP("reuse"), watched...)...).contender("tcp-and-reuse", ourCount, n, 0),
+		ours(t, ns, watched...).contender("everything", ourCount, n, 0),
+		mdlayher(t, ns, n),
+		socketDiagTCP(t, ns, n),
 	}
-	for _, want := range []string{
-		"\n600 TIME_WAIT sockets, 4 rounds\n", nameFloor, "netlinkdiag Dump", "mdlayher/netlink Execute",
-		"vishvananda/netlink SocketDiagTCP", nameTCPOnly, nameEverything,
-		"\nA usual host: 100 listeners, 1,000 sockets, 20 rounds\n",
-	} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %q in the output:\n%s", want, out.Bytes())
+	return append(out, others(t, ns, n)...)
+}
+
+// others are programs that may be installed.
+func others(t testing.TB, ns *kerneltest.NetNS, n int) []contender {
+	t.Helper()
+	out := ss(t, ns)
+	if e := nodeExporter(t, ns, "--collector.disable-defaults", "--collector.tcpstat"); e != nil {
+		out = append(out, e.contender("node_exporter-tcpstat", tcpstatCount, n, 0))
+	}
+	return out
+}
+
+// BenchmarkSockets is about the number of sockets, all of one port.
+func BenchmarkSockets(b *testing.B) {
+	for _, n := range []int{1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			ns := newNetNS(b, n)
+			w := &timeWaits{ns: ns, opts: kerneltest.TimeWaitOptions{Ports: []uint16{busyPort}, Count: n}}
+			w.bench(b, readers(b, ns, n))
+		})
+	}
+}
+
+// BenchmarkPorts is about the number of watched ports, and whether the kernel filters.
+// 4,600 ports are close to what it takes as a filter (netlinkdiag.ErrFilterTooLarge).
+func BenchmarkPorts(b *testing.B) {
+	for _, n := range []int{100_000, 1_000_000} {
+		for _, over := range []struct {
+			made    int
+			watched []int
+		}{
+			{512, []int{1, 16, 128, 512, 4600}},
+			{16, []int{4, 16}},
+		} {
+			b.Run(fmt.Sprintf("n=%d/ports=%d", n, over.made), func(b *testing.B) {
+				ns := newNetNS(b, n)
+				w := &timeWaits{ns: ns, opts: kerneltest.TimeWaitOptions{Ports: everyOther(over.made), Count: n}}
+				for _, watched := range over.watched {
+					b.Run(fmt.Sprintf("watched=%d", watched), func(b *testing.B) {
+						w.bench(b, portReaders(b, ns, watched, n*min(watched, over.made)/over.made))
+					})
+				}
+			})
 		}
 	}
 }
 
-func TestBadCommandLinesAreRefused(t *testing.T) {
-	for _, tt := range []struct{ arg, want string }{
-		{"-sockets=1000,x", `invalid value "1000,x" for flag -sockets: "x": want numbers of 512 or more`},
-		{"-sockets=511", `invalid value "511" for flag -sockets: "511": want numbers of 512 or more`},
-		{"-only=sockets,all", `invalid value "sockets,all" for flag -only: no table "all", want some of sockets,ports,host`},
-		{"-rounds=0", "-rounds=0: want 1 or more"},
-		{"fast", `unexpected argument "fast"`},
-	} {
-		t.Run(tt.arg, func(t *testing.T) {
-			_, err := parse([]string{tt.arg}, io.Discard)
-			if err == nil || err.Error() != tt.want {
-				t.Errorf("error %v, want %s", err, tt.want)
-			}
-		})
+// portReaders ask for the sockets of some ports.
+func portReaders(t testing.TB, ns *kerneltest.NetNS, watched, want int) []contender {
+	t.Helper()
+	ports := everyOther(watched)
+	args := append(onlyTCP(), "--no-watch.listeners", fmt.Sprintf("--watch.max-ports=%d", watched))
+	return []contender{
+		dumpPorts(t, ns, "kernel-filter", watchSet(t, ports), true, want),
+		dumpPorts(t, ns, "own-filter", watchSet(t, ports), false, want),
+		ours(t, ns, append(args, watchPorts(ports)...)...).contender("tcp", ourCount, want, watched),
 	}
 }
 
-func TestTablePutsFiguresToTheRight(t *testing.T) {
-	tab := table{title: "Title", note: "Note.", head: []string{"", "time"}, rows: [][]string{{"a", "1.00 ms"}, {"bcd", "µs"}}}
-	for name, tt := range map[string]struct {
-		markdown bool
-		want     string
-	}{
-		"text":     {false, "\nTitle\n\n        time\na    1.00 ms\nbcd       µs\n\nNote.\n"},
-		"markdown": {true, "\n### Title\n\n|     |    time |\n| --- | ------: |\n| a   | 1.00 ms |\n| bcd |      µs |\n\nNote.\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var out bytes.Buffer
-			printer{w: &out, markdown: tt.markdown}.table(tab)
-			if diff := cmp.Diff(tt.want, out.String()); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
+func watchSet(t testing.TB, ports []uint16) watch.Set {
+	t.Helper()
+	cfg := watch.Config{MaxPorts: len(ports)}
+	for _, p := range ports {
+		cfg.Ports = append(cfg.Ports, watch.Spec{Range: watch.Range{First: p, Last: p}})
 	}
+	w, err := watch.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.Update(time.Now(), nil)
 }
 
-func TestMedianIsOfTheMiddle(t *testing.T) {
-	for _, tt := range []struct {
-		in   []time.Duration
-		want time.Duration
-	}{
-		{[]time.Duration{7}, 7},
-		{[]time.Duration{9, 1, 5}, 5},
-		{[]time.Duration{8, 2, 100, 4}, 6},
-	} {
-		if got := median(tt.in); got != tt.want {
-			t.Errorf("median of %v is %d, want %d", tt.in, got, tt.want)
+// BenchmarkHost is a usual host: 100 listeners, 1,000 sockets.
+func BenchmarkHost(b *testing.B) {
+	w := usualHost(b)
+	w.bench(b, append([]contender{
+		ours(b, w.ns).contender("everything", ourCount, hostTimeWait, 0),
+		ours(b, w.ns, onlyTCP()...).contender("tcp", ourCount, hostTimeWait, 0),
+	}, others(b, w.ns, hostTimeWait)...))
+}
+
+// BenchmarkBeside compares the exporter with node_exporter, both with their defaults, on a usual
+// host. They are scraped in turn, so that what else the machine does hits both.
+func BenchmarkBeside(b *testing.B) {
+	w := usualHost(b)
+	theirs := nodeExporter(b, w.ns)
+	if theirs == nil {
+		kerneltest.Skip(b, "needs node_exporter")
+	}
+	us := ours(b, w.ns)
+	pair := []contender{us.contender("ours", ourCount, hostTimeWait, 0), theirs.contender("theirs", sockstatCount, hostTimeWait, 0)}
+	b.StopTimer()
+	var sum [2]sample
+	for round := range b.N + 1 {
+		for i, c := range pair {
+			if s := w.measure(b, c); round > 0 { // the first one warms up
+				sum[i].wall, sum[i].cpu = sum[i].wall+s.wall, sum[i].cpu+s.cpu
+			}
 		}
 	}
-}
-
-func TestSampleSumsWhatHasTheLabel(t *testing.T) {
-	e := &exporter{url: "http://x/metrics"}
-	e.body.WriteString(`# HELP m Some help.
-m{port="1",state="time_wait"} 3
-m{port="1",state="listen"} 1
-m{name="a b",state="time_wait"} 4e+01
-m_total 5
-n 6
-`)
-	if got, err := e.sample("m", `state="time_wait"`); got != 43 || err != nil {
-		t.Errorf("sum %v, %v, want 43", got, err)
-	}
-	if got, err := e.sample("n", ""); got != 6 || err != nil {
-		t.Errorf("sum %v, %v, want 6", got, err)
-	}
-	if _, err := e.sample("m", `state="close"`); err == nil || err.Error() != `scrape http://x/metrics: no m with state="close"` {
-		t.Errorf("error %v for a sample that is not there", err)
-	}
-}
-
-func TestEndOfDumpIsFoundAtTheEndOfADatagram(t *testing.T) {
-	message := func(typ uint16, seq uint32, payload int, code int32) []byte {
-		b := make([]byte, unix.SizeofNlMsghdr+payload)
-		binary.NativeEndian.PutUint32(b, uint32(len(b)))
-		binary.NativeEndian.PutUint16(b[4:], typ)
-		binary.NativeEndian.PutUint32(b[8:], seq)
-		binary.NativeEndian.PutUint32(b[unix.SizeofNlMsghdr:], uint32(code))
-		return b
-	}
-	socket, done := message(unix.SOCK_DIAG_BY_FAMILY, 7, 72, 0), message(unix.NLMSG_DONE, 7, 4, 0)
-	for name, tt := range map[string]struct {
-		datagram []byte
-		want     bool
-		err      error
-	}{
-		"sockets":           {append(socket, socket...), false, nil},
-		"sockets, then end": {append(socket, done...), true, nil},
-		"end alone":         {done, true, nil},
-		"of another dump":   {append(socket, message(unix.NLMSG_DONE, 6, 4, 0)...), false, nil},
-		"refusal":           {message(unix.NLMSG_ERROR, 7, 20, -int32(unix.ENOENT)), false, unix.ENOENT},
-		"cut short":         {done[:19], false, io.ErrUnexpectedEOF},
+	for unit, ratio := range map[string]float64{
+		"time-ratio":     float64(sum[0].wall) / float64(sum[1].wall),
+		"cpu-ratio":      float64(sum[0].cpu) / float64(sum[1].cpu),
+		"peak-RSS-ratio": float64(us.peakRSS(b)) / float64(theirs.peakRSS(b)),
+		"series-ratio":   float64(us.series()) / float64(theirs.series()),
+		"body-ratio":     float64(len(us.body)) / float64(len(theirs.body)),
 	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := endOfDump(tt.datagram, 7)
-			if got != tt.want || !errors.Is(err, tt.err) {
-				t.Errorf("%v, %v, want %v, %v", got, err, tt.want, tt.err)
-			}
-		})
+		b.ReportMetric(ratio, unit)
 	}
+	b.ReportMetric(float64(sum[0].wall)/float64(b.N), "ns/op")
+}
+
+// Every contender checks that it saw all the sockets.
+func TestContendersSeeAllSockets(t *testing.T) {
+	const n = 600
+	ns := newNetNS(t, n)
+	one := &timeWaits{ns: ns, opts: kerneltest.TimeWaitOptions{Ports: []uint16{busyPort}, Count: n}}
+	for _, c := range readers(t, ns, n) {
+		if s := one.measure(t, c); s.wall <= 0 {
+			t.Errorf("%s took %v", c.name, s.wall)
+		}
+	}
+	ns = newNetNS(t, n)
+	spread := &timeWaits{ns: ns, opts: kerneltest.TimeWaitOptions{Ports: everyOther(20), Count: n}}
+	for _, c := range portReaders(t, ns, 5, n/4) {
+		spread.measure(t, c)
+	}
+	host := usualHost(t)
+	host.measure(t, ours(t, host.ns).contender("everything", ourCount, hostTimeWait, 0))
 }

@@ -1,19 +1,18 @@
-// Command bench measures what a scrape costs, beside what others need for the same
-// sockets: `make bench`, or `go run -C test ./bench -help`.
+// Package bench measures what a scrape costs, beside what others need for the same sockets. It
+// has only benchmarks, and a test that they can run: `make bench`, or
 //
-// It makes TIME_WAIT sockets in a network namespace of its own and asks for them in
-// every way it knows, in rounds (A, B, C, then A, B, C again), so that what else the
-// machine does hits everybody alike. The floor is a receive loop that parses nothing.
-// Figures depend on the machine, ratios hardly do; nothing here passes or fails.
+//	go test -C test ./bench -run '^$' -bench Sockets/n=1000000 -benchtime 5x
 //
-// Three tables (-only picks some):
+// They make TIME_WAIT sockets in a network namespace of their own. The last part of a benchmark's
+// name is who asks for the sockets, so that `benchstat -col /by` compares them. by=floor is a
+// receive loop that asks for IPv4, then for IPv6, and parses nothing. BenchmarkBeside scrapes
+// node_exporter, with its defaults, and the exporter in turn, and reports ratios.
 //
-//	sockets  against the number of sockets, with peak memory and allocations
-//	ports    against the number of watched ports; filtering in the kernel or here
-//	host     a usual host: 100 listeners, 1,000 sockets
+// cpu-ns/op is user and system time of whoever does the work, of an exporter's process where one
+// is scraped. B/op and allocs/op are of an exporter's heap. Figures depend on the machine, ratios
+// hardly do.
 //
-// It needs root, or CAP_SYS_ADMIN and CAP_NET_ADMIN in a user namespace
-// (`unshare --user --map-root-user`), Linux 6.1, and the go command to build the exporter.
-// ss and node_exporter take part where they are installed. Nothing is left behind when it
-// is killed: processes die with it, and the namespace with them.
-package main
+// They need root, or CAP_SYS_ADMIN and CAP_NET_ADMIN in a user namespace
+// (`unshare --user --map-root-user`), and Linux 6.1. ss and node_exporter take part where they
+// are installed, in PATH or where `go install` puts them.
+package bench

@@ -1,8 +1,10 @@
-package main
+package bench
 
 import (
 	"context"
 	"fmt"
+	"os/exec"
+	"testing"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -26,15 +28,8 @@ type contender struct {
 	// cpu is the user and system time that whoever does the work has had so far.
 	cpu func() (time.Duration, error)
 
-	close func()
-}
-
-func closeAll(contenders []contender) {
-	for _, c := range contenders {
-		if c.close != nil {
-			c.close()
-		}
-	}
+	// report adds to what the benchmark reports; it may be nil.
+	report func(*testing.B)
 }
 
 // saw is the check of a contender that counts; slack is by how much it may be off, besides
@@ -50,11 +45,13 @@ func saw(got *int, want, slack int) func() error {
 }
 
 // bare is a receive loop over the requests, one after the other.
-func bare(ns *kerneltest.NetNS, name string, sockets int, requests ...netlink.Message) (contender, error) {
+func bare(t testing.TB, ns *kerneltest.NetNS, name string, sockets int, requests ...netlink.Message) contender {
+	t.Helper()
 	l, err := dialBare(ns.FD(), requests)
 	if err != nil {
-		return contender{}, fmt.Errorf("%s: %w", name, err)
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { l.conn.Close() })
 	return contender{
 		name: name,
 		run:  l.run,
@@ -64,20 +61,21 @@ func bare(ns *kerneltest.NetNS, name string, sockets int, requests ...netlink.Me
 			}
 			return nil
 		},
-		cpu:   ownCPU,
-		close: func() { _ = l.conn.Close() },
-	}, nil
+		cpu: ownCPU,
+	}
 }
 
 // dump is our Conn.Dump, counting by state.
-func dump(ns *kerneltest.NetNS, sockets int) (contender, error) {
+func dump(t testing.TB, ns *kerneltest.NetNS, sockets int) contender {
+	t.Helper()
 	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
 	if err != nil {
-		return contender{}, err
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.Close() })
 	var timeWait int
 	return contender{
-		name: "netlinkdiag Dump",
+		name: "netlinkdiag",
 		run: func(ctx context.Context) error {
 			var states [netlinkdiag.NumStates]int
 			for s, err := range conn.Dump(ctx, netlinkdiag.Request{}) {
@@ -91,17 +89,18 @@ func dump(ns *kerneltest.NetNS, sockets int) (contender, error) {
 		},
 		check: saw(&timeWait, sockets, 0),
 		cpu:   ownCPU,
-		close: func() { _ = conn.Close() },
-	}, nil
+	}
 }
 
 // dumpPorts is our Conn.Dump for the ports of set, filtered by the kernel or here, and
 // counted by port: what the exporter does with it.
-func dumpPorts(ns *kerneltest.NetNS, name string, set watch.Set, inKernel bool, want int) (contender, error) {
+func dumpPorts(t testing.TB, ns *kerneltest.NetNS, name string, set watch.Set, inKernel bool, want int) contender {
+	t.Helper()
 	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
 	if err != nil {
-		return contender{}, err
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.Close() })
 	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(netlinkdiag.StateListen)}
 	if inKernel {
 		for _, p := range set.Ports {
@@ -130,19 +129,20 @@ func dumpPorts(ns *kerneltest.NetNS, name string, set watch.Set, inKernel bool, 
 		},
 		check: saw(&timeWait, want, len(set.Ports)),
 		cpu:   ownCPU,
-		close: func() { _ = conn.Close() },
-	}, nil
+	}
 }
 
 // mdlayher is netlink.Conn.Execute, IPv4, then IPv6.
-func mdlayher(ns *kerneltest.NetNS, sockets int) (contender, error) {
+func mdlayher(t testing.TB, ns *kerneltest.NetNS, sockets int) contender {
+	t.Helper()
 	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{NetNS: ns.FD()})
 	if err != nil {
-		return contender{}, err
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { conn.Close() })
 	var got int
 	return contender{
-		name: "mdlayher/netlink Execute",
+		name: "mdlayher-netlink",
 		run: func(ctx context.Context) error {
 			stop := interrupt(ctx, conn)
 			defer stop()
@@ -162,19 +162,20 @@ func mdlayher(ns *kerneltest.NetNS, sockets int) (contender, error) {
 		},
 		check: saw(&got, sockets, 0),
 		cpu:   ownCPU,
-		close: func() { _ = conn.Close() },
-	}, nil
+	}
 }
 
 // socketDiagTCP is vishvananda/netlink's SocketDiagTCP, IPv4, then IPv6.
-func socketDiagTCP(ns *kerneltest.NetNS, sockets int) (contender, error) {
+func socketDiagTCP(t testing.TB, ns *kerneltest.NetNS, sockets int) contender {
+	t.Helper()
 	h, err := vishvananda.NewHandleAt(netns.NsHandle(ns.FD()), unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return contender{}, err
+		t.Fatal(err)
 	}
+	t.Cleanup(h.Close)
 	var got int
 	return contender{
-		name: "vishvananda/netlink SocketDiagTCP",
+		name: "vishvananda-netlink",
 		run: func(context.Context) error {
 			got = 0
 			for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -192,18 +193,23 @@ func socketDiagTCP(ns *kerneltest.NetNS, sockets int) (contender, error) {
 		},
 		check: saw(&got, sockets, 0),
 		cpu:   ownCPU,
-		close: h.Close,
-	}, nil
+	}
 }
 
-// runSS is `ss -tan`, its output thrown away.
-func (b *bench) runSS(ns *kerneltest.NetNS) contender {
-	return contender{
-		name:  "ss -tan",
-		run:   func(ctx context.Context) error { return ns.CommandContext(ctx, b.ss, "-tan").Run() },
+// ss is `ss -tan`, its output thrown away, where that is installed.
+func ss(t testing.TB, ns *kerneltest.NetNS) []contender {
+	t.Helper()
+	path, err := exec.LookPath("ss")
+	if err != nil {
+		t.Logf("without ss: %v", err)
+		return nil
+	}
+	return []contender{{
+		name:  "ss",
+		run:   func(ctx context.Context) error { return ns.CommandContext(ctx, path, "-tan").Run() },
 		check: func() error { return nil },
 		cpu:   childrenCPU,
-	}
+	}}
 }
 
 // ownCPU is the CPU time of this process.
