@@ -132,6 +132,12 @@ func makeTimeWait(ns *NetNS, o TimeWaitOptions) (err error) {
 	if err := maker.run(o.Count, o.Workers); err != nil {
 		return err
 	}
+	// sockstat does not count a socket whose FIN is still on its way: it would be made again.
+	if o.Count <= maxListed {
+		if err := maker.awaitFINs(); err != nil {
+			return err
+		}
+	}
 	after, err := ns.TimeWaitCount()
 	if err != nil {
 		return err
