@@ -40,7 +40,7 @@ build: ## Build ./sockstate_exporter, static
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o '$(BINARY)' .
 
 .PHONY: test
-test: ## Run the tests; REQUIRE=all: none may be left out; PKGS='./netlinkdiag ./test/e2e': only these
+test: ## Run the tests; REQUIRE=all: none may be left out; PKGS='./netlinkdiag ./test/e2e': some, of either module
 	@REQUIRE='$(REQUIRE)' bash .ci/test $(PKGS)
 
 .PHONY: fuzz
@@ -49,7 +49,12 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 
 .PHONY: soak
 soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1m) (root)
-	SOCKSTATE_SOAK=$(SOAKTIME) go test -C test ./soak -count=1 -v -timeout 24h
+	SOCKSTATE_SOAK=$(SOAKTIME) go -C test test ./soak -count=1 -v -timeout 24h
+
+.PHONY: test-long
+test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, fuzzing (root)
+	SOCKSTATE_BINDRULE_CASES=100000 go test ./internal/bindrule -count=1 -timeout 24h
+	bash .ci/fuzz 1m
 
 .PHONY: bench
 bench: ## Measure against other tools, BENCHCOUNT (5) times, on up to a million sockets (root)

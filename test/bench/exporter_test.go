@@ -112,6 +112,7 @@ func (s *scraped) contender(name string, timeWait samples, want, slack int) cont
 
 // report adds what an exporter took besides time.
 func (s *scraped) report(b *testing.B) {
+	b.Helper()
 	b.ReportMetric(float64(s.peakRSS(b)), "peak-RSS-B")
 	b.ReportMetric(float64(s.series()), "series")
 	b.ReportMetric(float64(len(s.body)), "body-B")

@@ -62,10 +62,8 @@ type program struct {
 }
 
 func parseFlags(args []string) (config, error) {
-	cfg := config{jobs: 1}
-	if runtime.NumCPU() >= 4 {
-		cfg.jobs = 2
-	}
+	// qemu emulates all CPUs of a guest in one thread.
+	cfg := config{jobs: min(runtime.NumCPU(), 2)}
 	fs := flag.NewFlagSet("kernelmatrix", flag.ContinueOnError)
 	fs.Usage = func() {
 		fmt.Fprintf(fs.Output(), "usage: go -C test run ./kernelmatrix [flags] [PACKAGE...]\ndefault packages: %s\n", strings.Join(defaultPackages, " "))
@@ -77,7 +75,7 @@ func parseFlags(args []string) (config, error) {
 	fs.StringVar(&cfg.sel.run, "run", "", "run only tests that match `regexp`")
 	fs.StringVar(&cfg.sel.bench, "bench", "", "run benchmarks that match `regexp`, and no tests")
 	fs.StringVar(&cfg.sel.benchtime, "benchtime", "1s", "as go test -benchtime")
-	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, of 2 CPUs each")
+	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, each on one CPU of the host")
 	fs.DurationVar(&cfg.bootTimeout, "boot-timeout", 5*time.Minute, "how long a guest may take to come up")
 	fs.DurationVar(&cfg.timeout, "timeout", 5*time.Minute, "how long a package's tests may take")
 	fs.BoolVar(&cfg.verbose, "v", false, "print all output, tests' and kernels'")
