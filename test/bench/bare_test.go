@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -129,4 +130,35 @@ func endOfDump(b []byte, seq uint32) (bool, error) {
 // interrupt ends what waits on conn when ctx ends.
 func interrupt(ctx context.Context, conn *netlink.Conn) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+}
+
+func TestEndOfDumpIsFoundAtTheEndOfADatagram(t *testing.T) {
+	message := func(typ uint16, seq uint32, payload int, code int32) []byte {
+		b := make([]byte, unix.SizeofNlMsghdr+payload)
+		binary.NativeEndian.PutUint32(b, uint32(len(b)))
+		binary.NativeEndian.PutUint16(b[4:], typ)
+		binary.NativeEndian.PutUint32(b[8:], seq)
+		binary.NativeEndian.PutUint32(b[unix.SizeofNlMsghdr:], uint32(code))
+		return b
+	}
+	socket, done := message(unix.SOCK_DIAG_BY_FAMILY, 7, 72, 0), message(unix.NLMSG_DONE, 7, 4, 0)
+	for name, tt := range map[string]struct {
+		datagram []byte
+		want     bool
+		err      error
+	}{
+		"sockets":           {append(socket, socket...), false, nil},
+		"sockets, then end": {append(socket, done...), true, nil},
+		"end alone":         {done, true, nil},
+		"of another dump":   {append(socket, message(unix.NLMSG_DONE, 6, 4, 0)...), false, nil},
+		"refusal":           {message(unix.NLMSG_ERROR, 7, 20, -int32(unix.ENOENT)), false, unix.ENOENT},
+		"cut short":         {done[:19], false, io.ErrUnexpectedEOF},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := endOfDump(tt.datagram, 7)
+			if got != tt.want || !errors.Is(err, tt.err) {
+				t.Errorf("%v, %v, want %v, %v", got, err, tt.want, tt.err)
+			}
+		})
+	}
 }

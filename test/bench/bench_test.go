@@ -17,9 +17,9 @@ const busyPort = 4840
 
 // Where exporters count TIME_WAIT sockets.
 var (
-	ourCount      = samples{"sockstate_tcp_sockets", `state="time_wait"`}
-	tcpstatCount  = samples{"node_tcp_connection_states", `state="time_wait"`}
-	sockstatCount = samples{"node_sockstat_TCP_tw", ""}
+	ourCount      = [2]string{"sockstate_tcp_sockets", `state="time_wait"`}
+	tcpstatCount  = [2]string{"node_tcp_connection_states", `state="time_wait"`}
+	sockstatCount = [2]string{"node_sockstat_TCP_tw", ""}
 )
 
 // readers are all who read the sockets of one port.
@@ -32,7 +32,7 @@ func readers(t testing.TB, ns *kerneltest.NetNS, n int) []contender {
 		bare(t, ns, "floor", n, perFamily(v4, theirs), perFamily(v6, theirs)),
 		bare(t, ns, "floor-with-bound-inactive", n, perFamily(v4, all), perFamily(v6, all)),
 		bare(t, ns, "floor-in-one-walk", n, bothFamilies(all)),
-		dump(t, ns, n),
+		dumpPorts(t, ns, "netlinkdiag", watchSet(t, []uint16{busyPort}), false, n),
 		ours(t, ns, append(onlyTCP(), watched...)...).contender("tcp", ourCount, n, 0),
 		ours(t, ns, append(onlyTCP("reuse"), watched...)...).contender("tcp-and-reuse", ourCount, n, 0),
 		ours(t, ns, watched...).contender("everything", ourCount, n, 0),
@@ -143,8 +143,8 @@ func BenchmarkBeside(b *testing.B) {
 	for unit, ratio := range map[string]float64{
 		"time-ratio":     float64(sum[0].wall) / float64(sum[1].wall),
 		"cpu-ratio":      float64(sum[0].cpu) / float64(sum[1].cpu),
-		"peak-RSS-ratio": float64(us.peakRSS(b)) / float64(theirs.peakRSS(b)),
-		"series-ratio":   float64(us.series()) / float64(theirs.series()),
+		"peak-RSS-ratio": float64(us.ProcStatus(b, "VmHWM")) / float64(theirs.ProcStatus(b, "VmHWM")),
+		"series-ratio":   float64(us.body.Series("")) / float64(theirs.body.Series("")),
 		"body-ratio":     float64(len(us.body)) / float64(len(theirs.body)),
 	} {
 		b.ReportMetric(ratio, unit)

@@ -65,33 +65,6 @@ func bare(t testing.TB, ns *kerneltest.NetNS, name string, sockets int, requests
 	}
 }
 
-// dump is our Conn.Dump, counting by state.
-func dump(t testing.TB, ns *kerneltest.NetNS, sockets int) contender {
-	t.Helper()
-	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	var timeWait int
-	return contender{
-		name: "netlinkdiag",
-		run: func(ctx context.Context) error {
-			var states [netlinkdiag.NumStates]int
-			for s, err := range conn.Dump(ctx, netlinkdiag.Request{}) {
-				if err != nil {
-					return err
-				}
-				states[s.State]++
-			}
-			timeWait = states[netlinkdiag.StateTimeWait]
-			return nil
-		},
-		check: saw(&timeWait, sockets, 0),
-		cpu:   ownCPU,
-	}
-}
-
 // dumpPorts is our Conn.Dump for the ports of set, filtered by the kernel or here, and
 // counted by port: what the exporter does with it.
 func dumpPorts(t testing.TB, ns *kerneltest.NetNS, name string, set watch.Set, inKernel bool, want int) contender {

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +19,7 @@ import (
 // A scraped is an exporter, ours or another.
 type scraped struct {
 	*launch.Exporter
-	body   string // of the latest scrape
+	body   launch.Metrics // of the latest scrape
 	allocs []memStats
 }
 
@@ -79,26 +77,26 @@ func (s *scraped) scrape(ctx context.Context) error {
 	if err == nil && status != http.StatusOK {
 		err = fmt.Errorf("status %d: %.200s", status, body)
 	}
-	s.body = body
+	s.body = launch.Metrics(body)
 	return err
 }
 
-// contender scrapes; the samples must sum up to want.
-func (s *scraped) contender(name string, timeWait samples, want, slack int) contender {
+// contender scrapes; the samples of a metric that have a label must add up to want.
+func (s *scraped) contender(name string, timeWait [2]string, want, slack int) contender {
 	return contender{
 		name: name,
 		run:  s.scrape,
 		check: func() error {
-			bytes, err := s.sum(samples{"go_memstats_alloc_bytes_total", ""})
+			bytes, err := s.body.Sum("go_memstats_alloc_bytes_total")
 			if err != nil {
 				return err
 			}
-			mallocs, err := s.sum(samples{"go_memstats_mallocs_total", ""})
+			mallocs, err := s.body.Sum("go_memstats_mallocs_total")
 			if err != nil {
 				return err
 			}
 			s.allocs = append(s.allocs, memStats{bytes, mallocs})
-			seen, err := s.sum(timeWait)
+			seen, err := s.body.Sum(timeWait[0], timeWait[1])
 			if err != nil {
 				return err
 			}
@@ -113,8 +111,8 @@ func (s *scraped) contender(name string, timeWait samples, want, slack int) cont
 // report adds what an exporter took besides time.
 func (s *scraped) report(b *testing.B) {
 	b.Helper()
-	b.ReportMetric(float64(s.peakRSS(b)), "peak-RSS-B")
-	b.ReportMetric(float64(s.series()), "series")
+	b.ReportMetric(float64(s.ProcStatus(b, "VmHWM")<<10), "peak-RSS-B")
+	b.ReportMetric(float64(s.body.Series("")), "series")
 	b.ReportMetric(float64(len(s.body)), "body-B")
 	// The first scrapes of a benchmark warm up.
 	if n := len(s.allocs) - 1; n > 0 {
@@ -123,63 +121,6 @@ func (s *scraped) report(b *testing.B) {
 		b.ReportMetric((last.mallocs-first.mallocs)/float64(n), "heap-allocs/op")
 	}
 	s.allocs = nil
-}
-
-// series are the samples of the latest scrape.
-func (s *scraped) series() (n int) {
-	for line := range strings.Lines(s.body) {
-		if !strings.HasPrefix(line, "#") {
-			n++
-		}
-	}
-	return n
-}
-
-// samples are those of a metric whose labels contain label.
-type samples struct{ metric, label string }
-
-// sum adds them up. There must be one.
-func (s *scraped) sum(of samples) (float64, error) {
-	sum, found := 0.0, false
-	for line := range strings.Lines(s.body) {
-		rest, ok := strings.CutPrefix(line, of.metric)
-		if !ok || rest[0] != '{' && rest[0] != ' ' {
-			continue
-		}
-		space := strings.LastIndexByte(rest, ' ') // label values may hold others
-		if !strings.Contains(rest[:space], of.label) {
-			continue
-		}
-		v, err := strconv.ParseFloat(strings.TrimSpace(rest[space:]), 64)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", of.metric, err)
-		}
-		sum, found = sum+v, true
-	}
-	if !found {
-		return 0, fmt.Errorf("no %s with %s", of.metric, of.label)
-	}
-	return sum, nil
-}
-
-// peakRSS is VmHWM, in bytes.
-func (s *scraped) peakRSS(t testing.TB) int {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" {
-			kib, err := strconv.Atoi(f[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kib << 10
-		}
-	}
-	t.Fatalf("no VmHWM in\n%s", text)
-	return 0
 }
 
 // onlyTCP are the flags of an exporter that collects sockets by state, and with them what

@@ -82,7 +82,7 @@ func (e *exporter) scrape(t *testing.T) scrape {
 	}
 	s := scrape(body)
 	collectors := 0
-	for line := range s.samples("sockstate_scrape_collector_success") {
+	for line := range launch.Metrics(s).Samples("sockstate_scrape_collector_success") {
 		if collectors++; !strings.HasSuffix(line, " 1") {
 			t.Fatalf("scrape: %s", line)
 		}
@@ -93,54 +93,18 @@ func (e *exporter) scrape(t *testing.T) scrape {
 	return s
 }
 
-// samples are the lines of a metric that have all the labels.
-func (s scrape) samples(metric string, labels ...string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-	lines:
-		for line := range strings.Lines(string(s)) {
-			rest, ok := strings.CutPrefix(line, metric)
-			if !ok || rest[0] != '{' && rest[0] != ' ' {
-				continue
-			}
-			for _, label := range labels {
-				if !strings.Contains(rest, label) {
-					continue lines
-				}
-			}
-			if !yield(strings.TrimSuffix(line, "\n")) {
-				return
-			}
-		}
-	}
-}
-
 // sum adds up the samples of a metric that have all the labels; there must be one.
 func (s scrape) sum(t *testing.T, metric string, labels ...string) float64 {
 	t.Helper()
-	sum, found := 0.0, false
-	for line := range s.samples(metric, labels...) {
-		v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-		if err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		sum, found = sum+v, true
-	}
-	if !found {
-		t.Fatalf("no %s with %q", metric, labels)
+	sum, err := launch.Metrics(s).Sum(metric, labels...)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return sum
 }
 
 // series are how many samples of this exporter's own there are.
-func (s scrape) series() int {
-	n := 0
-	for line := range strings.Lines(string(s)) {
-		if strings.HasPrefix(line, "sockstate_") {
-			n++
-		}
-	}
-	return n
-}
+func (s scrape) series() int { return launch.Metrics(s).Series("sockstate_") }
 
 // valid has promtool look at it.
 func (s scrape) valid(t *testing.T) {
@@ -166,23 +130,12 @@ type usage struct {
 // usage looks at the process, with what it said of itself.
 func (e *exporter) usage(t *testing.T, said scrape) usage {
 	t.Helper()
-	u := usage{goroutines: int(said.sum(t, "go_goroutines"))}
-	dir := fmt.Sprintf("/proc/%d", e.Cmd.Process.Pid)
-	text, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		t.Fatal(err)
+	u := usage{
+		goroutines: int(said.sum(t, "go_goroutines")),
+		rss:        e.ProcStatus(t, "VmRSS") << 10,
+		threads:    e.ProcStatus(t, "Threads"),
 	}
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(line, ":")
-		n, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-		switch name {
-		case "VmRSS":
-			u.rss = n << 10
-		case "Threads":
-			u.threads = n
-		}
-	}
-	entries, err := os.ReadDir(dir + "/fd")
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
 // becomeNobody gives up root.
@@ -258,7 +259,7 @@ func TestFailingBindsUnderHostileNamesAreBounded(t *testing.T) {
 		t.Error("no failed bind is counted")
 	}
 	latest := make(map[string]int) // series by all labels but who it was
-	for line := range s.samples("sockstate_bind_last_failure_timestamp_seconds", `netns=""`) {
+	for line := range launch.Metrics(s).Samples("sockstate_bind_last_failure_timestamp_seconds", `netns=""`) {
 		latest[label(line, "port")+label(line, "protocol")+label(line, "family")]++
 	}
 	for of, n := range latest {
