@@ -8,11 +8,15 @@ MAKEFLAGS += --no-print-directory
 GOLANGCI_LINT_VERSION := 2.15.0
 NFPM_VERSION := 2.43.0
 ACTIONLINT_VERSION := 1.7.7
+GOTESTSUM_VERSION := 1.13.0
+BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
 
 FUZZTIME ?= 10s
 BINARY ?= sockstate_exporter
 SOAKTIME ?= 1m
-PKGS ?= ./...
+BENCH ?= .
+BENCHCOUNT ?= 5
+PKGS ?=
 
 # The version: the tag, else the topmost release of the changelog and -dev.
 VERSION ?= $(or \
@@ -36,7 +40,7 @@ build: ## Build ./sockstate_exporter, static
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(ldflags)' -o '$(BINARY)' .
 
 .PHONY: test
-test: ## Run the tests; REQUIRE=all: a test left out is a failure; PKGS=./netlinkdiag/...
+test: ## Run the tests; REQUIRE=all: none may be left out; PKGS='./netlinkdiag ./test/e2e': some, of either module
 	@REQUIRE='$(REQUIRE)' bash .ci/test $(PKGS)
 
 .PHONY: fuzz
@@ -45,25 +49,36 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 
 .PHONY: soak
 soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1m) (root)
-	SOCKSTATE_SOAK=$(SOAKTIME) go test ./internal/soak -count=1 -v -timeout 24h
+	SOCKSTATE_SOAK=$(SOAKTIME) go -C test test ./soak -count=1 -v -timeout 24h
+
+.PHONY: test-long
+test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, fuzzing (root)
+	SOCKSTATE_BINDRULE_CASES=100000 go test ./internal/bindrule -count=1 -timeout 24h
+	bash .ci/fuzz 1m
 
 .PHONY: bench
-bench: ## Measure against other tools, on up to a million sockets (root)
-	go run ./internal/bench
+bench: ## Measure against other tools, BENCHCOUNT (5) times, on up to a million sockets (root)
+	for ((i = 0; i < $(BENCHCOUNT); i++)); do \
+		go -C test test ./bench -run '^$$' -bench '$(BENCH)' -benchtime 2x -timeout 1h; \
+	done | tee bench.out
+	go run golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION) -col /by bench.out
+
+.PHONY: bench-tracer
+bench-tracer: ## Measure what the tracer costs system calls, here and in guests (root)
 	go test ./internal/bpf/bindtrace -run '^$$' -bench Syscalls
-	go run ./internal/kernelmatrix -bench Syscalls ./internal/bpf/bindtrace
+	go run -C test ./kernelmatrix -bench Syscalls ./internal/bpf/bindtrace
 
 .PHONY: demo
 demo: build ## Show a restart that fails, and what the exporter says (root, or user namespaces)
-	@go run ./internal/demo ./sockstate_exporter
+	@go run -C test ./demo "$$PWD/sockstate_exporter"
 
 # The same random binds each time: what fails is a change, and not a rare quirk of an old
 # kernel that nobody has met yet. `make test` takes others each time, and so does
-# `go run ./internal/kernelmatrix`.
+# `go run -C test ./kernelmatrix`.
 .PHONY: test-kernels
 test-kernels: ## Run the kernel tests on other kernels, in qemu
-	go run ./internal/kernelmatrix -env SOCKSTATE_BINDRULE_SEED=1
-	go run ./internal/kernelmatrix -modules none -run WithoutModules ./internal/snapshot
+	go run -C test ./kernelmatrix -env SOCKSTATE_BINDRULE_SEED=1
+	go run -C test ./kernelmatrix -modules none -run WithoutModules ./internal/snapshot
 
 .PHONY: release
 release: ## Write tarballs, packages and their checksums to ./dist (nfpm)
@@ -78,6 +93,7 @@ nfpm: ## Install what builds the packages, unless it is there
 .PHONY: generate
 generate: ## Write the generated files anew
 	go generate ./...
+	go -C test generate ./...
 
 .PHONY: lint
 lint: lint-format lint-modules lint-vet lint-go lint-shell lint-workflows ## Run all linters
@@ -90,15 +106,19 @@ lint-format:
 .PHONY: lint-modules
 lint-modules:
 	go mod tidy -diff
+	go -C test mod tidy -diff
+	bash .ci/modules
 
 .PHONY: lint-vet
 lint-vet:
 	go vet ./...
+	go -C test vet ./...
 
 .PHONY: lint-go
 lint-go:
 	golangci-lint config verify
 	golangci-lint run
+	cd test && golangci-lint run
 
 .PHONY: lint-shell
 lint-shell:
@@ -120,6 +140,12 @@ actionlint: ## Install the linter of the workflows, unless it is there
 golangci-lint: ## Install the linter of .ci/run, unless it is there
 	@if [[ $$(golangci-lint version --short 2>/dev/null) != $(GOLANGCI_LINT_VERSION) ]]; then \
 		GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v$(GOLANGCI_LINT_VERSION); \
+	fi
+
+.PHONY: gotestsum
+gotestsum: ## Install what sums up `make test`, unless it is there
+	@if [[ $$(gotestsum --version 2>/dev/null) != *$(GOTESTSUM_VERSION)* ]]; then \
+		GOFLAGS= go install gotest.tools/gotestsum@v$(GOTESTSUM_VERSION); \
 	fi
 
 .PHONY: clean

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -125,7 +126,7 @@ func TestKernelTimeWaitKeepsTheFlagsOfItsListener(t *testing.T) {
 	taker := flagTaker(t, ns, sockflags.Options{Mode: sockflags.ModeBPF})
 	addr := netip.AddrPortFrom(localhost4, 4840)
 	without := ns.Listen(t, addr, kerneltest.Options{})
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 30, Listeners: []*kerneltest.Listener{without}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 30, Listeners: []*kerneltest.Listener{without}})
 	if err := without.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +134,7 @@ func TestKernelTimeWaitKeepsTheFlagsOfItsListener(t *testing.T) {
 		t.Fatalf("listen with the flag: %v, want %v", err, unix.EADDRINUSE)
 	}
 	with := ns.Listen(t, netip.MustParseAddrPort("127.0.0.2:4840"), kerneltest.Options{ReuseAddr: true})
-	ns.TimeWait(t, kerneltest.TimeWaitOptions{Count: 12, Listeners: []*kerneltest.Listener{with}})
+	timewait.MustMake(t, ns, timewait.Options{Count: 12, Listeners: []*kerneltest.Listener{with}})
 
 	s := takeWithFlags(t, taker)
 	all := port(t, &s, 4840)

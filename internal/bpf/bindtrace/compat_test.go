@@ -14,8 +14,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"sockstate_exporter/internal/kerneltest"
 )
 
 // compatCall is a call of bind or connect by a 32-bit process.
@@ -106,8 +104,9 @@ func TestCallsOf32BitProcesses(t *testing.T) {
 				netns := uint32(ns.Inode())
 				before := countsOf(t, tr, netns)
 				err := ns.Command(t, path).Run()
-				if errors.Is(err, syscall.ENOEXEC) {
-					kerneltest.Skip(t, "no 32-bit processes: %v", err)
+				if errors.Is(err, syscall.ENOEXEC) && os.Getenv("SOCKSTATE_GUEST") != "1" {
+					t.Logf("this host runs no 32-bit processes, the guests of `make test-kernels` do: %v", err)
+					return
 				}
 				var exit *exec.ExitError
 				if !errors.As(err, &exit) || exit.ExitCode() != int(unix.EADDRNOTAVAIL) {

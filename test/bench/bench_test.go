@@ -1,0 +1,174 @@
+package bench
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/netlinkdiag"
+)
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
+
+// busyPort has all the sockets.
+const busyPort = 4840
+
+// Where exporters count TIME_WAIT sockets.
+var (
+	ourCount      = [2]string{"sockstate_tcp_sockets", `state="time_wait"`}
+	tcpstatCount  = [2]string{"node_tcp_connection_states", `state="time_wait"`}
+	sockstatCount = [2]string{"node_sockstat_TCP_tw", ""}
+)
+
+// readers are all who read the sockets of one port.
+func readers(t testing.TB, ns *kerneltest.NetNS, n int) []contender {
+	t.Helper()
+	const v4, v6 = netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6
+	const theirs, all = withoutBoundInactive, netlinkdiag.AllStates
+	watched := watchPorts([]uint16{busyPort})
+	out := []contender{
+		bare(t, ns, "floor", n, perFamily(v4, theirs), perFamily(v6, theirs)),
+		bare(t, ns, "floor-with-bound-inactive", n, perFamily(v4, all), perFamily(v6, all)),
+		bare(t, ns, "floor-in-one-walk", n, bothFamilies(all)),
+		dumpPorts(t, ns, "netlinkdiag", watchSet(t, []uint16{busyPort}), false, n),
+		ours(t, ns, append(onlyTCP(), watched...)...).contender("tcp", ourCount, n, 0),
+		ours(t, ns, append(onlyTCP("reuse"), watched...)...).contender("tcp-and-reuse", ourCount, n, 0),
+		ours(t, ns, watched...).contender("everything", ourCount, n, 0),
+		mdlayher(t, ns, n),
+		socketDiagTCP(t, ns, n),
+	}
+	return append(out, others(t, ns, n)...)
+}
+
+// others are programs that may be installed.
+func others(t testing.TB, ns *kerneltest.NetNS, n int) []contender {
+	t.Helper()
+	out := ss(t, ns)
+	if e := nodeExporter(t, ns, "--collector.disable-defaults", "--collector.tcpstat"); e != nil {
+		out = append(out, e.contender("node_exporter-tcpstat", tcpstatCount, n, 0))
+	}
+	return out
+}
+
+// BenchmarkSockets is about the number of sockets, all of one port.
+func BenchmarkSockets(b *testing.B) {
+	for _, n := range []int{1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			ns := newNetNS(b, n)
+			w := &timeWaits{ns: ns, opts: timewait.Options{Ports: []uint16{busyPort}, Count: n}}
+			w.bench(b, readers(b, ns, n))
+		})
+	}
+}
+
+// BenchmarkPorts is about the number of watched ports, and whether the kernel filters.
+// 4,600 ports are close to what it takes as a filter (netlinkdiag.ErrFilterTooLarge).
+func BenchmarkPorts(b *testing.B) {
+	for _, n := range []int{100_000, 1_000_000} {
+		for _, over := range []struct {
+			made    int
+			watched []int
+		}{
+			{512, []int{1, 16, 128, 512, 4600}},
+			{16, []int{4, 16}},
+		} {
+			b.Run(fmt.Sprintf("n=%d/ports=%d", n, over.made), func(b *testing.B) {
+				ns := newNetNS(b, n)
+				w := &timeWaits{ns: ns, opts: timewait.Options{Ports: everyOther(over.made), Count: n}}
+				for _, watched := range over.watched {
+					b.Run(fmt.Sprintf("watched=%d", watched), func(b *testing.B) {
+						w.bench(b, portReaders(b, ns, watched, n*min(watched, over.made)/over.made))
+					})
+				}
+			})
+		}
+	}
+}
+
+// portReaders ask for the sockets of some ports.
+func portReaders(t testing.TB, ns *kerneltest.NetNS, watched, want int) []contender {
+	t.Helper()
+	ports := everyOther(watched)
+	args := append(onlyTCP(), "--no-watch.listeners", fmt.Sprintf("--watch.max-ports=%d", watched))
+	return []contender{
+		dumpPorts(t, ns, "kernel-filter", watchSet(t, ports), true, want),
+		dumpPorts(t, ns, "own-filter", watchSet(t, ports), false, want),
+		ours(t, ns, append(args, watchPorts(ports)...)...).contender("tcp", ourCount, want, watched),
+	}
+}
+
+func watchSet(t testing.TB, ports []uint16) ports.Set {
+	t.Helper()
+	cfg := ports.Config{MaxPorts: len(ports)}
+	for _, p := range ports {
+		cfg.Ports = append(cfg.Ports, ports.Spec{Range: sock.PortRange{First: p, Last: p}})
+	}
+	w, err := ports.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.Update(time.Now(), nil)
+}
+
+// BenchmarkHost is a usual host: 100 listeners, 1,000 sockets.
+func BenchmarkHost(b *testing.B) {
+	w := usualHost(b)
+	w.bench(b, append([]contender{
+		ours(b, w.ns).contender("everything", ourCount, hostTimeWait, 0),
+		ours(b, w.ns, onlyTCP()...).contender("tcp", ourCount, hostTimeWait, 0),
+	}, others(b, w.ns, hostTimeWait)...))
+}
+
+// BenchmarkBeside compares the exporter with node_exporter, both with their defaults, on a usual
+// host. They are scraped in turn, so that what else the machine does hits both.
+func BenchmarkBeside(b *testing.B) {
+	w := usualHost(b)
+	theirs := nodeExporter(b, w.ns)
+	if theirs == nil {
+		kerneltest.Skip(b, "needs node_exporter")
+	}
+	us := ours(b, w.ns)
+	pair := []contender{us.contender("ours", ourCount, hostTimeWait, 0), theirs.contender("theirs", sockstatCount, hostTimeWait, 0)}
+	b.StopTimer()
+	var sum [2]sample
+	for round := range b.N + 1 {
+		for i, c := range pair {
+			if s := w.measure(b, c); round > 0 { // the first one warms up
+				sum[i].wall, sum[i].cpu = sum[i].wall+s.wall, sum[i].cpu+s.cpu
+			}
+		}
+	}
+	for unit, ratio := range map[string]float64{
+		"time-ratio":     float64(sum[0].wall) / float64(sum[1].wall),
+		"cpu-ratio":      float64(sum[0].cpu) / float64(sum[1].cpu),
+		"peak-RSS-ratio": float64(us.ProcStatus(b, "VmHWM")) / float64(theirs.ProcStatus(b, "VmHWM")),
+		"series-ratio":   float64(us.body.Series("")) / float64(theirs.body.Series("")),
+		"body-ratio":     float64(len(us.body)) / float64(len(theirs.body)),
+	} {
+		b.ReportMetric(ratio, unit)
+	}
+	b.ReportMetric(float64(sum[0].wall)/float64(b.N), "ns/op")
+}
+
+// Every contender checks that it saw all the sockets.
+func TestContendersSeeAllSockets(t *testing.T) {
+	const n = 600
+	ns := newNetNS(t, n)
+	one := &timeWaits{ns: ns, opts: timewait.Options{Ports: []uint16{busyPort}, Count: n}}
+	for _, c := range readers(t, ns, n) {
+		if s := one.measure(t, c); s.wall <= 0 {
+			t.Errorf("%s took %v", c.name, s.wall)
+		}
+	}
+	ns = newNetNS(t, n)
+	spread := &timeWaits{ns: ns, opts: timewait.Options{Ports: everyOther(20), Count: n}}
+	for _, c := range portReaders(t, ns, 5, n/4) {
+		spread.measure(t, c)
+	}
+	host := usualHost(t)
+	host.measure(t, ours(t, host.ns).contender("everything", ourCount, hostTimeWait, 0))
+}

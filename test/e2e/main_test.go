@@ -1,0 +1,61 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+// roleEnv makes the test binary one of the processes in roles.
+const roleEnv = "SOCKSTATE_E2E_ROLE"
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleEnv); role != "" {
+		if err := roles()[role](os.Args[1:]); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if kerneltest.PrivateMounts() {
+		if err := mountAll(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	kerneltest.Main(m)
+}
+
+func mountAll() error {
+	if err := kerneltest.MountTracefs(); err != nil {
+		return err
+	}
+	return mountFiles()
+}
+
+// mountFiles mounts a tmpfs for the temporary files on a directory that most hosts have and in
+// which this one has nothing. Without any, temporary files are where they always are, and stay
+// there if the tests are killed.
+func mountFiles() error {
+	for _, dir := range []string{"/mnt", "/media", "/srv"} {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+			continue
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+			return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+		}
+		return os.Setenv("TMPDIR", dir)
+	}
+	return nil
+}
+
+// program returns the path of a server that the tests run.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	kerneltest.RequireRoot(t)
+	return kerneltest.RequireCommand(t, name)
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const initPackage = "sockstate_exporter/test/kernelmatrix/guestinit"
+
+// goPackage is what go list says of a package.
+type goPackage struct {
+	ImportPath   string
+	Dir          string
+	TestGoFiles  []string
+	XTestGoFiles []string
+	Module       struct{ Dir string }
+}
+
+// testBinary is a package's tests, built for the guest.
+type testBinary struct {
+	pkg   string // import path
+	dir   string // on this host
+	rel   string // dir, relative to the module
+	file  string
+	tests []string // what has to run: top-level tests, or benchmarks
+}
+
+// selection is the choice of tests.
+type selection struct {
+	run       string
+	bench     string
+	benchtime string
+}
+
+// pattern chooses top-level tests; -test.list knows no subtests.
+func (s selection) pattern() string {
+	if s.bench != "" {
+		return firstElement(s.bench)
+	}
+	return firstElement(s.run)
+}
+
+func firstElement(pattern string) string {
+	first, _, _ := strings.Cut(pattern, "/")
+	if first == "" {
+		return "."
+	}
+	return first
+}
+
+// wants tells tests, examples and fuzz targets from benchmarks.
+func (s selection) wants(name string) bool {
+	return strings.HasPrefix(name, "Benchmark") == (s.bench != "")
+}
+
+// buildInit builds the guest's init from the module of the working directory,
+// which is not necessarily the one under test.
+func buildInit(ctx context.Context, file string) error {
+	if _, err := goTool(ctx, ".", "amd64", "build", "-ldflags=-s -w", "-o", file, initPackage); err != nil {
+		return fmt.Errorf("build the guest's init (run this in the module it belongs to; -C names another to test): %w", err)
+	}
+	return nil
+}
+
+// buildTests builds the test binaries of the packages in the module at dir and
+// asks them for their tests. A package that the patterns name outright must
+// have tests; with a selection, packages it does not touch are left out.
+func buildTests(ctx context.Context, dir, out string, patterns []string, sel selection) ([]testBinary, error) {
+	pkgs, err := listPackages(ctx, dir, patterns)
+	if err != nil {
+		return nil, err
+	}
+	var built []testBinary
+	for i, p := range pkgs {
+		b := testBinary{pkg: p.ImportPath, dir: p.Dir, file: filepath.Join(out, fmt.Sprintf("%d.test", i))}
+		if b.rel, err = filepath.Rel(p.Module.Dir, p.Dir); err != nil {
+			return nil, err
+		}
+		if _, err := goTool(ctx, dir, "amd64", "test", "-c", "-ldflags=-s -w", "-o", b.file, p.ImportPath); err != nil {
+			return nil, fmt.Errorf("build tests: %w", err)
+		}
+		if b.tests, err = listTests(ctx, b, sel); err != nil {
+			return nil, err
+		}
+		switch {
+		case len(b.tests) > 0:
+			built = append(built, b)
+		case sel.run == "" && sel.bench == "":
+			return nil, fmt.Errorf("package %s has test files but no tests", b.pkg)
+		}
+	}
+	if len(built) == 0 {
+		return nil, fmt.Errorf("no test matches in %s", strings.Join(patterns, " "))
+	}
+	return built, nil
+}
+
+func listPackages(ctx context.Context, dir string, patterns []string) ([]goPackage, error) {
+	out, err := goTool(ctx, dir, "amd64", append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,Module", "--"}, patterns...)...)
+	if err != nil {
+		return nil, err
+	}
+	var pkgs []goPackage
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("decode go list: %w", err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	wild := slices.ContainsFunc(patterns, func(p string) bool { return strings.Contains(p, "...") })
+	return withTests(pkgs, wild)
+}
+
+// withTests leaves out packages without tests where a wildcard may have
+// brought them.
+func withTests(pkgs []goPackage, wild bool) ([]goPackage, error) {
+	var kept []goPackage
+	for _, p := range pkgs {
+		switch {
+		case len(p.TestGoFiles)+len(p.XTestGoFiles) > 0:
+			kept = append(kept, p)
+		case !wild:
+			return nil, fmt.Errorf("package %s has no test files", p.ImportPath)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, errors.New("no package with tests")
+	}
+	return kept, nil
+}
+
+func listTests(ctx context.Context, b testBinary, sel selection) ([]string, error) {
+	out, err := output(ctx, b.dir, b.file, "-test.list="+sel.pattern())
+	if err != nil {
+		return nil, fmt.Errorf("list tests of %s: %w", b.pkg, err)
+	}
+	var names []string
+	for name := range strings.FieldsSeq(string(out)) {
+		if testName.MatchString(name) && sel.wants(name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+var testName = regexp.MustCompile(`^(Test|Benchmark|Fuzz|Example)`)
+
+// buildProgram builds a program that tests start, for GOARCH arch.
+func buildProgram(ctx context.Context, dir, arch, pkg, file string) error {
+	if _, err := goTool(ctx, dir, arch, "build", "-ldflags=-s -w", "-o", file, pkg); err != nil {
+		return fmt.Errorf("build %s for %s: %w", pkg, arch, err)
+	}
+	return nil
+}
+
+// goTool runs the go command for a guest of the given architecture, in which
+// there is no libc.
+func goTool(ctx context.Context, dir, arch string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return out, nil
+}
+
+// presentPackages keeps those patterns whose directory exists in the module.
+func presentPackages(dir string, patterns []string) []string {
+	var kept []string
+	for _, p := range patterns {
+		if _, err := os.Stat(filepath.Join(dir, strings.TrimSuffix(p, "..."))); err == nil {
+			kept = append(kept, p)
+		}
+	}
+	return kept
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"sockstate_exporter/test/kernelmatrix/guest"
+)
+
+func TestPackageWithoutTestsIsLeftOutOfAWildcardOnly(t *testing.T) {
+	tested := goPackage{ImportPath: "a", TestGoFiles: []string{"a_test.go"}}
+	external := goPackage{ImportPath: "b", XTestGoFiles: []string{"b_test.go"}}
+	untested := goPackage{ImportPath: "c"}
+	got, err := withTests([]goPackage{tested, untested, external}, true)
+	if want := []goPackage{tested, external}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("kept %v, %v, want %v", got, err, want)
+	}
+	if _, err := withTests([]goPackage{tested, untested}, false); err == nil || err.Error() != "package c has no test files" {
+		t.Errorf("error %v", err)
+	}
+	if _, err := withTests([]goPackage{untested}, true); err == nil || err.Error() != "no package with tests" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestDefaultPackagesThatAreNotThereAreLeftOut(t *testing.T) {
+	dir := unpacked(t, "a/x", "b/c/x")
+	got := presentPackages(dir, []string{"./a", "./b/...", "./d", "./e/..."})
+	if want := []string{"./a", "./b/..."}; !reflect.DeepEqual(got, want) {
+		t.Errorf("kept %q, want %q", got, want)
+	}
+}
+
+func TestSelection(t *testing.T) {
+	for _, tt := range []struct {
+		sel              selection
+		pattern          string
+		tests, benchmark bool
+	}{
+		{selection{}, ".", true, false},
+		{selection{run: "TestA/x"}, "TestA", true, false},
+		{selection{run: "TestA", bench: "B/y"}, "B", false, true},
+		{selection{bench: "."}, ".", false, true},
+	} {
+		if got := tt.sel.pattern(); got != tt.pattern {
+			t.Errorf("%+v: pattern %q, want %q", tt.sel, got, tt.pattern)
+		}
+		if got := tt.sel.wants("TestA"); got != tt.tests {
+			t.Errorf("%+v: wants TestA: %v", tt.sel, got)
+		}
+		if got := tt.sel.wants("BenchmarkB"); got != tt.benchmark {
+			t.Errorf("%+v: wants BenchmarkB: %v", tt.sel, got)
+		}
+	}
+}
+
+func TestPlan(t *testing.T) {
+	tests := []testBinary{{pkg: "m/a", rel: "a"}, {pkg: "m", rel: "."}}
+	skip := func(b testBinary) string { return map[string]string{"m": "^TestX$"}[b.pkg] }
+	got := makePlan(tests, []module{{name: "inet_diag"}}, selection{run: "Test"}, skip, time.Minute, []string{"A=B"})
+	args := func(first string, rest ...string) []string {
+		return append([]string{first, "-test.v=test2json", "-test.paniconexit0", "-test.timeout=1m0s", "-test.run=Test"}, rest...)
+	}
+	want := guest.Plan{
+		Modules: []string{"inet_diag"},
+		Env:     []string{"A=B"},
+		Runs: []guest.Run{
+			{Package: "m/a", Dir: "/src/a", Args: args("/src/a/a.test"), KillAfter: 75 * time.Second},
+			{Package: "m", Dir: "/src", Args: args("/src/m.test", "-test.skip=^TestX$"), KillAfter: 75 * time.Second},
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("plan is\n%+v, want\n%+v", got, want)
+	}
+}

@@ -1,0 +1,31 @@
+// Command kernelmatrix runs the exporter's kernel tests inside Debian's cloud
+// kernels under qemu:
+//
+//	go -C test run ./kernelmatrix [flags] [PACKAGE...]
+//
+// For every kernel it takes the newest package that apt knows, cross builds
+// the packages' test binaries, packs them with their testdata directories,
+// kernel modules and a small init (guestinit) into an initramfs, and boots
+// it. The guest has no network and no disk; it ends with the runner.
+//
+// A kernel passes only when its guest came up as the kernel it should be,
+// every binary ran to its end with exit status 0 and left neither process nor
+// mount behind, every test that the binary lists on the host passed, none was
+// skipped, and the guest powered off. Exceptions stand in targets.go, with
+// their reasons.
+//
+// Tests find in their environment:
+//
+//	SOCKSTATE_GUEST=1                        they run in such a guest
+//	SOCKSTATE_REQUIRE_ALL=1                  skipping is failing
+//	SOCKSTATE_BPF_MODES=fexit,tracepoint     what this kernel must be able to do
+//	SOCKSTATE_GUEST_MODULES=all|none         none: no sock_diag modules
+//
+// They run as root in the initial namespaces. The guest holds no other
+// programs: no shell, no ip, no go tool. Programs that tests start are named
+// with -bin; they are looked for in PATH.
+//
+// It needs no privileges, but Debian's packages apt, dpkg, xz-utils and
+// qemu-system-x86, the Go toolchain, and on first use a network for apt.
+// Kernels are kept in the user's cache directory.
+package main

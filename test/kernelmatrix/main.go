@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ok := runCommand(untilOrphaned(ctx), os.Args[1:])
+	stop()
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+func runCommand(ctx context.Context, args []string) (ok bool) {
+	cfg, err := parseFlags(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return true
+	}
+	if err == nil {
+		ok, err = run(ctx, cfg)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kernelmatrix:", err)
+	}
+	return ok
+}
+
+// config is the command line.
+type config struct {
+	dir         string
+	packages    []string
+	allPackages bool // none was named
+	kernels     []string
+	cache       string
+	modules     string
+	sel         selection
+	programs    []program
+	files       []extraFile
+	env         []string
+	jobs        int
+	bootTimeout time.Duration
+	timeout     time.Duration
+	verbose     bool
+}
+
+// program is a main package to be built into the guest's /bin.
+type program struct {
+	name, arch, pkg string
+}
+
+func parseFlags(args []string) (config, error) {
+	// qemu emulates all CPUs of a guest in one thread.
+	cfg := config{jobs: min(runtime.NumCPU(), 2)}
+	fs := flag.NewFlagSet("kernelmatrix", flag.ContinueOnError)
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "usage: go -C test run ./kernelmatrix [flags] [PACKAGE...]\ndefault packages: %s\n", strings.Join(defaultPackages, " "))
+		fs.PrintDefaults()
+	}
+	fs.StringVar(&cfg.dir, "C", "..", "module `directory` to test")
+	fs.StringVar(&cfg.cache, "cache", "", "`directory` for kernels (default: in the user's cache directory)")
+	fs.StringVar(&cfg.modules, "modules", "all", "`all`, or none: without the modules that answer sock_diag")
+	fs.StringVar(&cfg.sel.run, "run", "", "run only tests that match `regexp`")
+	fs.StringVar(&cfg.sel.bench, "bench", "", "run benchmarks that match `regexp`, and no tests")
+	fs.StringVar(&cfg.sel.benchtime, "benchtime", "1s", "as go test -benchtime")
+	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, each on one CPU of the host")
+	fs.DurationVar(&cfg.bootTimeout, "boot-timeout", 5*time.Minute, "how long a guest may take to come up")
+	fs.DurationVar(&cfg.timeout, "timeout", 5*time.Minute, "how long a package's tests may take")
+	fs.BoolVar(&cfg.verbose, "v", false, "print all output, tests' and kernels'")
+	kernels := fs.String("kernel", defaultKernels, "series of Debian cloud `kernels`, or directories (with a slash) where such a package is unpacked; comma separated")
+	fs.Func("bin", "build a program into the guest's /bin: `NAME=[GOARCH:]PACKAGE`; may be repeated", func(s string) error {
+		p, err := parseProgram(s)
+		cfg.programs = append(cfg.programs, p)
+		return err
+	})
+	fs.Func("file", "put a file into the guest: `SOURCE=TARGET`; may be repeated", func(s string) error {
+		source, target, ok := strings.Cut(s, "=")
+		if !ok {
+			return errors.New("want SOURCE=TARGET")
+		}
+		cfg.files = append(cfg.files, extraFile{source: source, target: target})
+		return nil
+	})
+	fs.Func("env", "set a `NAME=VALUE` for the tests; may be repeated", func(s string) error {
+		cfg.env = append(cfg.env, s)
+		return nil
+	})
+	if err := fs.Parse(args); err != nil {
+		return cfg, err
+	}
+	cfg.kernels = strings.Split(*kernels, ",")
+	cfg.packages = fs.Args()
+	err := cfg.complete()
+	return cfg, err
+}
+
+func parseProgram(s string) (program, error) {
+	name, pkg, ok := strings.Cut(s, "=")
+	if !ok || name == "" || pkg == "" {
+		return program{}, errors.New("want NAME=[GOARCH:]PACKAGE")
+	}
+	if arch, pkg, ok := strings.Cut(pkg, ":"); ok {
+		return program{name: name, arch: arch, pkg: pkg}, nil
+	}
+	return program{name: name, arch: "amd64", pkg: pkg}, nil
+}
+
+func (cfg *config) complete() error {
+	if cfg.modules != "all" && cfg.modules != "none" {
+		return fmt.Errorf("-modules=%s: want all or none", cfg.modules)
+	}
+	if cfg.jobs < 1 {
+		return fmt.Errorf("-j=%d: want 1 or more", cfg.jobs)
+	}
+	if cfg.allPackages = len(cfg.packages) == 0; cfg.allPackages {
+		if cfg.packages = presentPackages(cfg.dir, defaultPackages); len(cfg.packages) == 0 {
+			return errors.New("none of the default packages is there")
+		}
+	}
+	if cfg.cache != "" {
+		return nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("no -cache given: %w", err)
+	}
+	cfg.cache = filepath.Join(cache, "sockstate_exporter", "kernels")
+	return nil
+}
+
+// requireTools says what to install.
+func requireTools() error {
+	if runtime.GOARCH != "amd64" {
+		return fmt.Errorf("test binaries for amd64 kernels cannot be asked for their tests on %s", runtime.GOARCH)
+	}
+	var errs []error
+	for _, t := range []struct{ program, debian string }{
+		{"qemu-system-x86_64", "qemu-system-x86"},
+		{"apt-get", "apt"},
+		{"apt-cache", "apt"},
+		{"dpkg-deb", "dpkg"},
+		{"xz", "xz-utils"},
+	} {
+		if _, err := exec.LookPath(t.program); err != nil {
+			errs = append(errs, fmt.Errorf("%s not found: install Debian's package %s", t.program, t.debian))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// untilOrphaned ends the context when the process that started this one ends:
+// go run does not pass SIGTERM on.
+func untilOrphaned(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancelCause(ctx)
+	parent := os.Getppid()
+	go func() {
+		for range time.Tick(500 * time.Millisecond) {
+			if os.Getppid() != parent {
+				cancel(errors.New("the process that started this one is gone"))
+				return
+			}
+		}
+	}()
+	return ctx
+}

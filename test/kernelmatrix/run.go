@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"sockstate_exporter/test/kernelmatrix/guest"
+)
+
+// matrix is what all guests of a run share.
+type matrix struct {
+	cfg   config
+	dir   string // temporary
+	init  string
+	tests []testBinary
+	extra []extraFile
+
+	mu     sync.Mutex // guards what follows
+	out    io.Writer
+	passed int
+	failed int
+}
+
+// run reports whether everything passed; an error means that there is nothing
+// to judge.
+func run(ctx context.Context, cfg config) (ok bool, err error) {
+	if err := requireTools(); err != nil {
+		return false, err
+	}
+	dir, err := os.MkdirTemp("", "kernelmatrix-")
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	var kernels []kernel
+	for _, name := range cfg.kernels {
+		k, err := findKernel(ctx, name, cfg.cache)
+		if err != nil {
+			return false, err
+		}
+		kernels = append(kernels, k)
+	}
+	m := &matrix{cfg: cfg, dir: dir, init: filepath.Join(dir, "init"), out: os.Stdout}
+	if err := m.build(ctx); err != nil {
+		return false, err
+	}
+	if err := m.runKernels(ctx, kernels); err != nil {
+		return false, err
+	}
+	fmt.Fprintf(m.out, "%d passed, %d failed\n", m.passed, m.failed)
+	return m.failed == 0, nil
+}
+
+func (m *matrix) build(ctx context.Context) error {
+	if err := buildInit(ctx, m.init); err != nil {
+		return err
+	}
+	var err error
+	if m.tests, err = buildTests(ctx, m.cfg.dir, m.dir, m.cfg.packages, m.cfg.sel); err != nil {
+		return err
+	}
+	m.extra = m.cfg.files
+	for _, p := range m.cfg.programs {
+		file := filepath.Join(m.dir, "bin-"+p.name)
+		if err := buildProgram(ctx, m.cfg.dir, p.arch, p.pkg, file); err != nil {
+			return err
+		}
+		m.extra = append(m.extra, extraFile{source: file, target: "/bin/" + p.name})
+	}
+	if m.cfg.sel.run != "" || m.cfg.sel.bench != "" {
+		return nil // the lists of tests are not complete
+	}
+	return checkExclusions(exclusions, m.tests, m.cfg.allPackages)
+}
+
+// runKernels boots the guests, -j at a time.
+func (m *matrix) runKernels(ctx context.Context, kernels []kernel) error {
+	slots := make(chan struct{}, m.cfg.jobs)
+	errs := make([]error, len(kernels))
+	var wg sync.WaitGroup
+	for i, k := range kernels {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			dir := filepath.Join(m.dir, fmt.Sprintf("guest%d", i))
+			errs[i] = m.runKernel(ctx, k, dir)
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(errs...)
+}
+
+// runKernel boots one guest and judges it. The error is this host's.
+func (m *matrix) runKernel(ctx context.Context, k kernel, dir string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	wanted := hostModules
+	if m.cfg.modules == "all" {
+		wanted = slices.Concat(diagModules, hostModules)
+	}
+	modules, err := loadModules(ctx, k, wanted)
+	if err != nil {
+		return err
+	}
+	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg, k.release)) }
+	plan := makePlan(m.tests, modules, m.cfg.sel, skip, m.cfg.timeout, guestEnv(m.cfg.modules, m.cfg.env))
+	initramfs := filepath.Join(dir, "initramfs")
+	im := image{init: m.init, plan: plan, modules: modules, tests: m.tests, extra: m.extra}
+	if err := im.write(initramfs); err != nil {
+		return fmt.Errorf("write initramfs: %w", err)
+	}
+
+	start := time.Now()
+	g := newGuestRun()
+	console, guestErr := bootGuest(ctx, k, initramfs, dir, m.cfg.bootTimeout, plan, func(e guest.Event) {
+		g.add(e)
+		m.trace(k, e)
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if guestErr == nil && g.release != k.release {
+		guestErr = fmt.Errorf("guest runs kernel %s", g.release)
+	}
+	m.report(k, g, guestErr, console, time.Since(start))
+	return nil
+}
+
+// trace prints test output as it comes.
+func (m *matrix) trace(k kernel, e guest.Event) {
+	if !m.cfg.verbose || e.Output == nil || nameLine.Match(e.Output) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	fmt.Fprintf(m.out, "%s | %s\n", k.name, readable(e.Output))
+}
+
+// report prints what failed, with its output, and the kernel's summary line.
+func (m *matrix) report(k kernel, g *guestRun, guestErr error, console []byte, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var passed, failed int
+	for _, b := range m.tests {
+		skipped := excluded(exclusions, b.pkg, k.release)
+		for _, e := range skipped {
+			fmt.Fprintf(m.out, "%s: %s: %s excluded: %s\n", k.release, b.pkg, e.test, e.reason)
+		}
+		v := judge(b.pkg, withoutExcluded(b.tests, skipped), g.packages[b.pkg], m.cfg.sel.bench != "")
+		passed, failed = passed+v.passed, failed+v.failed
+		m.reportPackage(k, v, g.packages[b.pkg])
+	}
+	if guestErr != nil {
+		failed = max(failed, 1)
+		fmt.Fprintf(m.out, "--- %s: %v\n", k.release, guestErr)
+	}
+	if guestErr != nil || m.cfg.verbose {
+		fmt.Fprintf(m.out, "kernel messages:\n%s\n", tail(console, 100))
+	}
+	word := "ok"
+	if failed > 0 {
+		word = "FAIL"
+	}
+	fmt.Fprintf(m.out, "%s %s: %d packages, %d tests passed, %d failed, %.0f s\n", word, k.release, len(m.tests), passed, failed, took.Seconds())
+	m.passed, m.failed = m.passed+passed, m.failed+failed
+}
+
+func (m *matrix) reportPackage(k kernel, v verdict, p *packageRun) {
+	if v.failed > 0 {
+		fmt.Fprintf(m.out, "--- %s: %s:\n    %s\n", k.release, v.pkg, strings.Join(v.problems, "\n    "))
+	}
+	bench := m.cfg.sel.bench != ""
+	if p != nil && !m.cfg.verbose && (v.failed > 0 || bench) {
+		fmt.Fprintf(m.out, "output of %s on %s:\n%s", v.pkg, k.release, readable(withoutPassed(p.output)))
+	}
+}
+
+// nameLine tells whose output follows; only test2json wants to know.
+var nameLine = regexp.MustCompile(resultMark + `=== NAME .*\n?`)
+
+// frameLine matches the start and the end of a test.
+var frameLine = regexp.MustCompile(resultMark + `(?:=== RUN   |--- PASS: )(\S+).*\n`)
+
+// withoutPassed drops the frames of tests that passed, but nothing they print.
+func withoutPassed(output []byte) []byte {
+	result := results(output)
+	return frameLine.ReplaceAllFunc(output, func(line []byte) []byte {
+		if name := frameLine.FindSubmatch(line)[1]; result[string(name)] == "PASS" {
+			return nil
+		}
+		return line
+	})
+}
+
+func readable(output []byte) []byte {
+	output = nameLine.ReplaceAll(output, nil)
+	return bytes.ReplaceAll(output, []byte(resultMark), nil)
+}
+
+func tail(b []byte, lines int) []byte {
+	all := bytes.SplitAfter(b, []byte{'\n'})
+	return bytes.Join(all[max(0, len(all)-lines):], nil)
+}

@@ -1,0 +1,88 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"sockstate_exporter/internal/kerneltest"
+)
+
+// The builds, one of each for a test process.
+var (
+	static = sync.OnceValues(func() (*os.File, error) {
+		return build([]string{"CGO_ENABLED=0"})
+	})
+	checked = sync.OnceValues(func() (*os.File, error) {
+		return build([]string{"CGO_ENABLED=1"}, "-race")
+	})
+)
+
+// Binary is the exporter as the Makefile builds it.
+func Binary(t testing.TB) *os.File {
+	t.Helper()
+	return built(t, static)
+}
+
+// Checked is [Binary], with the race detector where the test has it.
+func Checked(t testing.TB) *os.File {
+	t.Helper()
+	if raceDetector {
+		return built(t, checked)
+	}
+	return built(t, static)
+}
+
+// Copy writes the exporter to a new file.
+func Copy(t testing.TB, path string) {
+	t.Helper()
+	from := Binary(t)
+	info, err := from.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(io.NewSectionReader(from, 0, info.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func built(t testing.TB, binary func() (*os.File, error)) *os.File {
+	t.Helper()
+	kerneltest.RequireCommand(t, "go")
+	file, err := binary()
+	if err != nil {
+		t.Fatalf("build the exporter: %v", err)
+	}
+	return file
+}
+
+// build builds the exporter in its own module, and gives the open file.
+func build(env []string, flags ...string) (file *os.File, err error) {
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sockstate_exporter").Output()
+	if err != nil {
+		return nil, fmt.Errorf("find the module: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "sockstate_exporter")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	path := filepath.Join(dir, "sockstate_exporter")
+	args := append([]string{"-C", strings.TrimSpace(string(module)), "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path}, flags...)
+	cmd := exec.Command("go", append(args, ".")...)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, out)
+	}
+	return os.Open(path)
+}

@@ -1,0 +1,3 @@
+// Package privilege tests internal/privilege, with seccomp filters that refuse what it asks for.
+// It has only tests. Most need root.
+package privilege
