@@ -101,11 +101,11 @@ func portReaders(t testing.TB, ns *kerneltest.NetNS, watched, want int) []conten
 	}
 }
 
-func watchSet(t testing.TB, ports []uint16) ports.Set {
+func watchSet(t testing.TB, numbers []uint16) ports.Set {
 	t.Helper()
-	cfg := ports.Config{MaxPorts: len(ports)}
-	for _, p := range ports {
-		cfg.Ports = append(cfg.Ports, ports.Spec{Range: sock.PortRange{First: p, Last: p}})
+	cfg := ports.Config{MaxPorts: len(numbers)}
+	for _, p := range numbers {
+		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
 	}
 	w, err := ports.New(cfg)
 	if err != nil {

@@ -111,7 +111,7 @@ func overfill(t *testing.T, e *exporter, ns *kerneltest.NetNS, to *kerneltest.So
 	from := ns.DialUDP(t, loopback(0), to.Addr(), kerneltest.Options{})
 	deadline := time.Now().Add(patience)
 	for {
-		var page status.PortsPage
+		var page pages.PortsPage
 		if err := json.Unmarshal([]byte(e.Get(t, fmt.Sprintf("/ports?format=json&port=%d", to.Addr().Port()))), &page); err != nil {
 			t.Fatal(err)
 		}
