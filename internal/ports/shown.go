@@ -8,11 +8,11 @@ import (
 )
 
 // Any user may listen on as many addresses of 127.0.0.0/8 as they have descriptors, and each
-// listener group is some twenty series. maxShownPerPort groups of each port are shown, or fewer
-// where that makes more than maxShown in all, but at least one.
+// listener group is some twenty series. MaxShownPerPort groups of each port are shown, or fewer
+// where that makes more than MaxShown in all, but at least one.
 const (
-	maxShownPerPort = 64
-	maxShown        = 4096
+	MaxShownPerPort = 64
+	MaxShown        = 4096
 )
 
 // Rank puts wildcard addresses first, of which there are few, then the host's own addresses, then
@@ -35,12 +35,12 @@ func ByRank(a, b GroupKey) int {
 
 // shareOf is how many groups of each port are shown, where the ports have counts groups.
 func shareOf(counts []int) int {
-	for n := maxShownPerPort; n > 1; n-- {
+	for n := MaxShownPerPort; n > 1; n-- {
 		sum := 0
 		for _, count := range counts {
 			sum += min(count, n)
 		}
-		if sum <= maxShown {
+		if sum <= MaxShown {
 			return n
 		}
 	}

@@ -49,8 +49,8 @@ func kinds() []string {
 func TestTroubleAtAnyPointOfADumpCostsOneSnapshotOfItsParts(t *testing.T) {
 	var sockets []netlinkdiag.Socket
 	for i := range 200 { // several datagrams of each dump
-		sockets = append(sockets, listening(fmt.Sprintf("127.0.1.%d:80", i), uint64(i+1)),
-			socket(netlinkdiag.StateEstablished, "127.0.0.1:80", fmt.Sprintf("127.0.2.%d:50000", i)))
+		sockets = append(sockets, diagtest.Listening(fmt.Sprintf("127.0.1.%d:80", i), uint64(i+1)),
+			diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:80", fmt.Sprintf("127.0.2.%d:50000", i)))
 	}
 	for _, ofListeners := range []bool{true, false} {
 		points := 0

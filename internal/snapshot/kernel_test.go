@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -30,18 +31,18 @@ func kernelTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config) *Take
 		t.Fatal(err)
 	}
 	return newTaker(t, Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
+		Host: &probe.Host{Config: probe.Config{
+			NetNS: ns.FD(),
+			Stack: func() (stats stack.Stats, err error) {
+				err = ns.Run(func() (err error) {
+					stats, err = reader.Read()
+					return err
+				})
+				return stats, err
+			},
+		}},
 		Retention: retention,
-		TCP:       true,
-		Listeners: true,
-		NetNS:     ns.FD(),
-		Stack: func() (stats stack.Stats, err error) {
-			err = ns.Run(func() (err error) {
-				stats, err = reader.Read()
-				return err
-			})
-			return stats, err
-		},
+		Parts:     Parts{TCP: true, Listeners: true},
 	}, watched)
 }
 
@@ -87,7 +88,7 @@ func TestKernelSocketsInEveryState(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
 			taker := kernelTaker(t, ns, discovering())
-			want := PortSockets{Number: 4840}
+			want := ports.PortSockets{Number: 4840}
 			half := want.Of(kind.family)
 
 			// A number of its own for each state, so that none is taken for another.

@@ -10,84 +10,8 @@ import (
 
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/netlinkdiag/diagtest"
 )
-
-func queue(s netlinkdiag.Socket, length, limit uint32) netlinkdiag.Socket {
-	s.RQueue, s.WQueue = length, limit
-	return s
-}
-
-func v6only(s netlinkdiag.Socket) netlinkdiag.Socket {
-	s.V6Only = true
-	return s
-}
-
-func TestGroups(t *testing.T) {
-	key := func(s netlinkdiag.Socket) GroupKey { return newListener(&s).key }
-	onDevice := func(s netlinkdiag.Socket, ifindex uint32) netlinkdiag.Socket {
-		s.Ifindex = ifindex
-		return s
-	}
-	a4, b4 := listening("127.0.0.1:80", 1), listening("127.0.0.1:80", 2)
-	any4, any6, mapped := listening("0.0.0.0:80", 3), listening("[::]:80", 4), listening("[::ffff:127.0.0.1]:80", 5)
-	other := listening("127.0.0.1:79", 6)
-	withoutMem := b4
-	withoutMem.HasMem = false
-
-	for _, tt := range []struct {
-		name    string
-		sockets []netlinkdiag.Socket
-		want    []Group
-	}{
-		{"none", nil, nil},
-		{"queue sums and the fullest ratio",
-			[]netlinkdiag.Socket{queue(a4, 1, 10), queue(b4, 6, 5), queue(any4, 1, 2)},
-			[]Group{
-				{GroupKey: key(any4), V6Only: false, Sockets: 1, Queue: 1, QueueLimit: 2, QueueRatio: 0.5, DropsKnown: true},
-				{GroupKey: key(a4), V6Only: false, Sockets: 2, Queue: 7, QueueLimit: 15, QueueRatio: 1.2, DropsKnown: true},
-			}},
-		{"limit of 0 counts as 1",
-			[]netlinkdiag.Socket{queue(a4, 1, 0), queue(other, 0, 0)},
-			[]Group{
-				{GroupKey: key(other), Sockets: 1, DropsKnown: true},
-				{GroupKey: key(a4), Sockets: 1, Queue: 1, QueueRatio: 1, DropsKnown: true},
-			}},
-		{"sums beyond 32 bits",
-			[]netlinkdiag.Socket{queue(a4, math.MaxUint32, math.MaxUint32), queue(b4, math.MaxUint32, math.MaxUint32)},
-			[]Group{{GroupKey: key(a4), Sockets: 2, Queue: 2 * math.MaxUint32, QueueLimit: 2 * math.MaxUint32, QueueRatio: 1, DropsKnown: true}}},
-		{"one group for each port, family, address and device, in that order",
-			[]netlinkdiag.Socket{onDevice(any6, 2), mapped, any6, a4, onDevice(a4, 3), any4, onDevice(a4, 2), other},
-			[]Group{
-				{GroupKey: key(other), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(any4), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(a4), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(onDevice(a4, 2)), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(onDevice(a4, 3)), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(any6), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(onDevice(any6, 2)), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-				{GroupKey: key(mapped), Sockets: 1, QueueLimit: 128, DropsKnown: true},
-			}},
-		{"v6only where every socket is",
-			[]netlinkdiag.Socket{v6only(any6), v6only(any6), mapped, v6only(mapped)},
-			[]Group{
-				{GroupKey: key(any6), V6Only: true, Sockets: 2, QueueLimit: 256, DropsKnown: true},
-				{GroupKey: key(mapped), V6Only: false, Sockets: 2, QueueLimit: 256, DropsKnown: true},
-			}},
-		{"drops unknown where one socket does not say",
-			[]netlinkdiag.Socket{a4, withoutMem},
-			[]Group{{GroupKey: key(a4), Sockets: 2, QueueLimit: 256, DropsKnown: false}}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var listeners []listener
-			for _, s := range tt.sockets {
-				listeners = append(listeners, newListener(&s))
-			}
-			if got := groups(listeners); !reflect.DeepEqual(got, tt.want) {
-				t.Errorf("got  %+v\nwant %+v", got, tt.want)
-			}
-		})
-	}
-}
 
 // TestDrops sees one group over several snapshots.
 func TestDrops(t *testing.T) {
@@ -137,7 +61,7 @@ func TestDrops(t *testing.T) {
 			for i, step := range tt.steps {
 				var sockets []netlinkdiag.Socket
 				for cookie, drops := range step.drops {
-					sockets = append(sockets, withDrops(listening(address, cookie), drops))
+					sockets = append(sockets, withDrops(diagtest.Listening(address, cookie), drops))
 				}
 				f.set(sockets...)
 				s := whole(t, taker)
@@ -152,7 +76,7 @@ func TestDrops(t *testing.T) {
 }
 
 func TestDropsAreOfTheirGroup(t *testing.T) {
-	f := newFake(withDrops(listening("0.0.0.0:80", 1), 1), withDrops(listening("[::]:80", 2), 2), withDrops(listening("127.0.0.1:80", 3), 4))
+	f := newFake(withDrops(diagtest.Listening("0.0.0.0:80", 1), 1), withDrops(diagtest.Listening("[::]:80", 2), 2), withDrops(diagtest.Listening("127.0.0.1:80", 3), 4))
 	s := whole(t, newTaker(t, f.config(), discovering()))
 	got := make(map[netip.Addr]uint64)
 	for _, g := range s.Listeners.Data {
@@ -166,7 +90,7 @@ func TestDropsAreOfTheirGroup(t *testing.T) {
 
 func TestDropsAreForgottenAfterTheRetention(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		old := withDrops(listening("0.0.0.0:80", 1), 30)
+		old := withDrops(diagtest.Listening("0.0.0.0:80", 1), 30)
 		f := newFake(old)
 		taker := newTaker(t, f.config(), discovering())
 		whole(t, taker)
@@ -174,10 +98,10 @@ func TestDropsAreForgottenAfterTheRetention(t *testing.T) {
 		f.set()
 		time.Sleep(retention + time.Second)
 		whole(t, taker)
-		if n := len(taker.host.own.drops.groups); n != 0 {
-			t.Errorf("%d groups are remembered, want none", n)
+		if l := ports.NewListener(&old); taker.host.own.drops.Knows(l.GroupKey) {
+			t.Error("the group is remembered, want it forgotten")
 		}
-		f.set(withDrops(listening("0.0.0.0:80", 2), 1))
+		f.set(withDrops(diagtest.Listening("0.0.0.0:80", 2), 1))
 		if s := whole(t, taker); s.Listeners.Data[0].Drops != 1 {
 			t.Errorf("%d drops, want 1: those of the new group", s.Listeners.Data[0].Drops)
 		}
@@ -185,18 +109,18 @@ func TestDropsAreForgottenAfterTheRetention(t *testing.T) {
 }
 
 // Port 90 listens all the time, but is not watched while 80 takes its place.
-func TestDropsOfAListenerOutsideTheBudgetForAWhile(t *testing.T) {
+func TestDropsOfAListenerThatIsNotWatchedForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := ports.Config{Listeners: true, Retention: retention, MaxPorts: 1}
-		f := newFake(withDrops(listening("0.0.0.0:90", 1), 30))
+		f := newFake(withDrops(diagtest.Listening("0.0.0.0:90", 1), 30))
 		taker := newTaker(t, f.config(), cfg)
 		whole(t, taker)
 
-		f.set(listening("0.0.0.0:80", 2), withDrops(listening("0.0.0.0:90", 1), 31))
+		f.set(diagtest.Listening("0.0.0.0:80", 2), withDrops(diagtest.Listening("0.0.0.0:90", 1), 31))
 		s := whole(t, taker)
 		checkWatched(t, &s, 80)
 
-		f.set(withDrops(listening("0.0.0.0:90", 1), 32))
+		f.set(withDrops(diagtest.Listening("0.0.0.0:90", 1), 32))
 		time.Sleep(retention)
 		s = whole(t, taker)
 		checkWatched(t, &s, 90)

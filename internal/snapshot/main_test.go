@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -11,6 +10,8 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -83,16 +84,24 @@ func refuse(err error) func(diagtest.Request) []diagtest.Datagram {
 	return func(diagtest.Request) []diagtest.Datagram { return []diagtest.Datagram{{Err: err}} }
 }
 
-// config is of a Taker of the fake kernel, with every part on.
+// config is of a Taker of the fake kernel, that takes sockets, listeners and the stack.
 func (f *fake) config() Config {
 	return Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{Open: f.Open}) },
+		Host: &probe.Host{Config: probe.Config{
+			Dial:  f.dial,
+			Stack: func() (stack.Stats, error) { return someStats(), nil },
+		}},
 		Retention: retention,
-		TCP:       true,
-		Listeners: true,
-		Stack:     func() (stack.Stats, error) { return someStats(), nil },
+		Parts:     Parts{TCP: true, Listeners: true},
 	}
 }
+
+func (f *fake) dial(int) (*netlinkdiag.Conn, error) {
+	return netlinkdiag.Dial(&netlinkdiag.Config{Open: f.Open})
+}
+
+// one is a range of one port.
+func one(port uint16) sock.PortRange { return netlinkdiag.Port(port) }
 
 // newTaker is a Taker that watches ports, and is closed when the test ends.
 func newTaker(t *testing.T, cfg Config, watched ports.Config) *Taker {
@@ -124,37 +133,8 @@ func someStats() stack.Stats {
 	return stack.Stats{TimeWait: stack.Value{V: 7, OK: true}}
 }
 
-func socket(state netlinkdiag.State, local, remote string) netlinkdiag.Socket {
-	s := netlinkdiag.Socket{
-		Family: netlinkdiag.FamilyIPv4,
-		State:  state,
-		Local:  netip.MustParseAddrPort(local),
-		Remote: netip.MustParseAddrPort(remote),
-	}
-	if s.Local.Addr().Is6() {
-		s.Family = netlinkdiag.FamilyIPv6
-	}
-	return s
-}
-
-func listening(local string, cookie uint64) netlinkdiag.Socket {
-	remote := "0.0.0.0:0"
-	if netip.MustParseAddrPort(local).Addr().Is6() {
-		remote = "[::]:0"
-	}
-	s := socket(netlinkdiag.StateListen, local, remote)
-	s.Cookie, s.WQueue, s.HasMem = cookie, 128, true
-	return s
-}
-
 func withDrops(s netlinkdiag.Socket, drops uint32) netlinkdiag.Socket {
 	s.Mem.Drops = drops
-	return s
-}
-
-func timeWait(local, remote string, left time.Duration) netlinkdiag.Socket {
-	s := socket(netlinkdiag.StateTimeWait, local, remote)
-	s.Timer, s.Expires = netlinkdiag.TimerTimeWait, left
 	return s
 }
 
@@ -203,7 +183,7 @@ func checkWatched(t *testing.T, s *Snapshot, want ...uint16) {
 }
 
 // port is the sockets of a port that must be there.
-func port(t *testing.T, s *Snapshot, number uint16) PortSockets {
+func port(t *testing.T, s *Snapshot, number uint16) ports.PortSockets {
 	t.Helper()
 	for i, p := range s.Watch.Data.Ports {
 		if p.Number == number && i < len(s.TCP.Data) && s.TCP.Data[i].Number == number {
@@ -211,10 +191,10 @@ func port(t *testing.T, s *Snapshot, number uint16) PortSockets {
 		}
 	}
 	t.Fatalf("no sockets of port %d", number)
-	return PortSockets{}
+	return ports.PortSockets{}
 }
 
-// counts makes the States of a FamilySockets.
+// counts makes the States of a ports.FamilySockets.
 func counts(of map[netlinkdiag.State]uint64) (out [netlinkdiag.NumStates]uint64) {
 	for state, n := range of {
 		out[state] = n

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
@@ -21,12 +22,8 @@ func TestWithoutModulesTheRestIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(nil) },
-		TCP:       true,
-		Listeners: true,
-		Verdicts:  true,
-		UDP:       true,
-		Stack:     reader.Read,
+		Host:  &probe.Host{Config: probe.Config{Stack: reader.Read}},
+		Parts: Parts{TCP: true, Listeners: true, Verdicts: true, UDP: true},
 	}
 	watched := discovering()
 	watched.Ports = []ports.Spec{{PortRange: one(4840)}, {PortRange: one(53), Protocol: sock.UDP}}

@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -38,15 +39,12 @@ func hostTaker(t *testing.T, own *kerneltest.NetNS, others ...*kerneltest.NetNS)
 	}
 	t.Cleanup(func() { _ = flags.Close() })
 	return newTaker(t, Config{
-		Dial:       func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: own.FD()}) },
-		NetNS:      own.FD(),
-		Namespaces: discoverer,
-		Retention:  retention,
-		TCP:        true,
-		Listeners:  true,
-		Verdicts:   true,
-		Flags:      flags,
-		TCPSockets: reader.TCPSockets,
+		Host: &probe.Host{
+			Config: probe.Config{NetNS: own.FD(), Flags: flags, TCPSockets: reader.TCPSockets},
+			Others: discoverer,
+		},
+		Retention: retention,
+		Parts:     Parts{TCP: true, Listeners: true, Verdicts: true},
 	}, discovering())
 }
 
@@ -95,7 +93,7 @@ func TestKernelIdleNamespaceIsLookedIntoWhileThereIsTime(t *testing.T) {
 				if p.Number != 80 || p.Unseen != unseen || states[netlinkdiag.StateListen] != 1 || states[netlinkdiag.StateEstablished] != established {
 					t.Errorf("%s: %+v, want %d established, unseen %v", what, p, established, unseen)
 				}
-				if r := ns.Reuse.Data.Listeners; len(r) != 2 || r[0].ReuseAddr != bindrule.Yes || r[1].ReuseAddr != bindrule.No {
+				if r := ns.Listeners.Data; len(r) != 2 || r[0].ReuseAddr != bindrule.Yes || r[1].ReuseAddr != bindrule.No {
 					t.Errorf("%s: flags %+v", what, r)
 				}
 				if len(ns.Verdicts.Data) != 2 || len(ns.Verdicts.Data[0].Restarts) != 1 {
@@ -107,7 +105,7 @@ func TestKernelIdleNamespaceIsLookedIntoWhileThereIsTime(t *testing.T) {
 			check("without", hidden, 0)
 			check("again, with flags of before", hidden, 0)
 			third := blue.Listen(t, netip.MustParseAddrPort("127.0.0.1:79"), kerneltest.Options{})
-			if r := other(t, taker).Reuse.Data.Listeners; len(r) != 3 || r[0].ReuseAddr != bindrule.No {
+			if r := other(t, taker).Listeners.Data; len(r) != 3 || r[0].ReuseAddr != bindrule.No {
 				t.Errorf("a listener came: flags %+v", r)
 			}
 			_ = third.Close()
@@ -136,17 +134,16 @@ func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 	own.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{})
 	blue.Listen(t, netip.MustParseAddrPort("127.0.0.1:81"), kerneltest.Options{})
 	taker := hostTaker(t, own, blue)
-	set, _ := taker.host.finder.open()
+	cfg := taker.host.cfg
+	set := cfg.Host.Open()
 	if err := set.Namespaces[0].Close(); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorker(taker.host.cfg, taker.host.cfg.Watch.Elsewhere)
-	w.cfg = taker.host.cfg.in(set.Namespaces[0])
-	w.cfg.walks = &walkBudget{left: time.Hour}
 	var ns Namespace
-	publish := func(set func(*Namespace)) { set(&ns) }
-	w.list(t.Context(), publish)
-	w.take(t.Context(), publish)
+	broken := newWorker(cfg, cfg.Watch.Elsewhere, cfg.Host.In(set.Namespaces[0])).
+		begin(func(set func(*Namespace)) { set(&ns) }, &walkBudget{left: time.Hour})
+	broken.list(t.Context())
+	broken.sockets(t.Context())
 	for name, err := range map[string]error{"Watch": ns.Watch.Err, "Listeners": ns.Listeners.Err, "TCP": ns.TCP.Err, "Verdicts": ns.Verdicts.Err} {
 		if err == nil {
 			t.Errorf("%s of a closed namespace: no error", name)

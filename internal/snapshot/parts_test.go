@@ -30,7 +30,7 @@ func TestExplicitPortHasZerosBeforeAnySocket(t *testing.T) {
 	s := whole(t, taker)
 	checkWatched(t, &s, 4840, 4841)
 	for _, number := range []uint16{4840, 4841} {
-		if got, want := port(t, &s, number), (PortSockets{Number: number}); got != want {
+		if got, want := port(t, &s, number), (ports.PortSockets{Number: number}); got != want {
 			t.Errorf("port %d has %+v, want %+v", number, got, want)
 		}
 	}
@@ -38,41 +38,41 @@ func TestExplicitPortHasZerosBeforeAnySocket(t *testing.T) {
 
 func TestCountsPerPortFamilyAndState(t *testing.T) {
 	f := newFake(
-		listening("0.0.0.0:80", 1), listening("[::]:80", 2), listening("[::]:81", 3),
-		socket(netlinkdiag.StateEstablished, "127.0.0.1:80", "127.0.0.1:4000"),
-		socket(netlinkdiag.StateEstablished, "[::1]:80", "[::1]:4000"),
-		socket(netlinkdiag.StateEstablished, "[::ffff:127.0.0.1]:80", "[::ffff:127.0.0.1]:4001"),
-		socket(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0"), // bound-inactive
-		timeWait("127.0.0.1:80", "127.0.0.1:4003", 59*time.Second),
-		timeWait("127.0.0.1:80", "127.0.0.1:4002", 60*time.Second),
-		timeWait("127.0.0.1:80", "127.0.0.1:4004", 58*time.Second),
-		timeWait("[::1]:80", "[::1]:4002", 3*time.Second),
-		timeWait("127.0.0.1:79", "127.0.0.1:4004", 58*time.Second),
+		diagtest.Listening("0.0.0.0:80", 1), diagtest.Listening("[::]:80", 2), diagtest.Listening("[::]:81", 3),
+		diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:80", "127.0.0.1:4000"),
+		diagtest.InState(netlinkdiag.StateEstablished, "[::1]:80", "[::1]:4000"),
+		diagtest.InState(netlinkdiag.StateEstablished, "[::ffff:127.0.0.1]:80", "[::ffff:127.0.0.1]:4001"),
+		diagtest.InState(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0"), // bound-inactive
+		diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4003", 59*time.Second),
+		diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4002", 60*time.Second),
+		diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4004", 58*time.Second),
+		diagtest.TimeWait("[::1]:80", "[::1]:4002", 3*time.Second),
+		diagtest.TimeWait("127.0.0.1:79", "127.0.0.1:4004", 58*time.Second),
 	)
 	// A FIN_WAIT2 that nobody owns has the timer of TIME_WAIT, and is not there yet.
-	orphan := timeWait("[::1]:81", "[::1]:4005", 40*time.Second)
+	orphan := diagtest.TimeWait("[::1]:81", "[::1]:4005", 40*time.Second)
 	orphan.State = netlinkdiag.StateFinWait2
 	f.set(append(f.sockets, orphan)...)
 
 	s := whole(t, newTaker(t, f.config(), discovering()))
 	checkWatched(t, &s, 80, 81)
-	for _, want := range []PortSockets{
+	for _, want := range []ports.PortSockets{
 		{Number: 80,
-			IPv4: FamilySockets{
+			IPv4: ports.FamilySockets{
 				States: counts(map[netlinkdiag.State]uint64{
 					netlinkdiag.StateListen: 1, netlinkdiag.StateEstablished: 1,
 					netlinkdiag.StateClose: 1, netlinkdiag.StateTimeWait: 3,
 				}),
 				TimeWaitRemaining: 60 * time.Second,
 			},
-			IPv6: FamilySockets{
+			IPv6: ports.FamilySockets{
 				States: counts(map[netlinkdiag.State]uint64{
 					netlinkdiag.StateListen: 1, netlinkdiag.StateEstablished: 2, netlinkdiag.StateTimeWait: 1,
 				}),
 				TimeWaitRemaining: 3 * time.Second,
 			}},
 		{Number: 81,
-			IPv6: FamilySockets{States: counts(map[netlinkdiag.State]uint64{
+			IPv6: ports.FamilySockets{States: counts(map[netlinkdiag.State]uint64{
 				netlinkdiag.StateListen: 1, netlinkdiag.StateFinWait2: 1,
 			})}},
 	} {
@@ -84,7 +84,7 @@ func TestCountsPerPortFamilyAndState(t *testing.T) {
 
 func TestFailedDumpOfListenersKeepsWhatIsWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(withDrops(listening("0.0.0.0:80", 1), 5), listening("[::1]:631", 2))
+		f := newFake(withDrops(diagtest.Listening("0.0.0.0:80", 1), 5), diagtest.Listening("[::1]:631", 2))
 		taker := newTaker(t, f.config(), discovering())
 		whole(t, taker)
 
@@ -101,7 +101,7 @@ func TestFailedDumpOfListenersKeepsWhatIsWatched(t *testing.T) {
 
 		// 80 was dropping while nobody could look; 631 had gone.
 		f.script(nil, nil)
-		f.set(withDrops(listening("0.0.0.0:80", 1), 7))
+		f.set(withDrops(diagtest.Listening("0.0.0.0:80", 1), 7))
 		s := whole(t, taker)
 		checkWatched(t, &s, 80)
 		if g := s.Listeners.Data; len(g) != 1 || g[0].Drops != 7 {
@@ -132,7 +132,7 @@ func TestFailedDumpOfSocketsCostsThemOnly(t *testing.T) {
 func TestFailedStackCostsItselfOnly(t *testing.T) {
 	f := newFake(webServer()...)
 	cfg := f.config()
-	cfg.Stack = func() (stack.Stats, error) { return someStats(), errStack }
+	cfg.Host.Stack = func() (stack.Stats, error) { return someStats(), errStack }
 	taker := newTaker(t, cfg, discovering())
 	s := taker.Take(t.Context())
 	checkErrors(t, &s, nil, nil, nil, errStack)
@@ -188,12 +188,12 @@ func TestDialsAgainUntilItWorks(t *testing.T) {
 	f := newFake(webServer()...)
 	dials := 0
 	cfg := f.config()
-	dial := cfg.Dial
-	cfg.Dial = func() (*netlinkdiag.Conn, error) {
+	dial := cfg.Host.Dial
+	cfg.Host.Dial = func(fd int) (*netlinkdiag.Conn, error) {
 		if dials++; dials < 3 {
 			return nil, errDial
 		}
-		return dial()
+		return dial(fd)
 	}
 	taker := newTaker(t, cfg, discovering())
 	for range 2 {
@@ -217,7 +217,7 @@ func TestDialsAgainUntilItWorks(t *testing.T) {
 
 func TestRestartedDumpCountsNothingTwice(t *testing.T) {
 	f := newFake(webServer()...)
-	f.sockets = append(f.sockets, listening("[::1]:631", 2))
+	f.sockets = append(f.sockets, diagtest.Listening("[::1]:631", 2))
 	// Every dump is interrupted half way once, after a socket that is gone the second time.
 	interruptOnce := func(gone netlinkdiag.Socket) func(diagtest.Request) []diagtest.Datagram {
 		seen := 0
@@ -234,8 +234,8 @@ func TestRestartedDumpCountsNothingTwice(t *testing.T) {
 		}
 	}
 	f.script(
-		interruptOnce(withDrops(listening("0.0.0.0:80", 1), 9)),
-		interruptOnce(timeWait("127.0.0.1:80", "127.0.0.1:4009", 60*time.Second)),
+		interruptOnce(withDrops(diagtest.Listening("0.0.0.0:80", 1), 9)),
+		interruptOnce(diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4009", 60*time.Second)),
 	)
 	s := whole(t, newTaker(t, f.config(), discovering()))
 	if listen, tcp := f.dumps(); listen != 2 || tcp != 2 {
@@ -254,19 +254,19 @@ func TestManyPortsAreFilteredHereWithTheSameCounts(t *testing.T) {
 		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: uint16(p), Last: uint16(p)}})
 	}
 	f := newFake(
-		listening("0.0.0.0:81", 1),
-		socket(netlinkdiag.StateEstablished, "127.0.0.1:81", "127.0.0.1:4000"),
-		socket(netlinkdiag.StateEstablished, "127.0.0.1:82", "127.0.0.1:4000"),
-		timeWait("[::1]:65535", "[::1]:4000", time.Second),
+		diagtest.Listening("0.0.0.0:81", 1),
+		diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:81", "127.0.0.1:4000"),
+		diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:82", "127.0.0.1:4000"),
+		diagtest.TimeWait("[::1]:65535", "[::1]:4000", time.Second),
 	)
 
 	s := whole(t, newTaker(t, f.config(), cfg))
-	for _, want := range []PortSockets{
-		{Number: 81, IPv4: FamilySockets{States: counts(map[netlinkdiag.State]uint64{
+	for _, want := range []ports.PortSockets{
+		{Number: 81, IPv4: ports.FamilySockets{States: counts(map[netlinkdiag.State]uint64{
 			netlinkdiag.StateListen: 1, netlinkdiag.StateEstablished: 1,
 		})}},
 		{Number: 83},
-		{Number: 65535, IPv6: FamilySockets{
+		{Number: 65535, IPv6: ports.FamilySockets{
 			States:            counts(map[netlinkdiag.State]uint64{netlinkdiag.StateTimeWait: 1}),
 			TimeWaitRemaining: time.Second,
 		}},
@@ -284,9 +284,9 @@ func TestPartsThatAreOff(t *testing.T) {
 		listenersErr, tcpErr, stkErr error
 		listenDumps, tcpDumps        int
 	}{
-		{"tcp", func(c *Config) { c.TCP = false }, nil, ErrOff, nil, 1, 0},
-		{"listeners", func(c *Config) { c.Listeners = false }, ErrOff, nil, nil, 1, 1},
-		{"stack", func(c *Config) { c.Stack = nil }, nil, nil, ErrOff, 1, 1},
+		{"tcp", func(c *Config) { c.Parts.TCP = false }, nil, ErrOff, nil, 1, 0},
+		{"listeners", func(c *Config) { c.Parts.Listeners = false }, ErrOff, nil, nil, 1, 1},
+		{"stack", func(c *Config) { c.Host.Stack = nil }, nil, nil, ErrOff, 1, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(webServer()...)
@@ -311,7 +311,7 @@ func TestPartsThatAreOff(t *testing.T) {
 }
 
 func TestNothingWatchedNeedsNoDumpOfSockets(t *testing.T) {
-	f := newFake(socket(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80"))
+	f := newFake(diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80"))
 	s := whole(t, newTaker(t, f.config(), discovering()))
 	if len(s.TCP.Data) != 0 {
 		t.Errorf("got sockets of %d ports, want none", len(s.TCP.Data))
@@ -323,7 +323,7 @@ func TestNothingWatchedNeedsNoDumpOfSockets(t *testing.T) {
 
 func TestDiscoveredPortStaysForTheRetention(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(listening("0.0.0.0:80", 1))
+		f := newFake(diagtest.Listening("0.0.0.0:80", 1))
 		taker := newTaker(t, f.config(), discovering())
 		whole(t, taker)
 
@@ -331,7 +331,7 @@ func TestDiscoveredPortStaysForTheRetention(t *testing.T) {
 		time.Sleep(retention - time.Second)
 		s := whole(t, taker)
 		checkWatched(t, &s, 80)
-		if got, want := port(t, &s, 80), (PortSockets{Number: 80}); got != want {
+		if got, want := port(t, &s, 80), (ports.PortSockets{Number: 80}); got != want {
 			t.Errorf("port 80 has %+v, want %+v", got, want)
 		}
 		time.Sleep(time.Second)
@@ -344,8 +344,8 @@ func TestLingeringSocketsKeepADiscoveredPort(t *testing.T) {
 	for _, state := range []netlinkdiag.State{netlinkdiag.StateTimeWait, netlinkdiag.StateCloseWait} {
 		t.Run(state.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				left := socket(state, "[::1]:80", "[::1]:4000")
-				f := newFake(listening("[::]:80", 1), listening("[::]:81", 2), left)
+				left := diagtest.InState(state, "[::1]:80", "[::1]:4000")
+				f := newFake(diagtest.Listening("[::]:80", 1), diagtest.Listening("[::]:81", 2), left)
 				taker := newTaker(t, f.config(), discovering())
 				whole(t, taker)
 

@@ -15,13 +15,13 @@ import (
 )
 
 // remoteSockets counts the sockets of /proc/net/tcp and tcp6 to a remote port.
-func remoteSockets(t *testing.T, ns *kerneltest.NetNS, number uint16) RemotePort {
+func remoteSockets(t *testing.T, ns *kerneltest.NetNS, number uint16) ports.RemotePort {
 	t.Helper()
 	sockets, err := ns.TCPSockets()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := RemotePort{Number: number}
+	p := ports.RemotePort{Number: number}
 	for _, s := range sockets {
 		if s.Remote.Port() != number {
 			continue
@@ -72,14 +72,14 @@ func TestKernelSocketsToRemotePorts(t *testing.T) {
 			taker := clientTaker(t, ns, ports.Config{Ports: tt.local, MaxPorts: 2000, Retention: retention}, remote...)
 			// Sockets in passing states stay in theirs for seconds, TIME_WAIT for a minute: what
 			// counts is that both look at the same moment.
-			inProc := func() (all []RemotePort) {
+			inProc := func() (all []ports.RemotePort) {
 				for _, number := range ports.NewFixed(remote).Numbers() {
 					all = append(all, remoteSockets(t, ns, number))
 				}
 				return all
 			}
-			var got, want []RemotePort
-			for before := []RemotePort(nil); want == nil || !slices.Equal(before, want); {
+			var got, want []ports.RemotePort
+			for before := []ports.RemotePort(nil); want == nil || !slices.Equal(before, want); {
 				before = inProc()
 				s := taker.Take(t.Context())
 				if s.Remote.Err != nil {

@@ -13,6 +13,8 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -21,7 +23,7 @@ func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Take
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(opts)
-	var unavailable *sockflags.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}
@@ -30,12 +32,9 @@ func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Take
 	}
 	t.Cleanup(func() { flags.Close() })
 	return newTaker(t, Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
+		Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags}},
 		Retention: retention,
-		TCP:       true,
-		Listeners: true,
-		Flags:     flags,
-		NetNS:     ns.FD(),
+		Parts:     Parts{TCP: true, Listeners: true, Verdicts: true},
 	}, ports.Config{Listeners: true, Retention: retention, MaxPorts: 512})
 }
 
@@ -43,7 +42,7 @@ func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Take
 func takeWithFlags(t *testing.T, taker *Taker) Snapshot {
 	t.Helper()
 	s := taker.Take(t.Context())
-	if err := errors.Join(s.Watch.Err, s.Listeners.Err, s.TCP.Err, s.Reuse.Err); err != nil {
+	if err := errors.Join(s.Watch.Err, s.Listeners.Err, s.TCP.Err, s.Reuse.Err, s.Verdicts.Err); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -54,7 +53,7 @@ func TestKernelSocketsThatLackAFlag(t *testing.T) {
 	ns := kerneltest.New(t)
 	taker := flagTaker(t, ns, sockflags.Options{Mode: sockflags.ModeBPF})
 	const number = 4840
-	want := PortReuse{Number: number, Known: true}
+	var want portWithoutFlags
 	listeners := make(map[netip.Addr]kerneltest.Options)
 	for i, tt := range []struct {
 		addr, from string
@@ -72,21 +71,21 @@ func TestKernelSocketsThatLackAFlag(t *testing.T) {
 		addr, from := netip.MustParseAddr(tt.addr), netip.MustParseAddr(tt.from)
 		l := ns.Listen(t, netip.AddrPortFrom(addr, number), tt.opts)
 		listeners[addr] = tt.opts
-		half := &want.IPv4
+		half := &want.ipv4
 		if addr.Is6() {
-			half = &want.IPv6
+			half = &want.ipv6
 		}
 		count := func(state kerneltest.State, n int) {
 			if !tt.opts.ReuseAddr {
-				half.NoReuseAddr[state] += uint64(n)
+				half.reuseAddr[state] += uint64(n)
 			}
 			if !tt.opts.ReusePort {
-				half.NoReusePort[state] += uint64(n)
+				half.reusePort[state] += uint64(n)
 			}
 		}
 		for _, state := range kerneltest.States() {
 			if state == kerneltest.StateListen || state == kerneltest.StateClose {
-				continue // not in there: see PortReuse
+				continue // not in there: see withoutFlags
 			}
 			n := 1 + (i+int(state))%4
 			l.Peers(t, state, n, from)
@@ -101,11 +100,11 @@ func TestKernelSocketsThatLackAFlag(t *testing.T) {
 		count(kerneltest.StateFinWait2, 2)
 	}
 	s := takeWithFlags(t, taker)
-	if got := s.Reuse.Data.Ports; len(got) != 1 || got[0] != want {
-		t.Errorf("got  %+v\nwant %+v", got, want)
+	if got := withoutFlags(&s, number); got != want || !known(&s)[number] {
+		t.Errorf("got  %+v, known %v\nwant %+v", got, known(&s), want)
 	}
-	if len(s.Reuse.Data.Listeners) != len(listeners) {
-		t.Errorf("flags of %d groups, want %d", len(s.Reuse.Data.Listeners), len(listeners))
+	if len(s.Listeners.Data) != len(listeners) {
+		t.Errorf("flags of %d groups, want %d", len(s.Listeners.Data), len(listeners))
 	}
 	flag := func(on bool) bindrule.Flag {
 		if on {
@@ -113,7 +112,7 @@ func TestKernelSocketsThatLackAFlag(t *testing.T) {
 		}
 		return bindrule.No
 	}
-	for _, g := range s.Reuse.Data.Listeners {
+	for _, g := range s.Listeners.Data {
 		if opts := listeners[g.Address]; g.ReuseAddr != flag(opts.ReuseAddr) || g.ReusePort != flag(opts.ReusePort) {
 			t.Errorf("%v: flags %d and %d, want those of %+v", g.Address, g.ReuseAddr, g.ReusePort, opts)
 		}
@@ -141,9 +140,9 @@ func TestKernelTimeWaitKeepsTheFlagsOfItsListener(t *testing.T) {
 	if n := all.IPv4.States[netlinkdiag.StateTimeWait]; n != 42 {
 		t.Errorf("%d sockets in TIME_WAIT, want 42", n)
 	}
-	got := s.Reuse.Data.Ports[0]
-	if a, p := got.IPv4.NoReuseAddr[netlinkdiag.StateTimeWait], got.IPv4.NoReusePort[netlinkdiag.StateTimeWait]; !got.Known || a != 30 || p != 42 {
-		t.Errorf("known %v: %d without SO_REUSEADDR, %d without SO_REUSEPORT; want 30 and 42", got.Known, a, p)
+	got := withoutFlags(&s, 4840).ipv4
+	if a, p := got.reuseAddr[netlinkdiag.StateTimeWait], got.reusePort[netlinkdiag.StateTimeWait]; !known(&s)[4840] || a != 30 || p != 42 {
+		t.Errorf("known %v: %d without SO_REUSEADDR, %d without SO_REUSEPORT; want 30 and 42", known(&s), a, p)
 	}
 }
 
@@ -159,7 +158,7 @@ func TestKernelMoreKindsOfSocketsThanFit(t *testing.T) {
 	if got, want := known(&s), map[uint16]bool{4840: false, 8080: true}; !reflect.DeepEqual(got, want) {
 		t.Errorf("known %v, want %v", got, want)
 	}
-	for _, g := range s.Reuse.Data.Listeners {
+	for _, g := range s.Listeners.Data {
 		if g.ReuseAddr != bindrule.No {
 			t.Errorf("%v: SO_REUSEADDR %v, want off", g.Port, g.ReuseAddr)
 		}
@@ -176,7 +175,7 @@ func TestKernelPidfdKnowsListenersOnly(t *testing.T) {
 	if got, want := known(&s), map[uint16]bool{4840: false}; !reflect.DeepEqual(got, want) {
 		t.Errorf("known %v, want %v", got, want)
 	}
-	if g := s.Reuse.Data.Listeners; len(g) != 1 || g[0].ReuseAddr != bindrule.Yes || g[0].ReusePort != bindrule.No {
+	if g := s.Listeners.Data; len(g) != 1 || g[0].ReuseAddr != bindrule.Yes || g[0].ReusePort != bindrule.No {
 		t.Errorf("flags %+v, want SO_REUSEADDR alone", g)
 	}
 }
@@ -194,7 +193,7 @@ func TestKernelChangedFlagShowsInTheNextSnapshot(t *testing.T) {
 		if on == 1 {
 			want = bindrule.Yes
 		}
-		if got := s.Reuse.Data.Listeners[0].ReuseAddr; got != want {
+		if got := s.Listeners.Data[0].ReuseAddr; got != want {
 			t.Errorf("step %d: flag %v, want %v", i, got, want)
 		}
 	}
@@ -206,19 +205,20 @@ func TestKernelConnectionsAfterAQuietTime(t *testing.T) {
 	ns := kerneltest.New(t)
 	taker := flagTaker(t, ns, sockflags.Options{Mode: sockflags.ModeBPF})
 	l := ns.Listen(t, netip.AddrPortFrom(localhost4, 4840), kerneltest.Options{ReusePort: true})
-	var want FamilyReuse
+	var want familyWithoutFlags
 	for range 3 {
 		s := takeWithFlags(t, taker)
-		if got := s.Reuse.Data; got.Ports[0].IPv4 != want || got.Listeners[0].ReuseAddr != bindrule.No || got.Listeners[0].ReusePort != bindrule.Yes {
-			t.Errorf("quiet: got %+v", got)
+		got := withoutFlags(&s, 4840).ipv4
+		if l := s.Listeners.Data[0]; got != want || l.ReuseAddr != bindrule.No || l.ReusePort != bindrule.Yes {
+			t.Errorf("quiet: got %+v of %+v", got, l)
 		}
 	}
 	l.Peers(t, kerneltest.StateEstablished, 3, localhost4)
-	want.NoReuseAddr[netlinkdiag.StateEstablished] = 3
+	want.reuseAddr[netlinkdiag.StateEstablished] = 3
 	for range 2 {
 		s := takeWithFlags(t, taker)
-		if got := s.Reuse.Data.Ports[0]; !got.Known || got.IPv4 != want {
-			t.Errorf("got  %+v\nwant %+v", got, want)
+		if got := withoutFlags(&s, 4840).ipv4; !known(&s)[4840] || got != want {
+			t.Errorf("got  %+v, known %v\nwant %+v", got, known(&s), want)
 		}
 	}
 }

@@ -16,8 +16,10 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
 var errFlags = errors.New("flags are broken")
@@ -49,45 +51,56 @@ func (f *scriptedFlags) asked() []sockflags.Request {
 }
 
 // knowing answers with these flags.
-func knowing(listeners map[uint64]sockflags.Flags, groups ...sockflags.Group) *scriptedFlags {
+func knowing(listeners map[uint64]sock.ReuseFlags, groups ...sockflags.Group) *scriptedFlags {
 	return &scriptedFlags{mode: sockflags.ModeBPF, answer: func(context.Context, sockflags.Request) (*sockflags.Result, error) {
 		return &sockflags.Result{Listeners: listeners, Groups: groups}, nil
 	}}
 }
 
-func withFlags(f *fake, flags FlagReader) Config {
+func withFlags(f *fake, flags probe.FlagReader) Config {
 	cfg := f.config()
-	cfg.Flags = flags
+	cfg.Host.Flags, cfg.Parts.Verdicts = flags, true
 	return cfg
+}
+
+// bothFlags are the flags of a group.
+type bothFlags struct{ addr, port bindrule.Flag }
+
+func flagsOfGroups(s *Snapshot) []bothFlags {
+	var out []bothFlags
+	for i := range s.Listeners.Data {
+		out = append(out, bothFlags{s.Listeners.Data[i].ReuseAddr, s.Listeners.Data[i].ReusePort})
+	}
+	return out
 }
 
 func TestGroupHasAFlagWhereEverySocketHasIt(t *testing.T) {
 	var (
-		none     = sockflags.Flags{}
-		addr     = sockflags.Flags{ReuseAddr: true}
-		reusePt  = sockflags.Flags{ReusePort: true}
-		both     = sockflags.Flags{ReuseAddr: true, ReusePort: true}
-		listener = listening("0.0.0.0:80", 0)
+		none     = sock.ReuseFlags{}
+		addr     = sock.ReuseFlags{ReuseAddr: true}
+		reusePt  = sock.ReuseFlags{ReusePort: true}
+		both     = sock.ReuseFlags{ReuseAddr: true, ReusePort: true}
+		listener = diagtest.Listening("0.0.0.0:80", 0)
 	)
 	for _, tt := range []struct {
 		name           string
 		sockets        int // of the group, with the cookies 1, 2, ...
-		flags          map[uint64]sockflags.Flags
+		flags          map[uint64]sock.ReuseFlags
 		addr, portFlag bindrule.Flag
 	}{
-		{"alone, with both", 1, map[uint64]sockflags.Flags{1: both}, bindrule.Yes, bindrule.Yes},
-		{"alone, with one", 1, map[uint64]sockflags.Flags{1: addr}, bindrule.Yes, bindrule.No},
-		{"alone, with the other", 1, map[uint64]sockflags.Flags{1: reusePt}, bindrule.No, bindrule.Yes},
-		{"alone, without", 1, map[uint64]sockflags.Flags{1: none}, bindrule.No, bindrule.No},
+		{"alone, with both", 1, map[uint64]sock.ReuseFlags{1: both}, bindrule.Yes, bindrule.Yes},
+		{"alone, with one", 1, map[uint64]sock.ReuseFlags{1: addr}, bindrule.Yes, bindrule.No},
+		{"alone, with the other", 1, map[uint64]sock.ReuseFlags{1: reusePt}, bindrule.No, bindrule.Yes},
+		{"alone, without", 1, map[uint64]sock.ReuseFlags{1: none}, bindrule.No, bindrule.No},
 		{"alone, unknown", 1, nil, bindrule.FlagUnknown, bindrule.FlagUnknown},
-		{"flags of another socket", 1, map[uint64]sockflags.Flags{2: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
-		{"all have both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: both}, bindrule.Yes, bindrule.Yes},
-		{"one lacks one", 3, map[uint64]sockflags.Flags{1: both, 2: reusePt, 3: both}, bindrule.No, bindrule.Yes},
-		{"the last lacks both", 3, map[uint64]sockflags.Flags{1: both, 2: both, 3: none}, bindrule.No, bindrule.No},
-		{"one is unknown", 3, map[uint64]sockflags.Flags{1: both, 3: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
-		{"one is unknown, a later one lacks one", 3, map[uint64]sockflags.Flags{1: both, 3: addr}, bindrule.FlagUnknown, bindrule.No},
-		{"one is unknown, an earlier one lacks one", 3, map[uint64]sockflags.Flags{1: addr, 2: both}, bindrule.FlagUnknown, bindrule.No},
-		{"the last is unknown", 3, map[uint64]sockflags.Flags{1: both, 2: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
+		{"flags of another socket", 1, map[uint64]sock.ReuseFlags{2: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
+		{"all have both", 3, map[uint64]sock.ReuseFlags{1: both, 2: both, 3: both}, bindrule.Yes, bindrule.Yes},
+		{"one lacks one", 3, map[uint64]sock.ReuseFlags{1: both, 2: reusePt, 3: both}, bindrule.No, bindrule.Yes},
+		{"the last lacks both", 3, map[uint64]sock.ReuseFlags{1: both, 2: both, 3: none}, bindrule.No, bindrule.No},
+		{"one is unknown", 3, map[uint64]sock.ReuseFlags{1: both, 3: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
+		{"one is unknown, a later one lacks one", 3, map[uint64]sock.ReuseFlags{1: both, 3: addr}, bindrule.FlagUnknown, bindrule.No},
+		{"one is unknown, an earlier one lacks one", 3, map[uint64]sock.ReuseFlags{1: addr, 2: both}, bindrule.FlagUnknown, bindrule.No},
+		{"the last is unknown", 3, map[uint64]sock.ReuseFlags{1: both, 2: both}, bindrule.FlagUnknown, bindrule.FlagUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake()
@@ -99,39 +112,36 @@ func TestGroupHasAFlagWhereEverySocketHasIt(t *testing.T) {
 			}
 			f.set(sockets...)
 			s := whole(t, newTaker(t, withFlags(f, knowing(tt.flags)), discovering()))
-			want := []GroupReuse{{GroupKey: s.Listeners.Data[0].GroupKey, ReuseAddr: tt.addr, ReusePort: tt.portFlag}}
-			if s.Reuse.Err != nil || !slices.Equal(s.Reuse.Data.Listeners, want) {
-				t.Errorf("got %+v, %v\nwant %+v", s.Reuse.Data.Listeners, s.Reuse.Err, want)
+			want := []bothFlags{{addr: tt.addr, port: tt.portFlag}}
+			if got := flagsOfGroups(&s); s.Reuse.Err != nil || !slices.Equal(got, want) {
+				t.Errorf("got %+v, %v\nwant %+v", got, s.Reuse.Err, want)
 			}
 		})
 	}
 }
 
 func TestGroupsKeepTheirFlagsApart(t *testing.T) {
-	onDevice := listening("0.0.0.0:80", 5)
+	onDevice := diagtest.Listening("0.0.0.0:80", 5)
 	onDevice.Ifindex = 1
-	f := newFake(listening("[::]:80", 1), onDevice, listening("0.0.0.0:80", 3), listening("0.0.0.0:443", 4), listening("127.0.0.1:80", 2))
-	flags := knowing(map[uint64]sockflags.Flags{
+	f := newFake(diagtest.Listening("[::]:80", 1), onDevice, diagtest.Listening("0.0.0.0:80", 3), diagtest.Listening("0.0.0.0:443", 4), diagtest.Listening("127.0.0.1:80", 2))
+	flags := knowing(map[uint64]sock.ReuseFlags{
 		1: {ReuseAddr: true}, 2: {ReusePort: true}, 3: {}, 4: {ReuseAddr: true, ReusePort: true},
 	})
 	s := whole(t, newTaker(t, withFlags(f, flags), discovering()))
-	want := []GroupReuse{
-		{ReuseAddr: bindrule.No, ReusePort: bindrule.No},                   // 0.0.0.0:80
-		{ReuseAddr: bindrule.FlagUnknown, ReusePort: bindrule.FlagUnknown}, // the same on lo
-		{ReuseAddr: bindrule.No, ReusePort: bindrule.Yes},                  // 127.0.0.1:80
-		{ReuseAddr: bindrule.Yes, ReusePort: bindrule.No},                  // [::]:80
-		{ReuseAddr: bindrule.Yes, ReusePort: bindrule.Yes},                 // 0.0.0.0:443
+	want := []bothFlags{
+		{addr: bindrule.No, port: bindrule.No},                   // 0.0.0.0:80
+		{addr: bindrule.FlagUnknown, port: bindrule.FlagUnknown}, // the same on lo
+		{addr: bindrule.No, port: bindrule.Yes},                  // 127.0.0.1:80
+		{addr: bindrule.Yes, port: bindrule.No},                  // [::]:80
+		{addr: bindrule.Yes, port: bindrule.Yes},                 // 0.0.0.0:443
 	}
-	for i := range want {
-		want[i].GroupKey, want[i].Interface = s.Listeners.Data[i].GroupKey, s.Listeners.Data[i].Interface
-	}
-	if !slices.Equal(s.Reuse.Data.Listeners, want) {
-		t.Errorf("got  %+v\nwant %+v", s.Reuse.Data.Listeners, want)
+	if got := flagsOfGroups(&s); !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
 func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
-	web, ssh := listening("0.0.0.0:80", 1), listening("0.0.0.0:22", 2)
+	web, ssh := diagtest.Listening("0.0.0.0:80", 1), diagtest.Listening("0.0.0.0:22", 2)
 	web.Inode, ssh.Inode = 11, 22
 	f := newFake(web, ssh)
 	flags := knowing(nil)
@@ -149,59 +159,102 @@ func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
 func TestWithoutWatchedPortsNobodyIsAsked(t *testing.T) {
 	flags := knowing(nil)
 	s := whole(t, newTaker(t, withFlags(newFake(), flags), discovering()))
-	if got := flags.asked(); got != nil || s.Reuse.Err != nil || !reflect.DeepEqual(s.Reuse.Data, Reuse{}) {
-		t.Errorf("asked %+v, got %+v, want neither", got, s.Reuse)
+	if got := flags.asked(); got != nil || s.Reuse.Err != nil {
+		t.Errorf("asked %+v, error %v, want neither", got, s.Reuse.Err)
 	}
 }
 
-func TestPortReuse(t *testing.T) {
+func TestSocketsKeepTheirFlags(t *testing.T) {
 	v4, v6, mapped := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"), netip.MustParseAddr("::ffff:127.0.0.1")
-	group := func(port uint16, addr netip.Addr, state netlinkdiag.State, flags sockflags.Flags, n uint64) sockflags.Group {
-		return sockflags.Group{Port: port, Addr: addr, State: uint8(state), Flags: flags, Count: n}
+	group := func(port uint16, addr netip.Addr, state netlinkdiag.State, flags sock.ReuseFlags, n uint64) sockflags.Group {
+		return sockflags.Group{Port: port, Addr: addr, State: state, Flags: flags, Count: n}
 	}
 	const timeWait, established = netlinkdiag.StateTimeWait, netlinkdiag.StateEstablished
 	flags := knowing(nil,
-		group(80, v4, timeWait, sockflags.Flags{}, 1),
-		group(80, v4, timeWait, sockflags.Flags{ReuseAddr: true}, 20),
-		group(80, v4, timeWait, sockflags.Flags{ReusePort: true}, 300),
-		group(80, v4, timeWait, sockflags.Flags{ReuseAddr: true, ReusePort: true}, 4000),
-		group(80, netip.MustParseAddr("192.0.2.1"), timeWait, sockflags.Flags{}, 50000), // another address
-		group(80, v6, timeWait, sockflags.Flags{}, 5),
-		group(80, mapped, established, sockflags.Flags{}, 6),
-		group(443, v4, established, sockflags.Flags{ReuseAddr: true}, 7),
-		group(22, v4, established, sockflags.Flags{}, 8),                           // not watched
-		group(80, v4, netlinkdiag.State(200), sockflags.Flags{ReuseAddr: true}, 9), // from a kernel to come
+		group(80, v4, timeWait, sock.ReuseFlags{}, 1),
+		group(80, v4, timeWait, sock.ReuseFlags{ReuseAddr: true}, 20),
+		group(80, v4, timeWait, sock.ReuseFlags{ReusePort: true}, 300),
+		group(80, v4, timeWait, sock.ReuseFlags{ReuseAddr: true, ReusePort: true}, 4000),
+		group(80, netip.MustParseAddr("192.0.2.1"), timeWait, sock.ReuseFlags{}, 50000), // another address
+		group(80, v6, timeWait, sock.ReuseFlags{}, 5),
+		group(80, mapped, established, sock.ReuseFlags{}, 6),
+		group(443, v4, established, sock.ReuseFlags{ReuseAddr: true}, 7),
+		group(22, v4, established, sock.ReuseFlags{}, 8),                           // not watched
+		group(80, v4, netlinkdiag.State(200), sock.ReuseFlags{ReuseAddr: true}, 9), // from a kernel to come
 	)
-	s := whole(t, newTaker(t, withFlags(newFake(listening("0.0.0.0:80", 1), listening("0.0.0.0:443", 2)), flags), discovering()))
-	want := []PortReuse{
-		{Number: 80, Known: true,
-			IPv4: FamilyReuse{
-				NoReuseAddr: counts(map[netlinkdiag.State]uint64{timeWait: 50301}),
-				NoReusePort: counts(map[netlinkdiag.State]uint64{timeWait: 50021}),
+	s := whole(t, newTaker(t, withFlags(newFake(diagtest.Listening("0.0.0.0:80", 1), diagtest.Listening("0.0.0.0:443", 2)), flags), discovering()))
+	for number, want := range map[uint16]portWithoutFlags{
+		80: {
+			ipv4: familyWithoutFlags{
+				reuseAddr: counts(map[netlinkdiag.State]uint64{timeWait: 50301}),
+				reusePort: counts(map[netlinkdiag.State]uint64{timeWait: 50021}),
 			},
-			IPv6: FamilyReuse{
-				NoReuseAddr: counts(map[netlinkdiag.State]uint64{timeWait: 5, established: 6}),
-				NoReusePort: counts(map[netlinkdiag.State]uint64{timeWait: 5, established: 6}),
-			}},
-		{Number: 443, Known: true, IPv4: FamilyReuse{NoReusePort: counts(map[netlinkdiag.State]uint64{established: 7})}},
+			ipv6: familyWithoutFlags{
+				reuseAddr: counts(map[netlinkdiag.State]uint64{timeWait: 5, established: 6}),
+				reusePort: counts(map[netlinkdiag.State]uint64{timeWait: 5, established: 6}),
+			},
+		},
+		443: {ipv4: familyWithoutFlags{reusePort: counts(map[netlinkdiag.State]uint64{established: 7})}},
+	} {
+		if got := withoutFlags(&s, number); got != want || !known(&s)[number] {
+			t.Errorf("port %d: got  %+v, known %v\nwant %+v", number, got, known(&s), want)
+		}
 	}
-	if !reflect.DeepEqual(s.Reuse.Data.Ports, want) {
-		t.Errorf("got  %+v\nwant %+v", s.Reuse.Data.Ports, want)
+	var kept []int
+	for _, p := range s.Verdicts.Data {
+		kept = append(kept, len(p.Port.Sockets)-1) // but the listener
 	}
-	if s.Reuse.Data.Ports[0].Of(netlinkdiag.FamilyIPv6) != &s.Reuse.Data.Ports[0].IPv6 ||
-		s.Reuse.Data.Ports[0].Of(netlinkdiag.FamilyIPv4) != &s.Reuse.Data.Ports[0].IPv4 {
-		t.Error("Of is not the half of its family")
-	}
-	if len(s.Reuse.Data.Sockets) != 10 {
-		t.Errorf("%d groups of sockets, want all 10", len(s.Reuse.Data.Sockets))
+	if !slices.Equal(kept, []int{8, 1}) {
+		t.Errorf("%d groups of sockets on the ports, want all 8 and 1", kept)
 	}
 }
 
-// known says, by port, whether the port's flags are known.
+// portWithoutFlags counts the sockets of a port that lack a flag, by state. Listeners, and bound
+// sockets that neither listen nor connect, are not in it.
+type portWithoutFlags struct{ ipv4, ipv6 familyWithoutFlags }
+
+type familyWithoutFlags struct{ reuseAddr, reusePort [sock.NumStates]uint64 }
+
+func withoutFlags(s *Snapshot, number uint16) (out portWithoutFlags) {
+	for _, b := range otherSockets(s)[number] {
+		if int(b.State) >= sock.NumStates {
+			continue
+		}
+		half := &out.ipv6
+		if b.Addr.Is4() {
+			half = &out.ipv4
+		}
+		if b.ReuseAddr == bindrule.No {
+			half.reuseAddr[b.State] += b.Count
+		}
+		if b.ReusePort == bindrule.No {
+			half.reusePort[b.State] += b.Count
+		}
+	}
+	return out
+}
+
+// otherSockets returns, by port, what a bind meets there but listeners and sockets that are only
+// bound.
+func otherSockets(s *Snapshot) map[uint16][]bindrule.Socket {
+	out := make(map[uint16][]bindrule.Socket)
+	for _, p := range s.Verdicts.Data {
+		for _, b := range p.Port.Sockets {
+			if b.State != sock.StateListen && b.State != sock.StateClose {
+				out[p.Number] = append(out[p.Number], b)
+			}
+		}
+	}
+	return out
+}
+
+// known says, by port, whether the flags of all sockets are known that otherSockets returns.
 func known(s *Snapshot) map[uint16]bool {
 	out := make(map[uint16]bool)
-	for _, p := range s.Reuse.Data.Ports {
-		out[p.Number] = p.Known
+	for _, p := range s.Verdicts.Data {
+		out[p.Number] = !p.Port.Incomplete && !slices.ContainsFunc(otherSockets(s)[p.Number], func(b bindrule.Socket) bool {
+			return b.ReuseAddr == bindrule.FlagUnknown || b.ReusePort == bindrule.FlagUnknown
+		})
 	}
 	return out
 }
@@ -210,7 +263,7 @@ func TestPortOfWhichSocketsWereMissedIsNotKnown(t *testing.T) {
 	flags := &scriptedFlags{mode: sockflags.ModeBPF, answer: func(context.Context, sockflags.Request) (*sockflags.Result, error) {
 		return &sockflags.Result{Missed: map[uint16]uint64{80: 1}}, nil
 	}}
-	s := whole(t, newTaker(t, withFlags(newFake(listening("0.0.0.0:80", 1), listening("0.0.0.0:443", 2)), flags), discovering()))
+	s := whole(t, newTaker(t, withFlags(newFake(diagtest.Listening("0.0.0.0:80", 1), diagtest.Listening("0.0.0.0:443", 2)), flags), discovering()))
 	if got, want := known(&s), map[uint16]bool{80: false, 443: true}; !reflect.DeepEqual(got, want) {
 		t.Errorf("known %v, want %v", got, want)
 	}
@@ -283,7 +336,7 @@ func TestFlagsAreReadBesideTheDump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		release := held(f)
-		taker := newTaker(t, withFlags(f, knowing(map[uint64]sockflags.Flags{1: {}})), discovering())
+		taker := newTaker(t, withFlags(f, knowing(map[uint64]sock.ReuseFlags{1: {}})), discovering())
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
 		defer cancel()
 		s := taker.Take(ctx)
@@ -301,9 +354,9 @@ func TestConnectionsAreLeftOutWhileThereAreNone(t *testing.T) {
 	f := newFake()
 	flags := knowing(nil)
 	taker := newTaker(t, withFlags(f, flags), discovering())
-	listener := listening("0.0.0.0:80", 1)
-	linger := timeWait("127.0.0.1:80", "127.0.0.1:4001", 30*time.Second)
-	bound := socket(netlinkdiag.StateClose, "127.0.0.1:80", "0.0.0.0:0")
+	listener := diagtest.Listening("0.0.0.0:80", 1)
+	linger := diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4001", 30*time.Second)
+	bound := diagtest.InState(netlinkdiag.StateClose, "127.0.0.1:80", "0.0.0.0:0")
 	for i, step := range []struct {
 		sockets       []netlinkdiag.Socket
 		listenersOnly bool
@@ -316,8 +369,8 @@ func TestConnectionsAreLeftOutWhileThereAreNone(t *testing.T) {
 		{[]netlinkdiag.Socket{listener}, false}, // not known beforehand
 		{[]netlinkdiag.Socket{listener}, true},
 		{[]netlinkdiag.Socket{listener, bound}, false},
-		{[]netlinkdiag.Socket{listener, socket(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, false},
-		{[]netlinkdiag.Socket{listener, socket(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, true}, // not watched
+		{[]netlinkdiag.Socket{listener, diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, false},
+		{[]netlinkdiag.Socket{listener, diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, true}, // not watched
 	} {
 		f.set(step.sockets...)
 		s := whole(t, taker)
@@ -331,16 +384,16 @@ func TestConnectionsAreLeftOutWhileThereAreNone(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreAskedForWhereNobodyKnowsOfThem(t *testing.T) {
+func TestConnectionsAreAskedForWhereNoDumpWasTaken(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*fake, *Config)
 	}{
-		{"collector off", func(_ *fake, cfg *Config) { cfg.TCP = false }},
+		{"collector off", func(_ *fake, cfg *Config) { cfg.Parts.TCP, cfg.Parts.Verdicts = false, false }},
 		{"dump fails", func(f *fake, _ *Config) { f.script(nil, refuse(unix.ENOMEM)) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newFake(listening("0.0.0.0:80", 1))
+			f := newFake(diagtest.Listening("0.0.0.0:80", 1))
 			flags := knowing(nil)
 			cfg := withFlags(f, flags)
 			tt.change(f, &cfg)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -18,16 +19,16 @@ var errEnough = errors.New("waited long enough")
 
 func webServer() []netlinkdiag.Socket {
 	return []netlinkdiag.Socket{
-		listening("0.0.0.0:80", 1),
-		socket(netlinkdiag.StateEstablished, "127.0.0.1:80", "127.0.0.1:4000"),
-		timeWait("127.0.0.1:80", "127.0.0.1:4001", 30*time.Second),
-		socket(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80"),
+		diagtest.Listening("0.0.0.0:80", 1),
+		diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:80", "127.0.0.1:4000"),
+		diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4001", 30*time.Second),
+		diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80"),
 	}
 }
 
 func checkWebServer(t *testing.T, s *Snapshot) {
 	t.Helper()
-	want := PortSockets{Number: 80, IPv4: FamilySockets{
+	want := ports.PortSockets{Number: 80, IPv4: ports.FamilySockets{
 		States: counts(map[netlinkdiag.State]uint64{
 			netlinkdiag.StateListen: 1, netlinkdiag.StateEstablished: 1, netlinkdiag.StateTimeWait: 1,
 		}),
@@ -49,7 +50,7 @@ func held(f *fake) (release func()) {
 	return func() { close(gate) }
 }
 
-func TestOverlappingTakesShareOneFlight(t *testing.T) {
+func TestOverlappingTakesShareOneSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		release := held(f)
@@ -123,8 +124,8 @@ func TestWaiterWithEndedContextGetsItsCause(t *testing.T) {
 		f := newFake(webServer()...)
 		blocked := make(chan struct{})
 		cfg := f.config()
-		cfg.Dial = func() (*netlinkdiag.Conn, error) { <-blocked; return nil, errDial }
-		cfg.Stack = func() (stack.Stats, error) { <-blocked; return stack.Stats{}, nil }
+		cfg.Host.Dial = func(int) (*netlinkdiag.Conn, error) { <-blocked; return nil, errDial }
+		cfg.Host.Stack = func() (stack.Stats, error) { <-blocked; return stack.Stats{}, nil }
 		taker := newTaker(t, cfg, discovering())
 		defer close(blocked)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -134,7 +135,7 @@ func TestWaiterWithEndedContextGetsItsCause(t *testing.T) {
 	})
 }
 
-func TestLastWaiterCancelsTheFlight(t *testing.T) {
+func TestLastWaiterCancelsTheSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		// Some sockets, and then nothing more.
@@ -175,17 +176,17 @@ func TestLastWaiterCancelsTheFlight(t *testing.T) {
 	})
 }
 
-func TestNextFlightWaitsForTheCancelledOne(t *testing.T) {
+func TestNextSnapshotWaitsForTheCancelledOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		blocked := make(chan struct{})
 		running := 0 // the race detector watches it too
 		cfg := f.config()
-		cfg.Stack = func() (stack.Stats, error) {
+		cfg.Host.Stack = func() (stack.Stats, error) {
 			running++
 			defer func() { running-- }()
 			if running > 1 {
-				t.Error("two flights at once")
+				t.Error("two snapshots at once")
 			}
 			<-blocked
 			return someStats(), nil
@@ -200,24 +201,24 @@ func TestNextFlightWaitsForTheCancelledOne(t *testing.T) {
 		go func() { next <- taker.Take(t.Context()) }()
 		synctest.Wait()
 		if listen, _ := f.dumps(); listen != 1 {
-			t.Errorf("%d dumps of listeners while the first flight is on its way out, want 1", listen)
+			t.Errorf("%d dumps of listeners while the first snapshot is still ending, want 1", listen)
 		}
 		close(blocked)
 		s := <-next
 		checkErrors(t, &s, nil, nil, nil, nil)
 		checkWebServer(t, &s)
 		if listen, _ := f.dumps(); listen != 2 {
-			t.Errorf("%d dumps of listeners, want 2: a flight that nobody waited for is not joined", listen)
+			t.Errorf("%d dumps of listeners, want 2: a snapshot that nobody waited for is not joined", listen)
 		}
 	})
 }
 
-func TestCloseWaitsForTheFlight(t *testing.T) {
+func TestCloseWaitsForTheSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		blocked := make(chan struct{})
 		cfg := f.config()
-		cfg.Stack = func() (stack.Stats, error) { <-blocked; return someStats(), nil }
+		cfg.Host.Stack = func() (stack.Stats, error) { <-blocked; return someStats(), nil }
 		taker := openTaker(t, cfg, discovering())
 		took := make(chan Snapshot, 1)
 		go func() { took <- taker.Take(t.Context()) }()
@@ -244,7 +245,7 @@ func TestCloseWaitsForTheFlight(t *testing.T) {
 	})
 }
 
-// Without a bubble, so that goroutines really run at the same time.
+// Without synctest, so that goroutines really run at the same time.
 func TestConcurrentTakes(t *testing.T) {
 	f := newFake(webServer()...)
 	taker := newTaker(t, f.config(), discovering())

@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -29,7 +30,7 @@ func TestKernelTimeWaitRunsDown(t *testing.T) {
 	// What the kernel counts in jiffies is off by some of them.
 	const jiffies = 50 * time.Millisecond
 	before, last := takeBetween(t, taker, number)
-	if want := (FamilySockets{
+	if want := (ports.FamilySockets{
 		States:            counts(map[netlinkdiag.State]uint64{netlinkdiag.StateTimeWait: n}),
 		TimeWaitRemaining: last.TimeWaitRemaining,
 	}); last != want {
@@ -61,7 +62,7 @@ func TestKernelTimeWaitRunsDown(t *testing.T) {
 		}
 		before, last = now, got
 	}
-	if last != (FamilySockets{}) {
+	if last != (ports.FamilySockets{}) {
 		t.Errorf("got %+v after the last TIME_WAIT socket, want zeros", last)
 	}
 }
@@ -69,7 +70,7 @@ func TestKernelTimeWaitRunsDown(t *testing.T) {
 type span struct{ start, end time.Time }
 
 // takeBetween takes the sockets of a port, and notes between which moments.
-func takeBetween(t *testing.T, taker *Taker, number uint16) (span, FamilySockets) {
+func takeBetween(t *testing.T, taker *Taker, number uint16) (span, ports.FamilySockets) {
 	t.Helper()
 	start := time.Now()
 	s := whole(t, taker)
@@ -78,7 +79,7 @@ func takeBetween(t *testing.T, taker *Taker, number uint16) (span, FamilySockets
 	if s.Watch.Data.Ports[0].Source != "listener" {
 		t.Errorf("source of the port is %s, want listener", s.Watch.Data.Ports[0].Source)
 	}
-	if got := port(t, &s, number); got.IPv6 != (FamilySockets{}) {
+	if got := port(t, &s, number); got.IPv6 != (ports.FamilySockets{}) {
 		t.Errorf("got %+v, want no IPv6 socket", got.IPv6)
 	}
 	return span{start, end}, port(t, &s, number).IPv4

@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -19,25 +20,26 @@ import (
 func clientTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config, remote ...sock.PortRange) *Taker {
 	t.Helper()
 	cfg := Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
+		Host: &probe.Host{Config: probe.Config{
+			NetNS: ns.FD(),
+			LocalPorts: func() (first, last uint16, err error) {
+				text, err := ns.GetSysctl("net.ipv4.ip_local_port_range")
+				if err == nil {
+					_, err = fmt.Sscan(text, &first, &last)
+				}
+				return first, last, err
+			},
+		}},
 		Retention: retention,
-		UDP:       true,
-		Ephemeral: true,
-		LocalPorts: func() (first, last uint16, err error) {
-			text, err := ns.GetSysctl("net.ipv4.ip_local_port_range")
-			if err == nil {
-				_, err = fmt.Sscan(text, &first, &last)
-			}
-			return first, last, err
-		},
+		Parts:     Parts{UDP: true, Ephemeral: true},
 	}
 	if len(remote) > 0 {
-		cfg.Remote = ports.NewFixed(remote)
+		cfg.Parts.Remote = ports.NewFixed(remote)
 	}
 	return newTaker(t, cfg, watched)
 }
 
-func udpPort(t *testing.T, taker *Taker, number uint16) (UDPPort, bool) {
+func udpPort(t *testing.T, taker *Taker, number uint16) (ports.UDPPort, bool) {
 	t.Helper()
 	s := taker.Take(t.Context())
 	if s.UDP.Err != nil {
@@ -51,7 +53,7 @@ func udpPort(t *testing.T, taker *Taker, number uint16) (UDPPort, bool) {
 			return p, true
 		}
 	}
-	return UDPPort{}, false
+	return ports.UDPPort{}, false
 }
 
 // flood sends datagrams, more than a receive queue takes, and says how many.
@@ -106,7 +108,7 @@ func TestKernelDatagramsThatAreDropped(t *testing.T) {
 			taker := clientTaker(t, ns, watched)
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.listen), 53)
 			before, _ := udpPort(t, taker, 53)
-			if want := (UDPPort{Number: 53, IPv4: UDPSockets{DropsKnown: true}, IPv6: UDPSockets{DropsKnown: true}}); before != want {
+			if want := (ports.UDPPort{Number: 53, IPv4: ports.UDPSockets{DropsKnown: true}, IPv6: ports.UDPSockets{DropsKnown: true}}); before != want {
 				t.Errorf("without a socket: %+v, want %+v", before, want)
 			}
 			var total uint64
@@ -137,7 +139,7 @@ func TestKernelDatagramsThatAreDropped(t *testing.T) {
 				}
 				_, _ = server.Close(), client.Close()
 				p, _ = udpPort(t, taker, 53)
-				if got, want := *p.Of(tt.family), (UDPSockets{Drops: total, DropsKnown: true}); got != want {
+				if got, want := *p.Of(tt.family), (ports.UDPSockets{Drops: total, DropsKnown: true}); got != want {
 					t.Errorf("round %d, closed: %+v, want %+v", round, got, want)
 				}
 			}

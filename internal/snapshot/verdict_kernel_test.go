@@ -14,28 +14,28 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/verdict"
 )
 
 // verdictTaker takes verdicts on one port; flags may be nil.
-func verdictTaker(t *testing.T, ns *kerneltest.NetNS, flags FlagReader, number uint16) *Taker {
+func verdictTaker(t *testing.T, ns *kerneltest.NetNS, flags probe.FlagReader, number uint16) *Taker {
 	t.Helper()
 	return newTaker(t, Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
+		Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags}},
 		Retention: retention,
-		Verdicts:  true,
-		Flags:     flags,
-		NetNS:     ns.FD(),
+		Parts:     Parts{Verdicts: true},
 	}, ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: number, Last: number}}}, MaxPorts: 1})
 }
 
-func bpfFlags(t *testing.T) FlagReader {
+func bpfFlags(t *testing.T) probe.FlagReader {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var unavailable *sockflags.UnavailableError
+	var unavailable *sock.UnavailableError
 	if errors.As(err, &unavailable) {
 		kerneltest.Skip(t, "%v", err)
 	}
@@ -47,7 +47,7 @@ func bpfFlags(t *testing.T) FlagReader {
 }
 
 // judged takes a snapshot of the one port that the Taker watches.
-func judged(t *testing.T, taker *Taker) PortVerdicts {
+func judged(t *testing.T, taker *Taker) verdict.Port {
 	t.Helper()
 	s := taker.Take(t.Context())
 	if s.Verdicts.Err != nil {
@@ -141,9 +141,9 @@ type row struct {
 
 // compare does, with the listeners stopped, what the verdicts are about. mayBeUnknown says
 // where the sources cannot know.
-func (s *site) compare(what string, v PortVerdicts, n *tally, mayBeUnknown func(row) bool) {
+func (s *site) compare(what string, v verdict.Port, n *tally, mayBeUnknown func(row) bool) {
 	s.t.Helper()
-	check := func(r row, got *Verdict) {
+	check := func(r row, got *verdict.Verdict) {
 		s.t.Helper()
 		n.add(got.Outcome)
 		want := s.bind(r.addr, r.opts)
@@ -173,13 +173,13 @@ func (s *site) compare(what string, v PortVerdicts, n *tally, mayBeUnknown func(
 }
 
 // play compares twice: a snapshot from before the listeners stop, and one from afterwards.
-func (s *site) play(flags FlagReader, n *tally, mayBeUnknown func(row) bool) {
+func (s *site) play(flags probe.FlagReader, n *tally, mayBeUnknown func(row) bool) {
 	s.t.Helper()
 	taker := verdictTaker(s.t, s.ns, flags, s.number)
 	before := judged(s.t, taker)
 	s.stop()
 	after := judged(s.t, taker)
-	for _, v := range []PortVerdicts{before, after} {
+	for _, v := range []verdict.Port{before, after} {
 		if len(v.Restarts) != 1 || len(v.Binds) != 2 {
 			s.t.Fatalf("%d restarts and %d binds judged, want 1 and 2", len(v.Restarts), len(v.Binds))
 		}
@@ -246,7 +246,7 @@ func TestKernelVerdictIsWhatBindDoes(t *testing.T) {
 					opts := kerneltest.Options{ReuseAddr: bits&1 != 0, ReusePort: bits&2 != 0, V6Only: kind.v6only}
 					for _, source := range []struct {
 						name    string
-						flags   FlagReader
+						flags   probe.FlagReader
 						tally   *tally
 						unknown func(row) bool
 					}{
@@ -378,7 +378,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			taker := verdictTaker(t, ns, flags, s.number)
 			before := judged(t, taker)
 			s.stop()
-			for _, v := range []PortVerdicts{before, judged(t, taker)} {
+			for _, v := range []verdict.Port{before, judged(t, taker)} {
 				got := make(answers)
 				for i := range v.Binds {
 					b := &v.Binds[i]
@@ -405,7 +405,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 	}
 }
 
-// ask compares an answer with the kernel's. One that listens still is in the way by itself.
+// ask compares an answer with the kernel's. One that listens still is a blocker itself.
 func (s *site) ask(name string, r row, got bindrule.Outcome) {
 	s.t.Helper()
 	listens := slices.ContainsFunc(s.all, func(l *kerneltest.Listener) bool { return l.FD() >= 0 && l.Addr().Addr() == r.addr })
@@ -430,11 +430,11 @@ func TestKernelBindSucceedsWhenPredicted(t *testing.T) {
 	for i := range byte(4) { // which stop at different times: the timer wheel turns every few seconds
 		s.listen(netip.AddrFrom4([4]byte{127, 0, 0, i + 1}).String(), kerneltest.Options{})
 	}
-	seers := map[string]*Taker{
+	takers := map[string]*Taker{
 		"with eBPF": verdictTaker(t, ns, bpfFlags(t), s.number),
 		"without":   verdictTaker(t, ns, nil, s.number),
 	}
-	for _, taker := range seers {
+	for _, taker := range takers {
 		judged(t, taker) // who listens, and how
 	}
 	for _, l := range s.listeners {
@@ -456,7 +456,7 @@ func TestKernelBindSucceedsWhenPredicted(t *testing.T) {
 			continue
 		}
 		next = next.Add(looks)
-		for name, taker := range seers {
+		for name, taker := range takers {
 			for addr, said := range predict(t, name, taker) {
 				if bound[addr].IsZero() {
 					predictions[addr] = append(predictions[addr], said...)
@@ -479,7 +479,7 @@ func TestKernelBindSucceedsWhenPredicted(t *testing.T) {
 		}
 		t.Logf("%v: %d predictions, off by up to %v", addr, len(predictions[addr]), most)
 	}
-	for name, taker := range seers {
+	for name, taker := range takers {
 		for _, b := range judged(t, taker).Binds {
 			if left, forever, ok := b.Remaining(); left != 0 || forever || !ok {
 				t.Errorf("%s, afterwards: %+v, want free", name, b)
@@ -500,7 +500,7 @@ func predict(t *testing.T, name string, taker *Taker) map[netip.Addr][]predictio
 	v := judged(t, taker)
 	now := time.Now()
 	out := make(map[netip.Addr][]prediction)
-	add := func(addr netip.Addr, row string, v *Verdict) {
+	add := func(addr netip.Addr, row string, v *verdict.Verdict) {
 		if left, forever, ok := v.Remaining(); ok && !forever {
 			out[addr] = append(out[addr], prediction{name + ", " + row, now, now.Add(left)})
 		}
@@ -522,11 +522,11 @@ func awayFromTheEdge(t *testing.T, l *kerneltest.Listener) {
 	const edge = 100 * time.Millisecond
 	for range 50 {
 		l.Peers(t, kerneltest.StateTimeWait, 1, localhost4)
-		w := readWheel()
-		if w.gone(time.Minute-edge, w.at) == w.gone(time.Minute+edge, w.at) {
+		timers := linux.ReadTimers()
+		if timers.Gone(time.Minute-edge, timers.At) == timers.Gone(time.Minute+edge, timers.At) {
 			return
 		}
 		time.Sleep(2 * edge)
 	}
-	t.Fatal("every socket expires at a turn of the wheel")
+	t.Fatal("every socket expires when the timer wheel turns")
 }

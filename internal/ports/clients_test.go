@@ -1,4 +1,4 @@
-package snapshot
+package ports
 
 import (
 	"cmp"
@@ -8,9 +8,9 @@ import (
 	"slices"
 	"testing"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
 // clientSocket is one of a client, connected to destination n.
@@ -19,7 +19,7 @@ func clientSocket(local uint16, n uint32) netlinkdiag.Socket {
 	binary.BigEndian.PutUint32(addr[:], 10<<24|n)
 	return netlinkdiag.Socket{
 		Family: netlinkdiag.FamilyIPv4, State: netlinkdiag.StateEstablished,
-		Local:  netip.AddrPortFrom(localhost4, local),
+		Local:  netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), local),
 		Remote: netip.AddrPortFrom(netip.AddrFrom4(addr), 443),
 	}
 }
@@ -86,7 +86,7 @@ func TestDestinationsAreToldApart(t *testing.T) {
 		{"10.0.0.1:40005", "10.9.9.9:80"}, // another port
 		{"[fe80::1]:40006", "[fe80::9]:443"},
 	} {
-		s := socket(netlinkdiag.StateEstablished, pair[0], pair[1])
+		s := diagtest.InState(netlinkdiag.StateEstablished, pair[0], pair[1])
 		d.add(&s)
 	}
 	got := d.busiest()
@@ -96,61 +96,22 @@ func TestDestinationsAreToldApart(t *testing.T) {
 }
 
 func TestClientsAreThoseWithAPortOfTheRange(t *testing.T) {
-	c := newClients(ports.NewFixed([]sock.PortRange{one(443)}), sock.PortRange{First: 40000, Last: 40001})
-	c.serve([]listener{{key: GroupKey{Port: 40001}}}, ports.Set{})
+	c := NewClients(NewFixed([]sock.PortRange{netlinkdiag.Port(443)}), sock.PortRange{First: 40000, Last: 40001},
+		[]Listener{{GroupKey: GroupKey{Port: 40001}}}, Set{})
 	for _, port := range []uint16{39999, 40000, 40001, 40002} {
 		s := clientSocket(port, 1)
-		c.add(&s)
+		c.Add(&s)
 	}
-	bound := socket(netlinkdiag.StateClose, "127.0.0.1:40000", "0.0.0.0:0")
-	c.add(&bound)
-	if got := c.to.busiest().IPv4; !slices.Equal(got, []uint64{1}) {
+	bound := diagtest.InState(netlinkdiag.StateClose, "127.0.0.1:40000", "0.0.0.0:0")
+	c.Add(&bound)
+	if got := c.Ephemeral().IPv4; !slices.Equal(got, []uint64{1}) {
 		t.Errorf("in use: %v, want 1", got)
 	}
-	if n := c.ports[0].IPv4[netlinkdiag.StateEstablished]; n != 4 {
+	if n := c.Remote()[0].IPv4[netlinkdiag.StateEstablished]; n != 4 {
 		t.Errorf("%d sockets to the remote port, want 4", n)
 	}
-	c.reset() // the dump was restarted
-	if len(c.to.busiest().IPv4) != 0 || c.ports[0] != (RemotePort{Number: 443}) {
+	c.Reset() // the dump was restarted
+	if len(c.Ephemeral().IPv4) != 0 || c.Remote()[0] != (RemotePort{Number: 443}) {
 		t.Errorf("after a restart: %+v, %+v", c.to, c.ports)
-	}
-}
-
-// A million sockets of one port are folded: a server's, and clients' of one and of many
-// destinations.
-func BenchmarkFoldClients(b *testing.B) {
-	const sockets = 1_000_000
-	servers := make([]netlinkdiag.Socket, 1024)
-	for i := range servers {
-		servers[i] = clientSocket(4840, uint32(i))
-		servers[i].State = netlinkdiag.StateTimeWait
-	}
-	clientsTo := func(destinations uint32) []netlinkdiag.Socket {
-		all := make([]netlinkdiag.Socket, 1<<16)
-		for i := range all {
-			all[i] = clientSocket(uint16(32768+i%28000), uint32(i)%destinations)
-		}
-		return all
-	}
-	set := watching(b, one(4840))
-	for _, bm := range []struct {
-		name       string
-		sockets    []netlinkdiag.Socket
-		localPorts sock.PortRange
-	}{
-		{"server, clients not counted", servers, sock.PortRange{}},
-		{"server", servers, sock.PortRange{First: 32768, Last: 60999}},
-		{"clients of 3", clientsTo(3), sock.PortRange{First: 32768, Last: 60999}},
-		{"clients of 65536", clientsTo(1 << 16), sock.PortRange{First: 32768, Last: 60999}},
-	} {
-		b.Run(bm.name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				f := newFold(set, false, newClients(nil, bm.localPorts))
-				for i := range sockets {
-					f.add(&bm.sockets[i%len(bm.sockets)])
-				}
-			}
-		})
 	}
 }
