@@ -1,4 +1,4 @@
-package snapshot
+package failures
 
 import (
 	"maps"
@@ -7,6 +7,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/verdict"
 )
 
 // tracerCounts is a failed bind() to port 80, by the number of its namespace.
@@ -55,28 +56,28 @@ func TestCountsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 
 func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	const blue = 4026533000
-	f := newFailures(ownNetns, nil)
+	r := newRecorder()
 	sets := map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}
-	f.watch(sets, nil)
-	key := ConflictKey{FailureKey: FailureKey{Netns: blue, Port: 80}, Cause: CauseListener}
+	r.watch(sets, nil)
+	key := ConflictKey{Key: Key{Netns: blue, Port: 80}, Cause: verdict.CauseListener}
 	check := func(what string, want map[uint32]uint64) {
 		t.Helper()
 		got := make(map[uint32]uint64)
-		for _, c := range f.conflicts.all() {
+		for _, c := range r.conflicts.all() {
 			got[c.Netns] += c.N
 		}
 		if !maps.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", what, got, want)
 		}
 	}
-	f.conflicts.settled(key, 3)
+	r.conflicts.settled(key, 3)
 	check("there", map[uint32]uint64{blue: 3})
 	delete(sets, blue)
-	f.watch(sets, map[uint32]bool{blue: true})
+	r.watch(sets, map[uint32]bool{blue: true})
 	check("gone", map[uint32]uint64{0: 3})
-	f.conflicts.settled(key, 2) // of a look that was under way
-	f.watch(sets, nil)
+	r.conflicts.settled(key, 2) // of a look that was under way
+	r.watch(sets, nil)
 	check("settled late", map[uint32]uint64{0: 5})
-	f.watch(map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
+	r.watch(map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
 	check("another one of that number", map[uint32]uint64{0: 5})
 }

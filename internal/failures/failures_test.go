@@ -1,4 +1,4 @@
-package snapshot
+package failures
 
 import (
 	"errors"
@@ -10,84 +10,48 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 )
 
-const ownNetns, foreignNetns = 4026531840, 4026532999
-
-// failed is an event of a bind() in the exporter's own namespace.
-func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
-	e := bindtrace.Event{
-		Time: time.Unix(1_700_000_000, 0).Add(after), Netns: ownNetns, Errno: unix.EADDRINUSE,
-		Protocol: bindtrace.ProtocolTCP, PortKnown: true, Port: port,
-	}
-	copy(e.Comm[:], comm)
-	return e
-}
-
-// failuresOf watches ports and notes events.
-func failuresOf(t *testing.T, ranges []sock.PortRange, events ...bindtrace.Event) *failures {
-	t.Helper()
-	f := newFailures(ownNetns, nil)
-	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, ranges...)}}, nil)
-	for i := range events {
-		f.add(&events[i])
-	}
-	return f
-}
-
-func watching(t testing.TB, ranges ...sock.PortRange) ports.Set {
-	t.Helper()
-	cfg := ports.Config{MaxPorts: 512}
-	for _, r := range ranges {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: r})
-	}
-	w, err := ports.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w.Update(time.Time{}, nil)
-}
-
 func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
 	const blue = foreignNetns + 1
-	f := newFailures(ownNetns, nil)
-	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
+	r := newRecorder()
+	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
 	for _, netns := range []uint32{ownNetns, blue, foreignNetns} {
 		for _, port := range []uint16{80, 81, 82} {
 			e := failed(port, "", 0)
 			e.Netns = netns
-			f.add(&e)
+			r.add(&e)
 		}
 	}
-	var got []FailureKey
-	for _, failure := range f.all() {
-		got = append(got, failure.FailureKey)
+	var got []Key
+	for _, failure := range r.all() {
+		got = append(got, failure.Key)
 	}
-	var want []FailureKey
+	var want []Key
 	for _, netns := range []uint32{ownNetns, blue, 0} {
 		for _, port := range []uint16{80, 81} {
-			want = append(want, FailureKey{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP})
+			want = append(want, Key{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP})
 		}
-		want = append(want, FailureKey{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP})
+		want = append(want, Key{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP})
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
-func one(port uint16) sock.PortRange { return sock.PortRange{First: port, Last: port} }
-
 func TestLatestFailures(t *testing.T) {
 	with := func(e bindtrace.Event, change func(*bindtrace.Event)) bindtrace.Event {
 		change(&e)
 		return e
 	}
-	failure := func(key FailureKey, process string, after time.Duration) Failure {
-		return Failure{FailureKey: key, Time: time.Unix(1_700_000_000, 0).Add(after), Errno: unix.EADDRINUSE, Process: process}
+	failure := func(key Key, process string, after time.Duration) Failure {
+		return Failure{Key: key, Time: time.Unix(1_700_000_000, 0).Add(after), Errno: unix.EADDRINUSE, Process: process}
 	}
-	tcp80 := FailureKey{Netns: conflictNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	tcp80 := Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
 	v6, udp, foreign, zero, other := tcp80, tcp80, tcp80, tcp80, tcp80
 	v6.Family = bindtrace.FamilyIPv6
 	udp.Protocol = bindtrace.ProtocolUDP
@@ -125,7 +89,7 @@ func TestLatestFailures(t *testing.T) {
 			[]Failure{failure(tcp80, "0123456789abcdef", 1)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := failuresOf(t, []sock.PortRange{one(80)}, tt.events...).all(); !slices.Equal(got, tt.want) {
+			if got := recorderOf(t, []sock.PortRange{one(80)}, tt.events...).all(); !slices.Equal(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 		})
@@ -134,7 +98,7 @@ func TestLatestFailures(t *testing.T) {
 
 // An ordinary user may ask for every port, in a namespace of their own too.
 func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
-	f := failuresOf(t, []sock.PortRange{{First: 1000, Last: 1004}})
+	r := recorderOf(t, []sock.PortRange{{First: 1000, Last: 1004}})
 	families := []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6}
 	for port := range 1 << 16 {
 		for _, netns := range []uint32{ownNetns, foreignNetns + uint32(port)} {
@@ -142,71 +106,129 @@ func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
 			e.Netns, e.Errno = netns, unix.Errno(port%4096)
 			for _, e.Family = range families {
 				for _, e.Protocol = range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP} {
-					f.add(&e)
+					r.add(&e)
 				}
 			}
 		}
 	}
 	// Five ports, 0 and other, of two namespaces, families and protocols.
-	if got, want := len(f.all()), (5+2)*2*2*2; got != want {
+	if got, want := len(r.all()), (5+2)*2*2*2; got != want {
 		t.Errorf("%d failures are kept, want %d", got, want)
 	}
 }
 
 func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
-	f := failuresOf(t, []sock.PortRange{one(80), one(443)},
+	r := recorderOf(t, []sock.PortRange{one(80), one(443)},
 		failed(80, "a", 1), failed(443, "b", 2), failed(0, "c", 3), failed(8080, "d", 4))
-	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(443))}}, nil)
+	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(443))}}, nil)
 	var watched []string
-	for _, l := range f.all() {
+	for _, l := range r.all() {
 		watched = append(watched, l.Process)
 	}
 	if want := []string{"c", "b", "d"}; !slices.Equal(watched, want) {
 		t.Errorf("kept those of %q, want %q", watched, want)
 	}
 	again := failed(80, "e", 5)
-	f.add(&again)
-	if got := f.all(); len(got) != 3 || got[2].Process != "e" || !got[2].OtherPort {
+	r.add(&again)
+	if got := r.all(); len(got) != 3 || got[2].Process != "e" || !got[2].OtherPort {
 		t.Errorf("got %+v, want the new failure under other", got)
 	}
 }
 
 func TestFollowEndsWithTheEvents(t *testing.T) {
-	f := failuresOf(t, []sock.PortRange{one(80)})
+	r := recorderOf(t, []sock.PortRange{one(80)})
 	n := 0
-	err := f.follow(func(e *bindtrace.Event) error {
+	err := r.follow(func(e *bindtrace.Event) error {
 		if n++; n > 2 {
 			return io.ErrUnexpectedEOF
 		}
 		*e = failed(80, "x", time.Duration(n))
 		return nil
 	})
-	if !errors.Is(err, io.ErrUnexpectedEOF) || len(f.all()) != 1 || n != 3 {
-		t.Errorf("ended with %v after %d reads and %d failures, want %v, 3 and 1", err, n, len(f.all()), io.ErrUnexpectedEOF)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || len(r.all()) != 1 || n != 3 {
+		t.Errorf("ended with %v after %d reads and %d failures, want %v, 3 and 1", err, n, len(r.all()), io.ErrUnexpectedEOF)
 	}
 }
 
-func TestFollowBindsWithoutATracerEndsAtOnce(t *testing.T) {
-	if err := newTaker(t, newFake().config(), discovering()).FollowBinds(); err != nil {
-		t.Error(err)
+func TestFollowEndsWithoutAnErrorWhenTheTracerIsClosed(t *testing.T) {
+	tracer := newFakeTracer()
+	r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns}})
+	done := make(chan error, 1)
+	go func() { done <- r.Follow() }()
+	tracer.events <- failed(80, "x", 0)
+	close(tracer.events)
+	if err := <-done; err != nil || len(r.all()) != 1 {
+		t.Errorf("ended with %v and %d failures, want no error and 1", err, len(r.all()))
+	}
+}
+
+func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
+	const blue = foreignNetns + 1
+	sets := map[uint32][]ports.Set{ownNetns: {watching(t, one(80)), watching(t, one(53))}, blue: {watching(t, one(80), one(81))}}
+	others := &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 1}}}}
+	for _, tt := range []struct {
+		name string
+		host *probe.Host
+		want []uint32 // the namespaces that the tracer is told
+	}{
+		{"the own namespace alone", &probe.Host{OwnInode: ownNetns}, nil},
+		{"others too", &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}, []uint32{ownNetns, blue}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tracer := newFakeTracer()
+			tracer.counts = tracerCounts(map[uint32]uint64{blue: 7})
+			r := New(Config{Tracer: tracer, Host: tt.host})
+			e := failed(81, "x", 0)
+			binds, err := r.Update(sets, others)
+			r.add(&e)
+			if err == nil {
+				binds, err = r.Update(sets, others)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := slices.Sorted(slices.Values(tracer.watched)), []uint16{53, 80, 81}; !slices.Equal(got, want) {
+				t.Errorf("watched %v, want %v", got, want)
+			}
+			if got := slices.Sorted(slices.Values(tracer.namespaces)); !slices.Equal(got, tt.want) {
+				t.Errorf("namespaces %v, want %v", got, tt.want)
+			}
+			if !slices.Equal(binds.Counts, tracer.counts) || !binds.Connects || binds.Stats.Lost != 3 ||
+				len(binds.Latest) != 1 || binds.Latest[0].Port != 81 || len(binds.Recent) != 1 {
+				t.Errorf("got %+v", binds)
+			}
+		})
+	}
+}
+
+func TestUpdateReturnsTheErrorOfTheTracer(t *testing.T) {
+	for _, call := range []string{"SetWatch", "SetNamespaces", "Counts", "Stats"} {
+		t.Run(call, func(t *testing.T) {
+			tracer := newFakeTracer()
+			tracer.refused = call
+			r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}})
+			if _, err := r.Update(nil, new(netns.Set)); !errors.Is(err, errRefused) {
+				t.Errorf("error %v, want %v", err, errRefused)
+			}
+		})
 	}
 }
 
 // Events come from the tracer's reader while snapshots are taken.
 func TestFailuresWhileWatchedPortsChange(t *testing.T) {
-	f := failuresOf(t, []sock.PortRange{one(80)})
+	r := recorderOf(t, []sock.PortRange{one(80)})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for i := range 1000 {
 			e := failed(uint16(80+i%2), "x", time.Duration(i))
-			f.add(&e)
+			r.add(&e)
 		}
 	}()
 	sets := []ports.Set{watching(t, one(80)), watching(t, one(81))}
 	for i := range 200 {
-		f.watch(map[uint32][]ports.Set{ownNetns: {sets[i%2]}}, nil)
-		if n := len(f.all()); n > 2 {
+		r.watch(map[uint32][]ports.Set{ownNetns: {sets[i%2]}}, nil)
+		if n := len(r.all()); n > 2 {
 			t.Fatalf("%d failures are kept, want 2 at most", n)
 		}
 	}

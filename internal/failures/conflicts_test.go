@@ -1,11 +1,10 @@
-package snapshot
+package failures
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -18,7 +17,8 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
-	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -28,7 +28,7 @@ func taken(port uint16, n int) []bindtrace.Event {
 	out := make([]bindtrace.Event, n)
 	for i := range out {
 		out[i] = bindtrace.Event{
-			Time: time.Unix(1_700_000_000, int64(i)), Netns: conflictNetns, Errno: unix.EADDRINUSE,
+			Time: time.Unix(1_700_000_000, int64(i)), Netns: ownNetns, Errno: unix.EADDRINUSE,
 			Protocol: bindtrace.ProtocolTCP, PortKnown: true, Port: port,
 			Addr: netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}),
 		}
@@ -36,65 +36,58 @@ func taken(port uint16, n int) []bindtrace.Event {
 	return out
 }
 
-const conflictNetns = 4026531840
-
-// A followed Taker is given events by hand.
+// A followed Recorder gets events by hand.
 type followed struct {
-	*Taker
-	kernel *fake
-	told   []Conflict
-	events chan bindtrace.Event
-	done   chan error
+	*Recorder
+	kernel   *fakeKernel
+	reported []Conflict
+	tracer   *fakeTracer
+	done     chan error
 }
 
-// follow lets a Taker of a fake kernel follow events, inside a synctest bubble.
-func follow(t *testing.T, watched ports.Config, sockets ...netlinkdiag.Socket) *followed {
+// follow lets a Recorder follow events, inside a synctest bubble. It watches port 80, and asks a
+// fake kernel.
+func follow(t *testing.T, sockets ...netlinkdiag.Socket) *followed {
 	t.Helper()
-	return newFollowed(t, watched, nil, sockets...)
+	return followWith(t, nil, nil, sockets...)
 }
 
-func newFollowed(t *testing.T, watched ports.Config, flags FlagReader, sockets ...netlinkdiag.Socket) *followed {
+func followWith(t *testing.T, flags probe.FlagReader, owners OwnerFinder, sockets ...netlinkdiag.Socket) *followed {
 	t.Helper()
-	f := &followed{kernel: newFake(sockets...), events: make(chan bindtrace.Event), done: make(chan error, 1)}
-	cfg := f.kernel.config()
-	cfg.OwnNetns, cfg.Flags = conflictNetns, flags
-	cfg.OnConflict = func(c Conflict) { f.told = append(f.told, c) }
-	f.Taker = openTaker(t, cfg, watched)
-	f.host.failures.watch(map[uint32][]ports.Set{conflictNetns: {f.host.own.set}}, nil)
-	go func() {
-		f.done <- f.follow(func(e *bindtrace.Event) error {
-			next, ok := <-f.events
-			if !ok {
-				return os.ErrClosed
-			}
-			*e = next
-			return nil
-		})
-	}()
+	f := &followed{kernel: newFakeKernel(sockets...), tracer: newFakeTracer(), done: make(chan error, 1)}
+	f.Recorder = New(Config{
+		Tracer:     f.tracer,
+		Host:       &probe.Host{Config: probe.Config{Dial: f.kernel.dial, Flags: flags}, OwnInode: ownNetns},
+		Owners:     owners,
+		OnConflict: func(c Conflict) { f.reported = append(f.reported, c) },
+	})
+	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}, nil)
+	go func() { f.done <- f.Follow() }()
 	return f
 }
 
 func (f *followed) send(events ...bindtrace.Event) {
 	for i := range events {
-		f.events <- events[i]
+		f.tracer.events <- events[i]
 	}
 }
 
-// end waits until all is settled and told, and ends it. The bubble fails when anything stays.
+// end waits until everything is settled and reported, and ends it. The bubble fails when anything
+// stays.
 func (f *followed) end(t *testing.T) {
 	t.Helper()
 	time.Sleep(time.Minute)
-	close(f.events)
-	if err := <-f.done; err != os.ErrClosed {
-		t.Errorf("following ended with %v, want %v", err, os.ErrClosed)
+	close(f.tracer.events)
+	if err := <-f.done; err != nil {
+		t.Errorf("following ended with %v, want no error", err)
 	}
-	if err := f.Close(); err != nil {
-		t.Error(err)
+	if n := f.kernel.Live(); n != 0 {
+		t.Errorf("%d connections stay open", n)
 	}
 }
 
 func (f *followed) counted() map[string]uint64 {
-	return byCause(f.host.failures.conflicts.all(), func(ConflictCount) bool { return true })
+	return byCause(f.conflicts.all(), func(ConflictCount) bool { return true })
 }
 
 // byCause sums the counts of some.
@@ -108,17 +101,9 @@ func byCause(counts []ConflictCount, of func(ConflictCount) bool) map[string]uin
 	return out
 }
 
-func watchPorts(numbers ...uint16) ports.Config {
-	cfg := ports.Config{MaxPorts: 1 << 16}
-	for _, p := range numbers {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
-	}
-	return cfg
-}
-
 func TestManyFailuresShareFewLooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
 		const n = 100_000
 		event := taken(80, 1)
 		start := time.Now()
@@ -131,16 +116,16 @@ func TestManyFailuresShareFewLooks(t *testing.T) {
 		if got, want := f.counted(), map[string]uint64{"listener/false": n}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
-		told := 0
-		for _, c := range f.told {
-			told += int(c.Failures)
+		failures := 0
+		for _, c := range f.reported {
+			failures += int(c.Failures)
 		}
-		if told != n || len(f.told) != 2 {
-			t.Errorf("told of %d failures in %d lines, want %d in 2: at once, and half a minute later", told, len(f.told), n)
+		if failures != n || len(f.reported) != 2 {
+			t.Errorf("reported %d failures in %d lines, want %d in 2: at once, and half a minute later", failures, len(f.reported), n)
 		}
 		// A dump of listeners each, and one more for each line.
 		looks, others := f.kernel.dumps()
-		looks -= len(f.told)
+		looks -= len(f.reported)
 		if others != 0 {
 			t.Errorf("%d dumps of all sockets, though the listener explains everything", others)
 		}
@@ -190,7 +175,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 	c := newConflicts()
 	var total uint64
 	add := func(port uint16, watched bool, n int) {
-		key := FailureKey{Netns: conflictNetns, Port: port}
+		key := Key{Netns: ownNetns, Port: port}
 		if !watched {
 			key.Port, key.OtherPort = 0, true
 		}
@@ -212,13 +197,13 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 		t.Errorf("%d ports wait, want %d", len(c.waiting), want)
 	}
 	var sum uint64
-	tidings := newTidings()
+	notices := newNotices()
 	for number, port := range c.take() {
 		if len(port.binds) > maxWaitingBinds {
 			t.Errorf("%d binds of a port wait, want at most %d", len(port.binds), maxWaitingBinds)
 		}
 		conflict := c.settle(number, port, &bindrule.Port{})
-		tidings.add(time.Time{}, conflict, port.watched)
+		notices.add(time.Time{}, conflict, port.watched)
 	}
 	for _, count := range c.all() {
 		sum += count.N
@@ -229,8 +214,8 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 	if len(c.counts) > maxConflictKeys+1 {
 		t.Errorf("%d keys, want at most %d", len(c.counts), maxConflictKeys+1)
 	}
-	if got := len(tidings.ports); got > maxToldPorts+maxToldOthers {
-		t.Errorf("%d ports are told of, want at most %d", got, maxToldPorts+maxToldOthers)
+	if got := len(notices.ports); got > maxNoticePorts+maxNoticeOthers {
+		t.Errorf("%d ports have notices, want at most %d", got, maxNoticePorts+maxNoticeOthers)
 	}
 	if len(c.waiting) != 0 || c.others != 0 {
 		t.Errorf("%d ports, %d others still wait", len(c.waiting), c.others)
@@ -240,24 +225,24 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 // Others cannot take the place of watched ports.
 func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
 		for port := uint16(1000); port < 2000; port++ {
 			f.send(taken(port, 1)...)
 		}
 		f.send(taken(80, 1)...)
 		f.end(t)
-		watched := byCause(f.host.failures.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
+		watched := byCause(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
 		if want := map[string]uint64{"listener/false": 1}; !equalCounts(watched, want) {
 			t.Errorf("counted %v, want %v", watched, want)
 		}
 		others := 0
-		for _, c := range f.told {
+		for _, c := range f.reported {
 			if c.Port != 80 {
 				others++
 			}
 		}
-		if others != maxToldOthers {
-			t.Errorf("told of %d other ports, want %d", others, maxToldOthers)
+		if others != maxNoticeOthers {
+			t.Errorf("reported %d other ports, want %d", others, maxNoticeOthers)
 		}
 	})
 }
@@ -271,7 +256,7 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
+				f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
 				event := taken(80, 1)[0]
 				change(&event)
 				f.send(event)
@@ -279,8 +264,8 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 				if got, want := f.counted(), map[string]uint64{"unknown/false": 1}; !equalCounts(got, want) {
 					t.Errorf("counted %v, want %v", got, want)
 				}
-				if len(f.told) != 0 || len(f.kernel.Requests()) != 0 {
-					t.Errorf("told of %+v after %d dumps, want nothing", f.told, len(f.kernel.Requests()))
+				if len(f.reported) != 0 || len(f.kernel.Requests()) != 0 {
+					t.Errorf("reported %+v after %d dumps, want nothing", f.reported, len(f.kernel.Requests()))
 				}
 			})
 		})
@@ -289,7 +274,7 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 
 func TestOtherErrorsAreNoConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
 		denied, listen := taken(80, 1)[0], taken(80, 1)[0]
 		denied.Errno, listen.Op = unix.EACCES, bindtrace.OpListen
 		f.send(denied, listen)
@@ -302,31 +287,31 @@ func TestOtherErrorsAreNoConflicts(t *testing.T) {
 
 func TestFailedLookIsOfUnknownCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80))
-		f.kernel.script(nil, refuse(unix.ENOBUFS))
+		f := follow(t)
+		f.kernel.script(func(diagtest.Request) []diagtest.Datagram { return []diagtest.Datagram{{Err: unix.ENOBUFS}} })
 		f.send(taken(80, 2)...)
 		f.end(t)
 		if got, want := f.counted(), map[string]uint64{"unknown/false": 2}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
-		for _, c := range f.told {
+		for _, c := range f.reported {
 			if c.Err == nil {
-				t.Errorf("told of %+v, want its error", c)
+				t.Errorf("reported %+v, want its error", c)
 			}
 		}
-		if len(f.told) != 1 {
-			t.Errorf("told of %d conflicts, want 1", len(f.told))
+		if len(f.reported) != 1 {
+			t.Errorf("reported %d conflicts, want 1", len(f.reported))
 		}
 	})
 }
 
 func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80))
+		f := follow(t)
 		asked := 0
-		gone := socket(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0")
-		stays := []netlinkdiag.Socket{timeWait("127.0.0.0:80", "127.0.0.1:4000", time.Second)}
-		f.kernel.script(nil, func(req diagtest.Request) []diagtest.Datagram {
+		gone := diagtest.NewSocket(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0")
+		stays := []netlinkdiag.Socket{diagtest.NewTimeWait("127.0.0.0:80", "127.0.0.1:4000", time.Second)}
+		f.kernel.script(func(req diagtest.Request) []diagtest.Datagram {
 			if asked++; asked == 1 {
 				return []diagtest.Datagram{
 					{Data: diagtest.Socket(req, gone)},
@@ -338,8 +323,8 @@ func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 		})
 		f.send(taken(80, 1)...)
 		f.end(t)
-		if len(f.told) != 1 || len(f.told[0].Blockers) != 1 || f.told[0].Blockers[0].Count != 1 || f.told[0].Cause != CauseTimeWait {
-			t.Errorf("told of %+v, want one socket in TIME_WAIT", f.told)
+		if len(f.reported) != 1 || len(f.reported[0].Blockers) != 1 || f.reported[0].Blockers[0].Count != 1 || f.reported[0].Cause != verdict.CauseTimeWait {
+			t.Errorf("reported %+v, want one socket in TIME_WAIT", f.reported)
 		}
 		if asked != 2 {
 			t.Errorf("asked %d times, want 2", asked)
@@ -350,20 +335,20 @@ func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 // The first line comes at once, the next ones with what happened in between.
 func TestLinesOfAPortAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
 		for range 100 {
 			f.send(taken(80, 1)...)
 			time.Sleep(time.Second)
 		}
 		f.end(t)
 		var failures []uint64
-		for _, c := range f.told {
+		for _, c := range f.reported {
 			failures = append(failures, c.Failures)
 		}
 		if want := []uint64{1, 30, 30, 30, 9}; !slices.Equal(failures, want) {
 			t.Errorf("lines of %v failures, want %v", failures, want)
 		}
-		if n := len(f.Taker.host.failures.conflicts.waiting); n != 0 {
+		if n := len(f.conflicts.waiting); n != 0 {
 			t.Errorf("%d ports still wait", n)
 		}
 	})
@@ -372,90 +357,43 @@ func TestLinesOfAPortAreApart(t *testing.T) {
 // unitsByPID says that each process is of a unit of its own.
 type unitsByPID struct{}
 
-func (unitsByPID) Find(context.Context, []owner.Socket) (map[uint64]owner.Owner, error) {
-	return nil, nil //nolint:nilnil // nobody is known
-}
-
 func (unitsByPID) OfProcess(pid uint32, _ uint64) (owner.Owner, bool) {
 	return owner.Owner{Unit: fmt.Sprintf("%d.service", pid)}, true
 }
 
-func TestConflictHasTheOwnerOfTheFailureThatIsTold(t *testing.T) {
+func TestConflictHasTheOwnerOfTheFailureThatIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80), listening("0.0.0.0:80", 1))
-		f.host.failures.callers.finder = unitsByPID{}
+		f := followWith(t, nil, unitsByPID{}, diagtest.NewListener("0.0.0.0:80", 1))
 		events := taken(80, 3)
 		for i := range events {
 			events[i].PID = uint32(100 + i)
 		}
 		f.send(events...)
 		f.end(t)
-		if len(f.told) != 1 || f.told[0].PID != 102 || f.told[0].Owner.Unit != "102.service" {
-			t.Errorf("told %+v, want one conflict, of process 102 and its unit", f.told)
+		if len(f.reported) != 1 || f.reported[0].PID != 102 || f.reported[0].Owner.Unit != "102.service" {
+			t.Errorf("reported %+v, want one conflict, of process 102 and its unit", f.reported)
 		}
 	})
 }
 
-func TestTheTellingCauseIsTold(t *testing.T) {
+func TestTheCauseThatSaysMostIsReported(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
-	tidings := newTidings()
-	for _, cause := range []Cause{CauseUnknown, CauseTimeWait, CauseUnknown} {
-		tidings.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, true)
+	notices := newNotices()
+	for _, cause := range []verdict.Cause{verdict.CauseUnknown, verdict.CauseTimeWait, verdict.CauseUnknown} {
+		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, true)
 	}
-	if early := tidings.due(now); len(early) != 0 {
-		t.Errorf("told %+v too early", early)
+	if early := notices.due(now); len(early) != 0 {
+		t.Errorf("reported %+v too early", early)
 	}
-	if wait := tidings.wait(now); wait != tellAfter {
-		t.Errorf("wait for %v, want %v", wait, tellAfter)
+	if wait := notices.wait(now); wait != noticeDelay {
+		t.Errorf("wait for %v, want %v", wait, noticeDelay)
 	}
-	now = now.Add(tellAfter)
-	if due := tidings.due(now); len(due) != 1 || due[0].Cause != CauseTimeWait || due[0].Failures != 6 {
-		t.Errorf("told %+v, want time_wait of 6 failures", due)
+	now = now.Add(noticeDelay)
+	if due := notices.due(now); len(due) != 1 || due[0].Cause != verdict.CauseTimeWait || due[0].Failures != 6 {
+		t.Errorf("reported %+v, want time_wait of 6 failures", due)
 	}
-	if due := tidings.due(now.Add(tellEvery)); len(due) != 0 || len(tidings.ports) != 0 {
-		t.Errorf("told %+v and kept %d ports, want nothing", due, len(tidings.ports))
-	}
-}
-
-func TestCauseOf(t *testing.T) {
-	// All binders have SO_REUSEPORT, for which the kernel has a shortcut, and none of the others.
-	any4 := netip.IPv4Unspecified()
-	full := func(state netlinkdiag.State, flag bindrule.Flag) bindrule.Socket {
-		return bindrule.Socket{Addr: any4, State: bindrule.State(state), Count: 1, V6Only: bindrule.No, ReuseAddr: flag, ReusePort: bindrule.No, UID: bindrule.UIDOf(1)}
-	}
-	mini := func(state netlinkdiag.State, flag bindrule.Flag) bindrule.Socket {
-		s := full(state, flag)
-		s.Kind, s.Expires, s.UID = bindrule.KindTimeWait, time.Second, bindrule.UID{}
-		return s
-	}
-	const no, yes, unknown = bindrule.No, bindrule.Yes, bindrule.FlagUnknown
-	listen, bound := full(netlinkdiag.StateListen, no), full(netlinkdiag.StateClose, no)
-	established, wait := full(netlinkdiag.StateEstablished, no), mini(netlinkdiag.StateTimeWait, no)
-	for _, tt := range []struct {
-		name      string
-		reuseAddr bindrule.Flag
-		port      bindrule.Port
-		want      Cause
-	}{
-		{"nothing there", no, bindrule.Port{}, CauseUnknown},
-		{"of all the listener", no, bindrule.Port{Sockets: []bindrule.Socket{wait, bound, established, listen}}, CauseListener},
-		{"of others the connection", no, bindrule.Port{Sockets: []bindrule.Socket{wait, bound, established}}, CauseConnection},
-		{"before TIME_WAIT the bound one", no, bindrule.Port{Sockets: []bindrule.Socket{wait, bound}}, CauseBound},
-		{"TIME_WAIT", no, bindrule.Port{Sockets: []bindrule.Socket{wait}}, CauseTimeWait},
-		{"a FIN_WAIT2 without a process", no, bindrule.Port{Sockets: []bindrule.Socket{mini(netlinkdiag.StateFinWait2, no)}}, CauseConnection},
-		{"those that let it pass are no cause", yes, bindrule.Port{Sockets: []bindrule.Socket{full(netlinkdiag.StateEstablished, yes), wait}}, CauseTimeWait},
-		{"all let it pass", yes, bindrule.Port{Sockets: []bindrule.Socket{full(netlinkdiag.StateEstablished, yes)}}, CauseUnknown},
-		{"flags unknown, but nothing else there", yes, bindrule.Port{Sockets: []bindrule.Socket{mini(netlinkdiag.StateTimeWait, unknown)}}, CauseTimeWait},
-		{"flags unknown, and others may be there", yes, bindrule.Port{Incomplete: true, Sockets: []bindrule.Socket{mini(netlinkdiag.StateTimeWait, unknown)}}, CauseUnknown},
-		{"flags unknown of two kinds", yes, bindrule.Port{Sockets: []bindrule.Socket{mini(netlinkdiag.StateTimeWait, unknown), full(netlinkdiag.StateClose, unknown)}}, CauseUnknown},
-		{"one is sure, whatever others are", yes, bindrule.Port{Incomplete: true, Sockets: []bindrule.Socket{full(netlinkdiag.StateEstablished, unknown), wait}}, CauseTimeWait},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			request := bindrule.Request{Addr: any4, V6Only: no, ReuseAddr: tt.reuseAddr, ReusePort: yes, UID: bindrule.UIDOf(1)}
-			if got, _ := causeOf(&tt.port, request); got != tt.want {
-				t.Errorf("cause %v, want %v", got, tt.want)
-			}
-		})
+	if due := notices.due(now.Add(noticeInterval)); len(due) != 0 || len(notices.ports) != 0 {
+		t.Errorf("reported %+v and kept %d ports, want nothing", due, len(notices.ports))
 	}
 }
 
@@ -488,7 +426,7 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := newFollowed(t, watchPorts(80), &tt.flags, socket(netlinkdiag.StateClose, "127.0.0.0:80", "0.0.0.0:0"))
+				f := followWith(t, &tt.flags, nil, diagtest.NewSocket(netlinkdiag.StateClose, "127.0.0.0:80", "0.0.0.0:0"))
 				e := taken(80, 1)[0]
 				e.ReuseAddr = true
 				f.send(e)
@@ -496,8 +434,8 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 				if got, want := f.counted(), map[string]uint64{tt.want: 1}; !equalCounts(got, want) {
 					t.Errorf("counted %v, want %v", got, want)
 				}
-				if len(f.told) != 1 || !errors.Is(f.told[0].Err, tt.flags.err) {
-					t.Errorf("told of %+v, want one with error %v", f.told, tt.flags.err)
+				if len(f.reported) != 1 || !errors.Is(f.reported[0].Err, tt.flags.err) {
+					t.Errorf("reported %+v, want one with error %v", f.reported, tt.flags.err)
 				}
 			})
 		})
@@ -507,10 +445,10 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 // The gap grows with the time that looks take.
 func TestSlowLooksAreFurtherApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, watchPorts(80))
+		f := follow(t)
 		const slow = time.Second
 		var looks []time.Time
-		f.kernel.script(nil, func(req diagtest.Request) []diagtest.Datagram {
+		f.kernel.script(func(req diagtest.Request) []diagtest.Datagram {
 			looks = append(looks, time.Now())
 			time.Sleep(slow)
 			return diagtest.Dump(req, nil)
@@ -527,15 +465,15 @@ func TestSlowLooksAreFurtherApart(t *testing.T) {
 }
 
 func TestOtherHalf(t *testing.T) {
-	server := func(local string, uid uint32, v6only bool) listener {
-		s := listening(local, 1)
+	server := func(local string, uid uint32, v6only bool) ports.Listener {
+		s := diagtest.NewListener(local, 1)
 		s.UID, s.V6Only = uid, v6only
-		return newListener(&s)
+		return ports.NewListener(&s)
 	}
 	for _, tt := range []struct {
 		name   string
 		failed string
-		listen listener
+		listen ports.Listener
 		want   bool
 	}{
 		{"IPv6 beside IPv4", "0.0.0.0", server("[::]:80", 7, true), true},
@@ -550,31 +488,9 @@ func TestOtherHalf(t *testing.T) {
 			c := Conflict{Port: 80, Request: bindrule.Request{
 				Addr: netip.MustParseAddr(tt.failed), V6Only: bindrule.No, ReuseAddr: bindrule.No, ReusePort: bindrule.No, UID: bindrule.UIDOf(7),
 			}}
-			if got := len(otherHalf(&c, []listener{tt.listen})) == 1; got != tt.want {
+			if got := len(otherHalf(&c, []ports.Listener{tt.listen})) == 1; got != tt.want {
 				t.Errorf("other half: %t, want %t", got, tt.want)
 			}
 		})
-	}
-}
-
-func TestSummaryIsBounded(t *testing.T) {
-	var blockers []bindrule.Socket
-	for i := range 1000 {
-		s := bindrule.Socket{Addr: netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}), Count: 2, UID: bindrule.UIDOf(uint32(i))}
-		for _, state := range []netlinkdiag.State{netlinkdiag.StateListen, netlinkdiag.StateClose, netlinkdiag.StateEstablished} {
-			s.State = bindrule.State(state)
-			blockers = append(blockers, s)
-		}
-		s.State, s.Kind, s.Expires, s.UID = bindrule.State(netlinkdiag.StateTimeWait), bindrule.KindTimeWait, time.Duration(i%500)*time.Second, bindrule.UID{}
-		blockers = append(blockers, s)
-	}
-	got := summary(blockers)
-	if len(got) != maxBlockersTold+2 {
-		t.Fatalf("%d sockets are kept, want %d", len(got), maxBlockersTold+2)
-	}
-	for _, s := range got {
-		if s.Kind == bindrule.KindTimeWait && (s.Count != 2000 || s.Expires != 499*time.Second) {
-			t.Errorf("TIME_WAIT is %+v, want 2000 of them for 499 s", s)
-		}
 	}
 }

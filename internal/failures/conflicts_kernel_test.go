@@ -1,4 +1,4 @@
-package snapshot
+package failures
 
 import (
 	"errors"
@@ -7,22 +7,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/verdict"
 )
 
-// traced is a namespace whose failed binds a Taker follows.
+// The addresses of lo.
+var (
+	localhost4 = netip.MustParseAddr("127.0.0.1")
+	localhost6 = netip.MustParseAddr("::1")
+)
+
+// traced is a namespace whose failed binds a Recorder follows.
 type traced struct {
-	*Taker
+	*Recorder
 	ns     *kerneltest.NetNS
 	tracer *bindtrace.Tracer
-	told   chan Conflict
+	sets   map[uint32][]ports.Set
 }
 
 // newTracer traces the namespace as its own. The tracefs that it may need goes with the
@@ -58,15 +66,13 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 func trace(t *testing.T, mode sockflags.Mode) *traced {
 	t.Helper()
 	ns := kerneltest.New(t)
-	tr := &traced{ns: ns, tracer: newTracer(t, ns), told: make(chan Conflict, 1000)}
-	cfg := Config{
-		Dial:       func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Retention:  retention,
-		NetNS:      ns.FD(),
-		Binds:      tr.tracer,
-		OwnNetns:   uint32(ns.Inode()),
-		OnConflict: func(c Conflict) { tr.told <- c },
+	inode := uint32(ns.Inode())
+	tr := &traced{
+		ns:     ns,
+		tracer: newTracer(t, ns),
+		sets:   map[uint32][]ports.Set{inode: {watching(t, sock.PortRange{First: 4000, Last: 4099})}},
 	}
+	host := &probe.Host{Config: probe.Config{NetNS: ns.FD()}, OwnInode: inode}
 	if mode != "" {
 		flags, err := sockflags.New(sockflags.Options{Mode: mode})
 		var unavailable *sockflags.UnavailableError
@@ -78,21 +84,30 @@ func trace(t *testing.T, mode sockflags.Mode) *traced {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = flags.Close() })
-		cfg.Flags = flags
+		host.Flags = flags
 	}
-	tr.Taker = newTaker(t, cfg, ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 4000, Last: 4099}}}, MaxPorts: 512})
-	tr.Take(t.Context()) // tells the tracer what to watch
+	tr.Recorder = New(Config{Tracer: tr.tracer, Host: host})
+	tr.update(t) // tells the tracer what to watch
 	done := make(chan error, 1)
-	go func() { done <- tr.FollowBinds() }()
+	go func() { done <- tr.Follow() }()
 	t.Cleanup(func() {
 		if err := tr.tracer.Close(); err != nil {
 			t.Error(err)
 		}
 		if err := <-done; err != nil {
-			t.Errorf("follow binds: %v", err)
+			t.Errorf("follow: %v", err)
 		}
 	})
 	return tr
+}
+
+func (tr *traced) update(t *testing.T) Binds {
+	t.Helper()
+	binds, err := tr.Update(tr.sets, noOthers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binds
 }
 
 // mustFail makes a bind that is refused.
@@ -111,12 +126,8 @@ func (tr *traced) mustFail(t *testing.T, addr netip.AddrPort, opts kerneltest.Op
 func (tr *traced) settled(t *testing.T, n uint64, of func(ConflictCount) bool) map[string]uint64 {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		part := tr.Take(t.Context()).Binds
-		if part.Err != nil {
-			t.Fatal(part.Err)
-		}
 		var sum uint64
-		got := byCause(part.Data.Conflicts, func(c ConflictCount) bool { return c.Netns != 0 && of(c) })
+		got := byCause(tr.update(t).Conflicts, func(c ConflictCount) bool { return c.Netns != 0 && of(c) })
 		for _, m := range got {
 			sum += m
 		}
@@ -139,7 +150,7 @@ type scene struct {
 	set   func(t *testing.T, ns *kerneltest.NetNS, at netip.AddrPort)
 	addr  netip.Addr
 	opts  kerneltest.Options
-	cause Cause
+	cause verdict.Cause
 }
 
 func left(state kerneltest.State, opts kerneltest.Options) func(*testing.T, *kerneltest.NetNS, netip.AddrPort) {
@@ -172,35 +183,45 @@ func scenes() []scene {
 		return func(t *testing.T, ns *kerneltest.NetNS, at netip.AddrPort) { t.Helper(); ns.Bind(t, at, opts) }
 	}
 	all := []scene{
-		{"listener", listen(plain), any4, plain, CauseListener},
-		{"listener, both with SO_REUSEADDR", listen(reuse), any4, reuse, CauseListener},
-		{"listener, the binder with SO_REUSEPORT", listen(plain), any4, kerneltest.Options{ReusePort: true}, CauseListener},
+		{"listener", listen(plain), any4, plain, verdict.CauseListener},
+		{"listener, both with SO_REUSEADDR", listen(reuse), any4, reuse, verdict.CauseListener},
+		{"listener, the binder with SO_REUSEPORT", listen(plain), any4, kerneltest.Options{ReusePort: true}, verdict.CauseListener},
 		{"listener with connections", func(t *testing.T, ns *kerneltest.NetNS, at netip.AddrPort) {
 			t.Helper()
 			l := ns.Listen(t, at, plain)
 			l.Peers(t, kerneltest.StateEstablished, 2, localhost4)
 			l.Peers(t, kerneltest.StateTimeWait, 2, localhost4)
-		}, any4, plain, CauseListener},
-		{"connection ipv6", left(kerneltest.StateEstablished, plain), any6, plain, CauseConnection},
-		{"connection without the flag", left(kerneltest.StateCloseWait, plain), any4, reuse, CauseConnection},
-		{"fin_wait2 without a process", left(kerneltest.StateFinWait2, kerneltest.Options{Backlog: -1}), any4, plain, CauseConnection},
-		{"time_wait", left(kerneltest.StateTimeWait, plain), any4, plain, CauseTimeWait},
-		{"time_wait ipv6", left(kerneltest.StateTimeWait, plain), any6, plain, CauseTimeWait},
-		{"time_wait, the old ones without the flag", left(kerneltest.StateTimeWait, plain), any4, reuse, CauseTimeWait},
-		{"time_wait, the binder without the flag", left(kerneltest.StateTimeWait, reuse), any4, plain, CauseTimeWait},
-		{"time_wait, MPTCP binds", left(kerneltest.StateTimeWait, plain), any4, kerneltest.Options{MPTCP: true}, CauseTimeWait},
-		{"bound", bind(plain), any4, plain, CauseBound},
-		{"bound, the binder without the flag", bind(reuse), any4, plain, CauseBound},
-		{"bound, the old one without the flag", bind(plain), any4, reuse, CauseBound},
+		}, any4, plain, verdict.CauseListener},
+		{"connection ipv6", left(kerneltest.StateEstablished, plain), any6, plain, verdict.CauseConnection},
+		{"connection without the flag", left(kerneltest.StateCloseWait, plain), any4, reuse, verdict.CauseConnection},
+		{"fin_wait2 without a process", left(kerneltest.StateFinWait2, kerneltest.Options{Backlog: -1}), any4, plain, verdict.CauseConnection},
+		{"time_wait", left(kerneltest.StateTimeWait, plain), any4, plain, verdict.CauseTimeWait},
+		{"time_wait ipv6", left(kerneltest.StateTimeWait, plain), any6, plain, verdict.CauseTimeWait},
+		{"time_wait, the old ones without the flag", left(kerneltest.StateTimeWait, plain), any4, reuse, verdict.CauseTimeWait},
+		{"time_wait, the binder without the flag", left(kerneltest.StateTimeWait, reuse), any4, plain, verdict.CauseTimeWait},
+		{"time_wait, MPTCP binds", left(kerneltest.StateTimeWait, plain), any4, kerneltest.Options{MPTCP: true}, verdict.CauseTimeWait},
+		{"bound", bind(plain), any4, plain, verdict.CauseBound},
+		{"bound, the binder without the flag", bind(reuse), any4, plain, verdict.CauseBound},
+		{"bound, the old one without the flag", bind(plain), any4, reuse, verdict.CauseBound},
 	}
 	for _, state := range kerneltest.States() {
 		switch state {
 		case kerneltest.StateListen, kerneltest.StateTimeWait, kerneltest.StateClose, kerneltest.StateSynRecv, kerneltest.StateSynSent:
 		default:
-			all = append(all, scene{state.String(), left(state, plain), any4, plain, CauseConnection})
+			all = append(all, scene{state.String(), left(state, plain), any4, plain, verdict.CauseConnection})
 		}
 	}
 	return all
+}
+
+// showsBoundInactive says whether sock_diag shows TCP sockets that are only bound: since Linux 6.8.
+func showsBoundInactive(t *testing.T) bool {
+	t.Helper()
+	code, err := features.LinuxVersionCode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code >= 6<<16|8<<8
 }
 
 func TestKernelCausesOfConflicts(t *testing.T) {
@@ -215,8 +236,8 @@ func TestKernelCausesOfConflicts(t *testing.T) {
 			}
 			for i, s := range scenes() {
 				t.Run(s.name, func(t *testing.T) {
-					if s.cause == CauseBound && !inactive {
-						s.cause = CauseUnknown
+					if s.cause == verdict.CauseBound && !inactive {
+						s.cause = verdict.CauseUnknown
 					}
 					want := map[string]uint64{s.cause.String() + map[bool]string{false: "/false", true: "/true"}[s.opts.ReuseAddr]: 1}
 					if got := tr.settled(t, 1, ofPort(at(i, s).Port())); !maps.Equal(got, want) {
@@ -268,7 +289,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		tr.ns.Listen(t, at, kerneltest.Options{})
 		tr.mustFail(t, at, kerneltest.Options{})
 		tr.settled(t, 1, ofPort(4001))
-		elsewhere := byCause(tr.Take(t.Context()).Binds.Data.Conflicts, func(c ConflictCount) bool { return c.Netns == 0 && c.Port == 4001 })
+		elsewhere := byCause(tr.update(t).Conflicts, func(c ConflictCount) bool { return c.Netns == 0 && c.Port == 4001 })
 		if want := map[string]uint64{"unknown/false": 1}; !maps.Equal(elsewhere, want) {
 			t.Errorf("counted %v elsewhere, want %v", elsewhere, want)
 		}
