@@ -15,10 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
-	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/probe"
 )
 
 // explained follows the failed binds of a namespace, and explains each.
@@ -34,25 +31,17 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = flags.Close() })
-	plan, err := ports.NewPlan(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4840}}}, MaxPorts: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
 	tracer := newTracer(t, ns)
 	lines := make(chan string, 100)
-	taker := snapshot.New(snapshot.Config{
-		Dial:       func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watch:      plan,
-		Flags:      flags,
-		Binds:      tracer,
-		OwnNetns:   uint32(ns.Inode()),
-		NetNS:      ns.FD(),
+	recorder := failures.New(failures.Config{
+		Tracer:     tracer,
+		Host:       &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags}, OwnInode: uint32(ns.Inode())},
 		OnConflict: func(c failures.Conflict) { lines <- Explain(&c) },
 	})
 	done := make(chan error, 1)
-	go func() { done <- taker.FollowBinds() }()
+	go func() { done <- recorder.Follow() }()
 	t.Cleanup(func() {
-		if err := errors.Join(tracer.Close(), <-done, taker.Close()); err != nil {
+		if err := errors.Join(tracer.Close(), <-done); err != nil {
 			t.Error(err)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -44,11 +45,11 @@ func listener(addr netip.Addr, v6only bool, reuseAddr bindrule.Flag) bindrule.So
 }
 
 // snapshotOf is a snapshot of ports, counted up from 4840, with those sockets.
-func snapshotOf(ports ...[]bindrule.Socket) *snapshot.Snapshot {
+func snapshotOf(sockets ...[]bindrule.Socket) *snapshot.Snapshot {
 	s := new(snapshot.Snapshot)
-	for i, sockets := range ports {
-		v := verdict.Port{Number: uint16(4840 + i), Port: bindrule.Port{Sockets: sockets}}
-		for _, l := range sockets {
+	for i, of := range sockets {
+		v := verdict.Port{Number: uint16(4840 + i), Port: bindrule.Port{Sockets: of}}
+		for _, l := range of {
 			if l.State != sock.StateListen {
 				continue
 			}

@@ -257,7 +257,7 @@ func TestWhatFailedIsSaidAndNothingIsGoodForIt(t *testing.T) {
 
 func TestWhatIsOffIsNoFailure(t *testing.T) {
 	s := watching(snapshotOf([]bindrule.Socket{listener(any4, false, bindrule.Yes)}))
-	s.TCP, s.Reuse = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}, snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
+	s.TCP, s.Reuse = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}, snapshot.Part[struct{}]{Err: snapshot.ErrOff}
 	s.Binds.Err = snapshot.ErrOff
 	p := newPages(t, s)
 	if body := get(t, p.Ports(), "/ports"); !strings.Contains(body, "Switched off, and so not on this page: tcp, reuse.") || strings.Contains(body, "could be seen") {
