@@ -50,10 +50,7 @@ func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 		snap.TCP.Data = append(snap.TCP.Data, ports.PortSockets{Number: p.Number})
 		snap.Listeners.Data = append(snap.Listeners.Data, ports.Group{GroupKey: ports.GroupKey{
 			Port: p.Number, Family: netlinkdiag.FamilyIPv4, Address: netip.IPv4Unspecified(),
-		}})
-		snap.Reuse.Data.Listeners = append(snap.Reuse.Data.Listeners, snapshot.GroupReuse{
-			GroupKey: snap.Listeners.Data[len(snap.Listeners.Data)-1].GroupKey, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No,
-		})
+		}, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No})
 		free := verdict.Verdict{Verdict: bindrule.Verdict{Outcome: bindrule.Free, UntilKnown: true}, BlockersKnown: true}
 		snap.Verdicts.Data = append(snap.Verdicts.Data, verdict.Port{
 			Number: p.Number,

@@ -196,8 +196,8 @@ func TestHostileProcessNames(t *testing.T) {
 	for name, label := range names {
 		port++
 		binds.Latest = append(binds.Latest, failures.Failure{
-			FailureKey: failures.Key{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
-			Time:       at, Errno: unix.EACCES, Process: name,
+			Key:  failures.Key{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
+			Time: at, Errno: unix.EACCES, Process: name,
 		})
 		want[`errno="EACCES",family="ipv4",netns="",port="`+askedPort(port, false)+`",process="`+label+`",protocol="tcp",unit=""`] = "1.7000000005e+09"
 	}
@@ -219,7 +219,7 @@ func TestLatestFailuresAreNeverTheSameSeries(t *testing.T) {
 				for _, protocol := range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP, bindtrace.ProtocolOther} {
 					key := port
 					key.Netns, key.Family, key.Protocol = netns, family, protocol
-					binds.Latest = append(binds.Latest, failures.Failure{FailureKey: key, Errno: unix.EACCES, Process: "\xff"})
+					binds.Latest = append(binds.Latest, failures.Failure{Key: key, Errno: unix.EACCES, Process: "\xff"})
 				}
 			}
 		}

@@ -261,14 +261,14 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: errBroken}
-			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: errBroken}
+			s.Reuse = snapshot.Part[struct{}]{Err: errBroken}
 			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: errBroken}
 		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("001001011111"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: lacking}
-			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: lacking}
+			s.Reuse = snapshot.Part[struct{}]{Err: lacking}
 			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: lacking}
 		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("001001011111"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
@@ -277,7 +277,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 					Watch:     snapshot.Part[ports.Set]{Err: errScrapeTimeout},
 					TCP:       snapshot.Part[[]ports.PortSockets]{Err: errScrapeTimeout},
 					Listeners: snapshot.Part[[]ports.Group]{Err: errScrapeTimeout},
-					Reuse:     snapshot.Part[snapshot.Reuse]{Err: errScrapeTimeout},
+					Reuse:     snapshot.Part[struct{}]{Err: errScrapeTimeout},
 					Verdicts:  snapshot.Part[[]verdict.Port]{Err: errScrapeTimeout},
 					Remote:    snapshot.Part[[]ports.RemotePort]{Err: errScrapeTimeout},
 					Ephemeral: snapshot.Part[ports.Ephemeral]{Err: errScrapeTimeout},
@@ -292,7 +292,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: snapshot.ErrOff}
 			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
-			s.Reuse = snapshot.Part[snapshot.Reuse]{Err: snapshot.ErrOff}
+			s.Reuse = snapshot.Part[struct{}]{Err: snapshot.ErrOff}
 			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: snapshot.ErrOff}
 			s.Binds = snapshot.Part[failures.Binds]{Err: snapshot.ErrOff}
 			s.Discovery = snapshot.Part[snapshot.Discovery]{Err: snapshot.ErrOff}

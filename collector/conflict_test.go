@@ -44,7 +44,7 @@ func TestConflictsBySeries(t *testing.T) {
 	zero.Port = 0
 	other.Port, other.OtherPort = 0, true
 	count := func(key failures.Key, reuseAddr bool, cause verdict.Cause, n uint64) failures.ConflictCount {
-		return failures.ConflictCount{ConflictKey: failures.ConflictKey{FailureKey: key, ReuseAddr: reuseAddr, Cause: cause}, N: n}
+		return failures.ConflictCount{ConflictKey: failures.ConflictKey{Key: key, ReuseAddr: reuseAddr, Cause: cause}, N: n}
 	}
 	text := bindText(t, failures.Binds{Conflicts: []failures.ConflictCount{
 		count(tcp, false, verdict.CauseTimeWait, 1), count(tcp, true, verdict.CauseTimeWait, 2),

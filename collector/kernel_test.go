@@ -17,9 +17,9 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // serve serves the metrics of a namespace over HTTP.
@@ -34,11 +34,9 @@ func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 		t.Fatal(err)
 	}
 	taker := snapshot.New(snapshot.Config{
-		Dial:      func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watch:     plan,
-		TCP:       true,
-		Listeners: true,
-		NetNS:     ns.FD(),
+		Host:  &probe.Host{Config: probe.Config{NetNS: ns.FD()}},
+		Watch: plan,
+		Parts: snapshot.Parts{TCP: true, Listeners: true},
 	})
 	logger := slog.New(slog.DiscardHandler)
 	t.Cleanup(func() {

@@ -87,12 +87,8 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	plain.Interface = "eth0.100"
 
 	groups = append(groups, plain)
-	reuse := make([]snapshot.GroupReuse, len(groups))
-	for i, g := range groups {
-		reuse[i] = snapshot.GroupReuse{
-			GroupKey: g.GroupKey, Interface: g.Interface,
-			ReuseAddr: bindrule.Flag(i % 3), ReusePort: bindrule.No,
-		}
+	for i := range groups {
+		groups[i].ReuseAddr, groups[i].ReusePort = bindrule.Flag(i%3), bindrule.No
 	}
 
 	plan, err := ports.NewPlan(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 53, Last: 53}, Protocol: sock.UDP, Name: "dns"}}, MaxPorts: 2})
@@ -118,7 +114,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Listeners:     snapshot.Part[[]ports.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
 			TCP:           snapshot.Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
-			Reuse:         snapshot.Part[snapshot.Reuse]{Data: snapshot.Reuse{Listeners: reuse}, Duration: 3 * time.Millisecond},
+			Reuse:         snapshot.Part[struct{}]{Duration: 3 * time.Millisecond},
 			Remote:        snapshot.Part[[]ports.RemotePort]{Data: []ports.RemotePort{remote}, Duration: 250 * time.Millisecond},
 			Ephemeral:     snapshot.Part[ports.Ephemeral]{Data: ports.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
 			UDP:           snapshot.Part[ports.UDP]{Data: udp, Duration: 2 * time.Millisecond},
@@ -194,11 +190,11 @@ func someBinds() failures.Binds {
 		Connects: true,
 		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
 		Latest: []failures.Failure{{
-			FailureKey: failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
-			Time:       at, Errno: unix.EADDRINUSE, Process: "nginx",
+			Key:  failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
+			Time: at, Errno: unix.EADDRINUSE, Process: "nginx",
 		}, {
-			FailureKey: failures.Key{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},
-			Time:       at.Add(time.Second), Errno: unix.EACCES, Process: "evil\n\xff\"}\u202e",
+			Key:  failures.Key{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},
+			Time: at.Add(time.Second), Errno: unix.EACCES, Process: "evil\n\xff\"}\u202e",
 		}},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
@@ -279,10 +280,9 @@ func TestKernelVerdictsAsText(t *testing.T) {
 		t.Fatal(err)
 	}
 	taker := snapshot.New(snapshot.Config{
-		Dial:     func() (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()}) },
-		Watch:    plan,
-		Verdicts: true,
-		NetNS:    ns.FD(),
+		Host:  &probe.Host{Config: probe.Config{NetNS: ns.FD()}},
+		Watch: plan,
+		Parts: snapshot.Parts{Verdicts: true},
 	})
 	defer taker.Close()
 	text := exposition(t, New(taker.Take, nil, slog.New(slog.DiscardHandler)))

@@ -7,19 +7,18 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/ports"
-	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
 func TestReuseFlagsAreOneZeroOrAbsent(t *testing.T) {
 	s := wholeSnapshot(t)
-	s.Reuse.Data.Listeners = nil
+	s.Listeners.Data = nil
 	port := uint16(1000)
 	for _, addr := range []bindrule.Flag{bindrule.Yes, bindrule.No, bindrule.FlagUnknown} {
 		for _, reusePort := range []bindrule.Flag{bindrule.Yes, bindrule.No, bindrule.FlagUnknown} {
 			port++
-			s.Reuse.Data.Listeners = append(s.Reuse.Data.Listeners, snapshot.GroupReuse{
+			s.Listeners.Data = append(s.Listeners.Data, ports.Group{
 				GroupKey:  ports.GroupKey{Port: port, Family: netlinkdiag.FamilyIPv6, Address: netip.IPv6Unspecified()},
 				ReuseAddr: addr, ReusePort: reusePort,
 			})

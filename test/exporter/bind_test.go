@@ -47,9 +47,9 @@ func samples(t *testing.T, e *exporter, families ...string) map[string]float64 {
 	return out
 }
 
-// failures are the counters of failed calls in the exporter's own network namespace, and of
+// failedCalls are the counters of failed calls in the exporter's own network namespace, and of
 // boundPort in others.
-func failures(t *testing.T, e *exporter) map[string]float64 {
+func failedCalls(t *testing.T, e *exporter) map[string]float64 {
 	t.Helper()
 	all := samples(t, e, "sockstate_bind_failures_total", "sockstate_listen_failures_total")
 	maps.DeleteFunc(all, func(name string, _ float64) bool {
@@ -193,7 +193,7 @@ func TestFailedCalls(t *testing.T) {
 	ns := kerneltest.New(t)
 	e := startTracing(t, ns)
 	t.Run("each way to fail", func(t *testing.T) {
-		before := failures(t, e)
+		before := failedCalls(t, e)
 		for errno, fail := range ways() {
 			name := unix.ErrnoName(errno)
 			for _, c := range calls() {
@@ -207,7 +207,7 @@ func TestFailedCalls(t *testing.T) {
 						if !errors.Is(got, errno) {
 							t.Fatalf("bind: %v, want %v", got, errno)
 						}
-						after := failures(t, e)
+						after := failedCalls(t, e)
 						checkGrown(t, before, after, map[string]float64{c.series("", label, name): 1})
 						before = after
 					})
@@ -221,34 +221,34 @@ func TestFailedCalls(t *testing.T) {
 		}
 	})
 	t.Run("any port", func(t *testing.T) {
-		before := failures(t, e)
+		before := failedCalls(t, e)
 		c := call{"ipv4", "tcp"}
 		if err := ns.Run(func() error { return c.bind(c.foreign(0), nil) }); !errors.Is(err, unix.EADDRNOTAVAIL) {
 			t.Fatal(err)
 		}
-		checkGrown(t, before, failures(t, e), map[string]float64{c.series("", "0", "EADDRNOTAVAIL"): 1})
+		checkGrown(t, before, failedCalls(t, e), map[string]float64{c.series("", "0", "EADDRNOTAVAIL"): 1})
 	})
 	t.Run("success", func(t *testing.T) {
-		before := failures(t, e)
+		before := failedCalls(t, e)
 		for _, c := range calls() {
 			if err := ns.Run(func() error { return c.bind(c.local(boundPort), nil) }); err != nil {
 				t.Fatal(err)
 			}
 		}
-		checkGrown(t, before, failures(t, e), map[string]float64{})
+		checkGrown(t, before, failedCalls(t, e), map[string]float64{})
 	})
 	t.Run("another namespace", func(t *testing.T) {
-		before := failures(t, e)
+		before := failedCalls(t, e)
 		elsewhere := kerneltest.New(t)
 		c := call{"ipv6", "udp"}
 		if err := elsewhere.Run(func() error { return c.bind(c.foreign(boundPort), nil) }); !errors.Is(err, unix.EADDRNOTAVAIL) {
 			t.Fatal(err)
 		}
-		checkGrown(t, before, failures(t, e), map[string]float64{c.series("other", strconv.Itoa(boundPort), "EADDRNOTAVAIL"): 1})
+		checkGrown(t, before, failedCalls(t, e), map[string]float64{c.series("other", strconv.Itoa(boundPort), "EADDRNOTAVAIL"): 1})
 	})
 	// Two sockets may be bound with SO_REUSEADDR; the second one to listen loses.
 	t.Run("listen", func(t *testing.T) {
-		before := failures(t, e)
+		before := failedCalls(t, e)
 		addr := loopback(boundPort)
 		reuse := kerneltest.Options{ReuseAddr: true}
 		first, second := ns.Bind(t, addr, reuse), ns.Bind(t, addr, reuse)
@@ -258,7 +258,7 @@ func TestFailedCalls(t *testing.T) {
 		if err := unix.Listen(second.FD(), 1); !errors.Is(err, unix.EADDRINUSE) {
 			t.Fatalf("listen: %v, want %v", err, unix.EADDRINUSE)
 		}
-		checkGrown(t, before, failures(t, e), map[string]float64{
+		checkGrown(t, before, failedCalls(t, e), map[string]float64{
 			fmt.Sprintf(`sockstate_listen_failures_total{errno="EADDRINUSE",family="ipv4",netns="",port="%d",protocol="tcp"}`, boundPort): 1,
 		})
 	})
@@ -275,7 +275,7 @@ func TestZerosAreThereBeforeTheFirstFailure(t *testing.T) {
 			want[fmt.Sprintf(`sockstate_listen_failures_total{errno="EADDRINUSE",family="%s",netns="",port="%d",protocol="tcp"}`, family, port)] = 0
 		}
 	}
-	if got := failures(t, e); !maps.Equal(got, want) {
+	if got := failedCalls(t, e); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }
@@ -383,13 +383,13 @@ func TestStormOfFailedBindsIsCountedExactly(t *testing.T) {
 			running--
 		default:
 		}
-		now := failures(t, e)[name]
+		now := failedCalls(t, e)[name]
 		if now < last {
 			t.Errorf("the counter fell from %v to %v", last, now)
 		}
 		last = now
 	}
-	if got := failures(t, e)[name]; got != processes*each {
+	if got := failedCalls(t, e)[name]; got != processes*each {
 		t.Errorf("counted %v, want %d; %v", got, processes*each, samples(t, e,
 			"sockstate_bind_failures_unattributed_total", "sockstate_bind_tracer_missed_runs_total"))
 	}

@@ -231,11 +231,11 @@ func TestTracesWithoutAnyCapabilityOnceItRuns(t *testing.T) {
 	e.checkLog(t)
 	c := call{"ipv4", "udp"}
 	for n := range 3 {
-		before := failures(t, e)
+		before := failedCalls(t, e)
 		if err := ns.Run(func() error { return c.bind(c.foreign(boundPort), nil) }); err == nil {
 			t.Fatal("bind to an address of another host succeeded")
 		}
-		checkGrown(t, before, failures(t, e), map[string]float64{c.series("", strconv.Itoa(boundPort), "EADDRNOTAVAIL"): 1})
+		checkGrown(t, before, failedCalls(t, e), map[string]float64{c.series("", strconv.Itoa(boundPort), "EADDRNOTAVAIL"): 1})
 		// A port that comes to be watched later on.
 		ns.Listen(t, loopback(uint16(9000+n)), kerneltest.Options{ReusePort: true})
 		if got := flagsOf(t, e); len(got) < 2*(n+1) && featureOf(t, e, "reuse_flags").mode == "bpf" {

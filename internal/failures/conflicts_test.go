@@ -1,0 +1,496 @@
+package failures
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/netlinkdiag/diagtest"
+)
+
+// taken are events of binds to a port that is taken: of another address each time.
+func taken(port uint16, n int) []bindtrace.Event {
+	out := make([]bindtrace.Event, n)
+	for i := range out {
+		out[i] = bindtrace.Event{
+			Time: time.Unix(1_700_000_000, int64(i)), Netns: ownNetns, Errno: unix.EADDRINUSE,
+			Protocol: bindtrace.ProtocolTCP, PortKnown: true, Port: port,
+			Addr: netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}),
+		}
+	}
+	return out
+}
+
+// A followed Recorder gets events by hand.
+type followed struct {
+	*Recorder
+	kernel   *fakeKernel
+	reported []Conflict
+	tracer   *fakeTracer
+	done     chan error
+}
+
+// follow lets a Recorder follow events, inside a synctest bubble. It watches port 80, and asks a
+// fake kernel.
+func follow(t *testing.T, sockets ...netlinkdiag.Socket) *followed {
+	t.Helper()
+	return followWith(t, nil, nil, sockets...)
+}
+
+func followWith(t *testing.T, flags probe.FlagReader, owners OwnerFinder, sockets ...netlinkdiag.Socket) *followed {
+	t.Helper()
+	f := &followed{kernel: newFakeKernel(sockets...), tracer: newFakeTracer(), done: make(chan error, 1)}
+	f.Recorder = New(Config{
+		Tracer:     f.tracer,
+		Host:       &probe.Host{Config: probe.Config{Dial: f.kernel.dial, Flags: flags}, OwnInode: ownNetns},
+		Owners:     owners,
+		OnConflict: func(c Conflict) { f.reported = append(f.reported, c) },
+	})
+	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}, nil)
+	go func() { f.done <- f.Follow() }()
+	return f
+}
+
+func (f *followed) send(events ...bindtrace.Event) {
+	for i := range events {
+		f.tracer.events <- events[i]
+	}
+}
+
+// end waits until everything is settled and reported, and ends it. The bubble fails when anything
+// stays.
+func (f *followed) end(t *testing.T) {
+	t.Helper()
+	time.Sleep(time.Minute)
+	close(f.tracer.events)
+	if err := <-f.done; err != nil {
+		t.Errorf("following ended with %v, want no error", err)
+	}
+	if n := f.kernel.Live(); n != 0 {
+		t.Errorf("%d connections stay open", n)
+	}
+}
+
+func (f *followed) counted() map[string]uint64 {
+	return byCause(f.conflicts.all(), func(ConflictCount) bool { return true })
+}
+
+// byCause sums the counts of some.
+func byCause(counts []ConflictCount, of func(ConflictCount) bool) map[string]uint64 {
+	out := make(map[string]uint64)
+	for _, c := range counts {
+		if of(c) {
+			out[fmt.Sprintf("%s/%t", c.Cause, c.ReuseAddr)] += c.N
+		}
+	}
+	return out
+}
+
+func TestManyFailuresShareFewLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		const n = 100_000
+		event := taken(80, 1)
+		start := time.Now()
+		for range n {
+			f.send(event...)
+		}
+		took := time.Since(start)
+		f.end(t)
+
+		if got, want := f.counted(), map[string]uint64{"listener/false": n}; !equalCounts(got, want) {
+			t.Errorf("counted %v, want %v", got, want)
+		}
+		failures := 0
+		for _, c := range f.reported {
+			failures += int(c.Failures)
+		}
+		if failures != n || len(f.reported) != 2 {
+			t.Errorf("reported %d failures in %d lines, want %d in 2: at once, and half a minute later", failures, len(f.reported), n)
+		}
+		// A dump of listeners each, and one more for each line.
+		looks, others := f.kernel.dumps()
+		looks -= len(f.reported)
+		if others != 0 {
+			t.Errorf("%d dumps of all sockets, though the listener explains everything", others)
+		}
+		if most := int(took/minLookGap) + 2; looks > most || looks < 2 {
+			t.Errorf("%d looks in %v, want at most %d and no less than 2", looks, took, most)
+		}
+	})
+}
+
+func equalCounts(a, b map[string]uint64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+
+// A million failures a second are not read a million a second.
+func TestEventsAreReadNoFasterThanTheirPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read := paced(func(*bindtrace.Event) error { return nil })
+		start := time.Now()
+		var e bindtrace.Event
+		for range 10*maxBurst + 1 {
+			if err := read(&e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took != 10*burstTime {
+			t.Errorf("ten bursts took %v, want %v", took, 10*burstTime)
+		}
+	})
+}
+
+func TestFewEventsAreReadAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read := paced(func(*bindtrace.Event) error { time.Sleep(burstTime); return nil })
+		start := time.Now()
+		var e bindtrace.Event
+		for range 2 * maxBurst {
+			if err := read(&e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took != 2*maxBurst*burstTime {
+			t.Errorf("slow events took %v, want %v", took, 2*maxBurst*burstTime)
+		}
+	})
+}
+
+// Any user may fail to bind to every port, at every loopback address.
+func TestWhatWaitsForALookIsBounded(t *testing.T) {
+	c := newConflicts()
+	var total uint64
+	add := func(port uint16, watched bool, n int) {
+		key := Key{Netns: ownNetns, Port: port}
+		if !watched {
+			key.Port, key.OtherPort = 0, true
+		}
+		for _, e := range taken(port, n) {
+			c.add(key, &e, owner.Owner{})
+			total++
+		}
+	}
+	for port := range 1 << 16 {
+		add(uint16(port), false, 20)
+	}
+	if len(c.waiting) != maxWaitingOthers {
+		t.Errorf("%d ports wait that are not watched, want %d", len(c.waiting), maxWaitingOthers)
+	}
+	for port := range 1 << 16 {
+		add(uint16(port), true, 20) // in a set of that many
+	}
+	if want := maxWaitingOthers + maxWaitingPorts; len(c.waiting) != want {
+		t.Errorf("%d ports wait, want %d", len(c.waiting), want)
+	}
+	var sum uint64
+	notices := newNotices()
+	for number, port := range c.take() {
+		if len(port.binds) > maxWaitingBinds {
+			t.Errorf("%d binds of a port wait, want at most %d", len(port.binds), maxWaitingBinds)
+		}
+		conflict := c.settle(number, port, &bindrule.Port{})
+		notices.add(time.Time{}, conflict, port.watched)
+	}
+	for _, count := range c.all() {
+		sum += count.N
+	}
+	if sum != total {
+		t.Errorf("%d failures are counted, want %d", sum, total)
+	}
+	if len(c.counts) > maxConflictKeys+1 {
+		t.Errorf("%d keys, want at most %d", len(c.counts), maxConflictKeys+1)
+	}
+	if got := len(notices.ports); got > maxNoticePorts+maxNoticeOthers {
+		t.Errorf("%d ports have notices, want at most %d", got, maxNoticePorts+maxNoticeOthers)
+	}
+	if len(c.waiting) != 0 || c.others != 0 {
+		t.Errorf("%d ports, %d others still wait", len(c.waiting), c.others)
+	}
+}
+
+// Others cannot take the place of watched ports.
+func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		for port := uint16(1000); port < 2000; port++ {
+			f.send(taken(port, 1)...)
+		}
+		f.send(taken(80, 1)...)
+		f.end(t)
+		watched := byCause(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
+		if want := map[string]uint64{"listener/false": 1}; !equalCounts(watched, want) {
+			t.Errorf("counted %v, want %v", watched, want)
+		}
+		others := 0
+		for _, c := range f.reported {
+			if c.Port != 80 {
+				others++
+			}
+		}
+		if others != maxNoticeOthers {
+			t.Errorf("reported %d other ports, want %d", others, maxNoticeOthers)
+		}
+	})
+}
+
+func TestEventsThatALookCannotExplain(t *testing.T) {
+	for name, change := range map[string]func(*bindtrace.Event){
+		"another namespace":  func(e *bindtrace.Event) { e.Netns++ },
+		"udp":                func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolUDP },
+		"port 0":             func(e *bindtrace.Event) { e.Port = 0 },
+		"a port nobody read": func(e *bindtrace.Event) { e.PortKnown = false },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+				event := taken(80, 1)[0]
+				change(&event)
+				f.send(event)
+				f.end(t)
+				if got, want := f.counted(), map[string]uint64{"unknown/false": 1}; !equalCounts(got, want) {
+					t.Errorf("counted %v, want %v", got, want)
+				}
+				if len(f.reported) != 0 || len(f.kernel.Requests()) != 0 {
+					t.Errorf("reported %+v after %d dumps, want nothing", f.reported, len(f.kernel.Requests()))
+				}
+			})
+		})
+	}
+}
+
+func TestOtherErrorsAreNoConflicts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		denied, listen := taken(80, 1)[0], taken(80, 1)[0]
+		denied.Errno, listen.Op = unix.EACCES, bindtrace.OpListen
+		f.send(denied, listen)
+		f.end(t)
+		if got := f.counted(); len(got) != 0 {
+			t.Errorf("counted %v, want nothing", got)
+		}
+	})
+}
+
+func TestFailedLookIsOfUnknownCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t)
+		f.kernel.script(func(diagtest.Request) []diagtest.Datagram { return []diagtest.Datagram{{Err: unix.ENOBUFS}} })
+		f.send(taken(80, 2)...)
+		f.end(t)
+		if got, want := f.counted(), map[string]uint64{"unknown/false": 2}; !equalCounts(got, want) {
+			t.Errorf("counted %v, want %v", got, want)
+		}
+		for _, c := range f.reported {
+			if c.Err == nil {
+				t.Errorf("reported %+v, want its error", c)
+			}
+		}
+		if len(f.reported) != 1 {
+			t.Errorf("reported %d conflicts, want 1", len(f.reported))
+		}
+	})
+}
+
+func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t)
+		asked := 0
+		gone := diagtest.NewSocket(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0")
+		stays := []netlinkdiag.Socket{diagtest.NewTimeWait("127.0.0.0:80", "127.0.0.1:4000", time.Second)}
+		f.kernel.script(func(req diagtest.Request) []diagtest.Datagram {
+			if asked++; asked == 1 {
+				return []diagtest.Datagram{
+					{Data: diagtest.Socket(req, gone)},
+					{Data: diagtest.Socket(req, stays[0])},
+					{Data: diagtest.Interrupted(diagtest.Done(req.Sequence, 0))},
+				}
+			}
+			return diagtest.Dump(req, stays)
+		})
+		f.send(taken(80, 1)...)
+		f.end(t)
+		if len(f.reported) != 1 || len(f.reported[0].Blockers) != 1 || f.reported[0].Blockers[0].Count != 1 || f.reported[0].Cause != verdict.CauseTimeWait {
+			t.Errorf("reported %+v, want one socket in TIME_WAIT", f.reported)
+		}
+		if asked != 2 {
+			t.Errorf("asked %d times, want 2", asked)
+		}
+	})
+}
+
+// The first line comes at once, the next ones with what happened in between.
+func TestLinesOfAPortAreApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		for range 100 {
+			f.send(taken(80, 1)...)
+			time.Sleep(time.Second)
+		}
+		f.end(t)
+		var failures []uint64
+		for _, c := range f.reported {
+			failures = append(failures, c.Failures)
+		}
+		if want := []uint64{1, 30, 30, 30, 9}; !slices.Equal(failures, want) {
+			t.Errorf("lines of %v failures, want %v", failures, want)
+		}
+		if n := len(f.conflicts.waiting); n != 0 {
+			t.Errorf("%d ports still wait", n)
+		}
+	})
+}
+
+// unitsByPID says that each process is of a unit of its own.
+type unitsByPID struct{}
+
+func (unitsByPID) OfProcess(pid uint32, _ uint64) (owner.Owner, bool) {
+	return owner.Owner{Unit: fmt.Sprintf("%d.service", pid)}, true
+}
+
+func TestConflictHasTheOwnerOfTheFailureThatIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := followWith(t, nil, unitsByPID{}, diagtest.NewListener("0.0.0.0:80", 1))
+		events := taken(80, 3)
+		for i := range events {
+			events[i].PID = uint32(100 + i)
+		}
+		f.send(events...)
+		f.end(t)
+		if len(f.reported) != 1 || f.reported[0].PID != 102 || f.reported[0].Owner.Unit != "102.service" {
+			t.Errorf("reported %+v, want one conflict, of process 102 and its unit", f.reported)
+		}
+	})
+}
+
+func TestTheCauseThatSaysMostIsReported(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	notices := newNotices()
+	for _, cause := range []verdict.Cause{verdict.CauseUnknown, verdict.CauseTimeWait, verdict.CauseUnknown} {
+		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, true)
+	}
+	if early := notices.due(now); len(early) != 0 {
+		t.Errorf("reported %+v too early", early)
+	}
+	if wait := notices.wait(now); wait != noticeDelay {
+		t.Errorf("wait for %v, want %v", wait, noticeDelay)
+	}
+	now = now.Add(noticeDelay)
+	if due := notices.due(now); len(due) != 1 || due[0].Cause != verdict.CauseTimeWait || due[0].Failures != 6 {
+		t.Errorf("reported %+v, want time_wait of 6 failures", due)
+	}
+	if due := notices.due(now.Add(noticeInterval)); len(due) != 0 || len(notices.ports) != 0 {
+		t.Errorf("reported %+v and kept %d ports, want nothing", due, len(notices.ports))
+	}
+}
+
+// flagsWithout is a reader that fails, or misses what is on ports.
+type flagsWithout struct {
+	err    error
+	missed map[uint16]uint64
+}
+
+func (*flagsWithout) Mode() sockflags.Mode { return sockflags.ModeBPF }
+
+func (f *flagsWithout) Read(context.Context, sockflags.Request) (*sockflags.Result, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return &sockflags.Result{Missed: f.missed}, nil
+}
+
+// A bound socket whose flag is not known is the cause only where nothing else can be.
+func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		flags flagsWithout
+		want  string
+	}{
+		{"all there", flagsWithout{}, "bound/true"},
+		{"some missed", flagsWithout{missed: map[uint16]uint64{80: 1}}, "unknown/true"},
+		{"some missed on another port", flagsWithout{missed: map[uint16]uint64{81: 1}}, "bound/true"},
+		{"failed", flagsWithout{err: unix.EPERM}, "unknown/true"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := followWith(t, &tt.flags, nil, diagtest.NewSocket(netlinkdiag.StateClose, "127.0.0.0:80", "0.0.0.0:0"))
+				e := taken(80, 1)[0]
+				e.ReuseAddr = true
+				f.send(e)
+				f.end(t)
+				if got, want := f.counted(), map[string]uint64{tt.want: 1}; !equalCounts(got, want) {
+					t.Errorf("counted %v, want %v", got, want)
+				}
+				if len(f.reported) != 1 || !errors.Is(f.reported[0].Err, tt.flags.err) {
+					t.Errorf("reported %+v, want one with error %v", f.reported, tt.flags.err)
+				}
+			})
+		})
+	}
+}
+
+// The gap grows with the time that looks take.
+func TestSlowLooksAreFurtherApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t)
+		const slow = time.Second
+		var looks []time.Time
+		f.kernel.script(func(req diagtest.Request) []diagtest.Datagram {
+			looks = append(looks, time.Now())
+			time.Sleep(slow)
+			return diagtest.Dump(req, nil)
+		})
+		for range 300 {
+			f.send(taken(80, 1)...)
+			time.Sleep(100 * time.Millisecond)
+		}
+		f.end(t)
+		if len(looks) != 7 {
+			t.Errorf("%d looks in half a minute, want one in five seconds", len(looks))
+		}
+	})
+}
+
+func TestOtherHalf(t *testing.T) {
+	server := func(local string, uid uint32, v6only bool) ports.Listener {
+		s := diagtest.NewListener(local, 1)
+		s.UID, s.V6Only = uid, v6only
+		return ports.NewListener(&s)
+	}
+	for _, tt := range []struct {
+		name   string
+		failed string
+		listen ports.Listener
+		want   bool
+	}{
+		{"IPv6 beside IPv4", "0.0.0.0", server("[::]:80", 7, true), true},
+		{"IPv4 beside IPv6", "::1", server("127.0.0.1:80", 7, false), true},
+		{"another address of the same family", "127.0.0.1", server("127.0.0.2:80", 7, false), false},
+		{"a v4-mapped one is IPv4", "127.0.0.1", server("[::ffff:127.0.0.2]:80", 7, false), false},
+		{"of another user", "0.0.0.0", server("[::]:80", 8, true), false},
+		{"on another port", "0.0.0.0", server("[::]:81", 7, true), false},
+		{"in the way itself", "0.0.0.0", server("[::]:80", 7, false), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := Conflict{Port: 80, Request: bindrule.Request{
+				Addr: netip.MustParseAddr(tt.failed), V6Only: bindrule.No, ReuseAddr: bindrule.No, ReusePort: bindrule.No, UID: bindrule.UIDOf(7),
+			}}
+			if got := len(otherHalf(&c, []ports.Listener{tt.listen})) == 1; got != tt.want {
+				t.Errorf("other half: %t, want %t", got, tt.want)
+			}
+		})
+	}
+}

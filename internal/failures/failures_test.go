@@ -1,0 +1,236 @@
+package failures
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
+)
+
+func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
+	const blue = foreignNetns + 1
+	r := newRecorder()
+	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
+	for _, netns := range []uint32{ownNetns, blue, foreignNetns} {
+		for _, port := range []uint16{80, 81, 82} {
+			e := failed(port, "", 0)
+			e.Netns = netns
+			r.add(&e)
+		}
+	}
+	var got []Key
+	for _, failure := range r.all() {
+		got = append(got, failure.Key)
+	}
+	var want []Key
+	for _, netns := range []uint32{ownNetns, blue, 0} {
+		for _, port := range []uint16{80, 81} {
+			want = append(want, Key{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP})
+		}
+		want = append(want, Key{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP})
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestLatestFailures(t *testing.T) {
+	with := func(e bindtrace.Event, change func(*bindtrace.Event)) bindtrace.Event {
+		change(&e)
+		return e
+	}
+	failure := func(key Key, process string, after time.Duration) Failure {
+		return Failure{Key: key, Time: time.Unix(1_700_000_000, 0).Add(after), Errno: unix.EADDRINUSE, Process: process}
+	}
+	tcp80 := Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	v6, udp, foreign, zero, other := tcp80, tcp80, tcp80, tcp80, tcp80
+	v6.Family = bindtrace.FamilyIPv6
+	udp.Protocol = bindtrace.ProtocolUDP
+	foreign.Netns = 0
+	zero.Port = 0
+	other.Port, other.OtherPort = 0, true
+
+	for _, tt := range []struct {
+		name   string
+		events []bindtrace.Event
+		want   []Failure
+	}{
+		{"none", nil, []Failure{}},
+		{"the latest of a key", []bindtrace.Event{failed(80, "a", 1), failed(80, "b", 3), failed(80, "c", 5)},
+			[]Failure{failure(tcp80, "c", 5)}},
+		{"each key apart", []bindtrace.Event{
+			with(failed(80, "foreign", 1), func(e *bindtrace.Event) { e.Netns = foreignNetns }),
+			failed(8080, "other", 2),
+			with(failed(80, "udp", 3), func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolUDP }),
+			with(failed(80, "v6", 4), func(e *bindtrace.Event) { e.Family = bindtrace.FamilyIPv6 }),
+			failed(0, "zero", 5),
+			failed(80, "tcp", 6),
+		}, []Failure{
+			failure(zero, "zero", 5), failure(tcp80, "tcp", 6), failure(v6, "v6", 4), failure(udp, "udp", 3),
+			failure(other, "other", 2), failure(foreign, "foreign", 1),
+		}},
+		{"ports that are not watched share one", []bindtrace.Event{failed(8080, "a", 1), failed(8081, "b", 2)},
+			[]Failure{failure(other, "b", 2)}},
+		{"a port that could not be read is not 0",
+			[]bindtrace.Event{with(failed(0, "a", 1), func(e *bindtrace.Event) { e.PortKnown = false })},
+			[]Failure{failure(other, "a", 1)}},
+		{"listen is no bind",
+			[]bindtrace.Event{with(failed(80, "a", 1), func(e *bindtrace.Event) { e.Op = bindtrace.OpListen })}, []Failure{}},
+		{"a name of all 16 bytes", []bindtrace.Event{failed(80, "0123456789abcdef", 1)},
+			[]Failure{failure(tcp80, "0123456789abcdef", 1)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := recorderOf(t, []sock.PortRange{one(80)}, tt.events...).all(); !slices.Equal(got, tt.want) {
+				t.Errorf("got  %+v\nwant %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+// An ordinary user may ask for every port, in a namespace of their own too.
+func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
+	r := recorderOf(t, []sock.PortRange{{First: 1000, Last: 1004}})
+	families := []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6}
+	for port := range 1 << 16 {
+		for _, netns := range []uint32{ownNetns, foreignNetns + uint32(port)} {
+			e := failed(uint16(port), "hostile", 0)
+			e.Netns, e.Errno = netns, unix.Errno(port%4096)
+			for _, e.Family = range families {
+				for _, e.Protocol = range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP} {
+					r.add(&e)
+				}
+			}
+		}
+	}
+	// Five ports, 0 and other, of two namespaces, families and protocols.
+	if got, want := len(r.all()), (5+2)*2*2*2; got != want {
+		t.Errorf("%d failures are kept, want %d", got, want)
+	}
+}
+
+func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
+	r := recorderOf(t, []sock.PortRange{one(80), one(443)},
+		failed(80, "a", 1), failed(443, "b", 2), failed(0, "c", 3), failed(8080, "d", 4))
+	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(443))}}, nil)
+	var watched []string
+	for _, l := range r.all() {
+		watched = append(watched, l.Process)
+	}
+	if want := []string{"c", "b", "d"}; !slices.Equal(watched, want) {
+		t.Errorf("kept those of %q, want %q", watched, want)
+	}
+	again := failed(80, "e", 5)
+	r.add(&again)
+	if got := r.all(); len(got) != 3 || got[2].Process != "e" || !got[2].OtherPort {
+		t.Errorf("got %+v, want the new failure under other", got)
+	}
+}
+
+func TestFollowEndsWithTheEvents(t *testing.T) {
+	r := recorderOf(t, []sock.PortRange{one(80)})
+	n := 0
+	err := r.follow(func(e *bindtrace.Event) error {
+		if n++; n > 2 {
+			return io.ErrUnexpectedEOF
+		}
+		*e = failed(80, "x", time.Duration(n))
+		return nil
+	})
+	if !errors.Is(err, io.ErrUnexpectedEOF) || len(r.all()) != 1 || n != 3 {
+		t.Errorf("ended with %v after %d reads and %d failures, want %v, 3 and 1", err, n, len(r.all()), io.ErrUnexpectedEOF)
+	}
+}
+
+func TestFollowEndsWithoutAnErrorWhenTheTracerIsClosed(t *testing.T) {
+	tracer := newFakeTracer()
+	r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns}})
+	done := make(chan error, 1)
+	go func() { done <- r.Follow() }()
+	tracer.events <- failed(80, "x", 0)
+	close(tracer.events)
+	if err := <-done; err != nil || len(r.all()) != 1 {
+		t.Errorf("ended with %v and %d failures, want no error and 1", err, len(r.all()))
+	}
+}
+
+func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
+	const blue = foreignNetns + 1
+	sets := map[uint32][]ports.Set{ownNetns: {watching(t, one(80)), watching(t, one(53))}, blue: {watching(t, one(80), one(81))}}
+	others := &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 1}}}}
+	for _, tt := range []struct {
+		name string
+		host *probe.Host
+		want []uint32 // the namespaces that the tracer is told
+	}{
+		{"the own namespace alone", &probe.Host{OwnInode: ownNetns}, nil},
+		{"others too", &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}, []uint32{ownNetns, blue}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tracer := newFakeTracer()
+			tracer.counts = tracerCounts(map[uint32]uint64{blue: 7})
+			r := New(Config{Tracer: tracer, Host: tt.host})
+			e := failed(81, "x", 0)
+			binds, err := r.Update(sets, others)
+			r.add(&e)
+			if err == nil {
+				binds, err = r.Update(sets, others)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := slices.Sorted(slices.Values(tracer.watched)), []uint16{53, 80, 81}; !slices.Equal(got, want) {
+				t.Errorf("watched %v, want %v", got, want)
+			}
+			if got := slices.Sorted(slices.Values(tracer.namespaces)); !slices.Equal(got, tt.want) {
+				t.Errorf("namespaces %v, want %v", got, tt.want)
+			}
+			if !slices.Equal(binds.Counts, tracer.counts) || !binds.Connects || binds.Stats.Lost != 3 ||
+				len(binds.Latest) != 1 || binds.Latest[0].Port != 81 || len(binds.Recent) != 1 {
+				t.Errorf("got %+v", binds)
+			}
+		})
+	}
+}
+
+func TestUpdateReturnsTheErrorOfTheTracer(t *testing.T) {
+	for _, call := range []string{"SetWatch", "SetNamespaces", "Counts", "Stats"} {
+		t.Run(call, func(t *testing.T) {
+			tracer := newFakeTracer()
+			tracer.refused = call
+			r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}})
+			if _, err := r.Update(nil, new(netns.Set)); !errors.Is(err, errRefused) {
+				t.Errorf("error %v, want %v", err, errRefused)
+			}
+		})
+	}
+}
+
+// Events come from the tracer's reader while snapshots are taken.
+func TestFailuresWhileWatchedPortsChange(t *testing.T) {
+	r := recorderOf(t, []sock.PortRange{one(80)})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 1000 {
+			e := failed(uint16(80+i%2), "x", time.Duration(i))
+			r.add(&e)
+		}
+	}()
+	sets := []ports.Set{watching(t, one(80)), watching(t, one(81))}
+	for i := range 200 {
+		r.watch(map[uint32][]ports.Set{ownNetns: {sets[i%2]}}, nil)
+		if n := len(r.all()); n > 2 {
+			t.Fatalf("%d failures are kept, want 2 at most", n)
+		}
+	}
+	<-done
+}

@@ -1,0 +1,147 @@
+package failures
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+)
+
+// short says what a row is in a few words.
+func short(rows []Recent) []string {
+	out := make([]string, 0, len(rows))
+	for _, r := range rows {
+		out = append(out, fmt.Sprintf("%d %s x%d %v", r.Port, r.Process, r.Count, r.Last.Sub(r.First)))
+	}
+	return out
+}
+
+func recentOf(r *Recorder) []Recent { return r.conflicts.recent.all() }
+
+func TestRecentFailuresAreTheLatestFirstAndRepeatsOne(t *testing.T) {
+	r := recorderOf(t, []sock.PortRange{one(80)},
+		failed(80, "a", 1*time.Second), failed(80, "b", 2*time.Second), failed(8080, "c", 3*time.Second),
+		failed(80, "a", 4*time.Second), failed(80, "a", 6*time.Second))
+	want := []string{"80 a x3 5s", "8080 c x1 0s", "80 b x1 0s"}
+	if got := short(recentOf(r)); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestRecentFailuresDifferByWhatTheCallWas(t *testing.T) {
+	changes := []func(*bindtrace.Event){
+		func(*bindtrace.Event) {},
+		func(e *bindtrace.Event) { e.Errno = unix.EACCES },
+		func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolUDP },
+		func(e *bindtrace.Event) { e.Addr = netip.IPv4Unspecified() },
+		func(e *bindtrace.Event) { e.Netns = foreignNetns },
+		func(e *bindtrace.Event) { e.Port, e.PortKnown = 0, false },
+	}
+	var events []bindtrace.Event
+	for _, change := range append(changes, changes...) {
+		e := failed(80, "a", 0)
+		change(&e)
+		events = append(events, e)
+	}
+	rows := recentOf(recorderOf(t, []sock.PortRange{one(80)}, events...))
+	if len(rows) != len(changes) {
+		t.Errorf("%d rows, want %d: %q", len(rows), len(changes), short(rows))
+	}
+	for _, r := range rows {
+		if r.Count != 2 {
+			t.Errorf("%+v has count %d, want 2", r, r.Count)
+		}
+		if watched := r.Netns == ownNetns && r.PortKnown; r.Watched != watched {
+			t.Errorf("%+v: watched %v, want %v", r, r.Watched, watched)
+		}
+	}
+}
+
+// storm makes failures of a user under ever new names, on all ports in turn.
+func storm(r *Recorder, uid uint32, watched ...uint16) {
+	for i := range 20_000 {
+		e := failed(watched[i%len(watched)], fmt.Sprintf("name%d", i), time.Hour+time.Duration(i))
+		e.UID = uid
+		r.add(&e)
+	}
+}
+
+func TestStormKeepsNoMoreThanItsBound(t *testing.T) {
+	r := recorderOf(t, []sock.PortRange{one(80)})
+	storm(r, 1000, 80, 8080)
+	if n := len(recentOf(r)); n > maxRecent+maxRecentOthers {
+		t.Errorf("%d failures are kept, want %d at most", n, maxRecent+maxRecentOthers)
+	}
+}
+
+func TestStormDoesNotPushOutOtherPortsOrUsers(t *testing.T) {
+	all := make([]uint16, 600)
+	for i := range all {
+		all[i] = uint16(1000 + i)
+	}
+	for _, tt := range []struct {
+		name    string
+		uid     uint32
+		watched []uint16
+	}{
+		{"ports that are not watched", 0, []uint16{8080, 8081}},
+		{"another watched port", 0, []uint16{443}},
+		{"the same port, of another user", 1000, []uint16{80}},
+		{"every watched port, of another user", 1000, all},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := recorderOf(t, []sock.PortRange{one(80), one(443), {First: 1000, Last: 1400}}, failed(80, "service", 0))
+			storm(r, tt.uid, tt.watched...)
+			if !slices.ContainsFunc(recentOf(r), func(row Recent) bool { return row.Process == "service" }) {
+				t.Error("the service's failure was pushed out")
+			}
+		})
+	}
+}
+
+func TestRecentFailureGetsItsCause(t *testing.T) {
+	with := failed(80, "with", 2)
+	with.Addr, with.ReuseAddr = netip.IPv4Unspecified(), true
+	without := failed(80, "without", 1)
+	without.Addr = netip.IPv4Unspecified()
+	later := failed(443, "later", 3)
+	later.Addr = netip.IPv4Unspecified()
+	refused := without
+	refused.Errno, refused.Time = unix.EACCES, refused.Time.Add(-1)
+	r := recorderOf(t, []sock.PortRange{one(80), one(443)}, with, without, later, refused)
+
+	left := bindrule.Socket{
+		Addr: netip.IPv4Unspecified(), State: sock.StateTimeWait, Kind: sock.KindTimeWait, ReuseAddr: bindrule.Yes,
+		Count: 3, Expires: time.Minute,
+	}
+	at := portID{ownNetns, 80}
+	r.conflicts.settle(at, r.conflicts.take()[at], &bindrule.Port{Sockets: []bindrule.Socket{left}})
+
+	var got []string
+	for _, row := range recentOf(r) {
+		got = append(got, fmt.Sprintf("%s settled=%v %v %d", row.Process, row.Settled, row.Cause, len(row.Blockers)))
+	}
+	want := []string{"later settled=false unknown 0", "with settled=true unknown 0", "without settled=true time_wait 1", "without settled=false unknown 0"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func BenchmarkRecentStorm(b *testing.B) {
+	r := newRecent()
+	e := failed(80, "", 0)
+	key := Key{Netns: ownNetns, Port: 80}
+	for i := 0; b.Loop(); i++ {
+		e.Time = e.Time.Add(1)
+		copy(e.Comm[:], fmt.Sprint(i))
+		r.add(key, &e, owner.Owner{})
+	}
+}

@@ -1,0 +1,83 @@
+package failures
+
+import (
+	"maps"
+	"testing"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/verdict"
+)
+
+// tracerCounts is a failed bind() to port 80, by the number of its namespace.
+func tracerCounts(n map[uint32]uint64) []bindtrace.Count {
+	var out []bindtrace.Count
+	for inode, n := range n {
+		out = append(out, bindtrace.Count{Key: bindtrace.Key{Netns: inode, Port: 80}, N: n})
+	}
+	return out
+}
+
+func TestCountsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
+	const x, y = 4026533000, 4026533001
+	first, second := netns.ID{Inode: x, Cookie: 1}, netns.ID{Inode: x, Cookie: 2}
+	neighbour := netns.ID{Inode: y, Cookie: 3}
+	r := newRetired()
+	for _, step := range []struct {
+		what    string
+		watched []netns.ID
+		traced  map[uint32]uint64 // what the tracer says: it never forgets
+		want    map[uint32]uint64
+	}{
+		{"none", nil, map[uint32]uint64{ownNetns: 1, 0: 2}, map[uint32]uint64{ownNetns: 1, 0: 2}},
+		{"comes", []netns.ID{first, neighbour}, map[uint32]uint64{ownNetns: 1, 0: 2, x: 5, y: 7}, map[uint32]uint64{ownNetns: 1, 0: 2, x: 5, y: 7}},
+		{"goes", []netns.ID{neighbour}, map[uint32]uint64{ownNetns: 1, 0: 2, x: 6, y: 7}, map[uint32]uint64{ownNetns: 1, 0: 8, y: 7}},
+		{"is gone", []netns.ID{neighbour}, map[uint32]uint64{ownNetns: 1, 0: 3, x: 6, y: 7}, map[uint32]uint64{ownNetns: 1, 0: 9, y: 7}},
+		{"another of its number comes", []netns.ID{second, neighbour}, map[uint32]uint64{0: 3, x: 6, y: 8}, map[uint32]uint64{0: 9, y: 8}},
+		{"and fails", []netns.ID{second, neighbour}, map[uint32]uint64{0: 3, x: 10, y: 8}, map[uint32]uint64{0: 9, x: 4, y: 8}},
+		{"is replaced between two snapshots", []netns.ID{first, neighbour}, map[uint32]uint64{0: 3, x: 11, y: 8}, map[uint32]uint64{0: 14, y: 8}},
+		{"and fails as well", []netns.ID{first, neighbour}, map[uint32]uint64{0: 3, x: 13, y: 8}, map[uint32]uint64{0: 14, x: 2, y: 8}},
+	} {
+		set := new(netns.Set)
+		for _, id := range step.watched {
+			set.Namespaces = append(set.Namespaces, &netns.Namespace{ID: id})
+		}
+		gone := r.replace(set)
+		got := make(map[uint32]uint64)
+		for _, c := range r.settle(tracerCounts(step.traced), gone) {
+			got[c.Netns] += c.N
+		}
+		if !maps.Equal(got, step.want) {
+			t.Errorf("%s: got %v, want %v", step.what, got, step.want)
+		}
+	}
+}
+
+func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
+	const blue = 4026533000
+	r := newRecorder()
+	sets := map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}
+	r.watch(sets, nil)
+	key := ConflictKey{Key: Key{Netns: blue, Port: 80}, Cause: verdict.CauseListener}
+	check := func(what string, want map[uint32]uint64) {
+		t.Helper()
+		got := make(map[uint32]uint64)
+		for _, c := range r.conflicts.all() {
+			got[c.Netns] += c.N
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", what, got, want)
+		}
+	}
+	r.conflicts.settled(key, 3)
+	check("there", map[uint32]uint64{blue: 3})
+	delete(sets, blue)
+	r.watch(sets, map[uint32]bool{blue: true})
+	check("gone", map[uint32]uint64{0: 3})
+	r.conflicts.settled(key, 2) // of a look that was under way
+	r.watch(sets, nil)
+	check("settled late", map[uint32]uint64{0: 5})
+	r.watch(map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
+	check("another one of that number", map[uint32]uint64{0: 5})
+}
