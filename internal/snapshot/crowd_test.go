@@ -62,7 +62,7 @@ func TestCrowdOfListenersLeavesRoomForServers(t *testing.T) {
 		t.Error("groups are not sorted")
 	}
 
-	// Whatever the order of the kernel, whoever else comes: the same ones.
+	// The same ones in any order of the kernel, also when more come.
 	f.set(slices.Concat(crowd(2000, 80), f.sockets[1000:])...)
 	s = whole(t, taker)
 	if again := shownOn(&s, 80); !slices.Equal(again, got) {

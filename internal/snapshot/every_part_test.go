@@ -69,7 +69,7 @@ func checkEveryPart(t *testing.T, what string, structure any, want error) {
 	}
 }
 
-// A part that is added to Namespace or Snapshot is absent until it is taken, whoever adds it.
+// A part that is added to Namespace or Snapshot is absent until it is taken, without another line of code.
 func TestEveryPartIsPendingUntilItIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked := make(chan struct{})

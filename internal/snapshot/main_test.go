@@ -156,7 +156,7 @@ func checkErrors(t *testing.T, s *Snapshot, watched, listeners, tcp, stack error
 	}
 }
 
-// whole takes a snapshot of which no part may be missing.
+// whole takes a snapshot and fails the test where a part is missing.
 func whole(t *testing.T, taker *Taker) Snapshot {
 	t.Helper()
 	s := taker.Take(context.Background())

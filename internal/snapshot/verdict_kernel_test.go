@@ -59,8 +59,8 @@ func judged(t *testing.T, taker *Taker) verdict.Port {
 	return s.Verdicts.Data[0]
 }
 
-// A site is sockets on one port.
-type site struct {
+// A testPort is a port with sockets, and what a bind to it answers.
+type testPort struct {
 	t         *testing.T
 	ns        *kerneltest.NetNS
 	number    uint16
@@ -69,12 +69,12 @@ type site struct {
 	opts      map[netip.Addr]kerneltest.Options // of the listeners, open or not
 }
 
-func newSite(t *testing.T, ns *kerneltest.NetNS, number uint16) *site {
+func newTestPort(t *testing.T, ns *kerneltest.NetNS, number uint16) *testPort {
 	t.Helper()
-	return &site{t: t, ns: ns, number: number, opts: make(map[netip.Addr]kerneltest.Options)}
+	return &testPort{t: t, ns: ns, number: number, opts: make(map[netip.Addr]kerneltest.Options)}
 }
 
-func (s *site) listen(addr string, opts kerneltest.Options) *kerneltest.Listener {
+func (s *testPort) listen(addr string, opts kerneltest.Options) *kerneltest.Listener {
 	s.t.Helper()
 	a := netip.MustParseAddr(addr)
 	l := s.ns.Listen(s.t, netip.AddrPortFrom(a, s.number), opts)
@@ -83,17 +83,17 @@ func (s *site) listen(addr string, opts kerneltest.Options) *kerneltest.Listener
 	return l
 }
 
-func (s *site) peers(l *kerneltest.Listener, state kerneltest.State, from netip.Addr) {
+func (s *testPort) peers(l *kerneltest.Listener, state kerneltest.State, from netip.Addr) {
 	s.t.Helper()
 	l.Peers(s.t, state, 2, from)
 }
 
-func (s *site) bound(addr string, opts kerneltest.Options) *kerneltest.Socket {
+func (s *testPort) bound(addr string, opts kerneltest.Options) *kerneltest.Socket {
 	s.t.Helper()
 	return s.ns.Bind(s.t, netip.AddrPortFrom(netip.MustParseAddr(addr), s.number), opts)
 }
 
-func (s *site) stop() {
+func (s *testPort) stop() {
 	s.t.Helper()
 	for _, l := range s.listeners {
 		if err := l.Orphan(); err != nil {
@@ -103,7 +103,7 @@ func (s *site) stop() {
 }
 
 // bind is what the kernel answers now.
-func (s *site) bind(addr netip.Addr, opts kerneltest.Options) bindrule.Outcome {
+func (s *testPort) bind(addr netip.Addr, opts kerneltest.Options) bindrule.Outcome {
 	s.t.Helper()
 	x, err := s.ns.OpenBound(netip.AddrPortFrom(addr, s.number), opts)
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -141,7 +141,7 @@ type row struct {
 
 // compare does, with the listeners stopped, what the verdicts are about. mayBeUnknown says
 // where the sources cannot know.
-func (s *site) compare(what string, v verdict.Port, n *tally, mayBeUnknown func(row) bool) {
+func (s *testPort) compare(what string, v verdict.Port, n *tally, mayBeUnknown func(row) bool) {
 	s.t.Helper()
 	check := func(r row, got *verdict.Verdict) {
 		s.t.Helper()
@@ -172,8 +172,8 @@ func (s *site) compare(what string, v verdict.Port, n *tally, mayBeUnknown func(
 	}
 }
 
-// play compares twice: a snapshot from before the listeners stop, and one from afterwards.
-func (s *site) play(flags probe.FlagReader, n *tally, mayBeUnknown func(row) bool) {
+// compareTwice compares twice: a snapshot from before the listeners stop, and one from afterwards.
+func (s *testPort) compareTwice(flags probe.FlagReader, n *tally, mayBeUnknown func(row) bool) {
 	s.t.Helper()
 	taker := verdictTaker(s.t, s.ns, flags, s.number)
 	before := judged(s.t, taker)
@@ -189,11 +189,11 @@ func (s *site) play(flags probe.FlagReader, n *tally, mayBeUnknown func(row) boo
 }
 
 // everyState is one socket kind of each state, and none.
-func everyState(t *testing.T) map[string]func(s *site, l *kerneltest.Listener, from netip.Addr) {
+func everyState(t *testing.T) map[string]func(s *testPort, l *kerneltest.Listener, from netip.Addr) {
 	t.Helper()
-	states := map[string]func(*site, *kerneltest.Listener, netip.Addr){
-		"nothing": func(*site, *kerneltest.Listener, netip.Addr) {},
-		"orphaned fin_wait2": func(s *site, l *kerneltest.Listener, from netip.Addr) {
+	states := map[string]func(*testPort, *kerneltest.Listener, netip.Addr){
+		"nothing": func(*testPort, *kerneltest.Listener, netip.Addr) {},
+		"orphaned fin_wait2": func(s *testPort, l *kerneltest.Listener, from netip.Addr) {
 			s.t.Helper()
 			for _, p := range l.Peers(s.t, kerneltest.StateFinWait2, 2, from) {
 				if err := p.Local.Orphan(); err != nil {
@@ -206,7 +206,7 @@ func everyState(t *testing.T) map[string]func(s *site, l *kerneltest.Listener, f
 		if state == kerneltest.StateListen || state == kerneltest.StateClose && !showsBoundInactive(t) {
 			continue
 		}
-		states[state.String()] = func(s *site, l *kerneltest.Listener, from netip.Addr) {
+		states[state.String()] = func(s *testPort, l *kerneltest.Listener, from netip.Addr) {
 			s.t.Helper()
 			n := 2
 			if state == kerneltest.StateClose {
@@ -259,9 +259,9 @@ func TestKernelVerdictIsWhatBindDoes(t *testing.T) {
 					} {
 						number++
 						t.Run(fmt.Sprintf("%s/reuseaddr=%v,reuseport=%v/%s", name, opts.ReuseAddr, opts.ReusePort, source.name), func(t *testing.T) {
-							s := newSite(t, ns, number)
+							s := newTestPort(t, ns, number)
 							fill(s, s.listen(kind.listen, opts), kind.from)
-							s.play(source.flags, source.tally, source.unknown)
+							s.compareTwice(source.flags, source.tally, source.unknown)
 						})
 					}
 				}
@@ -283,21 +283,21 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 	type answers map[string]bindrule.Outcome // "127.0.0.1", "127.0.0.1 reuse", "127.0.0.1 restart"
 	const free, blocked, unknown = bindrule.Free, bindrule.Blocked, bindrule.Unknown
 	for _, tt := range []struct {
-		name  string
-		stage func(*site)
-		want  answers
+		name    string
+		prepare func(*testPort)
+		want    answers
 	}{
-		{"TIME_WAIT of a server without the flag", func(s *site) {
+		{"TIME_WAIT of a server without the flag", func(s *testPort) {
 			s.t.Helper()
 			s.peers(s.listen("127.0.0.1", kerneltest.Options{}), kerneltest.StateTimeWait, localhost4)
 		}, answers{"127.0.0.1": blocked, "127.0.0.1 reuse": blocked, "127.0.0.1 restart": blocked}},
 
-		{"TIME_WAIT of a server with the flag", func(s *site) {
+		{"TIME_WAIT of a server with the flag", func(s *testPort) {
 			s.t.Helper()
 			s.peers(s.listen("127.0.0.1", kerneltest.Options{ReuseAddr: true}), kerneltest.StateTimeWait, localhost4)
 		}, answers{"127.0.0.1": blocked, "127.0.0.1 reuse": free, "127.0.0.1 restart": free}},
 
-		{"the flag was mended while connections without it linger", func(s *site) {
+		{"the flag was mended while connections without it linger", func(s *testPort) {
 			s.t.Helper()
 			l := s.listen("127.0.0.1", kerneltest.Options{})
 			s.peers(l, kerneltest.StateTimeWait, localhost4)
@@ -308,7 +308,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			s.peers(l, kerneltest.StateTimeWait, localhost4)
 		}, answers{"127.0.0.1": blocked, "127.0.0.1 reuse": blocked, "127.0.0.1 restart": blocked}},
 
-		{"another address of the port", func(s *site) {
+		{"another address of the port", func(s *testPort) {
 			s.t.Helper()
 			s.peers(s.listen("127.0.0.1", kerneltest.Options{}), kerneltest.StateCloseWait, localhost4)
 			s.listen("127.0.0.2", kerneltest.Options{})
@@ -317,7 +317,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			"127.0.0.2": free, "127.0.0.2 reuse": free, "127.0.0.2 restart": free,
 		}},
 
-		{"the IPv4 half of a dual server", func(s *site) {
+		{"the IPv4 half of a dual server", func(s *testPort) {
 			s.t.Helper()
 			s.peers(s.listen("0.0.0.0", kerneltest.Options{}), kerneltest.StateTimeWait, localhost4)
 			s.listen("::", kerneltest.Options{V6Only: &yes})
@@ -326,7 +326,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			"::": free, ":: reuse": free, ":: restart": free,
 		}},
 
-		{"the IPv4 half of a dual server, whose IPv6 half goes on", func(s *site) {
+		{"the IPv4 half of a dual server, whose IPv6 half goes on", func(s *testPort) {
 			s.t.Helper()
 			s.peers(s.listen("0.0.0.0", kerneltest.Options{}), kerneltest.StateTimeWait, localhost4)
 			s.listen("::", kerneltest.Options{V6Only: &yes})
@@ -336,12 +336,12 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			"::": free, ":: reuse": free, ":: restart": free,
 		}},
 
-		{"a dual-stack server with an IPv4 client", func(s *site) {
+		{"a dual-stack server with an IPv4 client", func(s *testPort) {
 			s.t.Helper()
 			s.peers(s.listen("::", kerneltest.Options{}), kerneltest.StateTimeWait, localhost4)
 		}, answers{"::": blocked, ":: reuse": blocked, ":: restart": blocked}},
 
-		{"a client that has the port", func(s *site) {
+		{"a client that has the port", func(s *testPort) {
 			s.t.Helper()
 			l := s.ns.Listen(s.t, netip.MustParseAddrPort("127.0.0.1:1"), kerneltest.Options{})
 			c := s.bound("127.0.0.1", kerneltest.Options{ReuseAddr: true})
@@ -350,9 +350,9 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			}
 		}, answers{"0.0.0.0": blocked, "0.0.0.0 reuse": free, "::": blocked, ":: reuse": free}},
 
-		{"nobody", func(*site) {}, answers{"0.0.0.0": free, "0.0.0.0 reuse": free, "::": free, ":: reuse": free}},
+		{"nobody", func(*testPort) {}, answers{"0.0.0.0": free, "0.0.0.0 reuse": free, "::": free, ":: reuse": free}},
 
-		{"a socket that is bound and no more", func(s *site) {
+		{"a socket that is bound and no more", func(s *testPort) {
 			s.t.Helper()
 			if !showsBoundInactive(s.t) {
 				kerneltest.Skip(s.t, "this kernel does not show it")
@@ -360,7 +360,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			s.bound("::1", kerneltest.Options{})
 		}, answers{"0.0.0.0": free, "0.0.0.0 reuse": free, "::": blocked, ":: reuse": unknown}},
 
-		{"a bound socket on another device", func(s *site) {
+		{"a bound socket on another device", func(s *testPort) {
 			s.t.Helper()
 			if !showsBoundInactive(s.t) {
 				kerneltest.Skip(s.t, "this kernel does not show it")
@@ -373,8 +373,8 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 			flags := bpfFlags(t)
 			ns := kerneltest.New(t)
 			ns.AddDummy(t, "dummy0", netip.MustParsePrefix("192.0.2.1/24"))
-			s := newSite(t, ns, 4840)
-			tt.stage(s)
+			s := newTestPort(t, ns, 4840)
+			tt.prepare(s)
 			taker := verdictTaker(t, ns, flags, s.number)
 			before := judged(t, taker)
 			s.stop()
@@ -406,7 +406,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 }
 
 // ask compares an answer with the kernel's. One that listens still is a blocker itself.
-func (s *site) ask(name string, r row, got bindrule.Outcome) {
+func (s *testPort) ask(name string, r row, got bindrule.Outcome) {
 	s.t.Helper()
 	listens := slices.ContainsFunc(s.all, func(l *kerneltest.Listener) bool { return l.FD() >= 0 && l.Addr().Addr() == r.addr })
 	if kernel := s.bind(r.addr, r.opts); !listens && got != bindrule.Unknown && kernel != got {
@@ -426,7 +426,7 @@ func TestKernelBindSucceedsWhenPredicted(t *testing.T) {
 		looks   = 4 * time.Second
 	)
 	ns := kerneltest.New(t)
-	s := newSite(t, ns, 4840)
+	s := newTestPort(t, ns, 4840)
 	for i := range byte(4) { // which stop at different times: the timer wheel turns every few seconds
 		s.listen(netip.AddrFrom4([4]byte{127, 0, 0, i + 1}).String(), kerneltest.Options{})
 	}
