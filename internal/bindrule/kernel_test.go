@@ -295,7 +295,7 @@ func (c *comparison) look() (v view, err error) {
 func socket(s netlinkdiag.Socket) bindrule.Socket {
 	x := bindrule.Socket{
 		Addr: s.Local.Addr(), Ifindex: s.Ifindex, V6Only: bindrule.FlagOf(s.V6Only),
-		UID: bindrule.UIDOf(s.UID), State: sock.State(s.State), Count: 1,
+		UID: bindrule.UIDOf(s.UID), State: s.State, Count: 1,
 	}
 	switch {
 	case s.Timer == netlinkdiag.TimerTimeWait:
@@ -331,7 +331,7 @@ func group(g sockflags.Group) bindrule.Socket {
 	return bindrule.Socket{
 		Addr: g.Addr, Ifindex: g.Ifindex, V6Only: bindrule.FlagOf(g.V6Only),
 		ReuseAddr: bindrule.FlagOf(g.ReuseAddr), ReusePort: bindrule.FlagOf(g.ReusePort),
-		UID: bindrule.UIDOf(g.UID), State: sock.State(g.State), Kind: sock.Kind(g.Kind),
+		UID: bindrule.UIDOf(g.UID), State: g.State, Kind: g.Kind,
 		Count: g.Count, Expires: g.Expires,
 	}
 }
