@@ -111,6 +111,9 @@ func partErrors[T any](of *T) iter.Seq[*error] {
 	return func(yield func(*error) bool) {
 		fields := reflect.ValueOf(of).Elem()
 		for i := range fields.NumField() {
+			if !fields.Type().Field(i).IsExported() {
+				continue
+			}
 			part, ok := fields.Field(i).Addr().Interface().(interface{ err() *error })
 			if ok && !yield(part.err()) {
 				return
