@@ -169,7 +169,7 @@ func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		host *probe.Host
-		want []uint32 // the namespaces that the tracer is told
+		want []uint32 // the namespaces that the tracer gets
 	}{
 		{"the own namespace alone", &probe.Host{OwnInode: ownNetns}, nil},
 		{"others too", &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}, []uint32{ownNetns, blue}},
