@@ -13,7 +13,7 @@ import (
 // A worker takes the parts of one network namespace. It keeps what has to outlive a snapshot.
 type worker struct {
 	cfg   *Config
-	probe probe.Namespace // of the snapshot that is being taken; the own one stays
+	probe probe.Namespace // for the current snapshot; that of the own namespace is for all
 
 	watcher *ports.Watcher
 	set     ports.Set // the latest
@@ -24,7 +24,7 @@ type worker struct {
 	quiet bool // nothing but listeners was on the watched ports last time
 
 	flags   *probe.Flags // the latest
-	flagsOf []uint64     // cookies of the listeners they are of, sorted
+	flagsOf []uint64     // cookies of the listeners that flags is about, sorted
 }
 
 // newWorker makes one; watch makes its Watchers.
@@ -44,7 +44,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 	return w
 }
 
-// forget gives its ports back.
+// forget gives the ports of the worker back to the budget.
 func (w *worker) forget() {
 	w.watcher.Close()
 	if w.udp != nil {
