@@ -108,7 +108,7 @@ func look(ctx context.Context, opts *options) (*report.Report, error) {
 		defer buckets.Close()
 		host.Buckets = buckets
 	}
-	if hidesBound() {
+	if host.Buckets == nil && hidesBound() {
 		unseen = append(unseen, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
 	}
 	taker := snapshot.New(cfg)
