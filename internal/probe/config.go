@@ -22,6 +22,10 @@ type Config struct {
 	// Flags reads the reuse flags; nil switches them off.
 	Flags FlagReader
 
+	// Buckets reads the sockets of ports with few of them; nil: Flags reads them all. It is not
+	// used without Flags.
+	Buckets BucketReader
+
 	// These read procfs in the network namespace of the calling thread. Each may be nil. Without
 	// Stack, the counters are off; what the others read is not known then.
 	Stack      func() (stack.Stats, error)
@@ -69,7 +73,7 @@ func Gone(err error) Namespace {
 }
 
 func (c *Config) namespace(fd int) *namespace {
-	n := &namespace{fd: fd, dial: c.Dial, flags: c.Flags}
+	n := &namespace{fd: fd, dial: c.Dial, flags: c.Flags, buckets: c.Buckets}
 	if n.dial == nil {
 		n.dial = func(fd int) (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	}
