@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
+
+	"sockstate_exporter/internal/httplimit"
 )
 
 // timeoutHeader is the header in which Prometheus sends its scrape timeout, in seconds.
@@ -43,7 +45,7 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 			DisableCompression: true,
 		}).ServeHTTP(w, r)
 	})
-	return promhttp.InstrumentMetricHandler(process, rendered(scrape))
+	return promhttp.InstrumentMetricHandler(process, httplimit.Compressed(scrape))
 }
 
 // maxRendered is how many answers are rendered at a time: with many ports, each takes some
