@@ -12,7 +12,7 @@ import (
 
 // sendBuffer bounds what the kernel holds of an answer that a client does not read. By itself it
 // would take megabytes.
-const sendBuffer = 256 << 10
+const sendBuffer = 64 << 10
 
 // Connections bound the open connections of a server. One connection more closes another: of the
 // client that has most, the one that has been without a request for longest.
