@@ -31,6 +31,7 @@ import (
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/httplimit"
+	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/report"
@@ -85,7 +86,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	src.Follow(logger)
 	go warmUp(ctx, src.Taker)
 	server := newServer(handler, logger)
-	return listen(ctx, server, func() error { return opened.serve(server, opts.Web, logger) }, logger)
+	// The toolkit logs a web configuration that is broken with each request.
+	web := slog.New(loglimit.New(httpBurst, httpPause).Handler(logger.Handler()))
+	return listen(ctx, server, func() error { return opened.serve(server, opts.Web, web) }, logger)
 }
 
 // listeners are the sockets on which the exporter serves. With none, the exporter-toolkit
@@ -139,15 +142,36 @@ func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 	return nil
 }
 
-// conflictLogger returns a function that logs why a bind failed.
+// Bounds of what is logged. Users of the host and clients can cause such lines as often as they
+// like.
+const (
+	conflictBurst = 16 // of one user, in one network namespace
+	conflictPause = 15 * time.Second
+	httpBurst     = 16 // of one message
+	httpPause     = time.Minute
+)
+
+// conflictLogger returns a function that logs why a bind failed. Each user has a share of the lines.
 func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
+	limit := loglimit.New(conflictBurst, conflictPause)
 	return func(c failures.Conflict) {
-		where := logger
-		if c.Namespace != "" {
-			where = logger.With("netns", c.Namespace)
+		leftOut, ok := limit.Allow(fmt.Sprint(c.Netns, c.Request.UID))
+		if !ok {
+			return
 		}
-		where.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(&c))
+		where := logger
+		if leftOut > 0 {
+			where = logger.With(loglimit.LeftOut, leftOut)
+		}
+		logConflict(where, &c)
 	}
+}
+
+func logConflict(logger *slog.Logger, c *failures.Conflict) {
+	if c.Namespace != "" {
+		logger = logger.With("netns", c.Namespace)
+	}
+	logger.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(c))
 }
 
 // maxPages is how many of /ports and /failures are served at a time. Scrapes have a limit of their
@@ -251,7 +275,7 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 		WriteTimeout:      2 * time.Minute, // of which a slow snapshot may take most
 		IdleTimeout:       5 * time.Minute, // longer than a usual scrape interval
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(loglimit.New(httpBurst, httpPause).HandlerOfOne(logger.Handler()), slog.LevelDebug),
 	}
 	httplimit.NewConnections(connectionLimit()).Bound(server)
 	return server

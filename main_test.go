@@ -18,7 +18,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/cli"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
@@ -111,6 +113,34 @@ func TestWarmUpTriesEverMoreRarely(t *testing.T) {
 		warmUp(ctx, taker)
 		if perHour := tries / 24; perHour > 8 || tries < 24 {
 			t.Errorf("%d tries in a day, want some in an hour", tries)
+		}
+	})
+}
+
+func TestUserWhoFailsToBindTakesNoLogLinesOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := conflictLogger(slog.New(slog.NewTextHandler(&out, nil)))
+		fail := func(uid uint32, port int) {
+			log(failures.Conflict{Port: uint16(port), Failures: 1, Request: bindrule.Request{UID: bindrule.UIDOf(uid)}})
+		}
+		const hostile, server = 1001, 1002
+		for port := range 1000 {
+			fail(hostile, 10000+port)
+		}
+		if n := strings.Count(out.String(), "\n"); n != conflictBurst {
+			t.Errorf("%d lines of one user at once, want %d", n, conflictBurst)
+		}
+		out.Reset()
+		fail(server, 4840)
+		if !strings.Contains(out.String(), "port=4840 ") {
+			t.Errorf("the failure of another user is not logged: %q", out.String())
+		}
+		out.Reset()
+		time.Sleep(conflictPause)
+		fail(hostile, 10000)
+		if !strings.Contains(out.String(), "not_logged=984 port=10000 ") {
+			t.Errorf("after a pause: %q, want a line that counts those that were left out", out.String())
 		}
 	})
 }
