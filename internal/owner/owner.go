@@ -12,6 +12,8 @@ type Owner struct {
 	Within    string // what the container is in, if it is not the system's: "user@1000"
 	PID       int    // in the pid namespace of /proc
 	Processes int    // how many had the socket open at the last scan
+
+	Many Many // names that metrics leave out, because the port has had too many
 }
 
 // The container runtimes that the name of a cgroup can tell.
@@ -26,7 +28,7 @@ const (
 )
 
 // Known reports whether any field is known.
-func (o Owner) Known() bool { return o != Owner{} }
+func (o Owner) Known() bool { return o != Owner{Many: o.Many} }
 
 // ShortContainer returns the container as people know it: the first 12 digits of an id, or the name.
 // As in Unit, what it is in comes first if it is not the system's.

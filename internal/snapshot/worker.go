@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -20,6 +21,7 @@ type worker struct {
 	drops   *ports.DropCounter
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
+	names   map[uint16]*owner.Names // of those who listen, by port
 
 	quiet bool // nothing but listeners was on the watched ports last time
 
@@ -37,6 +39,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		set:     watcher.Update(time.Time{}, nil),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
+		names:   make(map[uint16]*owner.Names),
 	}
 	if cfg.Parts.UDP {
 		w.udp = ports.NewUDPWatcher(watch(sock.UDP), cfg.Retention)
