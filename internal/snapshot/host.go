@@ -38,11 +38,12 @@ func (h *host) close() error { return h.own.probe.Close() }
 const maxEntered = 8
 
 // maxIdleWalks bounds how long a snapshot looks for connections in other namespaces where the
-// kernel counts nothing but listeners. The table of connections is one for all namespaces: with a
-// million TIME_WAIT sockets in one, to find nothing in another takes a fifth of a second.
+// kernel counts nothing but listeners. All namespaces share one table of connections: with a
+// million TIME_WAIT sockets in one, a search in another one takes a fifth of a second, even if it
+// finds nothing.
 const maxIdleWalks = time.Second
 
-// A walkBudget is what is left of that.
+// A walkBudget is the part of maxIdleWalks that is left.
 type walkBudget struct {
 	mu   sync.Mutex
 	left time.Duration
@@ -69,7 +70,8 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	var running, listed sync.WaitGroup
 	own := h.own.begin(publishOwn, walks)
 	running.Go(own.stack)
-	// First, so that its ports come first where not all can be watched.
+	// The own namespace comes first, so that its ports are watched even if the budget does not
+	// suffice for all.
 	own.list(ctx)
 	running.Go(func() { own.sockets(ctx) })
 
@@ -95,7 +97,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		other := w.begin(func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks)
 		listed.Add(1)
 		running.Go(func() {
-			// What the namespace is asked through would keep it in being.
+			// An open connection to the namespace would keep it alive.
 			defer func() {
 				_ = w.probe.Close()
 				_ = ns.Close()
@@ -120,7 +122,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	publish(func(s *Snapshot) { s.Binds = binds })
 }
 
-// discover finds the other namespaces of the moment. The caller closes the Set.
+// discover finds the other namespaces that exist now. The caller closes the Set.
 func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 	found = take(func() (Discovery, error) {
 		set = h.cfg.Host.Open()
@@ -129,7 +131,7 @@ func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 	return set, found
 }
 
-// expect makes room for the namespaces.
+// expect adds the namespaces to the snapshot. All their parts are pending.
 func (s *Snapshot) expect(set *netns.Set) {
 	s.Others = make([]Namespace, len(set.Namespaces))
 	for i, ns := range set.Namespaces {
@@ -152,8 +154,8 @@ func withMissed(set *netns.Set) *netns.Set {
 	return &netns.Set{Namespaces: all}
 }
 
-// keep forgets the namespaces that are gone, and gets to know new ones. Those that were only missed
-// keep their workers: their counters go on when they are found again.
+// keep removes the workers of namespaces that are gone, and adds workers for new namespaces. Those
+// that were only missed keep their workers: their counters go on when they are found again.
 func (h *host) keep(set *netns.Set) {
 	there := make(map[netns.ID]bool, len(set.Namespaces))
 	for _, ns := range withMissed(set).Namespaces {

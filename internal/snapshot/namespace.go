@@ -28,13 +28,13 @@ type taking struct {
 	publish func(func(*Namespace))
 	walks   *walkBudget
 
-	// Of list, for sockets:
+	// list sets these for sockets.
 	localPorts sock.PortRange
 	listening  Part[[]ports.Listener]
 	onWatched  []ports.Listener
 
 	mu     sync.Mutex
-	groups Part[[]ports.Group] // all of them: whoever listens blocks a bind
+	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
 
@@ -60,8 +60,8 @@ func (t *taking) list(ctx context.Context) {
 	t.publish(func(s *Namespace) { s.UDP = udp })
 }
 
-// updateWatch brings the set of watched ports up to date. Without knowing who listens it stays
-// what it was: no port may go because the exporter could not look.
+// updateWatch updates the set of watched ports. If the listeners are not known, the set does not
+// change: no port may disappear because the exporter could not look.
 func (t *taking) updateWatch() Part[ports.Set] {
 	if t.listening.Err == nil {
 		listening := make([]uint16, len(t.listening.Data))
@@ -79,7 +79,7 @@ func (t *taking) fold() {
 	if t.listening.Err != nil {
 		return
 	}
-	// Drops of all of them: a port may be watched again after the budget had no room for it.
+	// Count the drops on all ports: a port that the budget excludes now may be watched later.
 	t.drops.Update(time.Now(), t.listening.Data)
 	t.onWatched = slices.DeleteFunc(slices.Clone(t.listening.Data), func(l ports.Listener) bool {
 		_, ok := t.set.Find(l.Port)
@@ -102,14 +102,15 @@ func (t *taking) fold() {
 	t.groups.Data = groups
 }
 
-// readUDP counts the sockets of UDP ports. It asks for all of them, since there are few as a rule.
+// readUDP counts the sockets of UDP ports. It asks for all UDP sockets, because there are usually
+// few.
 func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 	if t.udp == nil {
 		return ports.UDP{}, ErrOff
 	}
 	sockets, err := t.probe.UDPSockets(ctx)
 	if err != nil {
-		// As with TCP: no port may go because the exporter could not look.
+		// As in updateWatch, no port may disappear because the exporter could not look.
 		return ports.UDP{Watch: t.udp.Set()}, err
 	}
 	return t.udp.Update(time.Now(), sockets, t.localPorts), nil
@@ -126,11 +127,11 @@ func (t *taking) sockets(ctx context.Context) {
 	var flags Part[*probe.Flags]
 	switch how {
 	case sideBySide:
-		beside.Go(func() { flags = t.readFlags(ctx, false) })
+		beside.Go(func() { flags = t.readFlags(ctx, math.MaxUint64, false) })
 		t.dump(ctx, tcp, how)
 	case dumpFirst:
 		t.dump(ctx, tcp, how)
-		flags = t.readFlags(ctx, tcp.quiet())
+		flags = t.readFlags(ctx, tcp.sockets(), tcp.quiet())
 	case listenersOnly:
 		t.dump(ctx, tcp, how)
 		flags = t.rememberedFlags(ctx)
@@ -139,7 +140,7 @@ func (t *taking) sockets(ctx context.Context) {
 		t.walks.spend(tcp.took)
 	}
 	beside.Wait()
-	t.quiet = tcp.quiet()
+	t.few = tcp.err == nil && tcp.sockets() <= fewSockets
 	verdicts := t.judge(tcp, flags)
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
@@ -228,10 +229,10 @@ func (t *taking) boundNames(groups []ports.Group, now time.Time) {
 	}
 }
 
-// readFlags reads the reuse flags and publishes what they say. With onlyListeners nothing else is
-// on the ports.
-func (t *taking) readFlags(ctx context.Context, onlyListeners bool) Part[*probe.Flags] {
-	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched, OnlyListeners: onlyListeners}
+// readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
+// ports, and with onlyListeners nothing but listeners.
+func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bool) Part[*probe.Flags] {
+	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched, OnlyListeners: onlyListeners, Sockets: sockets}
 	return t.takeFlags(func() (*probe.Flags, error) {
 		flags, err := t.probe.Flags(ctx, req)
 		if err == nil {
@@ -241,13 +242,13 @@ func (t *taking) readFlags(ctx context.Context, onlyListeners bool) Part[*probe.
 	})
 }
 
-// rememberedFlags is readFlags where connections are not looked for, as an eBPF iterator would walk
-// over all of them.
+// rememberedFlags is readFlags for a namespace in which connections are not looked for. To read the
+// flags anew, an eBPF iterator would walk over all connections of the host.
 func (t *taking) rememberedFlags(ctx context.Context) Part[*probe.Flags] {
 	if flags, ok := t.remembered(t.onWatched); ok {
 		return t.takeFlags(func() (*probe.Flags, error) { return flags, nil })
 	}
-	return t.readFlags(ctx, true)
+	return t.readFlags(ctx, uint64(len(t.onWatched)), true)
 }
 
 func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags] {
@@ -278,8 +279,8 @@ type count struct {
 	counter *ports.Counter
 	clients *ports.Clients
 
-	// views have what bind() meets, as far as the flags of the sockets are not read: of all
-	// sockets where all is set, else of those that are bound and do nothing else.
+	// views collect the sockets whose flags are not read: all sockets if all is set, otherwise
+	// those that are only bound.
 	views []verdict.View // by set.Ports
 	all   bool
 
@@ -291,7 +292,7 @@ type count struct {
 func (t *taking) newCount(how approach) *count {
 	var unseen sock.StateSet
 	if how == listenersOnly {
-		// What the kernel does not count in sockstat.
+		// The kernel does not count these states in sockstat.
 		unseen = netlinkdiag.States(sock.StateSynRecv, sock.StateClose)
 	}
 	localPorts := t.localPorts
@@ -324,7 +325,17 @@ func (c *count) Add(s *netlinkdiag.Socket) {
 	}
 }
 
-// quiet: nothing but listeners is on the watched ports.
+// sockets returns how many are on the watched ports, listeners included.
+func (c *count) sockets() (n uint64) {
+	for _, p := range c.counter.Ports() {
+		for state := range p.IPv4.States {
+			n += p.IPv4.States[state] + p.IPv6.States[state]
+		}
+	}
+	return n
+}
+
+// quiet says that the watched ports have only listeners.
 func (c *count) quiet() bool { return c.err == nil && len(c.counter.Lingering()) == 0 }
 
 // dump counts the sockets on the watched ports, and publishes the parts that come out of it.
@@ -365,7 +376,7 @@ func (t *taking) ask(ctx context.Context, c *count) error {
 	return t.probe.Sockets(ctx, req, c)
 }
 
-// errLocalPorts: the stack part says why.
+// errLocalPorts gives no reason, because the error of the stack part does.
 var errLocalPorts = errors.New("net.ipv4.ip_local_port_range is not known")
 
 // partOf is one of the parts that come out of the dump. Its time includes that of the listeners.
@@ -385,7 +396,7 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 		return Part[[]verdict.Port]{Err: ErrOff}
 	}
 	if flags.Off() {
-		flags.Err = nil // no flag is known then, and some verdicts are
+		flags.Err = nil // some verdicts are known without flags
 	}
 	duration := max(t.listening.Duration+c.took, flags.Duration)
 	if err := cmp.Or(t.listening.Err, c.err, flags.Err); err != nil {
@@ -399,6 +410,11 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 
 // bindPorts returns, for each watched port, the sockets that a bind would meet.
 func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []bindrule.Port {
+	if flags.Bound {
+		for i := range c.views {
+			c.views[i].ResetSockets()
+		}
+	}
 	for _, s := range flags.Sockets {
 		if i, ok := t.set.Find(s.Port); ok {
 			c.views[i].AddFlagged(s.Socket, flags.At)

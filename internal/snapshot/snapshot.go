@@ -59,8 +59,8 @@ func (s *Snapshot) Namespaces() iter.Seq[*Namespace] {
 
 // A Namespace is the state of one network namespace.
 type Namespace struct {
-	// Name may hold any bytes, and no two namespaces have the same one. The exporter's own has
-	// none. Inode is the inode number, which no other namespace has meanwhile.
+	// Name may contain any bytes, and no two namespaces have the same one. The exporter's own has
+	// none. No other namespace has the same Inode while this one exists.
 	Name  string
 	Inode uint32
 
@@ -87,10 +87,10 @@ type Namespace struct {
 	// UDP has the sockets of watched UDP ports. The set of ports is there even when Err is not nil.
 	UDP Part[ports.UDP]
 
-	// Reuse says how reading the reuse flags went, which are in Listeners.
+	// Reuse has the error and the duration of reading the reuse flags. The flags are in Listeners.
 	Reuse Part[struct{}]
 
-	// Verdicts say whether a bind would work: Verdicts.Data[i] is of Watch.Data.Ports[i].
+	// Verdicts say whether a bind would work: Verdicts.Data[i] is about Watch.Data.Ports[i].
 	Verdicts Part[[]verdict.Port]
 
 	// Stack has the namespace's counters and limits. What could be read is there also where Err

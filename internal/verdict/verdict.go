@@ -34,7 +34,7 @@ type Bind struct {
 type Restart struct {
 	Address   netip.Addr
 	Ifindex   uint32
-	Listening bool // it is there; if not, it went less than the retention ago
+	Listening bool // it listens now; if not, it closed less than the retention ago
 	Owner     owner.Owner
 	ReuseAddr bindrule.Flag
 	ReusePort bindrule.Flag
