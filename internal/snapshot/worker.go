@@ -3,6 +3,7 @@ package snapshot
 import (
 	"slices"
 
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -19,6 +20,7 @@ type worker struct {
 	drops   *ports.DropCounter
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
+	names   map[uint16]*owner.Names // of those who listen, by port
 
 	few bool // there were no more than fewSockets on the watched ports last time
 
@@ -36,6 +38,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
+		names:   make(map[uint16]*owner.Names),
 		few:     true, // as on most hosts
 	}
 	if cfg.Parts.UDP {
