@@ -90,9 +90,10 @@ func (p *Plan) Own(protocol sock.Protocol) *Watcher {
 	return w
 }
 
-// Elsewhere is the Watcher of another one. There a port that was asked for is discovered
-// like others, whatever Config.Listeners and Config.Exclude say, and keeps its name: nobody
-// misses its listener in namespaces that never had one.
+// Elsewhere is the Watcher of another namespace. There, a port that was asked
+// for is discovered like others, whatever Config.Listeners and Config.Exclude
+// say, and keeps its name. It is not watched before, because most namespaces
+// never have a listener on it.
 func (p *Plan) Elsewhere(protocol sock.Protocol) *Watcher {
 	return &Watcher{plan: p, rules: &p.rules[protocol], seen: make(map[uint16]time.Time), stale: true}
 }

@@ -24,7 +24,7 @@ type Port struct {
 	Source Source
 }
 
-// Config says what to ports.
+// Config says what to watch.
 type Config struct {
 	Ports     []Spec        // watched always, listener or not
 	Listeners bool          // watch every port that has a listener as well
@@ -95,8 +95,8 @@ func (w *Watcher) Close() { w.claim = w.plan.budget.claim(w.claim, 0) }
 func (w *Watcher) Asked(p uint16) bool { return w.rules.asked.has(p) }
 
 // Update takes the ports that have a listener now, in any order, duplicates
-// allowed, and returns the ports to ports. Ports the budget drops are
-// remembered like the others, so they come in when there is room.
+// allowed, and returns the ports to watch. It remembers ports that exceed the
+// budget, too, and watches them when the budget allows it.
 //
 // now should carry a monotonic reading, as time.Now's does. Time that goes
 // backwards stands still until it has caught up: ports may stay longer for it,
@@ -177,7 +177,7 @@ func (w *Watcher) build() Set {
 		dropped += w.rules.asked.len() - len(w.kept)
 	}
 	set := Set{Ports: ports, Dropped: dropped, Limit: w.plan.budget.limit}
-	if len(ports) > 0 { // in most namespaces there is nothing of sock.UDP
+	if len(ports) > 0 { // most namespaces have no UDP port to watch
 		set.index = newPortIndex(ports)
 	}
 	return set
