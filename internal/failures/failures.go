@@ -100,6 +100,9 @@ type Config struct {
 	// Host asks the namespaces where a bind has failed.
 	Host *probe.Host
 
+	// Watch watches the ports where calls fail; nil: they are not watched for that.
+	Watch Watch
+
 	// Owners finds who failed to bind; nil: nobody is known.
 	Owners OwnerFinder
 
@@ -193,6 +196,7 @@ func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 }
 
 func (r *Recorder) add(e *bindtrace.Event) {
+	r.keepInSight(e)
 	if e.Op != bindtrace.OpBind {
 		return
 	}

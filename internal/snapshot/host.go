@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 )
 
 // A host takes snapshots of all network namespaces, one at a time, and keeps what has to outlive
@@ -155,7 +156,8 @@ func (h *host) keep(set *netns.Set) {
 	})
 	for id := range there {
 		if h.others[id] == nil {
-			h.others[id] = newWorker(h.cfg, h.cfg.Watch.Elsewhere, nil)
+			watch := func(p sock.Protocol) *ports.Watcher { return h.cfg.Watch.Elsewhere(p, uint32(id.Inode)) }
+			h.others[id] = newWorker(h.cfg, watch, nil)
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // ErrOff is the error of a part whose source is switched off.
@@ -138,21 +137,4 @@ func (s *Snapshot) errs() iter.Seq[*error] {
 			}
 		}
 	}
-}
-
-// complete says that every part of the own namespace is there, or is off, or needs what this kernel
-// does not have.
-func (s *Snapshot) complete() bool {
-	for err := range s.own().errs() {
-		var lacking *netlinkdiag.ModuleError
-		if *err != nil && !errors.Is(*err, ErrOff) && !errors.As(*err, &lacking) {
-			return false
-		}
-	}
-	return true
-}
-
-// own is the snapshot without other namespaces.
-func (s *Snapshot) own() *Snapshot {
-	return &Snapshot{Namespace: s.Namespace, Discovery: Part[Discovery]{Err: ErrOff}, Binds: s.Binds}
 }

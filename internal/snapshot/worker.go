@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"slices"
-	"time"
 
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
@@ -34,7 +33,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		cfg:     cfg,
 		probe:   ns,
 		watcher: watcher,
-		set:     watcher.Update(time.Time{}, nil),
+		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
 		few:     true, // as on most hosts
