@@ -249,7 +249,7 @@ func (d *Discoverer) openInode(path string, inode uint64) (*Namespace, error) {
 func outOfFiles(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
 
 func (d *Discoverer) openPath(path string) (*Namespace, error) {
-	// O_NONBLOCK: the file may be a named pipe by now.
+	// The file may be a named pipe by now, which O_NONBLOCK does not wait for.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case gone(err):

@@ -74,7 +74,7 @@ type Namespace struct {
 	Listeners     Part[[]ports.Group]
 	GroupsDropped map[uint16]int
 
-	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
+	// TCP has the sockets of each watched port: TCP.Data[i] is about Watch.Data.Ports[i].
 	TCP Part[[]ports.PortSockets]
 
 	// Remote has the sockets to each watched remote port, by number.

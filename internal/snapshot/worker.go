@@ -63,8 +63,8 @@ func (w *worker) sets() []ports.Set {
 	return []ports.Set{w.set, w.udp.Set()}
 }
 
-// fewSockets is up to how many sockets the flags wait for the dump. A dump takes less than a
-// millisecond then.
+// fewSockets is the number of sockets up to which reading the flags waits for the dump. Such a dump
+// takes less than a millisecond.
 const fewSockets = 4096
 
 // An approach is how connections and flags are looked for.
