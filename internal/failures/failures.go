@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -84,8 +83,7 @@ func first(a, b bool) int {
 
 // A Tracer counts failed calls and hands over events: *bindtrace.Tracer.
 type Tracer interface {
-	SetWatch(ports []uint16) error
-	SetNamespaces(inodes []uint32) error
+	SetWatch(namespaces []uint32, ports []bindtrace.Port) error
 	Counts(counts []bindtrace.Count) ([]bindtrace.Count, error)
 	Stats() (bindtrace.Stats, error)
 	ConnectsErr() error
@@ -114,10 +112,9 @@ type Recorder struct {
 	callers   *callers
 	retired   *retired // Update alone uses it
 
-	mu     sync.Mutex
-	sets   map[uint32][]ports.Set // by inode number of the network namespace
-	union  map[uint16]struct{}    // the ports of all sets
-	latest map[Key]Failure
+	mu      sync.Mutex
+	watched watched
+	latest  map[Key]Failure
 }
 
 // New returns a Recorder.
@@ -128,9 +125,9 @@ func New(cfg Config) *Recorder {
 	return &Recorder{
 		cfg:       cfg,
 		conflicts: newConflicts(),
-		callers:   &callers{finder: cfg.Owners},
+		callers:   newCallers(cfg.Owners),
 		retired:   newRetired(),
-		sets:      map[uint32][]ports.Set{cfg.Host.OwnInode: nil},
+		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
 	}
 }
@@ -141,14 +138,18 @@ func New(cfg Config) *Recorder {
 func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds, error) {
 	tracer := r.cfg.Tracer
 	gone := r.retired.replace(others)
-	r.watch(sets, gone)
-	if err := tracer.SetWatch(r.ports()); err != nil {
-		return Binds{}, err
+	if sets == nil {
+		sets = make(map[uint32][]ports.Set)
 	}
-	if r.cfg.Host.Others != nil { // else it is the own one, as from the beginning
-		if err := tracer.SetNamespaces(slices.Collect(maps.Keys(sets))); err != nil {
+	if len(gone) > 0 {
+		// The tracer knows namespaces by number: a new one with the number of one that is gone must
+		// not go on from its counts.
+		if err := tracer.SetWatch(newWatched(r.cfg.Host.OwnInode, without(sets, gone)).list()); err != nil {
 			return Binds{}, err
 		}
+	}
+	if err := tracer.SetWatch(r.watch(sets, gone).list()); err != nil {
+		return Binds{}, err
 	}
 	counts, err := tracer.Counts(nil)
 	if err != nil {
@@ -156,7 +157,7 @@ func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds
 	}
 	stats, err := tracer.Stats()
 	return Binds{
-		Counts:    r.retired.settle(counts, gone),
+		Counts:    counts,
 		Connects:  tracer.ConnectsErr() == nil,
 		Stats:     stats,
 		Latest:    r.all(),
@@ -195,58 +196,45 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	if e.Op != bindtrace.OpBind {
 		return
 	}
-	by := r.callers.of(e)
+	key := r.keyOf(e)
+	by := r.callers.of(key.Netns, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
-	if _, ok := r.sets[e.Netns]; !ok {
-		key.Netns = 0
-	}
-	if !e.PortKnown || !r.watched(e.Port) {
-		key.Port, key.OtherPort = 0, true
-	}
 	r.conflicts.recent.add(key, e, by)
 	r.conflicts.add(key, e, by)
 	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }
 
-// watched says whether a port is counted by number: as in the tracer's counts, a port that is
-// watched in one namespace is so in all. It is called with mu held.
-func (r *Recorder) watched(port uint16) bool {
-	_, ok := r.union[port]
-	return ok || port == 0
+func (r *Recorder) keyOf(e *bindtrace.Event) Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
+	if !e.PortKnown {
+		key.Port, key.OtherPort = 0, true
+	}
+	return r.watched.place(key)
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the inode numbers of namespaces that are gone.
-func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) {
-	r.conflicts.retire(func(netns uint32) bool {
-		_, watched := sets[netns]
-		return gone[netns] || !watched
+func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) watched {
+	now := newWatched(r.cfg.Host.OwnInode, sets)
+	r.conflicts.retire(func(key Key) Key {
+		if _, ok := now.namespaces[key.Netns]; key.Netns != 0 && (gone[key.Netns] || !ok) {
+			key.Netns, key.OtherPort = 0, key.Port != 0 || key.OtherPort
+			key.Port = 0
+		}
+		return now.place(key)
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sets = sets
-	r.union = make(map[uint16]struct{})
-	for _, of := range sets {
-		for _, set := range of {
-			for _, p := range set.Ports {
-				r.union[p.Number] = struct{}{}
-			}
-		}
-	}
+	r.watched = now
 	for key := range r.latest {
-		if gone[key.Netns] || !key.OtherPort && !r.watched(key.Port) {
+		if gone[key.Netns] || now.place(key) != key {
 			delete(r.latest, key)
 		}
 	}
-}
-
-// ports returns the ports that are watched anywhere.
-func (r *Recorder) ports() []uint16 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.union))
+	return now
 }
 
 func (r *Recorder) all() []Failure {

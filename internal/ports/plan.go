@@ -119,3 +119,6 @@ func (b *budget) hasRoom() bool {
 	defer b.mu.Unlock()
 	return b.used < b.limit
 }
+
+// Limit returns Config.MaxPorts.
+func (p *Plan) Limit() int { return p.budget.limit }
