@@ -45,7 +45,12 @@ func TestMain(m *testing.M) {
 // roles are the processes that tests start.
 func roles() map[string]func() error {
 	return map[string]func() error{
-		"storm":         storm,
+		"storm": storm,
+
+		"fail-in-every-way": failInEveryWay,
+		"in-user-namespace": startInUserNamespace,
+		"fail-when-told":    failWhenTold,
+
 		"connect-storm": connectStorm,
 		"trace":         traceUntilKilled,
 		"caps":          traceWithoutCaps,
