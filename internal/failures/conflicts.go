@@ -2,6 +2,7 @@ package failures
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -83,6 +84,8 @@ type conflicts struct {
 	wake   chan struct{} // holds a token while something waits
 	recent *recent       // gets the causes
 
+	earlier *earlier[ConflictKey]
+
 	mu      sync.Mutex
 	counts  map[ConflictKey]uint64
 	waiting map[portID]*waitingPort
@@ -120,6 +123,7 @@ func newConflicts() *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
 		recent:  newRecent(),
+		earlier: newEarlier(func(key ConflictKey) ConflictKey { key.Port, key.OtherPort = 0, true; return key }),
 		counts:  make(map[ConflictKey]uint64),
 		waiting: make(map[portID]*waitingPort),
 		shares:  make(map[waitingFor]int),
@@ -234,7 +238,12 @@ func (c *conflicts) settle(at portID, port *waitingPort, seen *bindrule.Port) Co
 	for bind, same := range port.binds {
 		cause, blockers := verdict.Explain(seen, bind.request)
 		c.recent.settle(at, bind, cause, verdict.Summary(blockers))
-		c.settled(ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}, same.n)
+		key := ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}
+		c.settled(key, same.n)
+		if key.OtherPort {
+			key.Port, key.OtherPort = at.port, false
+			c.earlier.add(user{at.netns, same.latest.User}, key, same.n)
+		}
 		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
 			worst.Owner, worst.Request, worst.Cause, worst.Blockers = same.by, bind.request, cause, verdict.Summary(blockers)
@@ -253,8 +262,11 @@ func (c *conflicts) settled(key ConflictKey, n uint64) {
 func (c *conflicts) all() []ConflictCount {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make([]ConflictCount, 0, len(c.counts))
-	for key, n := range c.counts {
+	counts := maps.Clone(c.counts)
+	c.earlier.apply(counts)
+	c.earlier.shown(counts)
+	out := make([]ConflictCount, 0, len(counts))
+	for key, n := range counts {
 		out = append(out, ConflictCount{ConflictKey: key, N: n})
 	}
 	slices.SortFunc(out, func(a, b ConflictCount) int {

@@ -111,6 +111,7 @@ type Recorder struct {
 	conflicts *conflicts
 	callers   *callers
 	retired   *retired // Update alone uses it
+	earlier   *earlier[bindtrace.Key]
 
 	mu      sync.Mutex
 	watched watched
@@ -127,6 +128,7 @@ func New(cfg Config) *Recorder {
 		conflicts: newConflicts(),
 		callers:   newCallers(cfg.Owners),
 		retired:   newRetired(),
+		earlier:   newEarlier(func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
 	}
@@ -155,6 +157,7 @@ func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds
 	if err != nil {
 		return Binds{}, err
 	}
+	counts = r.withEarlier(counts)
 	stats, err := tracer.Stats()
 	return Binds{
 		Counts:    counts,
@@ -198,6 +201,7 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	}
 	key := r.keyOf(e)
 	by := r.callers.of(key.Netns, e)
+	r.noteEarlier(key, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conflicts.recent.add(key, e, by)
@@ -219,6 +223,9 @@ func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 // gone has the inode numbers of namespaces that are gone.
 func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) watched {
 	now := newWatched(r.cfg.Host.OwnInode, sets)
+	r.conflicts.earlier.update(
+		func(key ConflictKey) bool { return now.watches(key.Netns, key.Port) },
+		func(key ConflictKey) bool { return gone[key.Netns] })
 	r.conflicts.retire(func(key Key) Key {
 		if _, ok := now.namespaces[key.Netns]; key.Netns != 0 && (gone[key.Netns] || !ok) {
 			key.Netns, key.OtherPort = 0, key.Port != 0 || key.OtherPort
@@ -226,6 +233,9 @@ func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) watc
 		}
 		return now.place(key)
 	})
+	r.earlier.update(
+		func(key bindtrace.Key) bool { return now.watches(key.Netns, key.Port) },
+		func(key bindtrace.Key) bool { return gone[key.Netns] })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.watched = now
@@ -235,6 +245,34 @@ func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) watc
 		}
 	}
 	return now
+}
+
+// noteEarlier notes a failure of a port that may be watched soon.
+func (r *Recorder) noteEarlier(key Key, e *bindtrace.Event) {
+	if key.Netns == 0 || !key.OtherPort || !e.PortKnown {
+		return
+	}
+	switch e.Errno {
+	case unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES:
+		r.earlier.add(user{key.Netns, e.User}, bindtrace.Key{
+			Netns: key.Netns, Port: e.Port, Op: bindtrace.OpBind, Family: e.Family, Protocol: e.Protocol, Errno: e.Errno,
+		}, 1)
+	}
+}
+
+// withEarlier counts the failures that came just before their port was watched under its number.
+func (r *Recorder) withEarlier(counts []bindtrace.Count) []bindtrace.Count {
+	sums := make(map[bindtrace.Key]uint64, len(counts))
+	for _, c := range counts {
+		sums[c.Key] = c.N
+	}
+	r.earlier.apply(sums)
+	r.earlier.shown(sums)
+	out := counts[:0]
+	for key, n := range sums {
+		out = append(out, bindtrace.Count{Key: key, N: n})
+	}
+	return out
 }
 
 func (r *Recorder) all() []Failure {

@@ -33,6 +33,12 @@ func newWatched(own uint32, sets map[uint32][]ports.Set) watched {
 	return w
 }
 
+// watches says whether a watched namespace watches a port.
+func (w *watched) watches(netns uint32, port uint16) bool {
+	_, ok := w.ports[bindtrace.Port{Netns: netns, Number: port}]
+	return ok && netns != 0
+}
+
 // place returns the key that failures count for. It follows the tracer: see the package bindtrace.
 func (w *watched) place(key Key) Key {
 	if _, ok := w.namespaces[key.Netns]; !ok {
