@@ -50,7 +50,7 @@ func newBindFamily() *bindFamily {
 		slotsLimit: gauge("bind_tracer_slots_limit",
 			"Slots that the tracer has."),
 		slotsLacking: gauge("bind_tracer_slots_lacking",
-			"Watched ports without a slot. Their failed calls count as port=\"other\"."),
+			"Watched ports without a slot, whose failed calls count as port=\"other\"."),
 	}
 }
 
