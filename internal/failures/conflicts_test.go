@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
@@ -529,6 +530,38 @@ func TestSlowLooksAreFurtherApart(t *testing.T) {
 	})
 }
 
+// Any user may listen on every loopback address.
+func TestListenersThatALookComparesAreBounded(t *testing.T) {
+	var sockets []netlinkdiag.Socket
+	for i := range 3 * maxListenersPerPort {
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 80)
+		sockets = append(sockets, diagtest.NewListener(addr.String(), uint64(i)))
+	}
+	// They share one address.
+	for i := range 2 * maxListenersPerPort {
+		sockets = append(sockets, diagtest.NewListener("0.0.0.0:81", uint64(len(sockets)+i)))
+	}
+	cfg := probe.Config{Dial: newFakeKernel(sockets...).dial}
+	ns := cfg.Own()
+	defer ns.Close()
+	bind := waitingBind{request: bindrule.Request{Addr: netip.MustParseAddr("127.0.0.1"), ReuseAddr: bindrule.Yes, ReusePort: bindrule.Yes}}
+	waiting := &waitingPort{binds: map[waitingBind]*waitingBinds{bind: {n: 1}}}
+	l := newLook(ns, map[uint16]*waitingPort{80: waiting, 81: waiting})
+	if err := l.see(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		port    uint16
+		sockets int
+		missed  bool
+	}{{80, maxListenersPerPort, true}, {81, 1, false}} {
+		seen := l.views[tt.port].Port(linux.Timers{}, time.Time{})
+		if len(seen.Sockets) != tt.sockets || seen.Incomplete != tt.missed {
+			t.Errorf("port %d has %d sockets, incomplete %t; want %d, %t", tt.port, len(seen.Sockets), seen.Incomplete, tt.sockets, tt.missed)
+		}
+	}
+}
+
 func TestOtherHalf(t *testing.T) {
 	server := func(local string, uid uint32, v6only bool) ports.Listener {
 		s := diagtest.NewListener(local, 1)
@@ -547,7 +580,7 @@ func TestOtherHalf(t *testing.T) {
 		{"a v4-mapped one is IPv4", "127.0.0.1", server("[::ffff:127.0.0.2]:80", 7, false), false},
 		{"of another user", "0.0.0.0", server("[::]:80", 8, true), false},
 		{"on another port", "0.0.0.0", server("[::]:81", 7, true), false},
-		{"in the way itself", "0.0.0.0", server("[::]:80", 7, false), false},
+		{"blocks the bind itself", "0.0.0.0", server("[::]:80", 7, false), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := Conflict{Port: 80, Request: bindrule.Request{

@@ -92,11 +92,12 @@ type look struct {
 	ns      probe.Namespace
 	waiting map[uint16]*waitingPort
 	views   map[uint16]*verdict.View
-	dumped  time.Time // when the dump of sockets ended
+	tooMany map[uint16]bool // ports with listeners that were left out
+	dumped  time.Time       // when the dump of sockets ended
 }
 
 func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
-	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View)}
+	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View), tooMany: make(map[uint16]bool)}
 	for number := range waiting {
 		l.views[number] = new(verdict.View)
 		l.views[number].SetIncomplete(true)
@@ -110,10 +111,7 @@ func (l *look) see(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	byPort := make(map[uint16][]ports.Listener)
-	for _, listener := range listeners {
-		byPort[listener.Port] = append(byPort[listener.Port], listener)
-	}
+	byPort := l.byPort(listeners)
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16
@@ -128,6 +126,29 @@ func (l *look) see(ctx context.Context) error {
 		return nil
 	}
 	return l.seeAll(ctx, rest, byPort)
+}
+
+// maxListenersPerPort bounds the listeners of a port that bind() can tell apart: any user may listen
+// on every loopback address, and each failed bind is compared with each listener.
+const maxListenersPerPort = 1024
+
+// byPort sorts listeners into their ports, and leaves out those beyond the bound.
+func (l *look) byPort(listeners []ports.Listener) map[uint16][]ports.Listener {
+	out := make(map[uint16][]ports.Listener)
+	kinds := make(map[uint16]map[bindrule.Socket]struct{})
+	for i := range listeners {
+		number, kind := listeners[i].Port, verdict.NewListener(&listeners[i])
+		if kinds[number] == nil {
+			kinds[number] = make(map[bindrule.Socket]struct{})
+		}
+		if _, ok := kinds[number][kind]; !ok && len(kinds[number]) == maxListenersPerPort {
+			l.tooMany[number] = true
+			continue
+		}
+		kinds[number][kind] = struct{}{}
+		out[number] = append(out[number], listeners[i])
+	}
+	return out
 }
 
 // allBehindListeners: whatever else there may be, the cause is a listener.
@@ -175,7 +196,7 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 		v := l.views[number]
 		v.SetListeners(byPort[number], flags.Listeners)
 		v.SetBucket(flags.Buckets[number])
-		v.SetIncomplete(lacking || flags.Missed[number] > 0)
+		v.SetIncomplete(lacking || flags.Missed[number] > 0 || l.tooMany[number])
 	}
 	return err
 }

@@ -89,6 +89,7 @@ func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor
 		}
 		n.conn = conn
 	}
+	var socket netlinkdiag.Socket // one for all: what an interface is given escapes to the heap
 	for s, err := range n.conn.Dump(ctx, req) {
 		switch {
 		case errors.Is(err, netlinkdiag.ErrRestarted):
@@ -96,7 +97,8 @@ func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor
 		case err != nil:
 			return err
 		default:
-			v.Add(&s)
+			socket = s
+			v.Add(&socket)
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ type Namespace interface {
 	Close() error
 }
 
-// A Visitor takes the sockets of a dump.
+// A Visitor takes the sockets of a dump. The socket is valid until Add returns.
 type Visitor interface {
 	Reset()
 	Add(s *netlinkdiag.Socket)

@@ -1,4 +1,4 @@
-package failures_test
+package verdict_test
 
 import (
 	"net/netip"
