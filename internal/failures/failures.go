@@ -114,7 +114,7 @@ type Recorder struct {
 	earlier   *earlier[bindtrace.Key]
 
 	mu      sync.Mutex
-	watched watched
+	watched *watched
 	latest  map[Key]Failure
 }
 
@@ -221,7 +221,7 @@ func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the inode numbers of namespaces that are gone.
-func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) watched {
+func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) *watched {
 	now := newWatched(r.cfg.Host.OwnInode, sets)
 	r.conflicts.earlier.update(
 		func(key ConflictKey) bool { return now.watches(key.Netns, key.Port) },

@@ -19,8 +19,8 @@ type watched struct {
 }
 
 // newWatched takes the watched ports by the inode number of the namespace.
-func newWatched(own uint32, sets map[uint32][]ports.Set) watched {
-	w := watched{own: own, namespaces: map[uint32]struct{}{own: {}}, ports: make(map[bindtrace.Port]struct{})}
+func newWatched(own uint32, sets map[uint32][]ports.Set) *watched {
+	w := &watched{own: own, namespaces: map[uint32]struct{}{own: {}}, ports: make(map[bindtrace.Port]struct{})}
 	for inode, of := range sets {
 		w.namespaces[inode] = struct{}{}
 		for _, set := range of {
@@ -53,7 +53,7 @@ func (w *watched) place(key Key) Key {
 
 // list returns the namespaces and the ports. Where the tracer has no room for all, those of the own
 // namespace come first, and those of namespaces that are not watched come last.
-func (w watched) list() ([]uint32, []bindtrace.Port) {
+func (w *watched) list() ([]uint32, []bindtrace.Port) {
 	rank := func(inode uint32) int {
 		switch inode {
 		case w.own:

@@ -3,10 +3,10 @@
 package bindtrace
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -114,7 +114,7 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 	if err != nil {
 		return nil, err
 	}
-	factor := rand.Uint64() | 1
+	factor := binary.NativeEndian.Uint64(probe.addr[:]) | 1
 	if err := setConstants(spec, probe, opts.RingSize, factor); err != nil {
 		return nil, err
 	}

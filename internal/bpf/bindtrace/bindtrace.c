@@ -100,7 +100,7 @@ struct {
  *
  * A word is 0 where nothing was. It keeps another value where something was removed. The hash has
  * a random factor: nobody can choose ports that collide. */
-enum { INDEX_BITS = 14, INDEX_SIZE = 1 << INDEX_BITS, INDEX_PROBES = 32, NUMBER_BITS = 15 };
+enum { INDEX_BITS = 14, INDEX_SIZE = 1 << INDEX_BITS, INDEX_PROBES = 16, NUMBER_BITS = 15 };
 u64 slot_index[INDEX_SIZE];
 const volatile u64 index_factor;
 

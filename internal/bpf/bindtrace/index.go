@@ -24,7 +24,7 @@ func (p place) heir() place {
 const (
 	indexBits   = 14
 	indexSize   = 1 << indexBits
-	indexProbes = 32
+	indexProbes = 16
 	numberBits  = 15
 
 	// removed is a word that was in use: no namespace has this number.

@@ -194,7 +194,7 @@ func (s *slots) settle(now time.Time) {
 }
 
 // current reads what a slot has counted for its place.
-func (s *slots) current(slot int) (n sums, any bool) {
+func (s *slots) current(slot int) (n sums, counted bool) {
 	if !s.reader.read(slot, &n) {
 		return n, false
 	}
