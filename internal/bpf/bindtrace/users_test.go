@@ -182,7 +182,7 @@ func startInUserNamespace() error {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), roleEnv+"=fail-when-told")
 	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, AmbientCaps: []uintptr{unix.CAP_SETUID}}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start in a user namespace: %w", err)
 	}
@@ -190,10 +190,13 @@ func startInUserNamespace() error {
 	return cmd.Wait()
 }
 
-// failWhenTold fails to bind once its standard input ends.
+// failWhenTold becomes root of its user namespace, and fails to bind, once its standard input ends.
 func failWhenTold() error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
+	}
+	if err := syscall.Setuid(0); err != nil {
+		return fmt.Errorf("become root of the user namespace: %w", err)
 	}
 	return failOnce(testPort)
 }
@@ -224,15 +227,15 @@ func TestUserNamespaceIsOfTheUserWhoMadeIt(t *testing.T) {
 			kerneltest.Skip(t, "user namespaces of ordinary users are not allowed: it printed %q", line)
 		}
 		uidMap := fmt.Sprintf("/proc/%d/uid_map", pid)
-		if err := os.WriteFile(uidMap, fmt.Appendf(nil, "%d %d 1\n", hostileUID, subordinateUID), 0); err != nil {
+		if err := os.WriteFile(uidMap, fmt.Appendf(nil, "0 %d 1\n", subordinateUID), 0); err != nil {
 			t.Error(err)
 		}
 		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
 			t.Error(err)
 		}
 		e := nextEvent(t, tr, uint32(ns.Inode()))
-		if e.User != hostileUID {
-			t.Errorf("the event is of user %d (uid %d), want %d", e.User, e.UID, hostileUID)
+		if e.User != hostileUID || e.UID != subordinateUID {
+			t.Errorf("the event is of user %d (uid %d), want %d (uid %d)", e.User, e.UID, hostileUID, subordinateUID)
 		}
 		ns.Do(t, func() {
 			if err := failOnce(testPort); err != nil {
