@@ -18,7 +18,8 @@ type namespace struct {
 	dial func(int) (*netlinkdiag.Conn, error)
 	conn *netlinkdiag.Conn // nil until dialled
 
-	flags FlagReader // nil: off
+	flags   FlagReader   // nil: off
+	buckets BucketReader // nil: without
 
 	// Each is nil where it cannot be asked.
 	stack      func() (stack.Stats, error)
