@@ -109,3 +109,6 @@ func (p *Plan) Elsewhere(protocol sock.Protocol, netns uint32) *Watcher {
 	w.set = w.build()
 	return w
 }
+
+// Limit returns Config.MaxPorts.
+func (p *Plan) Limit() int { return p.budget.limit }
