@@ -63,6 +63,10 @@ bench: ## Measure against other tools, BENCHCOUNT (5) times, on up to a million 
 	done | tee bench.out
 	go run golang.org/x/perf/cmd/benchstat@$(BENCHSTAT_VERSION) -col /by bench.out
 
+.PHONY: bench-against
+bench-against: ## Compare scrapes with those of another build of the exporter: AGAINST=PATH (root)
+	SOCKSTATE_BENCH_AGAINST='$(abspath $(AGAINST))' go -C test test ./bench -run '^$$' -bench Against -benchtime 20x -timeout 1h
+
 .PHONY: bench-tracer
 bench-tracer: ## Measure what the tracer costs system calls, here and in guests (root)
 	go test ./internal/bpf/bindtrace -run '^$$' -bench Syscalls

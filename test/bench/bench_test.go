@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -124,7 +125,7 @@ func BenchmarkHost(b *testing.B) {
 }
 
 // BenchmarkBeside compares the exporter with node_exporter, both with their defaults, on a usual
-// host. They are scraped in turn, so that what else the machine does hits both.
+// host.
 func BenchmarkBeside(b *testing.B) {
 	w := usualHost(b)
 	theirs := nodeExporter(b, w.ns)
@@ -132,11 +133,35 @@ func BenchmarkBeside(b *testing.B) {
 		kerneltest.Skip(b, "needs node_exporter")
 	}
 	us := ours(b, w.ns)
-	pair := []contender{us.contender("ours", ourCount, hostTimeWait, 0), theirs.contender("theirs", sockstatCount, hostTimeWait, 0)}
+	w.compare(b, us, us.contender("ours", ourCount, hostTimeWait, 0), theirs, theirs.contender("theirs", sockstatCount, hostTimeWait, 0))
+}
+
+// BenchmarkAgainst compares the exporter with another build of it, which SOCKSTATE_BENCH_AGAINST
+// names: an older release, or the commit before.
+func BenchmarkAgainst(b *testing.B) {
+	other := os.Getenv("SOCKSTATE_BENCH_AGAINST")
+	if other == "" {
+		kerneltest.Skip(b, "SOCKSTATE_BENCH_AGAINST names no other exporter")
+	}
+	for _, n := range []int{1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			ns := newNetNS(b, n)
+			w := &timeWaits{ns: ns, opts: timewait.Options{Ports: []uint16{busyPort}, Count: n}}
+			us := ours(b, ns, watchPorts([]uint16{busyPort})...)
+			theirs := start(b, ns, other, "/-/ready", watchPorts([]uint16{busyPort})...)
+			w.compare(b, us, us.contender("ours", ourCount, n, 0), theirs, theirs.contender("theirs", ourCount, n, 0))
+		})
+	}
+}
+
+// compare scrapes two exporters in turn, so that what else the machine does hits both, and reports
+// the ratios of ours to theirs.
+func (w *timeWaits) compare(b *testing.B, us *scraped, ours contender, them *scraped, theirs contender) {
+	b.Helper()
 	b.StopTimer()
 	var sum [2]sample
 	for round := range b.N + 1 {
-		for i, c := range pair {
+		for i, c := range []contender{ours, theirs} {
 			if s := w.measure(b, c); round > 0 { // the first one warms up
 				sum[i].wall, sum[i].cpu = sum[i].wall+s.wall, sum[i].cpu+s.cpu
 			}
@@ -145,9 +170,9 @@ func BenchmarkBeside(b *testing.B) {
 	for unit, ratio := range map[string]float64{
 		"time-ratio":     float64(sum[0].wall) / float64(sum[1].wall),
 		"cpu-ratio":      float64(sum[0].cpu) / float64(sum[1].cpu),
-		"peak-RSS-ratio": float64(us.ProcStatus(b, "VmHWM")) / float64(theirs.ProcStatus(b, "VmHWM")),
-		"series-ratio":   float64(us.body.Series("")) / float64(theirs.body.Series("")),
-		"body-ratio":     float64(len(us.body)) / float64(len(theirs.body)),
+		"peak-RSS-ratio": float64(us.ProcStatus(b, "VmHWM")) / float64(them.ProcStatus(b, "VmHWM")),
+		"series-ratio":   float64(us.body.Series("")) / float64(them.body.Series("")),
+		"body-ratio":     float64(len(us.body)) / float64(len(them.body)),
 	} {
 		b.ReportMetric(ratio, unit)
 	}

@@ -44,9 +44,15 @@ func nodeExporter(t testing.TB, ns *kerneltest.NetNS, args ...string) *scraped {
 		t.Logf("without node_exporter: %v (go install github.com/prometheus/node_exporter@v1.12.1)", err)
 		return nil
 	}
+	return start(t, ns, path, "/", args...)
+}
+
+// start starts an exporter at a path, and waits for a page.
+func start(t testing.TB, ns *kerneltest.NetNS, path, page string, args ...string) *scraped {
+	t.Helper()
 	address := freeAddress(t, ns)
 	cmd := ns.Command(t, path, append(args, "--log.level=error", "--web.listen-address="+address)...)
-	return ready(t, launch.Of(t, ns, address, cmd), "/")
+	return ready(t, launch.Of(t, ns, address, cmd), page)
 }
 
 func ready(t testing.TB, e *launch.Exporter, page string) *scraped {
