@@ -89,17 +89,21 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 
 // A look sees what is on some ports of one network namespace.
 type look struct {
-	ns      probe.Namespace
-	waiting map[uint16]*waitingPort
-	views   map[uint16]*verdict.View
-	tooMany map[uint16]bool // ports with listeners that were left out
-	dumped  time.Time       // when the dump of sockets ended
+	ns       probe.Namespace
+	waiting  map[uint16]*waitingPort
+	views    map[uint16]*verdict.View
+	expected map[uint16][]bindrule.Request
+	dumped   time.Time // when the dump of sockets ended
 }
 
 func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
-	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View), tooMany: make(map[uint16]bool)}
-	for number := range waiting {
+	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View), expected: make(map[uint16][]bindrule.Request)}
+	for number, port := range waiting {
+		for bind := range port.binds {
+			l.expected[number] = append(l.expected[number], bind.request)
+		}
 		l.views[number] = new(verdict.View)
+		l.views[number].Expect(bindrule.NewFolding(l.expected[number]))
 		l.views[number].SetIncomplete(true)
 	}
 	return l
@@ -111,12 +115,12 @@ func (l *look) see(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	byPort := l.byPort(listeners)
+	on := byPort(listeners)
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16
 	for number, port := range l.waiting {
-		l.views[number].SetListeners(byPort[number], nil)
+		l.views[number].SetListeners(on[number], nil)
 		seen := l.views[number].Port(linux.Timers{}, time.Time{})
 		if !port.allBehindListeners(&seen) {
 			rest = append(rest, number)
@@ -125,27 +129,14 @@ func (l *look) see(ctx context.Context) error {
 	if len(rest) == 0 {
 		return nil
 	}
-	return l.seeAll(ctx, rest, byPort)
+	return l.seeAll(ctx, rest, on)
 }
 
-// maxListenersPerPort bounds the listeners of a port that bind() can tell apart: any user may listen
-// on every loopback address, and each failed bind is compared with each listener.
-const maxListenersPerPort = 1024
-
-// byPort sorts listeners into their ports, and leaves out those beyond the bound.
-func (l *look) byPort(listeners []ports.Listener) map[uint16][]ports.Listener {
+// byPort sorts listeners into their ports.
+func byPort(listeners []ports.Listener) map[uint16][]ports.Listener {
 	out := make(map[uint16][]ports.Listener)
-	kinds := make(map[uint16]map[bindrule.Socket]struct{})
 	for i := range listeners {
-		number, kind := listeners[i].Port, verdict.NewListener(&listeners[i])
-		if kinds[number] == nil {
-			kinds[number] = make(map[bindrule.Socket]struct{})
-		}
-		if _, ok := kinds[number][kind]; !ok && len(kinds[number]) == maxListenersPerPort {
-			l.tooMany[number] = true
-			continue
-		}
-		kinds[number][kind] = struct{}{}
+		number := listeners[i].Port
 		out[number] = append(out[number], listeners[i])
 	}
 	return out
@@ -162,7 +153,7 @@ func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 }
 
 // seeAll looks for sockets of all states on the ports, and for the flags.
-func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][]ports.Listener) error {
+func (l *look) seeAll(ctx context.Context, numbers []uint16, listeners map[uint16][]ports.Listener) error {
 	// Where the flags of all sockets can be read, the sockets come with them, except those that
 	// are only bound.
 	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(sock.StateListen)}
@@ -170,10 +161,10 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	if all {
 		req.States = netlinkdiag.States(netlinkdiag.StateBoundInactive)
 	}
-	ask := probe.FlagRequest{Ports: numbers}
+	ask := probe.FlagRequest{Ports: numbers, Expected: l.expected}
 	for _, number := range numbers {
 		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(number))
-		ask.Listeners = append(ask.Listeners, byPort[number]...)
+		ask.Listeners = append(ask.Listeners, listeners[number]...)
 	}
 	if err := l.ns.Sockets(ctx, req, l); err != nil {
 		return err
@@ -194,9 +185,9 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	lacking := all && err != nil // without, the dump has seen all states
 	for _, number := range numbers {
 		v := l.views[number]
-		v.SetListeners(byPort[number], flags.Listeners)
+		v.SetListeners(listeners[number], flags.Listeners)
 		v.SetBucket(flags.Buckets[number])
-		v.SetIncomplete(lacking || flags.Missed[number] > 0 || l.tooMany[number])
+		v.SetIncomplete(lacking || flags.Missed[number] > 0)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
@@ -17,6 +18,8 @@ type namespace struct {
 	fd   int
 	dial func(int) (*netlinkdiag.Conn, error)
 	conn *netlinkdiag.Conn // nil until dialled
+
+	addresses func(int) (map[netip.Addr]struct{}, error)
 
 	flags FlagReader // nil: off
 
@@ -140,6 +143,11 @@ func (n *namespace) Devices(indices map[uint32]string) {
 	for index := range indices {
 		indices[index] = names.Name(index)
 	}
+}
+
+// LocalAddresses implements Namespace.
+func (n *namespace) LocalAddresses() (map[netip.Addr]struct{}, error) {
+	return n.addresses(n.fd)
 }
 
 // Close implements Namespace.

@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -53,6 +54,10 @@ type Namespace interface {
 	// called by its index: "if42".
 	Devices(names map[uint32]string)
 
+	// LocalAddresses returns the addresses of the network devices. Those of loopback need not be
+	// among them.
+	LocalAddresses() (map[netip.Addr]struct{}, error)
+
 	// Close lets go of what the namespace holds open. It may be used again.
 	Close() error
 }
@@ -77,6 +82,10 @@ const (
 type FlagRequest struct {
 	Ports     []uint16
 	Listeners []ports.Listener
+
+	// Expected are, by port, the binds that will be asked about. Where a port has very many kinds
+	// of sockets, those that these binds cannot tell apart are folded, as by bindrule.NewFolding.
+	Expected map[uint16][]bindrule.Request
 
 	// OnlyListeners spares the walk through the table of connections, which can be large.
 	OnlyListeners bool
