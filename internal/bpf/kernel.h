@@ -77,6 +77,7 @@ static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static void *(*const bpf_task_pt_regs)(struct task_struct *task) = (void *)175;
+static long (*const bpf_loop)(u32 count, void *callback, void *ctx, u64 flags) = (void *)181;
 
 /* One member of a kernel struct; 0 where it cannot be read. */
 #define READ(member)                                                     \

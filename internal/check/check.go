@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
@@ -107,7 +108,11 @@ func look(ctx context.Context, opts *options) (*report.Report, error) {
 		defer flags.Close()
 		host.Flags = flags
 	}
-	if hidesBound() {
+	if buckets := openBuckets(flags); buckets != nil {
+		defer buckets.Close()
+		host.Buckets = buckets
+	}
+	if host.Buckets == nil && hidesBound() {
 		unseen = append(unseen, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
 	}
 	taker := snapshot.New(cfg)
@@ -158,6 +163,18 @@ func openFlags() (flags *sockflags.Reader, unseen []string) {
 		unseen = append(unseen, unseenFor(shortfall))
 	}
 	return flags, unseen
+}
+
+// openBuckets opens what reads the sockets of a few ports; nil where the kernel does not let it.
+func openBuckets(flags *sockflags.Reader) *bindbucket.Reader {
+	if flags == nil || flags.Mode() != sockflags.ModeBPF {
+		return nil
+	}
+	buckets, err := bindbucket.New()
+	if err != nil {
+		return nil
+	}
+	return buckets
 }
 
 func unseenFor(u *sock.UnavailableError) string {

@@ -174,6 +174,9 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, listeners map[uint1
 	if flags == nil {
 		flags = new(probe.Flags)
 	}
+	if flags.Bound {
+		l.Reset()
+	}
 	for _, s := range flags.Sockets {
 		if v, ok := l.views[s.Port]; ok {
 			v.AddFlagged(s.Socket, flags.At)

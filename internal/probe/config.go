@@ -27,6 +27,10 @@ type Config struct {
 	// Flags reads the reuse flags; nil switches them off.
 	Flags FlagReader
 
+	// Buckets reads the sockets of ports with few of them; nil: Flags reads them all. It is not
+	// used without Flags.
+	Buckets BucketReader
+
 	// Procfs of the calling thread's network namespace. Each may be nil: Stack switches the
 	// counters off then, the others are not known.
 	Stack      func() (stack.Stats, error)
@@ -74,7 +78,7 @@ func Gone(err error) Namespace {
 }
 
 func (c *Config) namespace(fd int) *namespace {
-	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags}
+	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags, buckets: c.Buckets}
 	if n.dial == nil {
 		n.dial = func(fd int) (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	}

@@ -21,7 +21,8 @@ type namespace struct {
 
 	addresses func(int) (map[netip.Addr]struct{}, error)
 
-	flags FlagReader // nil: off
+	flags   FlagReader   // nil: off
+	buckets BucketReader // nil: without
 
 	// Each is nil where it cannot be asked.
 	stack      func() (stack.Stats, error)

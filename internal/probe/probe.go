@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
@@ -89,6 +90,10 @@ type FlagRequest struct {
 
 	// OnlyListeners spares the walk through the table of connections, which can be large.
 	OnlyListeners bool
+
+	// Sockets is about how many there are on the ports. Few of them are read where bind() looks
+	// for them, many in a walk through the table of connections.
+	Sockets uint64
 }
 
 // Flags are the reuse flags of sockets.
@@ -103,7 +108,10 @@ type Flags struct {
 	// Buckets has what the kernel remembers of the binds of a port, where that is known.
 	Buckets map[uint16]bindrule.Bucket
 
-	// Missed counts, by port, the sockets that are not in Sockets.
+	// Bound says that sockets that are only bound are among Sockets.
+	Bound bool
+
+	// Missed counts, by port, the sockets that are not in Sockets, as far as that is known.
 	Missed map[uint16]uint64
 }
 
@@ -117,4 +125,9 @@ type PortSocket struct {
 type FlagReader interface {
 	Mode() sockflags.Mode
 	Read(context.Context, sockflags.Request) (*sockflags.Result, error)
+}
+
+// A BucketReader reads the sockets of a few ports: *bindbucket.Reader.
+type BucketReader interface {
+	Read(netns int, ports []uint16) (*bindbucket.Result, error)
 }

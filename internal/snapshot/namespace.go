@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -193,11 +194,11 @@ func (t *taking) sockets(ctx context.Context) {
 	var flags Part[*probe.Flags]
 	switch how {
 	case sideBySide:
-		beside.Go(func() { flags = t.readFlags(ctx, false) })
+		beside.Go(func() { flags = t.readFlags(ctx, math.MaxUint64, false) })
 		t.dump(ctx, tcp, how)
 	case dumpFirst:
 		t.dump(ctx, tcp, how)
-		flags = t.readFlags(ctx, tcp.quiet())
+		flags = t.readFlags(ctx, tcp.sockets(), tcp.quiet())
 	case listenersOnly:
 		t.dump(ctx, tcp, how)
 		flags = t.rememberedFlags(ctx)
@@ -206,7 +207,7 @@ func (t *taking) sockets(ctx context.Context) {
 		t.walks.spend(tcp.took)
 	}
 	beside.Wait()
-	t.quiet = tcp.quiet()
+	t.few = tcp.err == nil && tcp.sockets() <= fewSockets
 	verdicts := t.judge(tcp, flags)
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
@@ -263,10 +264,10 @@ func (t *taking) nameOwners(ctx context.Context) {
 	})
 }
 
-// readFlags reads the reuse flags and publishes what they say. With onlyListeners nothing else is
-// on the ports.
-func (t *taking) readFlags(ctx context.Context, onlyListeners bool) Part[*probe.Flags] {
-	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched, Expected: t.expected, OnlyListeners: onlyListeners}
+// readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
+// ports, and with onlyListeners nothing but listeners.
+func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bool) Part[*probe.Flags] {
+	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched, Expected: t.expected, OnlyListeners: onlyListeners, Sockets: sockets}
 	return t.takeFlags(func() (*probe.Flags, error) {
 		flags, err := t.probe.Flags(ctx, req)
 		if err == nil {
@@ -282,7 +283,7 @@ func (t *taking) rememberedFlags(ctx context.Context) Part[*probe.Flags] {
 	if flags, ok := t.remembered(t.onWatched); ok {
 		return t.takeFlags(func() (*probe.Flags, error) { return flags, nil })
 	}
-	return t.readFlags(ctx, true)
+	return t.readFlags(ctx, uint64(len(t.onWatched)), true)
 }
 
 func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags] {
@@ -363,6 +364,16 @@ func (c *count) Add(s *netlinkdiag.Socket) {
 	}
 }
 
+// sockets returns how many are on the watched ports, listeners included.
+func (c *count) sockets() (n uint64) {
+	for _, p := range c.counter.Ports() {
+		for state := range p.IPv4.States {
+			n += p.IPv4.States[state] + p.IPv6.States[state]
+		}
+	}
+	return n
+}
+
 // quiet: nothing but listeners is on the watched ports.
 func (c *count) quiet() bool { return c.err == nil && len(c.counter.Lingering()) == 0 }
 
@@ -438,6 +449,11 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 
 // bindPorts returns, for each watched port, the sockets that a bind would meet.
 func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []bindrule.Port {
+	if flags.Bound {
+		for i := range c.views {
+			c.views[i].ResetSockets()
+		}
+	}
 	for _, s := range flags.Sockets {
 		if i, ok := t.set.Find(s.Port); ok {
 			c.views[i].AddFlagged(s.Socket, flags.At)

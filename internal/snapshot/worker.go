@@ -21,7 +21,7 @@ type worker struct {
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
 
-	quiet bool // nothing but listeners was on the watched ports last time
+	few bool // there were no more than fewSockets on the watched ports last time
 
 	flags   *probe.Flags // the latest
 	flagsOf []uint64     // cookies of the listeners they are of, sorted
@@ -37,6 +37,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		set:     watcher.Update(time.Time{}, nil),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
+		few:     true, // as on most hosts
 	}
 	if cfg.Parts.UDP {
 		w.udp = ports.NewUDPWatcher(watch(sock.UDP), cfg.Retention)
@@ -60,14 +61,18 @@ func (w *worker) sets() []ports.Set {
 	return []ports.Set{w.set, w.udp.Set()}
 }
 
+// fewSockets is up to how many sockets the flags wait for the dump. A dump takes less than a
+// millisecond then.
+const fewSockets = 4096
+
 // An approach is how connections and flags are looked for.
 type approach uint8
 
 const (
 	// sideBySide reads the flags beside the dump: both walk the same table, and take as long.
 	sideBySide approach = iota
-	// dumpFirst is for ports that had nothing but listeners last time: the dump says whether a
-	// walk for the flags of other sockets is needed at all.
+	// dumpFirst is for ports that had few sockets last time: the dump says whether a walk for the
+	// flags of sockets is needed at all.
 	dumpFirst
 	// listenersOnly does not look for connections: the kernel counts none, and the time for
 	// looking all the same is used up.
@@ -78,7 +83,7 @@ func (w *worker) approach(noConnections bool, walks *walkBudget) approach {
 	switch {
 	case noConnections && walks.spent():
 		return listenersOnly
-	case w.quiet:
+	case w.few:
 		return dumpFirst
 	default:
 		return sideBySide

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/linux"
@@ -121,6 +122,12 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 		return
 	}
 	s.flags = flags
+	if flags.Mode() == sockflags.ModeBPF {
+		// Without it every read of flags walks through the table of connections.
+		if s.buckets, err = bindbucket.New(); err != nil {
+			logger.Debug("bind buckets cannot be read", "err", err)
+		}
+	}
 	reason, details := missing(flags.Shortfalls())
 	s.works(logger, sock.Feature{Name: "reuse_flags", Mode: string(flags.Mode()), Reason: reason}, details...)
 }

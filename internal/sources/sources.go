@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/features"
 	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
@@ -44,7 +45,9 @@ type Sources struct {
 	opts   *Options
 	tracer *bindtrace.Tracer // nil where binds cannot be traced
 	flags  *sockflags.Reader // nil where flags cannot be read
-	owners *owner.Finder     // nil where owners cannot be found
+
+	buckets *bindbucket.Reader // nil where bind buckets cannot be read
+	owners  *owner.Finder      // nil where owners cannot be found
 
 	failures *failures.Recorder // nil without a tracer
 
@@ -87,6 +90,9 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 		if s.flags != nil {
 			host.Flags = s.flags
 		}
+		if s.buckets != nil {
+			host.Buckets = s.buckets
+		}
 	}
 	if s.tracer != nil {
 		recording.Tracer = s.tracer
@@ -118,6 +124,9 @@ func (s *Sources) Close() {
 	_ = s.Taker.Close()
 	if s.flags != nil {
 		_ = s.flags.Close()
+	}
+	if s.buckets != nil {
+		_ = s.buckets.Close()
 	}
 	if s.owners != nil {
 		_ = s.owners.Close()
