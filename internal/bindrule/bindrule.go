@@ -165,14 +165,14 @@ func conflict(r *Request, s *Socket, expected bool) Flag {
 }
 
 func sameDevice(r *Request, s *Socket, expected bool) Flag {
-	if s.Ifindex == OtherIfindex && !expected {
+	if s.Ifindex == sock.OtherIfindex && !expected {
 		return FlagUnknown
 	}
 	return is(r.Ifindex == s.Ifindex)
 }
 
 func sameUser(r *Request, s *Socket, expected bool) Flag {
-	if s.UID == UIDOf(OtherUID) && !expected {
+	if s.UID == UIDOf(sock.OtherUID) && !expected {
 		return FlagUnknown
 	}
 	return r.UID.equal(s.UID)

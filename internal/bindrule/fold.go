@@ -1,17 +1,9 @@
 package bindrule
 
 import (
-	"math"
 	"net/netip"
 
 	"sockstate_exporter/internal/sock"
-)
-
-// What a Folding puts in place of a device and of a user that no expected request names. The kernel
-// gives neither number to anybody.
-const (
-	OtherIfindex uint32 = math.MaxUint32
-	OtherUID     uint32 = math.MaxUint32
 )
 
 // A Folding says which sockets are the same to some expected requests. Any user can bind sockets to
@@ -51,7 +43,7 @@ type Binding struct {
 }
 
 // Fold replaces what no expected request can tell apart: the address by Elsewhere, a device by
-// OtherIfindex, and a user by OtherUID.
+// sock.OtherIfindex, and a user by sock.OtherUID.
 func (f *Folding) Fold(b Binding) Binding {
 	plain := plainAddr(b.Addr)
 	some, more, expected := f.meeting(plain)
@@ -59,10 +51,10 @@ func (f *Folding) Fold(b Binding) Binding {
 		b.Addr, b.Elsewhere = netip.Addr{}, sock.FamilyOf(plain)
 	}
 	if !mayMatch(some, b.Ifindex, b.UID) && !mayMatch(more, b.Ifindex, b.UID) {
-		b.UID = OtherUID
+		b.UID = sock.OtherUID
 	}
 	if b.Ifindex != 0 && !names(some, b.Ifindex) && !names(more, b.Ifindex) {
-		b.Ifindex = OtherIfindex
+		b.Ifindex = sock.OtherIfindex
 	}
 	return b
 }

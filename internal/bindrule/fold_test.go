@@ -112,13 +112,13 @@ func TestFoldKeepsWhatRequestsTellApart(t *testing.T) {
 	}{
 		{"an expected address", at("192.0.2.1", 3, 1000), at("192.0.2.1", 3, 1000)},
 		{"the same, mapped", at("::ffff:192.0.2.1", 3, 1000), at("::ffff:192.0.2.1", 3, 1000)},
-		{"its user on a device that it does not use", at("192.0.2.1", 4, 1000), at("192.0.2.1", OtherIfindex, OtherUID)},
-		{"the user of a wildcard", at("192.0.2.1", 4, 7), at("192.0.2.1", OtherIfindex, 7)},
+		{"its user on a device that it does not use", at("192.0.2.1", 4, 1000), at("192.0.2.1", sock.OtherIfindex, sock.OtherUID)},
+		{"the user of a wildcard", at("192.0.2.1", 4, 7), at("192.0.2.1", sock.OtherIfindex, 7)},
 		{"another address", at("192.0.2.2", 0, 7), other(sock.FamilyIPv4, 0, 7)},
-		{"of another user", at("192.0.2.2", 3, 1000), other(sock.FamilyIPv4, OtherIfindex, OtherUID)},
+		{"of another user", at("192.0.2.2", 3, 1000), other(sock.FamilyIPv4, sock.OtherIfindex, sock.OtherUID)},
 		{"mapped", at("::ffff:192.0.2.2", 0, 7), other(sock.FamilyIPv4, 0, 7)},
-		{"IPv6", at("2001:db8::1", 9, 8), other(sock.FamilyIPv6, OtherIfindex, OtherUID)},
-		{"a wildcard that is not expected", at("0.0.0.0", 0, 8), at("0.0.0.0", 0, OtherUID)},
+		{"IPv6", at("2001:db8::1", 9, 8), other(sock.FamilyIPv6, sock.OtherIfindex, sock.OtherUID)},
+		{"a wildcard that is not expected", at("0.0.0.0", 0, 8), at("0.0.0.0", 0, sock.OtherUID)},
 		{"a wildcard on an expected device", at("0.0.0.0", 3, 1000), at("0.0.0.0", 3, 1000)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -144,7 +144,7 @@ func owned(sockets []bindrule.Socket, port uint16, one, many string) string {
 	where, uids := make([]string, 0, len(sockets)), make([]string, 0, len(sockets))
 	for _, s := range sockets {
 		where = append(where, whereIs(&s, port))
-		if s.UID.Known && s.UID.ID != bindrule.OtherUID {
+		if s.UID.Known && s.UID.ID != sock.OtherUID {
 			uids = append(uids, strconv.FormatUint(uint64(s.UID.ID), 10))
 		}
 	}
