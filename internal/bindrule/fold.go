@@ -59,6 +59,16 @@ func (f *Folding) Fold(b Binding) Binding {
 	return b
 }
 
+// FoldSocket does the same to a Socket.
+func (f *Folding) FoldSocket(s Socket) Socket {
+	b := f.Fold(Binding{Addr: s.Addr, Ifindex: s.Ifindex, UID: s.UID.ID})
+	s.Addr, s.Elsewhere, s.Ifindex = b.Addr, b.Elsewhere, b.Ifindex
+	if s.UID.Known {
+		s.UID.ID = b.UID
+	}
+	return s
+}
+
 // meeting returns the expected requests that may conflict with a socket on the address: those to
 // the address, and those to wildcards. A wildcard socket conflicts with requests to any address.
 func (f *Folding) meeting(plain netip.Addr) (some, more []Request, expected bool) {

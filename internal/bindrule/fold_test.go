@@ -14,12 +14,7 @@ func folded(p Port, f *Folding) Port {
 	out := p
 	out.Sockets, out.Folding = nil, f
 	for _, s := range p.Sockets {
-		b := f.Fold(Binding{Addr: s.Addr, Ifindex: s.Ifindex, UID: s.UID.ID})
-		s.Addr, s.Elsewhere, s.Ifindex = b.Addr, b.Elsewhere, b.Ifindex
-		if s.UID.Known {
-			s.UID.ID = b.UID
-		}
-		out.Sockets = append(out.Sockets, s)
+		out.Sockets = append(out.Sockets, f.FoldSocket(s))
 	}
 	return out
 }

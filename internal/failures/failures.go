@@ -21,19 +21,20 @@ import (
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
 type Binds struct {
-	// Counts are by the Inode of a Namespace of the snapshot, or 0 for all others.
+	// Counts are by the Inode of a Namespace of the snapshot. 0 stands for all namespaces that are
+	// not watched.
 	Counts []bindtrace.Count
 	// Connects says that connect() is counted, too.
 	Connects bool
 	Stats    bindtrace.Stats
 	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
 
-	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
-	// was read, a moment after it.
+	// Conflicts count the bind() calls that failed with EADDRINUSE, by cause. A call counts a
+	// moment after its event was read. Calls whose event was lost are missing.
 	Conflicts []ConflictCount
 
-	// Recent are the latest failed bind()s, the latest first, watched ports or not. Their
-	// number is bounded.
+	// Recent are the latest failed bind() calls, the latest first, on watched ports and on others.
+	// Their number is bounded.
 	Recent []Recent
 }
 
@@ -51,7 +52,7 @@ type Failure struct {
 // ErrnoName is the symbolic name of an error, EADDRINUSE, or empty where it has none.
 func ErrnoName(errno unix.Errno) string { return unix.ErrnoName(errno) }
 
-// A Key is what the latest failure is kept for.
+// A Key identifies a Failure: the Recorder keeps the latest failure of each Key.
 type Key struct {
 	Netns     uint32 // inode number of the network namespace, 0: not a watched one
 	Port      uint16 // the port that was asked for; valid unless OtherPort
@@ -99,6 +100,9 @@ type Config struct {
 	// Host asks the namespaces where a bind has failed.
 	Host *probe.Host
 
+	// Watch watches the ports where calls fail; nil: they are not watched for that.
+	Watch Watch
+
 	// Owners finds who failed to bind; nil: nobody is known.
 	Owners OwnerFinder
 
@@ -145,7 +149,7 @@ func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds
 	if err := tracer.SetWatch(r.ports()); err != nil {
 		return Binds{}, err
 	}
-	if r.cfg.Host.Others != nil { // else it is the own one, as from the beginning
+	if r.cfg.Host.Others != nil { // without others, the tracer watches the own namespace only, as when it started
 		if err := tracer.SetNamespaces(slices.Collect(maps.Keys(sets))); err != nil {
 			return Binds{}, err
 		}
@@ -192,6 +196,7 @@ func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 }
 
 func (r *Recorder) add(e *bindtrace.Event) {
+	r.keepInSight(e)
 	if e.Op != bindtrace.OpBind {
 		return
 	}

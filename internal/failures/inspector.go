@@ -17,15 +17,15 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Looks are at least minLookGap apart, and take no more than a fifth of the time of a CPU,
-// however many sockets there are.
+// Looks are at least minLookGap apart, and take at most a fifth of the time of a CPU, however many
+// sockets there are.
 const (
 	minLookGap   = 200 * time.Millisecond
-	lookGapRatio = 4 // of the gap to the look before it
+	lookGapRatio = 4 // a gap lasts at least this many times the duration of the look before it
 )
 
-// An inspector looks at ports where a bind has failed. It asks apart from the snapshots, which may
-// take as long as a dump does.
+// An inspector looks at ports where a bind has failed. It does not use the snapshots' connection,
+// because a snapshot may take as long as a dump does.
 type inspector struct {
 	cfg       *Config
 	conflicts *conflicts
@@ -93,17 +93,22 @@ type look struct {
 	waiting  map[uint16]*waitingPort
 	views    map[uint16]*verdict.View
 	expected map[uint16][]bindrule.Request
+	foldings map[uint16]*bindrule.Folding
 	dumped   time.Time // when the dump of sockets ended
 }
 
 func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
-	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View), expected: make(map[uint16][]bindrule.Request)}
+	l := &look{
+		ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View),
+		expected: make(map[uint16][]bindrule.Request), foldings: make(map[uint16]*bindrule.Folding),
+	}
 	for number, port := range waiting {
 		for bind := range port.binds {
 			l.expected[number] = append(l.expected[number], bind.request)
 		}
 		l.views[number] = new(verdict.View)
-		l.views[number].Expect(bindrule.NewFolding(l.expected[number]))
+		l.foldings[number] = bindrule.NewFolding(l.expected[number])
+		l.views[number].Expect(l.foldings[number])
 		l.views[number].SetIncomplete(true)
 	}
 	return l
@@ -111,11 +116,11 @@ func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
 
 // see looks at the ports. With an error it has not seen everything.
 func (l *look) see(ctx context.Context) error {
-	listeners, err := l.ns.Listeners(ctx, slices.Collect(maps.Keys(l.waiting))...)
-	if err != nil {
+	found := newListenersByPort(l.foldings)
+	if err := l.ns.Listeners(ctx, found, slices.Collect(maps.Keys(l.waiting))...); err != nil {
 		return err
 	}
-	on := byPort(listeners)
+	on := found.byPort
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16
@@ -132,17 +137,58 @@ func (l *look) see(ctx context.Context) error {
 	return l.seeAll(ctx, rest, on)
 }
 
-// byPort sorts listeners into their ports.
-func byPort(listeners []ports.Listener) map[uint16][]ports.Listener {
-	out := make(map[uint16][]ports.Listener)
-	for i := range listeners {
-		number := listeners[i].Port
-		out[number] = append(out[number], listeners[i])
-	}
-	return out
+// maxListenersPerPort bounds the listeners of a port that are kept apart: any user may listen on every
+// loopback address, and each failed bind is compared with each listener. Beyond it only listeners that
+// the failed binds can tell apart are kept apart. maxAlike bounds those that bind() cannot tell apart,
+// as far as the dump shows: they may differ in their flags.
+const (
+	maxListenersPerPort = 1024
+	maxAlike            = 64
+)
+
+// listenersByPort sorts listeners into their ports, and leaves out those beyond the bounds. It is a
+// probe.Visitor.
+type listenersByPort struct {
+	foldings map[uint16]*bindrule.Folding
+	byPort   map[uint16][]ports.Listener
+	kinds    map[uint16]map[bindrule.Socket]int
 }
 
-// allBehindListeners: whatever else there may be, the cause is a listener.
+func newListenersByPort(foldings map[uint16]*bindrule.Folding) *listenersByPort {
+	l := &listenersByPort{foldings: foldings}
+	l.Reset()
+	return l
+}
+
+// Reset implements probe.Visitor.
+func (l *listenersByPort) Reset() {
+	l.byPort = make(map[uint16][]ports.Listener)
+	l.kinds = make(map[uint16]map[bindrule.Socket]int)
+}
+
+// Add implements probe.Visitor.
+func (l *listenersByPort) Add(s *netlinkdiag.Socket) {
+	listener := ports.NewListener(s)
+	number, kind := listener.Port, verdict.NewListener(&listener)
+	kinds := l.kinds[number]
+	if kinds == nil {
+		kinds = make(map[bindrule.Socket]int)
+		l.kinds[number] = kinds
+	}
+	alike, ok := kinds[kind]
+	if !ok && len(kinds) >= maxListenersPerPort {
+		kind = l.foldings[number].FoldSocket(kind)
+		alike = kinds[kind]
+	}
+	if alike == maxAlike {
+		return
+	}
+	kinds[kind]++
+	l.byPort[number] = append(l.byPort[number], listener)
+}
+
+// allBehindListeners says that listeners explain all failures that wait, whatever else is on the
+// port.
 func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 	for bind := range p.binds {
 		if cause, _ := verdict.Explain(seen, bind.request); cause != verdict.CauseListener {
@@ -185,7 +231,7 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, listeners map[uint1
 	if errors.Is(err, probe.ErrOff) {
 		err = nil
 	}
-	lacking := all && err != nil // without, the dump has seen all states
+	lacking := all && err != nil // if not all, the dump has seen all states
 	for _, number := range numbers {
 		v := l.views[number]
 		v.SetListeners(listeners[number], flags.Listeners)
@@ -222,10 +268,11 @@ func (i *inspector) report(ctx context.Context) {
 	}
 	i.cfg.Host.Each(slices.Sorted(maps.Keys(numbers)), func(inode uint32, _ string, ns probe.Namespace) {
 		// An error leaves the sentence shorter.
-		listeners, _ := ns.Listeners(ctx, numbers[inode]...)
+		found := newListenersByPort(nil)
+		_ = ns.Listeners(ctx, found, numbers[inode]...)
 		for n := range conflicts {
 			if c := &conflicts[n]; c.Netns == inode {
-				c.OtherHalf = otherHalf(c, listeners)
+				c.OtherHalf = otherHalf(c, found.byPort[c.Port])
 				i.cfg.OnConflict(*c)
 			}
 		}

@@ -225,11 +225,11 @@ func notes() map[string]note {
 		},
 		"watched_port_info": {
 			unit:    one,
-			details: "`name` comes from `--watch.port`, and is empty if it gives none. `source` is `flag` for a port that `--watch.port` names, and `listener` for a port that the exporter discovered.",
+			details: "`name` comes from `--watch.port`, and is empty if it gives none. `source` is `flag` for a port that `--watch.port` names, `listener` for a port that the exporter discovered, and `failure` for a port without a listener to which a bind failed less than `--watch.retention` ago.",
 			source:  plan,
 		},
 		"watched_ports": {
-			unit:    ports + ", at most `sockstate_watched_ports_limit`",
+			unit:    ports + ", at most `sockstate_watched_ports_limit` and 64 ports of source `failure`",
 			details: "TCP and UDP ports count apart, and in each network namespace.",
 			source:  plan,
 		},
@@ -239,7 +239,7 @@ func notes() map[string]note {
 		},
 		"watched_ports_dropped": {
 			unit:    ports,
-			details: "If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
+			details: "Watched ports keep their place. A user (network namespace and uid) with few ports takes the place of the newest port of the user with most, so the ports that are left out belong to users with many ports. If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
 			source:  plan,
 		},
 		"watched_namespaces": {

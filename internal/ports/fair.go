@@ -37,36 +37,23 @@ func Fairly[T any](rows []T, compare func(a, b *T) int, levels ...func(*T) uint6
 	}
 }
 
-// Subordinate user ids (subuid(5), user_namespaces(7)) come in ranges of idRange: a user has one, and
-// so has a container. useradd gives them out from firstSubID up, systemd and Kubernetes at
-// multiples of idRange.
-const (
-	firstSubID = 100_000
-	idRange    = 65_536
-)
-
-// ByUser returns levels for Fairly that give each user a share. All ids of a range of subordinate
-// ids are one user.
+// ByUser returns levels for Fairly that give each user a share. All ids of a range of subordinate ids
+// (subuid(5), user_namespaces(7)) are one user.
 func ByUser[T any](uid func(*T) bindrule.UID) []func(*T) uint64 {
 	const unknown = 1 << 32
-	of := func(t *T, owner func(id uint64) uint64) uint64 {
-		u := uid(t)
-		if !u.Known {
+	level := func(owner func(id uint32) uint32) func(*T) uint64 {
+		return func(t *T) uint64 {
+			if u := uid(t); u.Known {
+				return uint64(owner(u.ID))
+			}
 			return unknown
 		}
-		return owner(uint64(u.ID))
 	}
 	return []func(*T) uint64{
-		func(t *T) uint64 {
-			return of(t, func(id uint64) uint64 {
-				if id < firstSubID {
-					return id
-				}
-				return firstSubID + (id-firstSubID)/idRange
-			})
-		},
-		// A range that is counted from 0 is in two ranges of the level before.
-		func(t *T) uint64 { return of(t, func(id uint64) uint64 { return id / idRange }) },
-		func(t *T) uint64 { return of(t, func(id uint64) uint64 { return id }) },
+		level(accountOf),
+		// systemd and Kubernetes give out ranges at multiples of their size: each is in two ranges
+		// of useradd.
+		level(func(id uint32) uint32 { return id / subordinates }),
+		level(func(id uint32) uint32 { return id }),
 	}
 }

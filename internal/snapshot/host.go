@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 )
 
 // A host takes snapshots of all network namespaces, one at a time, and keeps what has to outlive
@@ -37,11 +38,12 @@ func (h *host) close() error { return h.own.probe.Close() }
 const maxEntered = 8
 
 // maxIdleWalks bounds how long a snapshot looks for connections in other namespaces where the
-// kernel counts nothing but listeners. The table of connections is one for all namespaces: with a
-// million TIME_WAIT sockets in one, to find nothing in another takes a fifth of a second.
+// kernel counts nothing but listeners. All namespaces share one table of connections: with a
+// million TIME_WAIT sockets in one, a search in another one takes a fifth of a second, even if it
+// finds nothing.
 const maxIdleWalks = time.Second
 
-// A walkBudget is what is left of that.
+// A walkBudget is the part of maxIdleWalks that is left.
 type walkBudget struct {
 	mu   sync.Mutex
 	left time.Duration
@@ -68,7 +70,8 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	var running, listed sync.WaitGroup
 	own := h.own.begin(publishOwn, walks)
 	running.Go(own.stack)
-	// First, so that its ports come first where not all can be watched.
+	// The own namespace comes first, so that its ports are watched even if the budget does not
+	// suffice for all.
 	own.list(ctx)
 	running.Go(func() { own.sockets(ctx) })
 
@@ -94,7 +97,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		other := w.begin(func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks)
 		listed.Add(1)
 		running.Go(func() {
-			// What the namespace is asked through would keep it in being.
+			// An open connection to the namespace would keep it alive.
 			defer func() {
 				_ = w.probe.Close()
 				_ = ns.Close()
@@ -119,7 +122,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	publish(func(s *Snapshot) { s.Binds = binds })
 }
 
-// discover finds the other namespaces of the moment. The caller closes the Set.
+// discover finds the other namespaces that exist now. The caller closes the Set.
 func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 	found = take(func() (Discovery, error) {
 		set = h.cfg.Host.Open()
@@ -128,7 +131,7 @@ func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 	return set, found
 }
 
-// expect makes room for the namespaces.
+// expect adds the namespaces to the snapshot. All their parts are pending.
 func (s *Snapshot) expect(set *netns.Set) {
 	s.Others = make([]Namespace, len(set.Namespaces))
 	for i, ns := range set.Namespaces {
@@ -139,7 +142,7 @@ func (s *Snapshot) expect(set *netns.Set) {
 	}
 }
 
-// keep forgets the namespaces that are gone, and gets to know new ones.
+// keep removes the workers of namespaces that are gone, and adds workers for new namespaces.
 func (h *host) keep(set *netns.Set) {
 	there := make(map[netns.ID]bool, len(set.Namespaces))
 	for _, ns := range set.Namespaces {
@@ -153,7 +156,8 @@ func (h *host) keep(set *netns.Set) {
 	})
 	for id := range there {
 		if h.others[id] == nil {
-			h.others[id] = newWorker(h.cfg, h.cfg.Watch.Elsewhere, nil)
+			watch := func(p sock.Protocol) *ports.Watcher { return h.cfg.Watch.Elsewhere(p, uint32(id.Inode)) }
+			h.others[id] = newWorker(h.cfg, watch, nil)
 		}
 	}
 }

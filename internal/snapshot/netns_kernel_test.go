@@ -9,7 +9,9 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -140,7 +142,7 @@ func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ns Namespace
-	broken := newWorker(cfg, cfg.Watch.Elsewhere, cfg.Host.In(set.Namespaces[0])).
+	broken := newWorker(cfg, func(p sock.Protocol) *ports.Watcher { return cfg.Watch.Elsewhere(p, 1) }, cfg.Host.In(set.Namespaces[0])).
 		begin(func(set func(*Namespace)) { set(&ns) }, &walkBudget{left: time.Hour})
 	broken.list(t.Context())
 	broken.sockets(t.Context())

@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"slices"
-	"time"
 
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
@@ -13,7 +12,7 @@ import (
 // A worker takes the parts of one network namespace. It keeps what has to outlive a snapshot.
 type worker struct {
 	cfg   *Config
-	probe probe.Namespace // of the snapshot that is being taken; the own one stays
+	probe probe.Namespace // for the current snapshot; that of the own namespace is for all
 
 	watcher *ports.Watcher
 	set     ports.Set // the latest
@@ -24,7 +23,7 @@ type worker struct {
 	few bool // there were no more than fewSockets on the watched ports last time
 
 	flags   *probe.Flags // the latest
-	flagsOf []uint64     // cookies of the listeners they are of, sorted
+	flagsOf []uint64     // cookies of the listeners that flags is about, sorted
 }
 
 // newWorker makes one; watch makes its Watchers.
@@ -34,7 +33,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		cfg:     cfg,
 		probe:   ns,
 		watcher: watcher,
-		set:     watcher.Update(time.Time{}, nil),
+		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
 		few:     true, // as on most hosts
@@ -45,7 +44,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 	return w
 }
 
-// forget gives its ports back.
+// forget gives the ports of the worker back to the budget.
 func (w *worker) forget() {
 	w.watcher.Close()
 	if w.udp != nil {

@@ -11,14 +11,14 @@ import (
 	"sockstate_exporter/internal/ports"
 )
 
-// A History remembers listener groups of one network namespace for some time after they went:
-// that is when it matters whether they could come back.
+// A History remembers listener groups of one network namespace for some time after they closed,
+// because then it matters whether they could bind again.
 type History struct {
 	keep   time.Duration
 	groups map[ports.GroupKey]remembered
 }
 
-// remembered is what is kept of a group.
+// remembered is what a History knows about a group.
 type remembered struct {
 	v6only               bindrule.Flag
 	reuseAddr, reusePort bindrule.Flag
@@ -28,13 +28,13 @@ type remembered struct {
 	first, seen          time.Time
 }
 
-// NewHistory remembers a group for keep after its last socket.
+// NewHistory returns a History that remembers a group for keep after its last socket closed.
 func NewHistory(keep time.Duration) *History {
 	return &History{keep: keep, groups: make(map[ports.GroupKey]remembered)}
 }
 
-// Update takes the groups that listen now. What is not known now of the same sockets stays what it
-// was. local is as in ports.TooMany.
+// Update takes the groups that listen now. If a flag or the owner of a group is not known now, and
+// the group still has the same sockets, the last known value stays. local is as in ports.TooMany.
 func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group, local func(netip.Addr) bool) {
 	maps.DeleteFunc(h.groups, func(k ports.GroupKey, r remembered) bool {
 		_, watched := set.Find(k.Port)

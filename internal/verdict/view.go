@@ -201,8 +201,7 @@ func (v *View) setListeners(listeners []ports.Listener, flags map[uint64]sock.Re
 			s.ReuseAddr, s.ReusePort = bindrule.FlagOf(f.ReuseAddr), bindrule.FlagOf(f.ReusePort)
 		}
 		if folded {
-			b := v.folding.Fold(bindrule.Binding{Addr: s.Addr, Ifindex: s.Ifindex, UID: s.UID.ID})
-			s.Addr, s.Elsewhere, s.Ifindex, s.UID.ID = b.Addr, b.Elsewhere, b.Ifindex, b.UID
+			s = v.folding.FoldSocket(s)
 		}
 		n, ok := index[s]
 		if !ok {
