@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
@@ -91,6 +93,9 @@ func look(ctx context.Context, opts *options) (*report.Report, error) {
 	}
 	host := new(probe.Host)
 	cfg := snapshot.Config{Host: host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}}
+	for _, a := range opts.addresses {
+		cfg.Binds = append(cfg.Binds, bindrule.Request{Addr: a.Addr, Ifindex: a.Ifindex})
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
 	held, owners, unowned := lookForOwners(ctx, host.Own(), opts.ports)
@@ -103,7 +108,11 @@ func look(ctx context.Context, opts *options) (*report.Report, error) {
 		defer flags.Close()
 		host.Flags = flags
 	}
-	if hidesBound() {
+	if buckets := openBuckets(flags); buckets != nil {
+		defer buckets.Close()
+		host.Buckets = buckets
+	}
+	if host.Buckets == nil && hidesBound() {
 		unseen = append(unseen, "sockets that are bound and do not listen: Linux shows them from 6.8 on")
 	}
 	taker := snapshot.New(cfg)
@@ -154,6 +163,18 @@ func openFlags() (flags *sockflags.Reader, unseen []string) {
 		unseen = append(unseen, unseenFor(shortfall))
 	}
 	return flags, unseen
+}
+
+// openBuckets opens what reads the sockets of a few ports; nil where the kernel does not let it.
+func openBuckets(flags *sockflags.Reader) *bindbucket.Reader {
+	if flags == nil || flags.Mode() != sockflags.ModeBPF {
+		return nil
+	}
+	buckets, err := bindbucket.New()
+	if err != nil {
+		return nil
+	}
+	return buckets
 }
 
 func unseenFor(u *sock.UnavailableError) string {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/sock"
 )
@@ -28,10 +29,26 @@ func (n *namespace) Flags(ctx context.Context, req FlagRequest) (*Flags, error) 
 	if n.flags == nil {
 		return nil, ErrOff
 	}
+	if n.buckets != nil && req.Sockets <= maxBucketSockets {
+		// Whatever keeps it from working, the other way may do.
+		if read, err := n.buckets.Read(n.fd, req.Ports); err == nil {
+			return fromBuckets(read), nil
+		}
+	}
 	ask := sockflags.Request{NetNS: n.fd, Ports: req.Ports, ListenersOnly: req.OnlyListeners}
 	for i := range req.Listeners {
 		l := &req.Listeners[i]
 		ask.Listeners = append(ask.Listeners, sockflags.ListenerID{Cookie: l.Cookie, Inode: l.Inode})
+	}
+	for port, requests := range req.Expected {
+		if ask.Expected == nil {
+			ask.Expected = make(map[uint16][]sockflags.Bind, len(req.Expected))
+		}
+		binds := make([]sockflags.Bind, len(requests))
+		for i, r := range requests {
+			binds[i] = sockflags.Bind{Addr: r.Addr, Ifindex: r.Ifindex, UID: r.UID.ID, UIDKnown: r.UID.Known}
+		}
+		ask.Expected[port] = binds
 	}
 	slices.SortFunc(ask.Listeners, func(a, b sockflags.ListenerID) int { return cmp.Compare(a.Cookie, b.Cookie) })
 	read, err := n.flags.Read(ctx, ask)
@@ -39,6 +56,48 @@ func (n *namespace) Flags(ctx context.Context, req FlagRequest) (*Flags, error) 
 		return nil, err
 	}
 	return newFlags(read), nil
+}
+
+// maxBucketSockets is up to how many sockets are read out of bind buckets. That takes less time than
+// a walk through an empty table of connections (docs/performance.md), and leaves room for sockets
+// that came meanwhile.
+const maxBucketSockets = bindbucket.MaxSockets / 2
+
+func fromBuckets(read *bindbucket.Result) *Flags {
+	f := &Flags{
+		Listeners: make(map[uint64]sock.ReuseFlags), Bound: true, At: read.At,
+		Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets)),
+	}
+	for port, b := range read.Buckets {
+		of := sockflags.Bucket(b)
+		f.Buckets[port] = newBucket(&of)
+	}
+	for port := range read.Missed {
+		if f.Missed == nil {
+			f.Missed = make(map[uint16]uint64)
+		}
+		f.Missed[port] = 1 // one at least
+	}
+	groups := make(map[PortSocket]int)
+	for i := range read.Sockets {
+		s := &read.Sockets[i]
+		if s.State == sock.StateListen {
+			f.Listeners[s.Cookie] = s.ReuseFlags
+			continue
+		}
+		of := newSocket(&sockflags.Group{
+			Port: s.Port, Addr: s.Addr, Ifindex: s.Ifindex, V6Only: s.V6Only, State: s.State, Kind: s.Kind, Flags: s.ReuseFlags, UID: s.UID,
+		})
+		n, ok := groups[of]
+		if !ok {
+			n = len(f.Sockets)
+			groups[of] = n
+			f.Sockets = append(f.Sockets, of)
+		}
+		f.Sockets[n].Count++
+		f.Sockets[n].Expires = max(f.Sockets[n].Expires, s.Expires)
+	}
+	return f
 }
 
 func newFlags(read *sockflags.Result) *Flags {
@@ -66,6 +125,7 @@ func newBucket(b *sockflags.Bucket) bindrule.Bucket {
 func newSocket(g *sockflags.Group) PortSocket {
 	s := bindrule.Socket{
 		Addr:      g.Addr,
+		Elsewhere: g.Elsewhere,
 		Ifindex:   g.Ifindex,
 		V6Only:    bindrule.FlagOf(g.V6Only),
 		ReuseAddr: bindrule.FlagOf(g.ReuseAddr),

@@ -150,7 +150,7 @@ func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
 		Listeners: true, Exclude: []ports.Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}, MaxPorts: 512,
 	})
 	whole(t, taker)
-	want := []sockflags.Request{{Ports: []uint16{80, 443}, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}}}}
+	want := []sockflags.Request{{Ports: []uint16{80, 443}, ListenersOnly: true, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}}}}
 	if got := flags.asked(); !reflect.DeepEqual(got, want) {
 		t.Errorf("asked %+v, want %+v", got, want)
 	}
@@ -332,11 +332,12 @@ func TestWaiterLeavesSlowFlagsAndCancelsThem(t *testing.T) {
 	})
 }
 
-func TestFlagsAreReadBesideTheDump(t *testing.T) {
+func TestFlagsOfManySocketsAreReadBesideTheDump(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFake(webServer()...)
-		release := held(f)
+		f := newFake(append(webServer(), slices.Repeat(webServer()[2:3], fewSockets)...)...)
 		taker := newTaker(t, withFlags(f, knowing(map[uint64]sock.ReuseFlags{1: {}})), discovering())
+		taker.Take(t.Context())
+		release := held(f)
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
 		defer cancel()
 		s := taker.Take(ctx)
@@ -361,15 +362,14 @@ func TestConnectionsAreLeftOutWhileThereAreNone(t *testing.T) {
 		sockets       []netlinkdiag.Socket
 		listenersOnly bool
 	}{
-		{[]netlinkdiag.Socket{listener}, false}, // nothing is known yet
+		{[]netlinkdiag.Socket{listener}, true},
 		{[]netlinkdiag.Socket{listener}, true},
 		{[]netlinkdiag.Socket{listener}, true},
 		{[]netlinkdiag.Socket{listener, linger}, false}, // in the very snapshot that shows it
 		{[]netlinkdiag.Socket{listener, linger}, false},
-		{[]netlinkdiag.Socket{listener}, false}, // not known beforehand
+		{[]netlinkdiag.Socket{listener}, true}, // the dump comes first where there are few sockets
 		{[]netlinkdiag.Socket{listener}, true},
 		{[]netlinkdiag.Socket{listener, bound}, false},
-		{[]netlinkdiag.Socket{listener, diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, false},
 		{[]netlinkdiag.Socket{listener, diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:80")}, true}, // not watched
 	} {
 		f.set(step.sockets...)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/linux"
@@ -64,7 +65,7 @@ func (s *Sources) containerOf(pid int) string {
 	return of.ShortContainer()
 }
 
-// openNamespaces returns nil where no other namespace is asked for, or none can be entered. It
+// openNamespaces returns nil if no other namespaces are asked for, or if none can be entered. It
 // looks for namespaces once, for the log. Each snapshot looks again.
 func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Discoverer {
 	if len(opts.Netns) == 0 && !opts.Processes {
@@ -96,7 +97,9 @@ func (s *Sources) openOwners(logger *slog.Logger) {
 }
 
 func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
-	tracer, err := bindtrace.New(bindtrace.Options{Logger: logger, NoConnects: !opts.Connect})
+	tracer, err := bindtrace.New(bindtrace.Options{
+		Logger: logger, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts.Watch.Limit()),
+	})
 	if err != nil {
 		s.fails(logger, "bind_tracing", err)
 		return
@@ -114,6 +117,14 @@ func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	s.works(logger, sock.Feature{Name: "connect_tracing", Mode: mode})
 }
 
+// tracerSlots is how many slots the tracer needs for that many watched ports. Each port is counted in
+// the namespaces that are not watched, too. A namespace has two more slots: there is room for some
+// hundred.
+func tracerSlots(ports int) int {
+	const namespaces = 256
+	return min(2*(ports+namespaces), bindtrace.MaxSlots)
+}
+
 func (s *Sources) openFlags(logger *slog.Logger) {
 	flags, err := sockflags.New(sockflags.Options{Logger: logger})
 	if err != nil {
@@ -121,6 +132,12 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 		return
 	}
 	s.flags = flags
+	if flags.Mode() == sockflags.ModeBPF {
+		// Without it every read of flags walks through the table of connections.
+		if s.buckets, err = bindbucket.New(); err != nil {
+			logger.Debug("bind buckets cannot be read", "err", err)
+		}
+	}
 	reason, details := missing(flags.Shortfalls())
 	s.works(logger, sock.Feature{Name: "reuse_flags", Mode: string(flags.Mode()), Reason: reason}, details...)
 }

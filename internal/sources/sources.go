@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/features"
 	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
@@ -44,7 +45,9 @@ type Sources struct {
 	opts   *Options
 	tracer *bindtrace.Tracer // nil where binds cannot be traced
 	flags  *sockflags.Reader // nil where flags cannot be read
-	owners *owner.Finder     // nil where owners cannot be found
+
+	buckets *bindbucket.Reader // nil where bind buckets cannot be read
+	owners  *owner.Finder      // nil where owners cannot be found
 
 	failures *failures.Recorder // nil without a tracer
 
@@ -71,7 +74,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	if opts.Remote && len(opts.RemotePorts) > 0 {
 		cfg.Parts.Remote = ports.NewFixed(opts.RemotePorts)
 	}
-	recording := failures.Config{Host: host, OnConflict: onConflict}
+	recording := failures.Config{Host: host, Watch: opts.Watch, OnConflict: onConflict}
 	if opts.Owner {
 		s.openOwners(logger)
 		if s.owners != nil {
@@ -86,6 +89,9 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 		s.openFlags(logger)
 		if s.flags != nil {
 			host.Flags = s.flags
+		}
+		if s.buckets != nil {
+			host.Buckets = s.buckets
 		}
 	}
 	if s.tracer != nil {
@@ -118,6 +124,9 @@ func (s *Sources) Close() {
 	_ = s.Taker.Close()
 	if s.flags != nil {
 		_ = s.flags.Close()
+	}
+	if s.buckets != nil {
+		_ = s.buckets.Close()
 	}
 	if s.owners != nil {
 		_ = s.owners.Close()

@@ -1,0 +1,218 @@
+package bindbucket_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/bpf/bindbucket"
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/netlinkdiag"
+)
+
+const port = 4840
+
+var (
+	v4any = netip.MustParseAddr("0.0.0.0")
+	v4lo  = netip.MustParseAddr("127.0.0.1")
+	v6any = netip.MustParseAddr("::")
+	v6lo  = netip.MustParseAddr("::1")
+)
+
+// on returns the sockets on the port in some states.
+func on(t *testing.T, r *bindbucket.Reader, ns *kerneltest.NetNS, states ...sock.State) []bindbucket.Socket {
+	t.Helper()
+	got, err := r.Read(ns.FD(), []uint16{port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Missed) > 0 {
+		t.Errorf("missed %v", got.Missed)
+	}
+	return slices.DeleteFunc(got.Sockets, func(s bindbucket.Socket) bool { return !slices.Contains(states, s.State) })
+}
+
+func TestSocketsOfEveryStateHaveTheirFlags(t *testing.T) {
+	r := newReader(t)
+	for _, addr := range []struct {
+		name               string
+		listen, from, want netip.Addr
+	}{
+		{"ipv4", v4any, v4lo, v4lo},
+		{"ipv6", v6any, v6lo, v6lo},
+		{"mapped", v6any, v4lo, netip.MustParseAddr("::ffff:127.0.0.1")},
+	} {
+		for _, state := range kerneltest.States() {
+			// A request is in no bind bucket.
+			if state == kerneltest.StateListen || state == kerneltest.StateSynRecv {
+				continue
+			}
+			for _, flags := range []sock.ReuseFlags{{}, {ReuseAddr: true}, {ReusePort: true}, {ReuseAddr: true, ReusePort: true}} {
+				t.Run(fmt.Sprintf("%s/%v/%+v", addr.name, state, flags), func(t *testing.T) {
+					ns := kerneltest.New(t)
+					l := ns.Listen(t, netip.AddrPortFrom(addr.listen, port), kerneltest.Options{ReuseAddr: flags.ReuseAddr, ReusePort: flags.ReusePort})
+					l.Peers(t, state, 2, addr.from)
+
+					got := on(t, r, ns, sock.State(state))
+					if len(got) != 2 {
+						t.Fatalf("%d sockets, want 2: %+v", len(got), got)
+					}
+					for _, s := range got {
+						timeWait := state == kerneltest.StateTimeWait
+						if s.Port != port || s.ReuseFlags != flags || (s.Kind == sock.KindTimeWait) != timeWait || (s.Expires > 0) != timeWait || s.Expires > time.Minute {
+							t.Errorf("%+v, want flags %+v", s, flags)
+						}
+						if state != kerneltest.StateClose && s.Addr != addr.want {
+							t.Errorf("address %v, want %v", s.Addr, addr.want)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// Listeners are found by the cookie that sock_diag shows.
+func TestListenersAreThoseOfSockDiag(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{ReuseAddr: true})
+	ns.Listen(t, netip.AddrPortFrom(v6lo, port), kerneltest.Options{})
+	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	want := make(map[uint64]bool) // SO_REUSEADDR by cookie
+	for s, err := range conn.Dump(t.Context(), netlinkdiag.Request{States: netlinkdiag.States(sock.StateListen)}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[s.Cookie] = s.Family == sock.FamilyIPv4
+	}
+	got := on(t, r, ns, sock.StateListen)
+	if len(got) != 2 || len(want) != 2 {
+		t.Fatalf("%d listeners, sock_diag has %d", len(got), len(want))
+	}
+	for _, s := range got {
+		if reuse, ok := want[s.Cookie]; !ok || reuse != s.ReuseAddr {
+			t.Errorf("listener %+v, sock_diag has %v", s, want)
+		}
+	}
+}
+
+func TestSocketsThatAreOnlyBound(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	ns.Bind(t, netip.AddrPortFrom(v4lo, port), kerneltest.Options{ReuseAddr: true})
+	ns.Bind(t, netip.AddrPortFrom(v6any, port), kerneltest.Options{V6Only: new(true), ReusePort: true})
+	got := on(t, r, ns, sock.StateClose)
+	slices.SortFunc(got, func(a, b bindbucket.Socket) int { return a.Addr.Compare(b.Addr) })
+	if len(got) != 2 || got[0].Addr != v4lo || !got[0].ReuseAddr || got[0].ReusePort ||
+		got[1].Addr != v6any || !got[1].V6Only || !got[1].ReusePort || got[1].ReuseAddr {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestOtherNamespacesAndPortsAreNotSeen(t *testing.T) {
+	r := newReader(t)
+	ns, other := kerneltest.New(t), kerneltest.New(t)
+	other.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{})
+	ns.Listen(t, netip.AddrPortFrom(v4any, port+1), kerneltest.Options{})
+	got, err := r.Read(ns.FD(), []uint16{port})
+	if err != nil || len(got.Sockets)+len(got.Buckets)+len(got.Missed) > 0 {
+		t.Errorf("got %+v, %v; want nothing", got, err)
+	}
+}
+
+func TestManySocketsAreTooMany(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	const some = bindbucket.MaxSockets / 2
+	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port}, Count: some})
+	got, err := r.Read(ns.FD(), []uint16{port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(got.Sockets); n < some {
+		t.Errorf("%d sockets, want %d", n, some)
+	}
+	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port + 1}, Count: some + 1})
+	if _, err := r.Read(ns.FD(), []uint16{port, port + 1}); !errors.Is(err, bindbucket.ErrTooMany) {
+		t.Errorf("error %v, want %v", err, bindbucket.ErrTooMany)
+	}
+	if _, err := r.Read(ns.FD(), make([]uint16, bindbucket.MaxPorts+1)); !errors.Is(err, bindbucket.ErrTooMany) {
+		t.Errorf("error %v, want %v", err, bindbucket.ErrTooMany)
+	}
+}
+
+// While sockets come and go on the port, what is read is one of them, with its flags.
+func TestReadDuringChurn(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	ns.Listen(t, netip.AddrPortFrom(v6lo, port), kerneltest.Options{ReuseAddr: true})
+	stop := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			var open []*kerneltest.Socket
+			for i := range byte(20) {
+				if s, err := ns.OpenBound(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, i}), port), kerneltest.Options{ReuseAddr: true}); err == nil {
+					open = append(open, s)
+				}
+			}
+			for _, s := range open {
+				_ = s.Close()
+			}
+		}
+	}()
+	missed := 0
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
+		got, err := r.Read(ns.FD(), []uint16{port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		missed += len(got.Missed)
+		listeners := 0
+		for _, s := range got.Sockets {
+			if s.State == sock.StateListen {
+				listeners++
+			}
+			if s.Port != port || !s.ReuseAddr || s.ReusePort {
+				t.Fatalf("got %+v, which nobody made", s)
+			}
+		}
+		if len(got.Missed) == 0 && listeners != 1 {
+			t.Errorf("%d listeners, want 1", listeners)
+		}
+	}
+	close(stop)
+	<-done
+	t.Logf("%d reads missed something", missed)
+}
+
+func BenchmarkRead(b *testing.B) {
+	r := newReader(b)
+	ns := kerneltest.New(b)
+	var ports []uint16
+	for p := range uint16(100) {
+		ports = append(ports, 20000+p)
+	}
+	timewait.MustMake(b, ns, timewait.Options{Ports: ports, Count: 1000})
+	for b.Loop() {
+		if _, err := r.Read(ns.FD(), ports); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

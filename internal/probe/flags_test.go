@@ -1,0 +1,86 @@
+package probe
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
+	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/sock"
+)
+
+// A walker is a FlagReader that counts its walks.
+type walker int
+
+func (*walker) Mode() sockflags.Mode { return sockflags.ModeBPF }
+
+func (w *walker) Read(context.Context, sockflags.Request) (*sockflags.Result, error) {
+	*w++
+	return new(sockflags.Result), nil
+}
+
+// buckets is a BucketReader that answers the same each time.
+type buckets struct {
+	result bindbucket.Result
+	err    error
+}
+
+func (b *buckets) Read(int, []uint16) (*bindbucket.Result, error) { return &b.result, b.err }
+
+func TestFewSocketsAreReadOutOfBuckets(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		buckets BucketReader
+		sockets uint64
+		walks   int
+	}{
+		{"few sockets", new(buckets), 100, 0},
+		{"many sockets", new(buckets), maxBucketSockets + 1, 1},
+		{"more sockets than there were", &buckets{err: bindbucket.ErrTooMany}, 100, 1},
+		{"no buckets on this kernel", nil, 100, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var w walker
+			c := Config{Flags: &w, Buckets: tt.buckets}
+			flags, err := c.Own().Flags(t.Context(), FlagRequest{Ports: []uint16{80}, Sockets: tt.sockets})
+			if err != nil || int(w) != tt.walks || flags.Bound != (tt.walks == 0) {
+				t.Errorf("%d walks, bound sockets %v, %v; want %d walks", w, flags.Bound, err, tt.walks)
+			}
+		})
+	}
+}
+
+// Sockets that bind() cannot tell apart are one, with the last timer.
+func TestSocketsOfBucketsAreFolded(t *testing.T) {
+	addr := netip.MustParseAddr("127.0.0.1")
+	tw := bindbucket.Socket{Port: 80, Cookie: 1, Addr: addr, State: sock.StateTimeWait, Kind: sock.KindTimeWait, Expires: time.Second}
+	later := tw
+	later.Cookie, later.Expires = 2, 3*time.Second
+	bound := bindbucket.Socket{Port: 80, Cookie: 3, Addr: addr, State: sock.StateClose, UID: 7, ReuseFlags: sock.ReuseFlags{ReuseAddr: true}}
+	listener := bindbucket.Socket{Port: 80, Cookie: 4, Addr: addr, State: sock.StateListen, ReuseFlags: sock.ReuseFlags{ReusePort: true}}
+	c := Config{Flags: new(walker), Buckets: &buckets{result: bindbucket.Result{
+		Sockets: []bindbucket.Socket{tw, bound, later, listener},
+		Buckets: map[uint16]bindbucket.Bucket{80: {FastReuse: 1, FastReusePort: -1}},
+		Missed:  map[uint16]bool{81: true},
+	}}}
+	flags, err := c.Own().Flags(t.Context(), FlagRequest{Ports: []uint16{80, 81}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []PortSocket{
+		{80, bindrule.Socket{Addr: addr, V6Only: bindrule.No, ReuseAddr: bindrule.No, ReusePort: bindrule.No, State: sock.StateTimeWait, Kind: sock.KindTimeWait, Count: 2, Expires: 3 * time.Second}},
+		{80, bindrule.Socket{Addr: addr, V6Only: bindrule.No, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No, State: sock.StateClose, UID: bindrule.UIDOf(7), Count: 1}},
+	}
+	if len(flags.Sockets) != 2 || flags.Sockets[0] != want[0] || flags.Sockets[1] != want[1] {
+		t.Errorf("got  %+v\nwant %+v", flags.Sockets, want)
+	}
+	if got := flags.Listeners[4]; len(flags.Listeners) != 1 || !got.ReusePort || got.ReuseAddr {
+		t.Errorf("listeners %+v", flags.Listeners)
+	}
+	if b := flags.Buckets[80]; !b.Known || !b.FastReuse || b.FastReusePort != 0 || flags.Missed[81] == 0 {
+		t.Errorf("bucket %+v, missed %v", b, flags.Missed)
+	}
+}
