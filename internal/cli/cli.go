@@ -72,7 +72,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	app.Flag("collector.stack", "Collect counters and limits of each network namespace.").Default("true").BoolVar(&opts.Sources.Stack)
 
 	opts.Web = webflag.AddFlags(app, ":10048")
-	app.Flag("web.max-requests", "Maximum number of scrapes and pages to serve at the same time; 0 means no limit.").Default("40").
+	app.Flag("web.max-requests", "Maximum number of scrapes to serve at the same time; 0 means no limit. Pages do not count.").Default("40").
 		SetValue(&value[int]{flag: "--web.max-requests", parse: atLeast(0), one: &opts.MaxRequests})
 	promslogflag.AddFlags(app, &opts.Log)
 

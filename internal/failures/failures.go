@@ -21,19 +21,20 @@ import (
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
 type Binds struct {
-	// Counts are by the Inode of a Namespace of the snapshot, or 0 for all others.
+	// Counts are by the Inode of a Namespace of the snapshot. 0 stands for all namespaces that are
+	// not watched.
 	Counts []bindtrace.Count
 	// Connects says that connect() is counted, too.
 	Connects bool
 	Stats    bindtrace.Stats
 	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
 
-	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
-	// was read, a moment after it.
+	// Conflicts count the bind() calls that failed with EADDRINUSE, by cause. A call counts a
+	// moment after its event was read. Calls whose event was lost are missing.
 	Conflicts []ConflictCount
 
-	// Recent are the latest failed bind()s, the latest first, watched ports or not. Their
-	// number is bounded.
+	// Recent are the latest failed bind() calls, the latest first, on watched ports and on others.
+	// Their number is bounded.
 	Recent []Recent
 }
 
@@ -51,7 +52,7 @@ type Failure struct {
 // ErrnoName is the symbolic name of an error, EADDRINUSE, or empty where it has none.
 func ErrnoName(errno unix.Errno) string { return unix.ErrnoName(errno) }
 
-// A Key is what the latest failure is kept for.
+// A Key identifies a Failure: the Recorder keeps the latest failure of each Key.
 type Key struct {
 	Netns     uint32 // inode number of the network namespace, 0: not a watched one
 	Port      uint16 // the port that was asked for; valid unless OtherPort
@@ -121,6 +122,7 @@ type Recorder struct {
 	sets   map[uint32][]ports.Set // by inode number of the network namespace
 	union  map[uint16]struct{}    // the ports of all sets
 	latest map[Key]Failure
+	names  map[Key]*owner.Names // of those who failed
 }
 
 // New returns a Recorder.
@@ -135,6 +137,7 @@ func New(cfg Config) *Recorder {
 		retired:   newRetired(),
 		sets:      map[uint32][]ports.Set{cfg.Host.OwnInode: nil},
 		latest:    make(map[Key]Failure),
+		names:     make(map[Key]*owner.Names),
 	}
 }
 
@@ -148,7 +151,7 @@ func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds
 	if err := tracer.SetWatch(r.ports()); err != nil {
 		return Binds{}, err
 	}
-	if r.cfg.Host.Others != nil { // else it is the own one, as from the beginning
+	if r.cfg.Host.Others != nil { // without others, the tracer watches the own namespace only, as when it started
 		if err := tracer.SetNamespaces(slices.Collect(maps.Keys(sets))); err != nil {
 			return Binds{}, err
 		}
@@ -211,7 +214,18 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	}
 	r.conflicts.recent.add(key, e, by)
 	r.conflicts.add(key, e, by)
+	by.Many = r.manyNames(key, e, by)
 	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
+}
+
+// manyNames is called with mu held.
+func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.Many {
+	names, ok := r.names[key]
+	if !ok {
+		names = new(owner.Names)
+		r.names[key] = names
+	}
+	return names.Add(e.Time, e.UID, e.Command(), by.Service())
 }
 
 // watched says whether a port is counted by number: as in the tracer's counts, a port that is
@@ -242,6 +256,7 @@ func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) {
 	for key := range r.latest {
 		if gone[key.Netns] || !key.OtherPort && !r.watched(key.Port) {
 			delete(r.latest, key)
+			delete(r.names, key)
 		}
 	}
 }

@@ -17,15 +17,15 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Looks are at least minLookGap apart, and take no more than a fifth of the time of a CPU,
-// however many sockets there are.
+// Looks are at least minLookGap apart, and take at most a fifth of the time of a CPU, however many
+// sockets there are.
 const (
 	minLookGap   = 200 * time.Millisecond
-	lookGapRatio = 4 // of the gap to the look before it
+	lookGapRatio = 4 // a gap lasts at least this many times the duration of the look before it
 )
 
-// An inspector looks at ports where a bind has failed. It asks apart from the snapshots, which may
-// take as long as a dump does.
+// An inspector looks at ports where a bind has failed. It does not use the snapshots' connection,
+// because a snapshot may take as long as a dump does.
 type inspector struct {
 	cfg       *Config
 	conflicts *conflicts
@@ -179,7 +179,8 @@ func (l *listenersByPort) Add(s *netlinkdiag.Socket) {
 	l.byPort[number] = append(l.byPort[number], listener)
 }
 
-// allBehindListeners: whatever else there may be, the cause is a listener.
+// allBehindListeners says that listeners explain all failures that wait, whatever else is on the
+// port.
 func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 	for bind := range p.binds {
 		if cause, _ := verdict.Explain(seen, bind.request); cause != verdict.CauseListener {
@@ -222,7 +223,7 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	if errors.Is(err, probe.ErrOff) {
 		err = nil
 	}
-	lacking := all && err != nil // without, the dump has seen all states
+	lacking := all && err != nil // if not all, the dump has seen all states
 	for _, number := range numbers {
 		v := l.views[number]
 		v.SetListeners(byPort[number], flags.Listeners)

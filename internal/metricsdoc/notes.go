@@ -42,7 +42,8 @@ func notes() map[string]note {
 			unit: one,
 			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
 				"`v6only` is `true` or `false`, and empty for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are empty if the owner is not known. " +
-				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id.",
+				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
+				"The unit of a user's own service manager has that user before its name: `user@1000/foo.service`.",
 			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
 		},
 		"tcp_listener_sockets": {

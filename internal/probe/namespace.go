@@ -26,10 +26,11 @@ type namespace struct {
 	tcpSockets func() (uint64, error)
 }
 
-// maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
-// hosts the many, are then never copied, which takes up to two fifths off a dump. Where every
-// socket is on a watched port it costs, up to a sixth with 512 scattered ports, and the program
-// itself is audited at each dump, in time that grows with its square (docs/performance.md).
+// maxKernelFilter is the number of ports up to which the kernel filters sockets. The kernel then
+// copies no sockets of other ports, which most sockets have on most hosts. That makes a dump up to
+// two fifths shorter. Where every socket is on a watched port, the filter makes the dump longer, by
+// up to a sixth with 512 scattered ports. The kernel also audits the filter at each dump, in time
+// that grows with the square of its size (docs/performance.md).
 const maxKernelFilter = 1024
 
 // Listeners implements Namespace.
@@ -77,7 +78,7 @@ func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor
 		}
 		n.conn = conn
 	}
-	var socket netlinkdiag.Socket // one for all: what an interface is given escapes to the heap
+	var socket netlinkdiag.Socket // shared by all sockets: an argument of an interface method escapes to the heap
 	for s, err := range n.conn.Dump(ctx, req) {
 		switch {
 		case errors.Is(err, netlinkdiag.ErrRestarted):

@@ -45,16 +45,16 @@ type Namespace interface {
 	// read: then Stack says why.
 	LocalPorts() sock.PortRange
 
-	// OnlyListeners says that the kernel counts no TCP socket here beside so many listeners.
-	// Half-open and merely bound sockets are not counted. It is asked of other namespaces
-	// than the process's own.
+	// OnlyListeners says that the kernel counts so many TCP sockets here as there are listeners,
+	// and no more. It does not count half-open sockets and sockets that are only bound. Ask it only
+	// of namespaces other than the process's own.
 	OnlyListeners(listeners uint64) bool
 
 	// Devices fills in the names of the network devices with these indices. One that is gone is
 	// called by its index: "if42".
 	Devices(names map[uint32]string)
 
-	// Close lets go of what the namespace holds open. It may be used again.
+	// Close closes what the namespace has open. The namespace may be used again.
 	Close() error
 }
 
@@ -79,7 +79,7 @@ type FlagRequest struct {
 	Ports     []uint16
 	Listeners []ports.Listener
 
-	// OnlyListeners spares the walk through the table of connections, which can be large.
+	// OnlyListeners skips the table of connections, which can be large.
 	OnlyListeners bool
 
 	// Sockets is about how many there are on the ports. Few of them are read where bind() looks

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -27,13 +28,13 @@ type taking struct {
 	publish func(func(*Namespace))
 	walks   *walkBudget
 
-	// Of list, for sockets:
+	// list sets these for sockets.
 	localPorts sock.PortRange
 	listening  Part[*ports.Listening]
 	onWatched  ports.OnPorts
 
 	mu     sync.Mutex
-	groups Part[[]ports.Group] // all of them: whoever listens blocks a bind
+	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
 
@@ -66,8 +67,8 @@ func (t *taking) list(ctx context.Context) {
 	t.publish(func(s *Namespace) { s.UDP = udp })
 }
 
-// updateWatch brings the set of watched ports up to date. Without knowing who listens it stays
-// what it was: no port may go because the exporter could not look.
+// updateWatch updates the set of watched ports. If the listeners are not known, the set does not
+// change: no port may disappear because the exporter could not look.
 func (t *taking) updateWatch() Part[ports.Set] {
 	if t.listening.Err == nil {
 		t.set = t.watcher.Discover(time.Now(), t.listening.Data.Servers(), t.localPorts)
@@ -214,7 +215,32 @@ func (t *taking) nameOwners(ctx context.Context) {
 		for i := range groups.Data {
 			groups.Data[i].Owner = owners[groups.Data[i].GroupKey]
 		}
+		t.boundNames(groups.Data, start)
 	})
+}
+
+// boundNames leaves out names of owners where a port has had too many of them.
+func (t *taking) boundNames(groups []ports.Group, now time.Time) {
+	maps.DeleteFunc(t.names, func(port uint16, _ *owner.Names) bool {
+		_, watched := t.set.Find(port)
+		return !watched
+	})
+	for i := range groups {
+		g := &groups[i]
+		if !g.Owner.Known() {
+			continue
+		}
+		names, ok := t.names[g.Port]
+		if !ok {
+			names = new(owner.Names)
+			t.names[g.Port] = names
+		}
+		user := g.UID.ID
+		if !g.UID.Known {
+			user = math.MaxUint32 // several
+		}
+		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Service())
+	}
 }
 
 // readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
@@ -230,8 +256,8 @@ func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bo
 	})
 }
 
-// rememberedFlags is readFlags where connections are not looked for, as an eBPF iterator would walk
-// over all of them.
+// rememberedFlags is readFlags for a namespace in which connections are not looked for. To read the
+// flags anew, an eBPF iterator would walk over all connections of the host.
 func (t *taking) rememberedFlags(ctx context.Context) Part[*probe.Flags] {
 	if flags, ok := t.remembered(t.onWatched.Listeners); ok {
 		return t.takeFlags(func() (*probe.Flags, error) { return flags, nil })
@@ -269,8 +295,8 @@ type count struct {
 	counter *ports.Counter
 	clients *ports.Clients
 
-	// views have what bind() meets, as far as the flags of the sockets are not read: of all
-	// sockets where all is set, else of those that are bound and do nothing else.
+	// views collect the sockets whose flags are not read: all sockets if all is set, otherwise
+	// those that are only bound.
 	views []verdict.View // by set.Ports
 	all   bool
 
@@ -282,7 +308,7 @@ type count struct {
 func (t *taking) newCount(how approach) *count {
 	var unseen sock.StateSet
 	if how == listenersOnly {
-		// What the kernel does not count in sockstat.
+		// The kernel does not count these states in sockstat.
 		unseen = netlinkdiag.States(sock.StateSynRecv, sock.StateClose)
 	}
 	localPorts := t.localPorts
@@ -325,7 +351,7 @@ func (c *count) sockets() (n uint64) {
 	return n
 }
 
-// quiet: nothing but listeners is on the watched ports.
+// quiet says that the watched ports have only listeners.
 func (c *count) quiet() bool { return c.err == nil && len(c.counter.Lingering()) == 0 }
 
 // dump counts the sockets on the watched ports, and publishes the parts that come out of it.
@@ -366,7 +392,7 @@ func (t *taking) ask(ctx context.Context, c *count) error {
 	return t.probe.Sockets(ctx, req, c)
 }
 
-// errLocalPorts: the stack part says why.
+// errLocalPorts gives no reason, because the error of the stack part does.
 var errLocalPorts = errors.New("net.ipv4.ip_local_port_range is not known")
 
 // partOf is one of the parts that come out of the dump. Its time includes that of the listeners.
@@ -386,7 +412,7 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 		return Part[[]verdict.Port]{Err: ErrOff}
 	}
 	if flags.Off() {
-		flags.Err = nil // no flag is known then, and some verdicts are
+		flags.Err = nil // some verdicts are known without flags
 	}
 	duration := max(t.listening.Duration+c.took, flags.Duration)
 	if err := cmp.Or(t.listening.Err, c.err, flags.Err); err != nil {

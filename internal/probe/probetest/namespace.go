@@ -35,7 +35,7 @@ type Namespace struct {
 	// nor connects.
 	TCP, UDP []netlinkdiag.Socket
 
-	// Errs are answered in place of what there is.
+	// Errs has the questions that fail, with their errors.
 	Errs map[Question]error
 
 	// Interrupt makes Sockets begin anew once, after the first socket.
