@@ -100,6 +100,9 @@ type Config struct {
 	// Host asks the namespaces where a bind has failed.
 	Host *probe.Host
 
+	// Watch watches the ports where calls fail; nil: they are not watched for that.
+	Watch Watch
+
 	// Owners finds who failed to bind; nil: nobody is known.
 	Owners OwnerFinder
 
@@ -119,6 +122,7 @@ type Recorder struct {
 	sets   map[uint32][]ports.Set // by inode number of the network namespace
 	union  map[uint16]struct{}    // the ports of all sets
 	latest map[Key]Failure
+	names  map[Key]*owner.Names // of those who failed
 }
 
 // New returns a Recorder.
@@ -133,6 +137,7 @@ func New(cfg Config) *Recorder {
 		retired:   newRetired(),
 		sets:      map[uint32][]ports.Set{cfg.Host.OwnInode: nil},
 		latest:    make(map[Key]Failure),
+		names:     make(map[Key]*owner.Names),
 	}
 }
 
@@ -193,6 +198,7 @@ func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 }
 
 func (r *Recorder) add(e *bindtrace.Event) {
+	r.keepInSight(e)
 	if e.Op != bindtrace.OpBind {
 		return
 	}
@@ -208,7 +214,18 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	}
 	r.conflicts.recent.add(key, e, by)
 	r.conflicts.add(key, e, by)
+	by.Many = r.manyNames(key, e, by)
 	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
+}
+
+// manyNames is called with mu held.
+func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.Many {
+	names, ok := r.names[key]
+	if !ok {
+		names = new(owner.Names)
+		r.names[key] = names
+	}
+	return names.Add(e.Time, e.UID, e.Command(), by.Service())
 }
 
 // watched says whether a port is counted by number: as in the tracer's counts, a port that is
@@ -239,6 +256,7 @@ func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) {
 	for key := range r.latest {
 		if gone[key.Netns] || !key.OtherPort && !r.watched(key.Port) {
 			delete(r.latest, key)
+			delete(r.names, key)
 		}
 	}
 }

@@ -20,16 +20,16 @@ var ErrOff = errors.New("switched off")
 // A Namespace answers what is in one network namespace. It is used by one goroutine at a time,
 // except that Flags and Stack may run beside the others.
 type Namespace interface {
-	// Listeners returns all listening TCP sockets. With ports, those on other ports may be left
-	// out.
-	Listeners(ctx context.Context, ports ...uint16) ([]ports.Listener, error)
+	// Listeners calls visitor.Add for each listening TCP socket. With ports, those on other ports
+	// may be left out. A dump that the kernel interrupts begins anew, after a call of Reset.
+	Listeners(ctx context.Context, visitor Visitor, ports ...uint16) error
 
 	// Sockets calls visitor.Add for each TCP socket that the request asks for. A dump that the
 	// kernel interrupts begins anew, after a call of Reset.
 	Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error
 
-	// UDPSockets returns all UDP sockets.
-	UDPSockets(ctx context.Context) ([]ports.UDPSocket, error)
+	// UDPSockets calls visitor.Add for each UDP socket, as Listeners does.
+	UDPSockets(ctx context.Context, visitor Visitor) error
 
 	// Flags reads the reuse flags. Its error is ErrOff where they are not read.
 	Flags(ctx context.Context, req FlagRequest) (*Flags, error)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -29,8 +30,8 @@ type taking struct {
 
 	// list sets these for sockets.
 	localPorts sock.PortRange
-	listening  Part[[]ports.Listener]
-	onWatched  []ports.Listener
+	listening  Part[*ports.Listening]
+	onWatched  ports.OnPorts
 
 	mu     sync.Mutex
 	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
@@ -50,10 +51,17 @@ func (t *taking) stack() {
 // list takes the listeners, the set of watched ports, and UDP.
 func (t *taking) list(ctx context.Context) {
 	t.localPorts = t.probe.LocalPorts()
-	t.listening = take(func() ([]ports.Listener, error) { return t.probe.Listeners(ctx) })
+	t.listening = take(func() (*ports.Listening, error) {
+		l := ports.NewListening(time.Now(), t.drops)
+		if err := t.probe.Listeners(ctx, l); err != nil {
+			return nil, err
+		}
+		l.End()
+		return l, nil
+	})
 	watched := t.updateWatch()
 	t.publish(func(s *Namespace) { s.Watch = watched })
-	t.fold()
+	t.fold(ctx)
 
 	udp := take(func() (ports.UDP, error) { return t.readUDP(ctx) })
 	t.publish(func(s *Namespace) { s.UDP = udp })
@@ -63,28 +71,33 @@ func (t *taking) list(ctx context.Context) {
 // change: no port may disappear because the exporter could not look.
 func (t *taking) updateWatch() Part[ports.Set] {
 	if t.listening.Err == nil {
-		listening := make([]uint16, len(t.listening.Data))
-		for i := range t.listening.Data {
-			listening[i] = t.listening.Data[i].Port
-		}
-		t.set = t.watcher.Update(time.Now(), listening)
+		t.set = t.watcher.Discover(time.Now(), t.listening.Data.Servers(), t.localPorts)
 	}
 	return Part[ports.Set]{Data: t.set, Err: t.listening.Err, Duration: t.listening.Duration}
 }
 
-// fold folds the listeners on watched ports into groups.
-func (t *taking) fold() {
+// fold folds the listeners on watched ports into groups. Where there are too many listeners to keep
+// them all until it is known which ports are watched, it asks for those on these ports.
+func (t *taking) fold(ctx context.Context) {
 	t.groups = Part[[]ports.Group]{Err: t.listening.Err, Duration: t.listening.Duration}
 	if t.listening.Err != nil {
 		return
 	}
-	// Count the drops on all ports: a port that the budget excludes now may be watched later.
-	t.drops.Update(time.Now(), t.listening.Data)
-	t.onWatched = slices.DeleteFunc(slices.Clone(t.listening.Data), func(l ports.Listener) bool {
-		_, ok := t.set.Find(l.Port)
-		return !ok
-	})
-	groups := ports.Groups(t.onWatched)
+	var ok bool
+	if t.onWatched, ok = t.listening.Data.On(t.set); !ok {
+		selected := take(func() (*ports.Selection, error) {
+			s := t.listening.Data.Select(t.set)
+			return s, t.probe.Listeners(ctx, s, t.set.Numbers()...)
+		})
+		t.listening.Duration += selected.Duration
+		t.listening.Err = selected.Err
+		t.groups.Duration, t.groups.Err = t.listening.Duration, selected.Err
+		if selected.Err != nil {
+			return
+		}
+		t.onWatched = selected.Data.On()
+	}
+	groups := t.onWatched.Groups
 	devices := make(map[uint32]string)
 	for i := range groups {
 		groups[i].Drops = t.drops.Total(groups[i].GroupKey)
@@ -101,18 +114,17 @@ func (t *taking) fold() {
 	t.groups.Data = groups
 }
 
-// readUDP counts the sockets of UDP ports. It asks for all UDP sockets, because there are usually
-// few.
+// readUDP counts the sockets of UDP ports.
 func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 	if t.udp == nil {
 		return ports.UDP{}, ErrOff
 	}
-	sockets, err := t.probe.UDPSockets(ctx)
-	if err != nil {
-		// As in updateWatch, no port may disappear because the exporter could not look.
+	listing := t.udp.Begin(time.Now())
+	if err := t.probe.UDPSockets(ctx, listing); err != nil {
+		// As with TCP: no port may go because the exporter could not look.
 		return ports.UDP{Watch: t.udp.Set()}, err
 	}
-	return t.udp.Update(time.Now(), sockets, t.localPorts), nil
+	return t.udp.Update(time.Now(), listing, t.localPorts), nil
 }
 
 // sockets takes the sockets on the watched ports, their flags, and the verdicts that follow from
@@ -120,7 +132,7 @@ func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 func (t *taking) sockets(ctx context.Context) {
 	var beside sync.WaitGroup
 	beside.Go(func() { t.nameOwners(ctx) })
-	noConnections := t.listening.Err == nil && t.probe.OnlyListeners(uint64(len(t.listening.Data)))
+	noConnections := t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
 	how := t.approach(noConnections, t.walks)
 	tcp := t.newCount(how)
 	var flags Part[*probe.Flags]
@@ -169,6 +181,9 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 			leftOut[key] = true
 		}
 	}
+	for port, n := range t.onWatched.GroupsUnknown {
+		dropped[port] += int(n)
+	}
 	part.Data = slices.DeleteFunc(slices.Clone(part.Data), func(g ports.Group) bool { return leftOut[g.GroupKey] })
 	return part, dropped
 }
@@ -179,15 +194,15 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 func (t *taking) nameOwners(ctx context.Context) {
 	owners := make(map[ports.GroupKey]owner.Owner)
 	start := time.Now()
-	if t.cfg.Owners != nil && len(t.onWatched) > 0 {
-		sockets := make([]owner.Socket, len(t.onWatched))
-		for i := range t.onWatched {
-			sockets[i] = owner.Socket{Cookie: t.onWatched[i].Cookie, Inode: t.onWatched[i].Inode}
+	if t.cfg.Owners != nil && len(t.onWatched.Listeners) > 0 {
+		sockets := make([]owner.Socket, len(t.onWatched.Listeners))
+		for i, l := range t.onWatched.Listeners {
+			sockets[i] = owner.Socket{Cookie: l.Cookie, Inode: l.Inode}
 		}
 		found, _ := t.cfg.Owners.Find(ctx, sockets)
 		oldest := make(map[ports.GroupKey]uint64)
-		for i := range t.onWatched {
-			l := &t.onWatched[i]
+		for i := range t.onWatched.Listeners {
+			l := &t.onWatched.Listeners[i]
 			of, ok := found[l.Cookie]
 			if before, seen := oldest[l.GroupKey]; ok && (!seen || l.Cookie < before) {
 				oldest[l.GroupKey], owners[l.GroupKey] = l.Cookie, of
@@ -200,17 +215,42 @@ func (t *taking) nameOwners(ctx context.Context) {
 		for i := range groups.Data {
 			groups.Data[i].Owner = owners[groups.Data[i].GroupKey]
 		}
+		t.boundNames(groups.Data, start)
 	})
+}
+
+// boundNames leaves out names of owners where a port has had too many of them.
+func (t *taking) boundNames(groups []ports.Group, now time.Time) {
+	maps.DeleteFunc(t.names, func(port uint16, _ *owner.Names) bool {
+		_, watched := t.set.Find(port)
+		return !watched
+	})
+	for i := range groups {
+		g := &groups[i]
+		if !g.Owner.Known() {
+			continue
+		}
+		names, ok := t.names[g.Port]
+		if !ok {
+			names = new(owner.Names)
+			t.names[g.Port] = names
+		}
+		user := g.UID.ID
+		if !g.UID.Known {
+			user = math.MaxUint32 // several
+		}
+		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Service())
+	}
 }
 
 // readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
 // ports, and with onlyListeners nothing but listeners.
 func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bool) Part[*probe.Flags] {
-	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched, OnlyListeners: onlyListeners, Sockets: sockets}
+	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched.Listeners, OnlyListeners: onlyListeners, Sockets: sockets}
 	return t.takeFlags(func() (*probe.Flags, error) {
 		flags, err := t.probe.Flags(ctx, req)
 		if err == nil {
-			t.rememberFlags(flags, t.onWatched)
+			t.rememberFlags(flags, t.onWatched.Listeners)
 		}
 		return flags, err
 	})
@@ -219,10 +259,10 @@ func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bo
 // rememberedFlags is readFlags for a namespace in which connections are not looked for. To read the
 // flags anew, an eBPF iterator would walk over all connections of the host.
 func (t *taking) rememberedFlags(ctx context.Context) Part[*probe.Flags] {
-	if flags, ok := t.remembered(t.onWatched); ok {
+	if flags, ok := t.remembered(t.onWatched.Listeners); ok {
 		return t.takeFlags(func() (*probe.Flags, error) { return flags, nil })
 	}
-	return t.readFlags(ctx, uint64(len(t.onWatched)), true)
+	return t.readFlags(ctx, uint64(len(t.onWatched.Listeners)), true)
 }
 
 func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags] {
@@ -241,7 +281,9 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	}
 	reuse := Part[struct{}]{Err: part.Err, Duration: part.Duration}
 	if part.Err == nil {
-		t.setGroups(func(groups *Part[[]ports.Group]) { ports.SetFlags(groups.Data, t.onWatched, part.Data.Listeners) })
+		t.setGroups(func(groups *Part[[]ports.Group]) {
+			ports.SetFlags(groups.Data, t.onWatched.Listeners, part.Data.Listeners)
+		})
 	}
 	t.publish(func(s *Namespace) { s.Reuse = reuse })
 	return part
@@ -276,7 +318,7 @@ func (t *taking) newCount(how approach) *count {
 	return &count{
 		set:     t.set,
 		counter: ports.NewCounter(t.set, unseen),
-		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data, t.set),
+		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data.Ports(), t.set),
 		views:   make([]verdict.View, len(t.set.Ports)),
 		all:     t.cfg.Parts.Verdicts && t.probe.FlagScope() != probe.FlagsOfAll,
 	}
@@ -325,7 +367,7 @@ func (t *taking) dump(ctx context.Context, c *count, how approach) {
 	}
 	c.dumped = time.Now()
 	c.took = c.dumped.Sub(start)
-	c.counter.AddListeners(t.listening.Data)
+	c.counter.AddListening(t.listening.Data)
 	if c.err == nil {
 		t.watcher.Lingering(c.counter.Lingering())
 	}
@@ -395,7 +437,7 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		}
 	}
 	listeners := make(map[uint16][]ports.Listener)
-	for _, l := range t.onWatched {
+	for _, l := range t.onWatched.Listeners {
 		listeners[l.Port] = append(listeners[l.Port], l)
 	}
 	out := make([]bindrule.Port, len(c.views))
@@ -403,7 +445,7 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		number := t.set.Ports[i].Number
 		v := &c.views[i]
 		v.SetBucket(flags.Buckets[number])
-		v.SetIncomplete(flags.Missed[number] > 0)
+		v.SetIncomplete(flags.Missed[number] > 0 || t.onWatched.Unknown[number] > 0)
 		v.SetListeners(listeners[number], flags.Listeners)
 		out[i] = v.Port(timers, c.dumped)
 	}

@@ -65,7 +65,7 @@ func (s *Sources) containerOf(pid int) string {
 	return of.ShortContainer()
 }
 
-// openNamespaces returns nil where no other namespace is asked for, or none can be entered. It
+// openNamespaces returns nil if no other namespaces are asked for, or if none can be entered. It
 // looks for namespaces once, for the log. Each snapshot looks again.
 func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Discoverer {
 	if len(opts.Netns) == 0 && !opts.Processes {
