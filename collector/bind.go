@@ -115,7 +115,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), sock.TCP))
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), sock.Printable(l.Process), sock.Printable(l.Owner.Service()))
+			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))

@@ -110,7 +110,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
 			Inode:         ownNetns,
-			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []ports.Server{{Port: 80}, {Port: 81}}), Duration: time.Millisecond},
 			Listeners:     snapshot.Part[[]ports.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
 			TCP:           snapshot.Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},

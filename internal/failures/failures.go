@@ -20,19 +20,20 @@ import (
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
 type Binds struct {
-	// Counts are by the Inode of a Namespace of the snapshot, or 0 for all others.
+	// Counts are by the Inode of a Namespace of the snapshot. 0 stands for all namespaces that are
+	// not watched.
 	Counts []bindtrace.Count
 	// Connects says that connect() is counted, too.
 	Connects bool
 	Stats    bindtrace.Stats
 	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
 
-	// Conflicts count the causes of bind()s that failed with EADDRINUSE: of those whose event
-	// was read, a moment after it.
+	// Conflicts count the bind() calls that failed with EADDRINUSE, by cause. A call counts a
+	// moment after its event was read. Calls whose event was lost are missing.
 	Conflicts []ConflictCount
 
-	// Recent are the latest failed bind()s, the latest first, watched ports or not. Their
-	// number is bounded.
+	// Recent are the latest failed bind() calls, the latest first, on watched ports and on others.
+	// Their number is bounded.
 	Recent []Recent
 }
 
@@ -50,7 +51,7 @@ type Failure struct {
 // ErrnoName is the symbolic name of an error, EADDRINUSE, or empty where it has none.
 func ErrnoName(errno unix.Errno) string { return unix.ErrnoName(errno) }
 
-// A Key is what the latest failure is kept for.
+// A Key identifies a Failure: the Recorder keeps the latest failure of each Key.
 type Key struct {
 	Netns     uint32 // inode number of the network namespace, 0: not a watched one
 	Port      uint16 // the port that was asked for; valid unless OtherPort
@@ -97,6 +98,9 @@ type Config struct {
 	// Host asks the namespaces where a bind has failed.
 	Host *probe.Host
 
+	// Watch watches the ports where calls fail; nil: they are not watched for that.
+	Watch Watch
+
 	// Owners finds who failed to bind; nil: nobody is known.
 	Owners OwnerFinder
 
@@ -116,6 +120,7 @@ type Recorder struct {
 	mu      sync.Mutex
 	watched *watched
 	latest  map[Key]Failure
+	names   map[Key]*owner.Names // of those who failed
 }
 
 // New returns a Recorder.
@@ -131,6 +136,7 @@ func New(cfg Config) *Recorder {
 		earlier:   newEarlier(func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
+		names:     make(map[Key]*owner.Names),
 	}
 }
 
@@ -196,6 +202,7 @@ func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 }
 
 func (r *Recorder) add(e *bindtrace.Event) {
+	r.keepInSight(e)
 	if e.Op != bindtrace.OpBind {
 		return
 	}
@@ -206,6 +213,7 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	defer r.mu.Unlock()
 	r.conflicts.recent.add(key, e, by)
 	r.conflicts.add(key, e, by)
+	by.Many = r.manyNames(key, e, by)
 	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }
 
@@ -217,6 +225,16 @@ func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 		key.Port, key.OtherPort = 0, true
 	}
 	return r.watched.place(key)
+}
+
+// manyNames is called with mu held.
+func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.Many {
+	names, ok := r.names[key]
+	if !ok {
+		names = new(owner.Names)
+		r.names[key] = names
+	}
+	return names.Add(e.Time, e.UID, e.Command(), by.Service())
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
@@ -242,6 +260,7 @@ func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) *wat
 	for key := range r.latest {
 		if gone[key.Netns] || now.place(key) != key {
 			delete(r.latest, key)
+			delete(r.names, key)
 		}
 	}
 	return now

@@ -17,15 +17,15 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Looks are at least minLookGap apart, and take no more than a fifth of the time of a CPU,
-// however many sockets there are.
+// Looks are at least minLookGap apart, and take at most a fifth of the time of a CPU, however many
+// sockets there are.
 const (
 	minLookGap   = 200 * time.Millisecond
-	lookGapRatio = 4 // of the gap to the look before it
+	lookGapRatio = 4 // a gap lasts at least this many times the duration of the look before it
 )
 
-// An inspector looks at ports where a bind has failed. It asks apart from the snapshots, which may
-// take as long as a dump does.
+// An inspector looks at ports where a bind has failed. It does not use the snapshots' connection,
+// because a snapshot may take as long as a dump does.
 type inspector struct {
 	cfg       *Config
 	conflicts *conflicts
@@ -97,7 +97,7 @@ type look struct {
 }
 
 func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
-	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View), tooMany: make(map[uint16]bool)}
+	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View)}
 	for number := range waiting {
 		l.views[number] = new(verdict.View)
 		l.views[number].SetIncomplete(true)
@@ -107,11 +107,12 @@ func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
 
 // see looks at the ports. With an error it has not seen everything.
 func (l *look) see(ctx context.Context) error {
-	listeners, err := l.ns.Listeners(ctx, slices.Collect(maps.Keys(l.waiting))...)
-	if err != nil {
+	found := newListenersByPort()
+	if err := l.ns.Listeners(ctx, found, slices.Collect(maps.Keys(l.waiting))...); err != nil {
 		return err
 	}
-	byPort := l.byPort(listeners)
+	byPort := found.byPort
+	l.tooMany = found.tooMany
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16
@@ -129,29 +130,57 @@ func (l *look) see(ctx context.Context) error {
 }
 
 // maxListenersPerPort bounds the listeners of a port that bind() can tell apart: any user may listen
-// on every loopback address, and each failed bind is compared with each listener.
-const maxListenersPerPort = 1024
+// on every loopback address, and each failed bind is compared with each listener. maxAlike bounds
+// those that bind() cannot tell apart, as far as the dump shows: they may differ in their flags.
+const (
+	maxListenersPerPort = 1024
+	maxAlike            = 64
+)
 
-// byPort sorts listeners into their ports, and leaves out those beyond the bound.
-func (l *look) byPort(listeners []ports.Listener) map[uint16][]ports.Listener {
-	out := make(map[uint16][]ports.Listener)
-	kinds := make(map[uint16]map[bindrule.Socket]struct{})
-	for i := range listeners {
-		number, kind := listeners[i].Port, verdict.NewListener(&listeners[i])
-		if kinds[number] == nil {
-			kinds[number] = make(map[bindrule.Socket]struct{})
-		}
-		if _, ok := kinds[number][kind]; !ok && len(kinds[number]) == maxListenersPerPort {
-			l.tooMany[number] = true
-			continue
-		}
-		kinds[number][kind] = struct{}{}
-		out[number] = append(out[number], listeners[i])
-	}
-	return out
+// listenersByPort sorts listeners into their ports, and leaves out those beyond the bounds. It is a
+// probe.Visitor.
+type listenersByPort struct {
+	byPort  map[uint16][]ports.Listener
+	kinds   map[uint16]map[bindrule.Socket]int
+	tooMany map[uint16]bool // ports with kinds that were left out
 }
 
-// allBehindListeners: whatever else there may be, the cause is a listener.
+func newListenersByPort() *listenersByPort {
+	l := new(listenersByPort)
+	l.Reset()
+	return l
+}
+
+// Reset implements probe.Visitor.
+func (l *listenersByPort) Reset() {
+	l.byPort = make(map[uint16][]ports.Listener)
+	l.kinds = make(map[uint16]map[bindrule.Socket]int)
+	l.tooMany = make(map[uint16]bool)
+}
+
+// Add implements probe.Visitor.
+func (l *listenersByPort) Add(s *netlinkdiag.Socket) {
+	listener := ports.NewListener(s)
+	number, kind := listener.Port, verdict.NewListener(&listener)
+	kinds := l.kinds[number]
+	if kinds == nil {
+		kinds = make(map[bindrule.Socket]int)
+		l.kinds[number] = kinds
+	}
+	alike, ok := kinds[kind]
+	switch {
+	case !ok && len(kinds) == maxListenersPerPort:
+		l.tooMany[number] = true
+		return
+	case alike == maxAlike:
+		return
+	}
+	kinds[kind]++
+	l.byPort[number] = append(l.byPort[number], listener)
+}
+
+// allBehindListeners says that listeners explain all failures that wait, whatever else is on the
+// port.
 func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 	for bind := range p.binds {
 		if cause, _ := verdict.Explain(seen, bind.request); cause != verdict.CauseListener {
@@ -194,7 +223,7 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	if errors.Is(err, probe.ErrOff) {
 		err = nil
 	}
-	lacking := all && err != nil // without, the dump has seen all states
+	lacking := all && err != nil // if not all, the dump has seen all states
 	for _, number := range numbers {
 		v := l.views[number]
 		v.SetListeners(byPort[number], flags.Listeners)
@@ -231,10 +260,11 @@ func (i *inspector) report(ctx context.Context) {
 	}
 	i.cfg.Host.Each(slices.Sorted(maps.Keys(numbers)), func(inode uint32, _ string, ns probe.Namespace) {
 		// An error leaves the sentence shorter.
-		listeners, _ := ns.Listeners(ctx, numbers[inode]...)
+		found := newListenersByPort()
+		_ = ns.Listeners(ctx, found, numbers[inode]...)
 		for n := range conflicts {
 			if c := &conflicts[n]; c.Netns == inode {
-				c.OtherHalf = otherHalf(c, listeners)
+				c.OtherHalf = otherHalf(c, found.byPort[c.Port])
 				i.cfg.OnConflict(*c)
 			}
 		}

@@ -42,7 +42,8 @@ func notes() map[string]note {
 			unit: one,
 			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
 				"`v6only` is `true` or `false`, and empty for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are empty if the owner is not known. " +
-				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id.",
+				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
+				"The unit of a user's own service manager has that user before its name: `user@1000/foo.service`.",
 			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
 		},
 		"tcp_listener_sockets": {
@@ -164,7 +165,7 @@ func notes() map[string]note {
 		},
 		"bind_tracer_slots_limit": {
 			unit:    "slots",
-			details: "This is twice `--watch.max-ports`, and 512 for 256 network namespaces. It is at most 8,192.",
+			details: "This is twice `--watch.max-ports`, 128 for ports where binds fail, and 512 for 256 network namespaces. It is at most 8,192.",
 			source:  "eBPF map `slots`",
 		},
 		"bind_tracer_slots_lacking": {
@@ -242,11 +243,11 @@ func notes() map[string]note {
 		},
 		"watched_port_info": {
 			unit:    one,
-			details: "`name` comes from `--watch.port`, and is empty if it gives none. `source` is `flag` for a port that `--watch.port` names, and `listener` for a port that the exporter discovered.",
+			details: "`name` comes from `--watch.port`, and is empty if it gives none. `source` is `flag` for a port that `--watch.port` names, `listener` for a port that the exporter discovered, and `failure` for a port without a listener to which a bind failed less than `--watch.retention` ago.",
 			source:  plan,
 		},
 		"watched_ports": {
-			unit:    ports + ", at most `sockstate_watched_ports_limit`",
+			unit:    ports + ", at most `sockstate_watched_ports_limit` and 64 ports of source `failure`",
 			details: "TCP and UDP ports count apart, and in each network namespace.",
 			source:  plan,
 		},
@@ -256,7 +257,7 @@ func notes() map[string]note {
 		},
 		"watched_ports_dropped": {
 			unit:    ports,
-			details: "If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
+			details: "Watched ports keep their place. A user (network namespace and uid) with few ports takes the place of the newest port of the user with most, so the ports that are left out belong to users with many ports. If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
 			source:  plan,
 		},
 		"watched_namespaces": {

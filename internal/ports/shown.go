@@ -15,8 +15,8 @@ const (
 	MaxShown        = 4096
 )
 
-// Rank puts wildcard addresses first, of which there are few, then the host's own addresses, then
-// those of loopback, of which there are millions.
+// Rank puts the few wildcard addresses first, then the host's own addresses, then the millions of
+// loopback addresses.
 func (k GroupKey) Rank() int {
 	switch addr := k.Address.Unmap(); {
 	case addr.IsUnspecified():

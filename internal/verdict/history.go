@@ -10,14 +10,14 @@ import (
 	"sockstate_exporter/internal/ports"
 )
 
-// A History remembers listener groups of one network namespace for some time after they went:
-// that is when it matters whether they could come back.
+// A History remembers listener groups of one network namespace for some time after they closed,
+// because then it matters whether they could bind again.
 type History struct {
 	keep   time.Duration
 	groups map[ports.GroupKey]remembered
 }
 
-// remembered is what is kept of a group.
+// remembered is what a History knows about a group.
 type remembered struct {
 	v6only               bindrule.Flag
 	reuseAddr, reusePort bindrule.Flag
@@ -27,13 +27,13 @@ type remembered struct {
 	seen                 time.Time
 }
 
-// NewHistory remembers a group for keep after its last socket.
+// NewHistory returns a History that remembers a group for keep after its last socket closed.
 func NewHistory(keep time.Duration) *History {
 	return &History{keep: keep, groups: make(map[ports.GroupKey]remembered)}
 }
 
-// Update takes the groups that listen now. What is not known now of the same sockets stays what it
-// was.
+// Update takes the groups that listen now. If a flag or the owner of a group is not known now, and
+// the group still has the same sockets, the last known value stays.
 func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group) {
 	maps.DeleteFunc(h.groups, func(k ports.GroupKey, r remembered) bool {
 		_, watched := set.Find(k.Port)
@@ -55,8 +55,8 @@ func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group) {
 	h.trim()
 }
 
-// trim forgets groups of ports with too many: those that are not shown, and those that went before
-// those that are there.
+// trim forgets groups of ports that have too many: first those of less important addresses, then
+// those that closed first.
 func (h *History) trim() {
 	beyond := ports.TooMany(maps.Keys(h.groups), func(a, b ports.GroupKey) int {
 		return cmp.Or(

@@ -43,7 +43,11 @@ func (r *testHistory) watch(watched ...uint16) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.set = w.Update(start, watched)
+	var listening []ports.Server
+	for _, p := range watched {
+		listening = append(listening, ports.Server{Port: p})
+	}
+	r.set = w.Update(start, listening)
 }
 
 // see updates the history: these sockets listen, with flags by cookie.

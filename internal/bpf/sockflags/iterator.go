@@ -177,7 +177,7 @@ func (it *iterator) readOnce(ctx context.Context, req Request) (*Result, error) 
 	it.dirty = true
 	release := it.stopWith(ctx, config)
 	result := &Result{Listeners: make(map[uint64]Flags)}
-	err = it.walk(ctx, file, result.Listeners, req.ListenersOnly)
+	err = it.walk(ctx, file, result.Listeners, req)
 	release()
 	if err != nil || req.ListenersOnly {
 		return result, err
@@ -243,14 +243,19 @@ func (it *iterator) stopWith(ctx context.Context, config sockflagsConfig) func()
 }
 
 // walk reads the iterator to its end, or to the end of the listeners.
-func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint64]Flags, listenersOnly bool) error {
+func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint64]Flags, req Request) error {
+	// Any user may have as many listeners as they like on a port.
+	wanted := make(map[uint64]struct{}, len(req.Listeners))
+	for _, id := range req.Listeners {
+		wanted[id.Cookie] = struct{}{}
+	}
 	for {
 		n, err := file.Read(it.buf)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		switch {
-		case errors.Is(err, io.EOF), listenersOnly && errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, io.EOF), req.ListenersOnly && errors.Is(err, unix.EAGAIN):
 			return nil
 		case errors.Is(err, unix.EAGAIN):
 			// After MAX_ITER_OBJECTS, a million sockets without output, read must be called again.
@@ -262,7 +267,9 @@ func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint
 		}
 		for b := it.buf[:n]; len(b) > 0; b = b[listenerSize:] {
 			cookie, flags := binary.NativeEndian.Uint64(b), binary.NativeEndian.Uint64(b[8:])
-			listeners[cookie] = newFlags(uint8(flags))
+			if _, ok := wanted[cookie]; ok || len(wanted) == 0 {
+				listeners[cookie] = newFlags(uint8(flags))
+			}
 		}
 	}
 }

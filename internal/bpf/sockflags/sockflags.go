@@ -54,7 +54,7 @@ type Request struct {
 	// ListenersOnly ends the walk of ModeBPF before the table of connections, which can be large.
 	// Groups is then empty.
 	ListenersOnly bool
-	// Listeners are the listeners to ask in ModePidfd.
+	// Listeners are the listeners to ask. In ModeBPF, none means all on the ports.
 	Listeners []ListenerID
 }
 

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -36,7 +35,7 @@ type Namespace struct {
 	// nor connects.
 	TCP, UDP []netlinkdiag.Socket
 
-	// Errs are answered in place of what there is.
+	// Errs has the questions that fail, with their errors.
 	Errs map[Question]error
 
 	// Interrupt makes Sockets begin anew once, after the first socket.
@@ -78,18 +77,17 @@ func (n *Namespace) ask(ctx context.Context, q Question) error {
 }
 
 // Listeners implements probe.Namespace.
-func (n *Namespace) Listeners(ctx context.Context, of ...uint16) ([]ports.Listener, error) {
+func (n *Namespace) Listeners(ctx context.Context, visitor probe.Visitor, of ...uint16) error {
 	if err := n.ask(ctx, Listeners); err != nil {
-		return nil, fmt.Errorf("dump listening sockets: %w", err)
+		return fmt.Errorf("dump listening sockets: %w", err)
 	}
-	var out []ports.Listener
 	for i := range n.TCP {
-		s := &n.TCP[i]
+		s := n.TCP[i]
 		if s.State == sock.StateListen && (len(of) == 0 || slices.Contains(of, s.Local.Port())) {
-			out = append(out, ports.NewListener(s))
+			visitor.Add(&s)
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // Sockets implements probe.Namespace.
@@ -145,19 +143,18 @@ func within(ranges []sock.PortRange, port uint16) bool {
 }
 
 // UDPSockets implements probe.Namespace.
-func (n *Namespace) UDPSockets(ctx context.Context) ([]ports.UDPSocket, error) {
+func (n *Namespace) UDPSockets(ctx context.Context, visitor probe.Visitor) error {
 	if err := n.ask(ctx, UDPSockets); err != nil {
-		return nil, fmt.Errorf("dump udp sockets: %w", err)
+		return fmt.Errorf("dump udp sockets: %w", err)
 	}
-	var out []ports.UDPSocket
 	for _, family := range []sock.Family{sock.FamilyIPv4, sock.FamilyIPv6} { // one dump of each
 		for i := range n.UDP {
-			if n.UDP[i].Family == family {
-				out = append(out, ports.NewUDPSocket(&n.UDP[i]))
+			if s := n.UDP[i]; s.Family == family {
+				visitor.Add(&s)
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // Flags implements probe.Namespace.
