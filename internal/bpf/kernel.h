@@ -35,7 +35,7 @@ enum {
 };
 
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
-enum { BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 enum { BPF_RB_AVAIL_DATA = 0 };
 
 #define AF_UNSPEC 0
@@ -102,9 +102,11 @@ enum {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BITFIELD_START(value, size) ((void *)&(value))
 #define be16(x) __builtin_bswap16(x)
+#define be32(x) __builtin_bswap32(x)
 #else
 #define BITFIELD_START(value, size) ((void *)&(value) + (8 - (size)))
 #define be16(x) (x)
+#define be32(x) (x)
 #endif
 
 /* A bitfield, which has no address; 0 where it cannot be read. */

@@ -217,16 +217,6 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
 }
 
-func (r *Recorder) keyOf(e *bindtrace.Event) Key {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
-	if !e.PortKnown {
-		key.Port, key.OtherPort = 0, true
-	}
-	return r.watched.place(key)
-}
-
 // manyNames is called with mu held.
 func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.Many {
 	names, ok := r.names[key]
@@ -235,6 +225,16 @@ func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.
 		r.names[key] = names
 	}
 	return names.Add(e.Time, e.UID, e.Command(), by.Service())
+}
+
+func (r *Recorder) keyOf(e *bindtrace.Event) Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
+	if !e.PortKnown {
+		key.Port, key.OtherPort = 0, true
+	}
+	return r.watched.place(key)
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
