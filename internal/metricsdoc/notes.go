@@ -165,7 +165,7 @@ func notes() map[string]note {
 		},
 		"bind_tracer_slots_limit": {
 			unit:    "slots",
-			details: "This is twice `--watch.max-ports`, and 512 for 256 network namespaces. It is at most 8,192.",
+			details: "This is twice `--watch.max-ports`, 128 for ports where binds fail, and 512 for 256 network namespaces. It is at most 8,192.",
 			source:  "eBPF map `slots`",
 		},
 		"bind_tracer_slots_lacking": {
