@@ -70,7 +70,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, sock.Printable(g.Owner.Process), sock.Printable(g.Owner.Service()))...)
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, processLabel(g.Owner.Process, &g.Owner), unitLabel(&g.Owner))...)
 		ch.put(f.sockets, float64(g.Sockets), group...)
 		ch.put(f.queue, float64(g.Queue), group...)
 		ch.put(f.queueLimit, float64(g.QueueLimit), group...)

@@ -188,7 +188,7 @@ func someBinds() failures.Binds {
 			changed(changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 1000), byConnect), otherPort),
 		},
 		Connects: true,
-		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
+		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
 		Latest: []failures.Failure{{
 			Key:  failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
 			Time: at, Errno: unix.EADDRINUSE, Process: "nginx",

@@ -2,8 +2,11 @@ package collector
 
 import (
 	"maps"
+	"strings"
+	"syscall"
 	"testing"
 
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 )
@@ -61,5 +64,27 @@ func TestWhatIsSwitchedOffIsInNoNamespace(t *testing.T) {
 		if got := ofNetns(t, s, netns); !maps.Equal(got, want) {
 			t.Errorf("in %q: %v, want %v", netns, got, want)
 		}
+	}
+}
+
+// A namespace that is not found for a moment: what was counted there does not move to "other" and
+// back, and there is nothing else of it.
+func TestFailuresInAMissedNamespaceKeepItsName(t *testing.T) {
+	s := wholeSnapshot(t)
+	s.Missed = []snapshot.Namespace{{Name: "blue", Inode: 77}}
+	s.Binds.Data.Counts = []bindtrace.Count{{Key: bindtrace.Key{Netns: 77, Port: 80, Op: bindtrace.OpBind, Errno: syscall.EADDRINUSE}, N: 5}}
+	c, _ := collectorOf(s)
+	text := exposition(t, c)
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, `netns="blue"`) {
+			n++
+			if !strings.HasPrefix(line, "sockstate_bind_failures_total{") || !strings.HasSuffix(line, " 5\n") {
+				t.Errorf("got %s", line)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d samples, want 1", n)
 	}
 }

@@ -101,7 +101,7 @@ func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string,
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
 			ch.put(f.restart, seconds, labels...)
 		}
-		ch.put(f.info, 1, append(labels, sock.Printable(r.Owner.Process), sock.Printable(r.Owner.Service()))...)
+		ch.put(f.info, 1, append(labels, processLabel(r.Owner.Process, &r.Owner), unitLabel(&r.Owner))...)
 	}
 }
 

@@ -11,11 +11,11 @@ import (
 type Port struct {
 	Sockets []Socket
 
-	// Bucket is the kernel's summary of the binds to the port. It makes no
-	// difference where Sockets is empty.
+	// Bucket is the kernel's summary of the binds to the port. It does not matter if Sockets is
+	// empty.
 	Bucket Bucket
 
-	// Incomplete says that Sockets may lack some. A bind is then Free only if the
+	// Incomplete says that some sockets may be missing in Sockets. A bind is then Free only if the
 	// bucket admits it.
 	Incomplete bool
 

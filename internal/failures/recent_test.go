@@ -124,8 +124,9 @@ func TestStormOfManyIDsDoesNotPushOutOtherUsers(t *testing.T) {
 	} {
 		for _, order := range []string{"before", "amid"} {
 			t.Run(tt.name+", "+order, func(t *testing.T) {
-				r := recorderOf(t, []sock.PortRange{one(80), {First: 1000, Last: 1999}})
-				r.watch(map[uint32][]ports.Set{ownNetns: r.sets[ownNetns], foreignNetns: r.sets[ownNetns]}, nil)
+				set := []ports.Set{watching(t, one(80), sock.PortRange{First: 1000, Last: 1999})}
+				r := newRecorder()
+				r.watch(map[uint32][]ports.Set{ownNetns: set, foreignNetns: set}, nil)
 				for i := range 70_000 {
 					if i == map[string]int{"before": 0, "amid": 35_000}[order] {
 						e := failed(80, "service", 0)

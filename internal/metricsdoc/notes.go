@@ -42,7 +42,8 @@ func notes() map[string]note {
 			unit: one,
 			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
 				"`v6only` is `true` or `false`, and empty for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are empty if the owner is not known. " +
-				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id.",
+				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
+				"The unit of a user's own service manager has that user before its name: `user@1000/foo.service`.",
 			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
 		},
 		"tcp_listener_sockets": {
@@ -118,8 +119,10 @@ func notes() map[string]note {
 		},
 		"bind_failures_total": {
 			unit: calls,
-			details: "`port` is the requested port if it is watched in any network namespace, `0` if the kernel was to choose one, and `other` for the rest. " +
-				"Network namespaces that are not watched have the label `netns=\"other\"`. Watched ports have series for `EADDRINUSE`, `EADDRNOTAVAIL` and `EACCES` from the first scrape on.",
+			details: "`port` is the requested port if its network namespace watches it, `0` if the kernel was to choose one, and `other` for the rest. " +
+				"Network namespaces that are not watched have the label `netns=\"other\"`, and the numbers of ports that any namespace watches. " +
+				"When a port is not watched any more, its count moves to `other`. If it is watched again, it starts at 0. A failure just before its port was watched counts under the number of the port. " +
+				"Beside the usual errors, a port has at most 8 series; what is more counts as `errno=\"other\"`. Watched ports have series for `EADDRINUSE`, `EADDRNOTAVAIL` and `EACCES` from the first scrape on.",
 			source: "eBPF, `__sys_bind`",
 		},
 		"listen_failures_total": {
@@ -131,7 +134,7 @@ func notes() map[string]note {
 			unit: calls,
 			details: "If several sockets block the bind, `cause` is the first of `listener`, `connection` (live or closing), `bound` (neither listening nor connected) and `time_wait`. " +
 				"`cause` is `unknown` if the blocking socket was gone before the exporter could look, if the exporter cannot see it, if the protocol is neither TCP nor MPTCP, or if the network namespace is not watched. " +
-				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. Watched TCP ports have a series for each cause from the first scrape on.",
+				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. When a port is not watched any more, its count moves to `port=\"other\"`. Watched TCP ports have a series for each cause from the first scrape on.",
 			source: "eBPF, sock_diag, and the rules of `inet_csk_get_port`",
 		},
 		"bind_last_failure_timestamp_seconds": {
@@ -142,7 +145,7 @@ func notes() map[string]note {
 		},
 		"bind_events_lost_total": {
 			unit:    calls,
-			details: "The calls failed faster than the exporter reads their details. They have no entry on `/failures` and no cause in `sockstate_bind_conflicts_total`.",
+			details: "The calls failed faster than the exporter reads their details, or one user made more than 1,024 a second fail. A user is a network namespace and uid. They have no entry on `/failures` and no cause in `sockstate_bind_conflicts_total`.",
 			source:  "eBPF ring buffer",
 		},
 		"bind_failures_unattributed_total": {
@@ -154,6 +157,21 @@ func notes() map[string]note {
 			unit:    "runs, since the exporter started",
 			details: "The skipped runs belong to calls that failed and to calls that worked. While this rises, failures may be missing from the counters.",
 			source:  "eBPF, `recursion_misses`",
+		},
+		"bind_tracer_slots_used": {
+			unit:    "slots, 1 or more",
+			details: "Failed calls count in slots. Each watched port of a network namespace has one, and again one for all namespaces that are not watched. Only what is watched takes slots: processes cannot use them up. A slot is given back when its port or its network namespace is not watched any more.",
+			source:  "eBPF map `slots`",
+		},
+		"bind_tracer_slots_limit": {
+			unit:    "slots",
+			details: "This is twice `--watch.max-ports`, and 512 for 256 network namespaces. It is at most 8,192.",
+			source:  "eBPF map `slots`",
+		},
+		"bind_tracer_slots_lacking": {
+			unit:    "ports and network namespaces, 0 or more",
+			details: "Those that were watched first keep their slots. Failed calls of the others count as `port=\"other\"`, or as `netns=\"other\"` if it is the network namespace that has no slot.",
+			source:  "eBPF map `slots`",
 		},
 		"connect_failures_total": {
 			unit: calls,

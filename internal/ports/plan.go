@@ -97,10 +97,10 @@ func (p *Plan) Own(protocol sock.Protocol) *Watcher {
 	return w
 }
 
-// Elsewhere is the Watcher of another one, by its inode number. There a port that was asked for is
-// discovered like others, whatever Config.Listeners and Config.Exclude say, and keeps its name:
-// nobody misses its listener in namespaces that never had one. Where the budget is full it takes
-// the place of a port that nobody asked for.
+// Elsewhere is the Watcher of another namespace, by its inode number. There, a port that was asked
+// for is discovered like others, whatever Config.Listeners and Config.Exclude say, and keeps its
+// name. It is not watched before, because most namespaces never have a listener on it. If the
+// budget is full, it takes the place of a port that nobody asked for.
 func (p *Plan) Elsewhere(protocol sock.Protocol, netns uint32) *Watcher {
 	w := &Watcher{
 		plan: p, rules: &p.rules[protocol], protocol: protocol, netns: netns,
@@ -109,3 +109,6 @@ func (p *Plan) Elsewhere(protocol sock.Protocol, netns uint32) *Watcher {
 	w.set = w.build()
 	return w
 }
+
+// Limit returns Config.MaxPorts.
+func (p *Plan) Limit() int { return p.budget.limit }

@@ -79,7 +79,7 @@ func (c *Counter) Add(s *netlinkdiag.Socket) int {
 	return i
 }
 
-// Ports returns the counts: Ports()[i] is of the i-th port of the set.
+// Ports returns the counts: Ports()[i] is about the i-th port of the set.
 func (c *Counter) Ports() []PortSockets { return c.ports }
 
 // Lingering returns the ports that have a socket other than a listener.

@@ -12,7 +12,7 @@ import (
 // UDP is the sockets of watched UDP ports.
 type UDP struct {
 	Watch Set
-	Ports []UDPPort // Ports[i] is of Watch.Ports[i]
+	Ports []UDPPort // Ports[i] is about Watch.Ports[i]
 }
 
 // A UDPPort has the UDP sockets whose local port is a watched one, connected ones included.

@@ -25,7 +25,7 @@ type Port struct {
 	Source Source
 }
 
-// Config says what to ports.
+// Config says what to watch.
 type Config struct {
 	Ports     []Spec        // watched always, listener or not
 	Listeners bool          // watch every port that has a listener as well
@@ -141,11 +141,11 @@ const (
 	lowPorts  = 1024
 )
 
-// Discover is Update with those of the ports that have a server's listener. chosen is
-// ip_local_port_range, empty where it is not known. A TCP listener in that range counts once it is
-// a minute old, and so does a UDP socket on a port from 1024 up; in that range a UDP socket never
-// counts. All those count at once that are there when the exporter first looks, or whose port is
-// watched, or was asked for.
+// Discover is Update for those of the ports that belong to a server. chosen is ip_local_port_range,
+// empty where it is not known. A TCP listener in that range counts once it is a minute old, and so
+// does a UDP socket on a port from 1024 up; in that range a UDP socket never counts. A socket
+// counts at once if it is there when the exporter first looks, or if its port is watched or was
+// asked for.
 func (w *Watcher) Discover(now time.Time, listening []Server, chosen sock.PortRange) Set {
 	var counted []Server
 	before := w.young
@@ -309,7 +309,7 @@ func (w *Watcher) build() Set {
 	}
 	slices.SortFunc(ports, func(a, b Port) int { return int(a.Number) - int(b.Number) })
 	set := Set{Ports: slices.Clip(ports), Dropped: dropped, Limit: w.plan.budget.limit}
-	if len(ports) > 0 { // in most namespaces there is nothing of sock.UDP
+	if len(ports) > 0 { // most namespaces have no UDP port to watch
 		set.index = newPortIndex(ports)
 	}
 	return set

@@ -17,7 +17,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Explain says in one line, without its end, why a bind() failed.
+// Explain says in one line why a bind() failed, without a newline at the end.
 func Explain(c *failures.Conflict) string {
 	who := "a process"
 	if c.Process != "" {
@@ -53,7 +53,7 @@ func WhyFailed(f *failures.Recent, watched bool) string {
 	}
 }
 
-// errnoWords are what bind(2) means by an error.
+// errnoWords explains the error of a bind(), as bind(2) does.
 func errnoWords(f *failures.Recent) string {
 	switch f.Errno {
 	case syscall.EADDRNOTAVAIL:

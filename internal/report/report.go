@@ -15,7 +15,7 @@ import (
 // Version is the version of the JSON form. It grows when a field changes its meaning or goes.
 const Version = 1
 
-// A Query says what a report is about.
+// A Query says what a report should contain.
 type Query struct {
 	// Addresses to bind to. Default: those that listen on the port, or else the wildcards.
 	Addresses []Address
@@ -55,7 +55,7 @@ type PortReport struct {
 	Holders   []Holder         `json:"holders"`
 	Advice    []string         `json:"advice"`
 
-	// Restarts are of the listeners, and of those that closed a short time ago.
+	// Restarts are the answers for the listeners, and for those that closed a short time ago.
 	Restarts []RestartReport `json:"-"`
 }
 
@@ -99,8 +99,8 @@ type BindReport struct {
 	Without   Answer        `json:"without_reuseaddr"`
 	With      Answer        `json:"with_reuseaddr"`
 
-	// OtherHalf says that nobody asked for this bind. It is the IPv6 half of a server that
-	// opens IPv4 and IPv6 separately, and its answers differ from those for both at once.
+	// OtherHalf says that the query does not ask for this bind. It is the IPv6 half of a server
+	// that opens IPv4 and IPv6 separately, and its answers differ from those for both together.
 	OtherHalf bool `json:"-"`
 }
 

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -117,7 +118,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		if h.cfg.Failures == nil {
 			return failures.Binds{}, ErrOff
 		}
-		return h.cfg.Failures.Update(h.watched(set), set)
+		return h.cfg.Failures.Update(h.watched(set), withMissed(set))
 	})
 	publish(func(s *Snapshot) { s.Binds = binds })
 }
@@ -140,12 +141,25 @@ func (s *Snapshot) expect(set *netns.Set) {
 			*err = errPending
 		}
 	}
+	for _, m := range set.Missed {
+		s.Missed = append(s.Missed, Namespace{Name: m.Name, Inode: uint32(m.ID.Inode)})
+	}
 }
 
-// keep removes the workers of namespaces that are gone, and adds workers for new namespaces.
+// withMissed is the Set with the namespaces that were missed among the others. They are not open.
+func withMissed(set *netns.Set) *netns.Set {
+	all := slices.Clone(set.Namespaces)
+	for _, m := range set.Missed {
+		all = append(all, &netns.Namespace{Name: m.Name, ID: m.ID})
+	}
+	return &netns.Set{Namespaces: all}
+}
+
+// keep removes the workers of namespaces that are gone, and adds workers for new namespaces. Those
+// that were only missed keep their workers: their counters go on when they are found again.
 func (h *host) keep(set *netns.Set) {
 	there := make(map[netns.ID]bool, len(set.Namespaces))
-	for _, ns := range set.Namespaces {
+	for _, ns := range withMissed(set).Namespaces {
 		there[ns.ID] = true
 	}
 	maps.DeleteFunc(h.others, func(id netns.ID, w *worker) bool {
@@ -162,10 +176,11 @@ func (h *host) keep(set *netns.Set) {
 	}
 }
 
-// watched returns the watched ports by the inode number of the namespace.
+// watched returns the watched ports by the inode number of the namespace. Failed calls in those that
+// were missed are counted as before.
 func (h *host) watched(set *netns.Set) map[uint32][]ports.Set {
 	sets := map[uint32][]ports.Set{h.cfg.Host.OwnInode: h.own.sets()}
-	for _, ns := range set.Namespaces {
+	for _, ns := range withMissed(set).Namespaces {
 		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].sets()
 	}
 	return sets

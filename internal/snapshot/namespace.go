@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -276,7 +277,32 @@ func (t *taking) nameOwners(ctx context.Context) {
 		for i := range groups.Data {
 			groups.Data[i].Owner = owners[groups.Data[i].GroupKey]
 		}
+		t.boundNames(groups.Data, start)
 	})
+}
+
+// boundNames leaves out names of owners where a port has had too many of them.
+func (t *taking) boundNames(groups []ports.Group, now time.Time) {
+	maps.DeleteFunc(t.names, func(port uint16, _ *owner.Names) bool {
+		_, watched := t.set.Find(port)
+		return !watched
+	})
+	for i := range groups {
+		g := &groups[i]
+		if !g.Owner.Known() {
+			continue
+		}
+		names, ok := t.names[g.Port]
+		if !ok {
+			names = new(owner.Names)
+			t.names[g.Port] = names
+		}
+		user := g.UID.ID
+		if !g.UID.Known {
+			user = math.MaxUint32 // several
+		}
+		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Service())
+	}
 }
 
 // readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the

@@ -25,6 +25,10 @@ type Snapshot struct {
 	// Others are the further network namespaces that are watched, by name.
 	Others []Namespace
 
+	// Missed are namespaces that were watched lately and could not be found now: only Name and Inode
+	// are set. Failed calls in them are counted under their names until they are given up.
+	Missed []Namespace
+
 	// Discovery says how the others were found. It is off where the exporter looks for none.
 	Discovery Part[Discovery]
 
@@ -70,7 +74,7 @@ type Namespace struct {
 	Listeners     Part[[]ports.Group]
 	GroupsDropped map[uint16]int
 
-	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
+	// TCP has the sockets of each watched port: TCP.Data[i] is about Watch.Data.Ports[i].
 	TCP Part[[]ports.PortSockets]
 
 	// Remote has the sockets to each watched remote port, by number.

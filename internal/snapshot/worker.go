@@ -3,6 +3,7 @@ package snapshot
 import (
 	"slices"
 
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -19,6 +20,7 @@ type worker struct {
 	drops   *ports.DropCounter
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
+	names   map[uint16]*owner.Names // of those who listen, by port
 
 	few bool // there were no more than fewSockets on the watched ports last time
 
@@ -36,6 +38,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
+		names:   make(map[uint16]*owner.Names),
 		few:     true, // as on most hosts
 	}
 	if cfg.Parts.UDP {
@@ -60,8 +63,8 @@ func (w *worker) sets() []ports.Set {
 	return []ports.Set{w.set, w.udp.Set()}
 }
 
-// fewSockets is up to how many sockets the flags wait for the dump. A dump takes less than a
-// millisecond then.
+// fewSockets is the number of sockets up to which reading the flags waits for the dump. Such a dump
+// takes less than a millisecond.
 const fewSockets = 4096
 
 // An approach is how connections and flags are looked for.
