@@ -38,7 +38,7 @@ type taking struct {
 }
 
 func (w *worker) begin(publish func(func(*Namespace)), walks *walkBudget) *taking {
-	return &taking{worker: w, publish: publish, walks: walks}
+	return &taking{worker: w, publish: w.memory.beside(publish), walks: walks}
 }
 
 // stack takes the namespace's counters and limits.
