@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,11 +24,14 @@ import (
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/collector"
 	"sockstate_exporter/internal/check"
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/httplimit"
+	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/report"
@@ -84,7 +86,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	src.Follow(logger)
 	go warmUp(ctx, src.Taker)
 	server := newServer(handler, logger)
-	return serve(ctx, server, func() error { return opened.serve(server, opts.Web, logger) }, logger)
+	// The toolkit logs a web configuration that is broken with each request.
+	web := slog.New(loglimit.New(httpBurst, httpPause).Handler(logger.Handler()))
+	return listen(ctx, server, func() error { return opened.serve(server, opts.Web, web) }, logger)
 }
 
 // listeners are the sockets on which the exporter serves. With none, the exporter-toolkit
@@ -138,16 +142,41 @@ func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 	return nil
 }
 
-// conflictLogger returns a function that logs why a bind failed.
+// Bounds of what is logged. Users of the host and clients can cause such lines as often as they
+// like.
+const (
+	conflictBurst = 16 // of one user, in one network namespace
+	conflictPause = 15 * time.Second
+	httpBurst     = 16 // of one message
+	httpPause     = time.Minute
+)
+
+// conflictLogger returns a function that logs why a bind failed. Each user has a share of the lines.
 func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
+	limit := loglimit.New(conflictBurst, conflictPause)
 	return func(c failures.Conflict) {
-		where := logger
-		if c.Namespace != "" {
-			where = logger.With("netns", c.Namespace)
+		leftOut, ok := limit.Allow(fmt.Sprint(c.Netns, c.Request.UID))
+		if !ok {
+			return
 		}
-		where.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(&c))
+		where := logger
+		if leftOut > 0 {
+			where = logger.With(loglimit.LeftOut, leftOut)
+		}
+		logConflict(where, &c)
 	}
 }
+
+func logConflict(logger *slog.Logger, c *failures.Conflict) {
+	if c.Namespace != "" {
+		logger = logger.With("netns", c.Namespace)
+	}
+	logger.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(c))
+}
+
+// maxPages is how many of /ports and /failures are served at a time. Scrapes have a limit of their
+// own, so no page takes the place of a scrape.
+const maxPages = 10
 
 // newHandler serves all paths.
 func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (http.Handler, error) {
@@ -172,7 +201,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
 			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
 			{Address: "/metrics", Text: "Metrics"},
-			{Address: "/-/ready", Text: "Ready", Description: "whether a first snapshot succeeded"},
+			{Address: "/-/ready", Text: "Ready", Description: "whether sock_diag has answered"},
 			{Address: "/-/healthy", Text: "Healthy"},
 		},
 	})
@@ -181,23 +210,20 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	}
 	metrics := collector.New(src.Taker.Take, features, logger).Handler(process, logger)
 
-	snapshots := http.NewServeMux() // paths that need a snapshot
-	snapshots.Handle("/metrics", metrics)
-	snapshots.Handle("/ports", pageHandlers.Ports())
-	snapshots.Handle("/failures", pageHandlers.Failures())
-	limited := limit(opts.MaxRequests, snapshots)
+	scrapes := httplimit.NewSlots(opts.MaxRequests, fmt.Sprintf("%d scrapes are being served, the limit (--web.max-requests)", opts.MaxRequests))
+	shown := httplimit.NewSlots(maxPages, fmt.Sprintf("%d pages are being served, the limit", maxPages))
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", landing)
-	for _, path := range []string{"/metrics", "/ports", "/failures"} {
-		mux.Handle("GET "+path, limited)
-	}
+	mux.Handle("GET /metrics", scrapes.Limit(metrics))
+	mux.Handle("GET /ports", shown.Limit(httplimit.Compressed(pageHandlers.Ports())))
+	mux.Handle("GET /failures", shown.Limit(httplimit.Compressed(pageHandlers.Failures())))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "healthy")
 	})
 	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) {
 		if !src.Taker.Ready() {
-			http.Error(w, "no snapshot succeeded yet", http.StatusServiceUnavailable)
+			http.Error(w, "sock_diag has not answered yet", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ready")
@@ -205,76 +231,60 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	return mux, nil
 }
 
-// limit answers 503 to more than n requests at a time.
-func limit(n int, next http.Handler) http.Handler {
-	if n == 0 {
-		return next
-	}
-	slots := make(chan struct{}, n)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-			next.ServeHTTP(w, r)
-		default:
-			http.Error(w, fmt.Sprintf("%d requests are being served, the limit (--web.max-requests)", n), http.StatusServiceUnavailable)
-		}
-	})
-}
-
-// warmUp takes snapshots until one succeeds, so that the exporter watches the ports that
-// listen now before the first scrape.
+// warmUp takes snapshots until sock_diag has answered, so that the exporter watches the ports that
+// listen now before the first scrape. Where sock_diag does not answer, it tries ever more rarely.
 func warmUp(ctx context.Context, taker *snapshot.Taker) {
-	for !taker.Ready() {
+	for wait := time.Second; !taker.Ready(); wait = min(2*wait, maxWarmUpWait) {
 		taker.Take(ctx)
+		if taker.Ready() {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Second):
+		case <-time.After(wait):
 		}
 	}
 }
+
+// maxWarmUpWait is the longest time between two tries.
+const maxWarmUpWait = 10 * time.Minute
 
 // shutdownGrace is how long running requests may take when the exporter stops.
 const shutdownGrace = 30 * time.Second
 
-// maxConnections bounds the memory that clients cost which connect and send no whole request.
-// The limit on descriptors is not enough: it can be hundreds of thousands.
+// maxConnections bounds the memory that clients cost which connect and send no whole request. Half
+// of the descriptors that the process may have are for clients, if that is less.
 const maxConnections = 1000
 
-// atMost closes new connections while n are open.
-func atMost(n int64) func(net.Conn, http.ConnState) {
-	var open atomic.Int64
-	return func(conn net.Conn, state http.ConnState) {
-		switch state {
-		case http.StateNew:
-			if open.Add(1) > n {
-				_ = conn.Close()
-			}
-		case http.StateClosed, http.StateHijacked:
-			open.Add(-1)
-		case http.StateActive, http.StateIdle:
-		}
+func connectionLimit() int {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return maxConnections
 	}
+	return int(max(1, min(maxConnections, files.Cur/2)))
 }
 
+// newServer makes the server. It logs nothing above debug: what a client does is no event of this
+// host, and clients must not fill the log.
 func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
-	return &http.Server{
+	server := &http.Server{
 		Handler:           handler,
-		ConnState:         atMost(maxConnections),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      2 * time.Minute,
+		WriteTimeout:      2 * time.Minute, // of which a slow snapshot may take most
 		IdleTimeout:       5 * time.Minute, // longer than a usual scrape interval
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(loglimit.New(httpBurst, httpPause).HandlerOfOne(logger.Handler()), slog.LevelDebug),
 	}
+	httplimit.NewConnections(connectionLimit()).Bound(server)
+	return server
 }
 
-// serve listens until ctx ends, and then finishes what is being served.
-func serve(ctx context.Context, server *http.Server, listen func() error, logger *slog.Logger) error {
+// listen serves until ctx ends, and then finishes what is being served.
+func listen(ctx context.Context, server *http.Server, serve func() error, logger *slog.Logger) error {
 	served := make(chan error, 1)
-	go func() { served <- listen() }()
+	go func() { served <- serve() }()
 	select {
 	case err := <-served:
 		return listenError(err)

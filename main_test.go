@@ -12,51 +12,148 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/cli"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sources"
+	"sockstate_exporter/netlinkdiag"
 )
 
-func TestScrapesAndPagesShareOneLimit(t *testing.T) {
-	opts, err := cli.Parse([]string{"--web.max-requests=1", "--no-collector.bind", "--no-collector.reuse"}, io.Discard, io.Discard)
+// newTestHandler serves everything, and takes nothing that needs a privilege.
+func newTestHandler(t *testing.T, args ...string) (http.Handler, *sources.Sources) {
+	t.Helper()
+	opts, err := cli.Parse(append(args, "--no-collector.bind", "--no-collector.reuse"), io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
 	src := sources.Open(&opts.Sources, nil, logger)
-	defer src.Close()
+	t.Cleanup(src.Close)
 	h, err := newHandler(opts, src, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	slow := &slowWriter{entered: make(chan struct{}), release: make(chan struct{})}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.ServeHTTP(slow, httptest.NewRequest(http.MethodGet, "/ports", nil))
-	}()
-	<-slow.entered
-	for _, path := range []string{"/metrics", "/ports", "/failures"} {
+	return h, src
+}
+
+func TestPagesTakeNoPlaceOfScrapes(t *testing.T) {
+	h, _ := newTestHandler(t, "--web.max-requests=1")
+	release := make(chan struct{})
+	var slow sync.WaitGroup
+	begin := func(path string) {
+		w := &slowWriter{entered: make(chan struct{}), release: release}
+		slow.Go(func() { h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil)) })
+		<-w.entered
+	}
+	want := func(path string, status int) {
+		t.Helper()
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		if w.Code != http.StatusServiceUnavailable {
-			t.Errorf("GET %s beside a page that is being served: status %d, want 503", path, w.Code)
+		if w.Code != status {
+			t.Errorf("GET %s: status %d, want %d", path, w.Code, status)
 		}
 	}
-	close(slow.release)
-	<-done
+	for n := range maxPages {
+		begin([]string{"/ports", "/failures"}[n%2])
+	}
+	want("/ports", http.StatusServiceUnavailable)
+	want("/failures", http.StatusServiceUnavailable)
+	want("/metrics", http.StatusOK)
+	begin("/metrics")
+	want("/metrics", http.StatusServiceUnavailable)
+	want("/", http.StatusOK)
+	want("/-/healthy", http.StatusOK)
+	close(release)
+	slow.Wait()
+	want("/ports", http.StatusOK)
+	want("/metrics", http.StatusOK)
+}
+
+func TestReadyAfterTheFirstSnapshot(t *testing.T) {
+	h, src := newTestHandler(t)
+	status := func() int {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/-/ready", nil))
+		return w.Code
+	}
+	if got := status(); got != http.StatusServiceUnavailable {
+		t.Errorf("status %d before a snapshot, want 503", got)
+	}
+	warmUp(t.Context(), src.Taker)
+	if got := status(); got != http.StatusOK {
+		t.Errorf("status %d after one, want 200", got)
+	}
+}
+
+// A host whose sock_diag never answers.
+func TestWarmUpTriesEverMoreRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plan, err := ports.NewPlan(ports.Config{MaxPorts: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tries := 0
+		host := &probe.Host{Config: probe.Config{Dial: func(int) (*netlinkdiag.Conn, error) {
+			tries++
+			return nil, syscall.EPERM
+		}}}
+		taker := snapshot.New(snapshot.Config{Host: host, Watch: plan, Parts: snapshot.Parts{Listeners: true}})
+		defer taker.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		warmUp(ctx, taker)
+		if perHour := tries / 24; perHour > 8 || tries < 24 {
+			t.Errorf("%d tries in a day, want some in an hour", tries)
+		}
+	})
+}
+
+func TestUserWhoFailsToBindTakesNoLogLinesOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := conflictLogger(slog.New(slog.NewTextHandler(&out, nil)))
+		fail := func(uid uint32, port int) {
+			log(failures.Conflict{Port: uint16(port), Failures: 1, Request: bindrule.Request{UID: bindrule.UIDOf(uid)}})
+		}
+		const hostile, server = 1001, 1002
+		for port := range 1000 {
+			fail(hostile, 10000+port)
+		}
+		if n := strings.Count(out.String(), "\n"); n != conflictBurst {
+			t.Errorf("%d lines of one user at once, want %d", n, conflictBurst)
+		}
+		out.Reset()
+		fail(server, 4840)
+		if !strings.Contains(out.String(), "port=4840 ") {
+			t.Errorf("the failure of another user is not logged: %q", out.String())
+		}
+		out.Reset()
+		time.Sleep(conflictPause)
+		fail(hostile, 10000)
+		if !strings.Contains(out.String(), "not_logged=984 port=10000 ") {
+			t.Errorf("after a pause: %q, want a line that counts those that were left out", out.String())
+		}
+	})
 }
 
 // A slowWriter is a client that does not take its answer until it is told to.
 type slowWriter struct {
 	httptest.ResponseRecorder
 	entered, release chan struct{}
+	once             sync.Once
 }
 
 func (w *slowWriter) Write(p []byte) (int, error) {
-	close(w.entered)
+	w.once.Do(func() { close(w.entered) })
 	<-w.release
 	return len(p), nil
 }
@@ -115,7 +212,7 @@ func TestRunningRequestsAreFinishedBeforeItEnds(t *testing.T) {
 	server := newServer(handler, logger)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, server, func() error { return server.Serve(listener) }, logger) }()
+	go func() { ended <- listen(ctx, server, func() error { return server.Serve(listener) }, logger) }()
 
 	body := make(chan string, 1)
 	go func() {
@@ -143,43 +240,6 @@ func TestRunningRequestsAreFinishedBeforeItEnds(t *testing.T) {
 		t.Errorf("serve: %v, want nil", err)
 	}
 }
-
-func TestTooManyScrapesAreRefused(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	h := limit(1, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		entered <- struct{}{}
-		<-release
-	}))
-	request := func() *recorder {
-		w := &recorder{header: make(http.Header), status: http.StatusOK}
-		h.ServeHTTP(w, new(http.Request))
-		return w
-	}
-	first := make(chan *recorder)
-	go func() { first <- request() }()
-	<-entered
-	if got := request().status; got != http.StatusServiceUnavailable {
-		t.Errorf("second request: status %d, want 503", got)
-	}
-	close(release)
-	<-first
-	go func() { first <- request() }()
-	<-entered
-	if got := (<-first).status; got != http.StatusOK {
-		t.Errorf("request after the first ended: status %d, want 200", got)
-	}
-}
-
-type recorder struct {
-	header http.Header
-	status int
-}
-
-func (r *recorder) Header() http.Header { return r.header }
-
-func (r *recorder) WriteHeader(status int) { r.status = status }
-
-func (r *recorder) Write(p []byte) (int, error) { return len(p), nil }
 
 func TestWebConfigThatIsWrongNamesFileAndLine(t *testing.T) {
 	for _, tt := range []struct{ name, config, want string }{

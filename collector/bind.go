@@ -23,6 +23,9 @@ type bindFamily struct {
 	lost           *Metric
 	unattributed   *Metric
 	missed         *Metric
+	slotsUsed      *Metric
+	slotsLimit     *Metric
+	slotsLacking   *Metric
 }
 
 func newBindFamily() *bindFamily {
@@ -42,13 +45,19 @@ func newBindFamily() *bindFamily {
 			"Failed calls that were not counted because their socket could not be identified."),
 		missed: counter("bind_tracer_missed_runs_total",
 			"Runs of the tracing programs that the kernel skipped."),
+		slotsUsed: gauge("bind_tracer_slots_used",
+			"Slots of the tracer in use: one for each watched port, and two for each network namespace."),
+		slotsLimit: gauge("bind_tracer_slots_limit",
+			"Slots that the tracer has."),
+		slotsLacking: gauge("bind_tracer_slots_lacking",
+			"Watched ports without a slot, whose failed calls count as port=\"other\"."),
 	}
 }
 
 func (*bindFamily) name() string { return "bind" }
 
 func (f *bindFamily) metrics() []*Metric {
-	return []*Metric{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed}
+	return []*Metric{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
 }
 
 func (*bindFamily) outcome(s *snapshot.Snapshot) result {
@@ -114,11 +123,14 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	f.collectConflicts(s, netns, ch)
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), sock.Printable(l.Process), sock.Printable(l.Owner.Service()))
+			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
 	ch.put(f.missed, float64(s.Binds.Data.Stats.Missed))
+	ch.put(f.slotsUsed, float64(s.Binds.Data.Stats.SlotsUsed))
+	ch.put(f.slotsLimit, float64(s.Binds.Data.Stats.SlotsLimit))
+	ch.put(f.slotsLacking, float64(s.Binds.Data.Stats.SlotsLacking))
 }
 
 func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *sink) {

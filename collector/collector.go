@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 
+	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -32,10 +34,24 @@ type Collector struct {
 	inNetns   *Metric
 	series    *Metric
 
+	limit   *loglimit.Limiter
 	mu      sync.Mutex
-	failed  map[string]string // collector -> the reason that was logged
-	dropped bool              // the log says that ports are not watched
+	states  map[string]*state // by collector
+	dropped bool              // ports were not watched in the last scrape
 }
+
+// A state is how a collector is, and what the log says about it.
+type state struct {
+	now, logged string // the reason of the failure; empty: it works
+	changes     int    // since the last line
+}
+
+// Each collector logs logBurst lines at once, and later ones logPause apart: users of the host and
+// clients can make some parts fail as often as they like.
+const (
+	logBurst = 4
+	logPause = 5 * time.Minute
+)
 
 // New returns a Collector that calls take once per scrape. If features is not nil, it says
 // what works on this host.
@@ -66,7 +82,8 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []sock.Fe
 			"0 if the collector did not get all its data from the network namespace in time.", "netns", "collector"),
 		series: gauge("exposition_series",
 			"Series with the prefix sockstate_ in this scrape, by collector.", "collector"),
-		failed: make(map[string]string),
+		limit:  loglimit.New(logBurst, logPause),
+		states: make(map[string]*state),
 	}
 }
 
@@ -134,27 +151,51 @@ func (c *Collector) putInNetns(ch *sink, s *snapshot.Snapshot, name string, how 
 	}
 }
 
-// report logs a failure when it begins, when its reason changes, and when it ends. A scrape
-// that was cancelled is no failure, and does not end one.
+// report logs a failure when it begins, when its reason changes, and when it ends, at a bounded
+// rate. A scrape whose client left, or gave it little time, is no failure, and does not end one.
 func (c *Collector) report(name string, err error) {
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, errShortTimeout) {
 		return
 	}
 	reason := ""
 	if err != nil {
 		reason = err.Error()
 	}
-	c.mu.Lock()
-	before := c.failed[name]
-	c.failed[name] = reason
-	c.mu.Unlock()
+	logger, changed := c.change(name, reason)
 	switch {
-	case reason == before:
+	case !changed:
 	case err != nil:
-		c.logger.Warn("collector failed", "collector", name, "err", err)
+		logger.Warn("collector failed", "collector", name, "err", err)
 	default:
-		c.logger.Info("collector works again", "collector", name)
+		logger.Info("collector works again", "collector", name)
 	}
+}
+
+// change says whether the state of a collector has to be logged, and with which logger.
+func (c *Collector) change(name, reason string) (*slog.Logger, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.states[name]
+	if s == nil {
+		s = new(state)
+		c.states[name] = s
+	}
+	if reason != s.now {
+		s.now = reason
+		s.changes++
+	}
+	if s.now == s.logged {
+		return nil, false
+	}
+	if _, ok := c.limit.Allow(name); !ok {
+		return nil, false
+	}
+	logger := c.logger
+	if s.changes > 1 {
+		logger = logger.With(loglimit.LeftOut, s.changes-1)
+	}
+	s.logged, s.changes = s.now, 0
+	return logger, true
 }
 
 // reportDropped logs when the number of ports begins to exceed --watch.max-ports.
@@ -167,7 +208,10 @@ func (c *Collector) reportDropped(s *snapshot.Snapshot) {
 	before := c.dropped
 	c.dropped = dropped > 0
 	c.mu.Unlock()
-	if dropped > 0 && !before {
+	if dropped == 0 || before {
+		return
+	}
+	if _, ok := c.limit.Allow("--watch.max-ports"); ok {
 		c.logger.Warn("more ports to watch than --watch.max-ports allows", "limit", limit, "not_watched", dropped)
 	}
 }

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -221,7 +224,8 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
 		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
 		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_last_failure_timestamp_seconds " +
-			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total sockstate_connect_failures_total"
+			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total " +
+			"sockstate_bind_tracer_slots_used sockstate_bind_tracer_slots_limit sockstate_bind_tracer_slots_lacking sockstate_connect_failures_total"
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds sockstate_tcp_restart_info"
 		feature = "sockstate_feature_available"
 
@@ -388,43 +392,117 @@ func TestHostileDeviceNames(t *testing.T) {
 }
 
 func TestFailureIsLoggedOncePerReason(t *testing.T) {
-	var s snapshot.Snapshot
-	log := new(logbook)
-	c := New(func(context.Context) snapshot.Snapshot { return s }, nil, newLogger(log))
-	broken := func(err error) func() { return func() { s.TCP.Err = err } }
-	for i, step := range []struct {
-		change func()
-		want   []string
-	}{
-		{func() {}, nil},
-		{broken(errBroken), []string{`WARN collector failed collector=tcp err=netlink is broken`}},
-		{func() {}, nil},
-		{broken(errors.New(errBroken.Error())), nil}, // the same reason
-		{broken(errOther), []string{`WARN collector failed collector=tcp err=netlink is broken in another way`}},
-		{func() { s.Stack.Err = errBroken }, []string{`WARN collector failed collector=stack err=netlink is broken`}},
-		{func() {}, nil},
-		{broken(nil), []string{`INFO collector works again collector=tcp`}},
-		{func() {}, nil},
-		{broken(errBroken), []string{`WARN collector failed collector=tcp err=netlink is broken`}},
-		// Nobody waits for that scrape any more: it says nothing, and changes nothing.
-		{broken(context.Canceled), nil},
-		{broken(errBroken), nil},
-		{broken(fmt.Errorf("dump: %w", context.Canceled)), nil},
-		{broken(nil), []string{`INFO collector works again collector=tcp`}},
-		{broken(context.Canceled), nil},
-		{broken(nil), nil},
-		{broken(errScrapeTimeout), []string{`WARN collector failed collector=tcp err=not ready before the scrape timeout`}},
-		{broken(snapshot.ErrOff), nil},
-	} {
-		step.change()
-		for range 2 {
-			exposition(t, c)
-			if got := log.take(); !slices.Equal(got, step.want) {
-				t.Errorf("step %d: logged %q, want %q", i, got, step.want)
+	synctest.Test(t, func(t *testing.T) {
+		var s snapshot.Snapshot
+		log := new(logbook)
+		c := New(func(context.Context) snapshot.Snapshot { return s }, nil, newLogger(log))
+		broken := func(err error) func() { return func() { s.TCP.Err = err } }
+		for i, step := range []struct {
+			change func()
+			want   []string
+		}{
+			{func() {}, nil},
+			{broken(errBroken), []string{`WARN collector failed collector=tcp err=netlink is broken`}},
+			{func() {}, nil},
+			{broken(errors.New(errBroken.Error())), nil}, // the same reason
+			{broken(errOther), []string{`WARN collector failed collector=tcp err=netlink is broken in another way`}},
+			{func() { s.Stack.Err = errBroken }, []string{`WARN collector failed collector=stack err=netlink is broken`}},
+			{func() {}, nil},
+			{broken(nil), []string{`INFO collector works again collector=tcp`}},
+			{func() {}, nil},
+			{broken(errBroken), []string{`WARN collector failed collector=tcp err=netlink is broken`}},
+			// Nobody waits for that scrape any more: it says nothing, and changes nothing.
+			{broken(context.Canceled), nil},
+			{broken(errBroken), nil},
+			{broken(fmt.Errorf("dump: %w", context.Canceled)), nil},
+			{broken(nil), []string{`INFO collector works again collector=tcp`}},
+			{broken(context.Canceled), nil},
+			{broken(nil), nil},
+			{broken(errScrapeTimeout), []string{`WARN collector failed collector=tcp err=not ready before the scrape timeout`}},
+			{broken(errShortTimeout), nil}, // so it has no say
+			{broken(nil), []string{`INFO collector works again collector=tcp`}},
+			{broken(errShortTimeout), nil},
+			{broken(nil), nil},
+			{broken(snapshot.ErrOff), nil},
+		} {
+			step.change()
+			time.Sleep(logPause) // so that no line is left out
+			for range 2 {
+				exposition(t, c)
+				if got := log.take(); !slices.Equal(got, step.want) {
+					t.Errorf("step %d: logged %q, want %q", i, got, step.want)
+				}
+				step.want = nil
 			}
-			step.want = nil
 		}
+	})
+}
+
+// Whoever makes a part fail, with whatever text, makes some lines and no flood. In the end the log
+// says how the part is.
+func TestFailuresThatComeAndGoAreLoggedAtABoundedRate(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  func(i int) error
+	}{
+		{"comes and goes", func(i int) error { return map[int]error{0: errBroken}[i%2] }},
+		{"two reasons", func(i int) error { return map[int]error{0: errBroken, 1: errOther}[i%2] }},
+		{"another text each time", func(i int) error { return fmt.Errorf("netns user-%d: %w", i, errBroken) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s snapshot.Snapshot
+				log := new(logbook)
+				c := New(func(context.Context) snapshot.Snapshot { return s }, nil, newLogger(log))
+				scrape := func(tcp error) []string {
+					s.TCP.Err = tcp
+					c.Gather(t.Context())
+					return log.take()
+				}
+				lines := 0
+				const scrapes = 1000
+				for i := range scrapes {
+					lines += len(scrape(tt.err(i)))
+					time.Sleep(logPause / 100)
+				}
+				if most := logBurst + scrapes/100; lines > most || lines < logBurst {
+					t.Errorf("%d lines of %d scrapes, want %d at most", lines, scrapes, most)
+				}
+				if len(c.states) > len(c.renderers) {
+					t.Errorf("%d states are remembered for %d collectors", len(c.states), len(c.renderers))
+				}
+				time.Sleep(logPause)
+				scrape(errors.New("the last"))
+				time.Sleep(logPause)
+				scrape(errors.New("the last"))
+				time.Sleep(logPause)
+				got := scrape(nil)
+				if len(got) != 1 || !strings.HasPrefix(got[0], "INFO collector works again collector=tcp") {
+					t.Errorf("logged %q in the end, want that it works", got)
+				}
+			})
+		})
 	}
+}
+
+// The line that comes after a pause counts the changes that have none.
+func TestLineCountsTheChangesThatWereLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s snapshot.Snapshot
+		var out bytes.Buffer
+		c := New(func(context.Context) snapshot.Snapshot { return s }, nil, slog.New(slog.NewTextHandler(&out, nil)))
+		for i := range 2*10 + logBurst { // the last of them works
+			s.TCP.Err = map[int]error{0: errBroken}[i%2]
+			c.Gather(t.Context())
+		}
+		out.Reset()
+		time.Sleep(logPause)
+		s.TCP.Err = errBroken
+		c.Gather(t.Context())
+		if got, want := out.String(), "not_logged=20 collector=tcp err=\"netlink is broken\"\n"; !strings.HasSuffix(got, want) {
+			t.Errorf("logged %q, want the end %q", got, want)
+		}
+	})
 }
 
 func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {

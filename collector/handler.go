@@ -14,6 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
+
+	"sockstate_exporter/internal/httplimit"
+	"sockstate_exporter/internal/loglimit"
 )
 
 // timeoutHeader is the header in which Prometheus sends its scrape timeout, in seconds.
@@ -23,8 +26,15 @@ const timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
 // snapshot does not have by then is missing, which is better than an answer that is too late.
 const timeoutMargin = 500 * time.Millisecond
 
-// errScrapeTimeout is why a part is missing then.
-var errScrapeTimeout = errors.New("not ready before the scrape timeout")
+// errScrapeTimeout is why a part is missing then. errShortTimeout is the same for a client that
+// gives less time than usualTimeout. It is not logged: it says nothing about this host.
+var (
+	errScrapeTimeout = errors.New("not ready before the scrape timeout")
+	errShortTimeout  = fmt.Errorf("%w of less than %v", errScrapeTimeout, usualTimeout)
+)
+
+// usualTimeout is half of the default of Prometheus.
+const usualTimeout = 5 * time.Second
 
 // Handler serves /metrics: the metrics of one snapshot, and those of the exporter itself, which
 // are in process.
@@ -36,14 +46,14 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 		slot := &slot{slots: slots, client: r.Context()}
 		defer slot.free()
 		promhttp.HandlerFor(c.with(ctx, process, slot), promhttp.HandlerOpts{
-			ErrorLog:           errorLog{ctx: r.Context(), logger: logger},
+			ErrorLog:           errorLog{ctx: r.Context(), logger: logger, limit: c.limit},
 			ErrorHandling:      promhttp.ContinueOnError,
 			Registry:           process,
 			EnableOpenMetrics:  true,
 			DisableCompression: true,
 		}).ServeHTTP(w, r)
 	})
-	return promhttp.InstrumentMetricHandler(process, rendered(scrape))
+	return promhttp.InstrumentMetricHandler(process, httplimit.Compressed(scrape))
 }
 
 // maxRendered is how many answers are rendered at a time: with many ports, each takes some
@@ -93,11 +103,15 @@ func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, slot 
 type errorLog struct {
 	ctx    context.Context //nolint:containedctx // promhttp.Logger takes no context
 	logger *slog.Logger
+	limit  *loglimit.Limiter
 }
 
 func (l errorLog) Println(v ...any) {
-	if l.ctx.Err() == nil {
-		l.logger.Error("answer to a scrape failed", "err", strings.TrimSpace(fmt.Sprintln(v...)))
+	if l.ctx.Err() != nil {
+		return
+	}
+	if leftOut, ok := l.limit.Allow("answer"); ok {
+		l.logger.Error("answer to a scrape failed", "err", strings.TrimSpace(fmt.Sprintln(v...)), loglimit.LeftOut, leftOut)
 	}
 }
 
@@ -109,6 +123,10 @@ func withScrapeTimeout(r *http.Request) (context.Context, context.CancelFunc) {
 		return r.Context(), func() {}
 	}
 	timeout := time.Duration(seconds * float64(time.Second))
+	cause := errScrapeTimeout
+	if timeout < usualTimeout {
+		cause = errShortTimeout
+	}
 	timeout -= min(timeoutMargin, timeout/4)
-	return context.WithTimeoutCause(r.Context(), timeout, errScrapeTimeout)
+	return context.WithTimeoutCause(r.Context(), timeout, cause)
 }

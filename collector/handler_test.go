@@ -281,6 +281,55 @@ func TestNothingIsLoggedForAClientThatWentAway(t *testing.T) {
 	}
 }
 
+// What the log says must not depend on what clients send.
+func TestAlternatingScrapeTimeoutsLogNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		whole := wholeSnapshot(t)
+		whole.Watch.Data.Dropped = 0
+		log := new(logbook)
+		h := source(func(ctx context.Context) snapshot.Snapshot { // takes a second
+			s := whole
+			select {
+			case <-ctx.Done():
+				s.TCP.Err, s.Stack.Err = context.Cause(ctx), context.Cause(ctx)
+			case <-time.After(time.Second):
+			}
+			return s
+		}).handler(log)
+		for range 100 {
+			for _, timeout := range []string{"0.1", "10", "0.001", "4.9", "x", "NaN"} {
+				res := get(t, h, timeoutHeader, timeout)
+				res.Body.Close()
+			}
+		}
+		if got := log.take(); len(got) > 0 {
+			t.Errorf("logged %d lines, such as %q, want none", len(got), got[0])
+		}
+	})
+}
+
+type brokenCollector struct{}
+
+func (brokenCollector) Describe(chan<- *prometheus.Desc) {}
+
+func (brokenCollector) Collect(metrics chan<- prometheus.Metric) {
+	metrics <- prometheus.NewInvalidMetric(prometheus.NewDesc("broken", "Broken.", nil, nil), errBroken)
+}
+
+func TestErrorsOfAnswersAreLoggedAtABoundedRate(t *testing.T) {
+	log := new(logbook)
+	broken := prometheus.NewRegistry()
+	broken.MustRegister(brokenCollector{})
+	h := New(constant(snapshot.Snapshot{}), nil, newLogger(log)).Handler(broken, newLogger(log))
+	for range 100 {
+		res := get(t, h, "Accept", "text/plain")
+		res.Body.Close()
+	}
+	if got := log.take(); len(got) != logBurst || !strings.HasPrefix(got[0], "ERROR answer to a scrape failed err=") {
+		t.Errorf("logged %d lines: %q; want %d", len(got), got, logBurst)
+	}
+}
+
 func TestScrapesOfOneSnapshotEach(t *testing.T) {
 	taken := 0
 	h := source(func(context.Context) snapshot.Snapshot {

@@ -218,6 +218,34 @@ func TestKernelHostileDevice(t *testing.T) {
 	}
 }
 
+// A socket stays bound to the index of a device that is gone. Another device may be called what the
+// index is shown as.
+func TestKernelDeviceThatIsGone(t *testing.T) {
+	ns := kerneltest.New(t)
+	port := netip.AddrPortFrom(netip.IPv4Unspecified(), 4840)
+	ns.AddDummy(t, "gone")
+	ns.Listen(t, port, kerneltest.Options{Device: "gone", Backlog: 16})
+	like := fmt.Sprintf("if%d", ns.DeleteLink(t, "gone"))
+	ns.AddDummy(t, like)
+	ns.Listen(t, port, kerneltest.Options{Device: like, Backlog: 99})
+
+	limits := make(map[string]float64)
+	for name, limit := range scrapeOf(t, serve(t, ns)) {
+		if _, rest, ok := strings.Cut(name, `sockstate_tcp_listener_accept_queue_limit{address="0.0.0.0", family="ipv4", interface="`); ok {
+			device, _, _ := strings.Cut(rest, `"`)
+			limits[device] = limit
+		}
+	}
+	if len(limits) != 2 || limits[like] != 16 {
+		t.Errorf("limits %v, want 16 for %s and another one", limits, like)
+	}
+	for device, limit := range limits {
+		if device != like && (limit != 99 || !strings.HasPrefix(device, like+"#")) {
+			t.Errorf("device %s has limit %v, want 99 for %s# and its index", device, limit, like)
+		}
+	}
+}
+
 // An exporter starts before, or without, what it watches.
 func TestKernelEmptyNamespace(t *testing.T) {
 	ns := kerneltest.New(t)

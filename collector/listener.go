@@ -71,7 +71,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, sock.Printable(g.Owner.Process), sock.Printable(g.Owner.Service()))...)
+		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, processLabel(g.Owner.Process, &g.Owner), unitLabel(&g.Owner))...)
 		if g.Sockets > 1 || seen.Shared(g.GroupKey) {
 			ch.put(f.sockets, float64(g.Sockets), group...)
 		}

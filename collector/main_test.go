@@ -111,7 +111,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
 			Inode:         ownNetns,
-			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []uint16{80, 81}), Duration: time.Millisecond},
+			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []ports.Server{{Port: 80}, {Port: 81}}), Duration: time.Millisecond},
 			Listeners:     snapshot.Part[[]ports.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
 			TCP:           snapshot.Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
@@ -204,7 +204,7 @@ func someBinds() failures.Binds {
 			N: 2,
 		}},
 		Connects: true,
-		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6},
+		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
 		Latest: []failures.Failure{{
 			Key:  failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
 			Time: at, Errno: unix.EADDRINUSE, Process: "nginx",

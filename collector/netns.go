@@ -13,6 +13,9 @@ type netnsNames map[uint32]string
 
 func netnsLabels(s *snapshot.Snapshot) netnsNames {
 	names := make(netnsNames, 1+len(s.Others))
+	for i := range s.Missed {
+		names[s.Missed[i].Inode] = s.Missed[i].Label()
+	}
 	for ns := range s.Namespaces() {
 		names[ns.Inode] = ns.Label()
 	}

@@ -2,8 +2,11 @@ package collector
 
 import (
 	"maps"
+	"strings"
+	"syscall"
 	"testing"
 
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 )
@@ -34,5 +37,27 @@ func TestWhatIsSwitchedOffFailsInNoNamespace(t *testing.T) {
 	c, _ := collectorOf(s)
 	if got := values(exposition(t, c), "sockstate_netns_collector_success"); len(got) != 0 {
 		t.Errorf("got %v, want nothing", got)
+	}
+}
+
+// A namespace that is not found for a moment: what was counted there does not move to "other" and
+// back, and there is nothing else of it.
+func TestFailuresInAMissedNamespaceKeepItsName(t *testing.T) {
+	s := wholeSnapshot(t)
+	s.Missed = []snapshot.Namespace{{Name: "blue", Inode: 77}}
+	s.Binds.Data.Counts = []bindtrace.Count{{Key: bindtrace.Key{Netns: 77, Port: 80, Op: bindtrace.OpBind, Errno: syscall.EADDRINUSE}, N: 5}}
+	c, _ := collectorOf(s)
+	text := exposition(t, c)
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, `netns="blue"`) {
+			n++
+			if !strings.HasPrefix(line, "sockstate_bind_failures_total{") || !strings.HasSuffix(line, " 5\n") {
+				t.Errorf("got %s", line)
+			}
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d samples, want 1", n)
 	}
 }

@@ -92,7 +92,7 @@ func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string,
 			ch.put(f.restart, seconds, netns, address, port, family)
 		}
 		if !listening {
-			ch.put(f.info, 1, netns, address, port, family, sock.Printable(r.Owner.Process), sock.Printable(r.Owner.Service()))
+			ch.put(f.info, 1, netns, address, port, family, processLabel(r.Owner.Process, &r.Owner), unitLabel(&r.Owner))
 		}
 	}
 }

@@ -100,8 +100,8 @@ func (c *Conn) useKernel(netns int) error {
 		c.open = func() (Transport, error) { return openKernel(0) }
 		return nil
 	}
-	// Not 0, which means no namespace (Config.NetNS), and which is free in a process
-	// without standard input.
+	// The copy must not be 0, which means no namespace (Config.NetNS), and which is free in a
+	// process without standard input.
 	fd, err := unix.FcntlInt(uintptr(netns), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return fmt.Errorf("duplicate network namespace descriptor: %w", err)

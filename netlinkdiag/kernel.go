@@ -17,8 +17,8 @@ type kernel struct {
 	*netlink.Conn
 	raw syscall.RawConn
 
-	// Arguments and results of read. A closure for each call would be an allocation for
-	// each call.
+	// Arguments and results of read. They are fields, because a closure for each call would be
+	// allocated.
 	buf  []byte
 	n    int
 	err  error

@@ -2,9 +2,9 @@ package bindrule
 
 import "net/netip"
 
-// A Bucket is the part of the port's struct inet_bind_bucket that inet_csk_get_port uses as
-// a shortcut: where the bucket admits a request, the kernel checks no socket. It keeps what
-// sockets left that are gone by now, so it cannot be derived from the sockets that exist.
+// A Bucket is the part of the port's struct inet_bind_bucket that inet_csk_get_port uses as a
+// shortcut: where the bucket admits a request, the kernel checks no socket. It depends on earlier
+// sockets that are gone by now, so it cannot be derived from the sockets that exist.
 type Bucket struct {
 	Known bool
 
@@ -63,6 +63,6 @@ func (b *Bucket) covers(r *Request) Flag {
 	case fast == v6Any:
 		return is(!b.V6Only || !binder.ipv4())
 	default:
-		return is(sameAddr(b.Addr, r.Addr))
+		return is(plainAddr(b.Addr) == plainAddr(r.Addr))
 	}
 }

@@ -19,7 +19,7 @@ const name = "sockstate_exporter check"
 
 const help = `Say whether bind() to a TCP port would work now, what blocks it, for how long, and what to do about it.
 
-The judged has an answer for a server without SO_REUSEADDR and one for a server with it. The exit status is for the server without, or with --reuseaddr for the server with it. A listener blocks a bind like any other socket. The judged also says whether the listener could bind again if it restarted.
+The report has an answer for a server without SO_REUSEADDR and one for a server with it. The exit status is for the server without, or with --reuseaddr for the server with it. A listener blocks a bind like any other socket. The report also says whether the listener could bind again if it restarted.
 
 Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an error. docs/check.md describes the JSON output.`
 

@@ -17,15 +17,15 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Looks are at least minLookGap apart, and take no more than a fifth of the time of a CPU,
-// however many sockets there are.
+// Looks are at least minLookGap apart, and take at most a fifth of the time of a CPU, however many
+// sockets there are.
 const (
 	minLookGap   = 200 * time.Millisecond
-	lookGapRatio = 4 // of the gap to the look before it
+	lookGapRatio = 4 // a gap lasts at least this many times the duration of the look before it
 )
 
-// An inspector looks at ports where a bind has failed. It asks apart from the snapshots, which may
-// take as long as a dump does.
+// An inspector looks at ports where a bind has failed. It does not use the snapshots' connection,
+// because a snapshot may take as long as a dump does.
 type inspector struct {
 	cfg       *Config
 	conflicts *conflicts
@@ -89,17 +89,26 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 
 // A look sees what is on some ports of one network namespace.
 type look struct {
-	ns      probe.Namespace
-	waiting map[uint16]*waitingPort
-	views   map[uint16]*verdict.View
-	tooMany map[uint16]bool // ports with listeners that were left out
-	dumped  time.Time       // when the dump of sockets ended
+	ns       probe.Namespace
+	waiting  map[uint16]*waitingPort
+	views    map[uint16]*verdict.View
+	expected map[uint16][]bindrule.Request
+	foldings map[uint16]*bindrule.Folding
+	dumped   time.Time // when the dump of sockets ended
 }
 
 func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
-	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View), tooMany: make(map[uint16]bool)}
-	for number := range waiting {
+	l := &look{
+		ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View),
+		expected: make(map[uint16][]bindrule.Request), foldings: make(map[uint16]*bindrule.Folding),
+	}
+	for number, port := range waiting {
+		for bind := range port.binds {
+			l.expected[number] = append(l.expected[number], bind.request)
+		}
 		l.views[number] = new(verdict.View)
+		l.foldings[number] = bindrule.NewFolding(l.expected[number])
+		l.views[number].Expect(l.foldings[number])
 		l.views[number].SetIncomplete(true)
 	}
 	return l
@@ -107,16 +116,16 @@ func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
 
 // see looks at the ports. With an error it has not seen everything.
 func (l *look) see(ctx context.Context) error {
-	listeners, err := l.ns.Listeners(ctx, slices.Collect(maps.Keys(l.waiting))...)
-	if err != nil {
+	found := newListenersByPort(l.foldings)
+	if err := l.ns.Listeners(ctx, found, slices.Collect(maps.Keys(l.waiting))...); err != nil {
 		return err
 	}
-	byPort := l.byPort(listeners)
+	on := found.byPort
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16
 	for number, port := range l.waiting {
-		l.views[number].SetListeners(byPort[number], nil)
+		l.views[number].SetListeners(on[number], nil)
 		seen := l.views[number].Port(linux.Timers{}, time.Time{})
 		if !port.allBehindListeners(&seen) {
 			rest = append(rest, number)
@@ -125,33 +134,61 @@ func (l *look) see(ctx context.Context) error {
 	if len(rest) == 0 {
 		return nil
 	}
-	return l.seeAll(ctx, rest, byPort)
+	return l.seeAll(ctx, rest, on)
 }
 
-// maxListenersPerPort bounds the listeners of a port that bind() can tell apart: any user may listen
-// on every loopback address, and each failed bind is compared with each listener.
-const maxListenersPerPort = 1024
+// maxListenersPerPort bounds the listeners of a port that are kept apart: any user may listen on every
+// loopback address, and each failed bind is compared with each listener. Beyond it only listeners that
+// the failed binds can tell apart are kept apart. maxAlike bounds those that bind() cannot tell apart,
+// as far as the dump shows: they may differ in their flags.
+const (
+	maxListenersPerPort = 1024
+	maxAlike            = 64
+)
 
-// byPort sorts listeners into their ports, and leaves out those beyond the bound.
-func (l *look) byPort(listeners []ports.Listener) map[uint16][]ports.Listener {
-	out := make(map[uint16][]ports.Listener)
-	kinds := make(map[uint16]map[bindrule.Socket]struct{})
-	for i := range listeners {
-		number, kind := listeners[i].Port, verdict.NewListener(&listeners[i])
-		if kinds[number] == nil {
-			kinds[number] = make(map[bindrule.Socket]struct{})
-		}
-		if _, ok := kinds[number][kind]; !ok && len(kinds[number]) == maxListenersPerPort {
-			l.tooMany[number] = true
-			continue
-		}
-		kinds[number][kind] = struct{}{}
-		out[number] = append(out[number], listeners[i])
+// listenersByPort sorts listeners into their ports, and leaves out those beyond the bounds. It is a
+// probe.Visitor.
+type listenersByPort struct {
+	foldings map[uint16]*bindrule.Folding
+	byPort   map[uint16][]ports.Listener
+	kinds    map[uint16]map[bindrule.Socket]int
+}
+
+func newListenersByPort(foldings map[uint16]*bindrule.Folding) *listenersByPort {
+	l := &listenersByPort{foldings: foldings}
+	l.Reset()
+	return l
+}
+
+// Reset implements probe.Visitor.
+func (l *listenersByPort) Reset() {
+	l.byPort = make(map[uint16][]ports.Listener)
+	l.kinds = make(map[uint16]map[bindrule.Socket]int)
+}
+
+// Add implements probe.Visitor.
+func (l *listenersByPort) Add(s *netlinkdiag.Socket) {
+	listener := ports.NewListener(s)
+	number, kind := listener.Port, verdict.NewListener(&listener)
+	kinds := l.kinds[number]
+	if kinds == nil {
+		kinds = make(map[bindrule.Socket]int)
+		l.kinds[number] = kinds
 	}
-	return out
+	alike, ok := kinds[kind]
+	if !ok && len(kinds) >= maxListenersPerPort {
+		kind = l.foldings[number].FoldSocket(kind)
+		alike = kinds[kind]
+	}
+	if alike == maxAlike {
+		return
+	}
+	kinds[kind]++
+	l.byPort[number] = append(l.byPort[number], listener)
 }
 
-// allBehindListeners: whatever else there may be, the cause is a listener.
+// allBehindListeners says that listeners explain all failures that wait, whatever else is on the
+// port.
 func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 	for bind := range p.binds {
 		if cause, _ := verdict.Explain(seen, bind.request); cause != verdict.CauseListener {
@@ -162,7 +199,7 @@ func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 }
 
 // seeAll looks for sockets of all states on the ports, and for the flags.
-func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][]ports.Listener) error {
+func (l *look) seeAll(ctx context.Context, numbers []uint16, listeners map[uint16][]ports.Listener) error {
 	// Where the flags of all sockets can be read, the sockets come with them, except those that
 	// are only bound.
 	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(sock.StateListen)}
@@ -170,10 +207,10 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	if all {
 		req.States = netlinkdiag.States(netlinkdiag.StateBoundInactive)
 	}
-	ask := probe.FlagRequest{Ports: numbers}
+	ask := probe.FlagRequest{Ports: numbers, Expected: l.expected}
 	for _, number := range numbers {
 		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(number))
-		ask.Listeners = append(ask.Listeners, byPort[number]...)
+		ask.Listeners = append(ask.Listeners, listeners[number]...)
 	}
 	if err := l.ns.Sockets(ctx, req, l); err != nil {
 		return err
@@ -194,12 +231,12 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	if errors.Is(err, probe.ErrOff) {
 		err = nil
 	}
-	lacking := all && err != nil // without, the dump has seen all states
+	lacking := all && err != nil // if not all, the dump has seen all states
 	for _, number := range numbers {
 		v := l.views[number]
-		v.SetListeners(byPort[number], flags.Listeners)
+		v.SetListeners(listeners[number], flags.Listeners)
 		v.SetBucket(flags.Buckets[number])
-		v.SetIncomplete(lacking || flags.Missed[number] > 0 || l.tooMany[number])
+		v.SetIncomplete(lacking || flags.Missed[number] > 0)
 	}
 	return err
 }
@@ -231,10 +268,11 @@ func (i *inspector) report(ctx context.Context) {
 	}
 	i.cfg.Host.Each(slices.Sorted(maps.Keys(numbers)), func(inode uint32, _ string, ns probe.Namespace) {
 		// An error leaves the sentence shorter.
-		listeners, _ := ns.Listeners(ctx, numbers[inode]...)
+		found := newListenersByPort(nil)
+		_ = ns.Listeners(ctx, found, numbers[inode]...)
 		for n := range conflicts {
 			if c := &conflicts[n]; c.Netns == inode {
-				c.OtherHalf = otherHalf(c, listeners)
+				c.OtherHalf = otherHalf(c, found.byPort[c.Port])
 				i.cfg.OnConflict(*c)
 			}
 		}

@@ -24,7 +24,7 @@ type notices struct {
 type notice struct {
 	watched bool
 	due     time.Time
-	// The one that says most since the last report; valid unless its Failures are 0.
+	// The Conflict that says most since the last report. It is valid unless its Failures are 0.
 	conflict Conflict
 }
 
@@ -33,7 +33,7 @@ func newNotices() *notices { return &notices{ports: make(map[portID]*notice)} }
 func (t *notices) add(now time.Time, c Conflict, watched bool) {
 	n, ok := t.ports[portID{c.Netns, c.Port}]
 	if !ok {
-		if !t.room(watched) {
+		if !t.hasSpace(watched) {
 			return
 		}
 		n = &notice{watched: watched, due: now.Add(noticeDelay)}
@@ -47,7 +47,7 @@ func (t *notices) add(now time.Time, c Conflict, watched bool) {
 	n.conflict.Failures = failures + c.Failures
 }
 
-func (t *notices) room(watched bool) bool {
+func (t *notices) hasSpace(watched bool) bool {
 	count := 0
 	for _, n := range t.ports {
 		if n.watched == watched {

@@ -22,6 +22,25 @@ func (n *NetNS) AddDummy(t testing.TB, name string, addrs ...netip.Prefix) {
 	}
 }
 
+// DeleteLink deletes an interface and returns the index that it had. Sockets that are bound to it
+// stay bound to the index.
+func (n *NetNS) DeleteLink(t testing.TB, name string) uint32 {
+	t.Helper()
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.FD()), unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatalf("open rtnetlink: %v", err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(name)
+	if err != nil {
+		t.Fatalf("find link %s: %v", name, err)
+	}
+	if err := h.LinkDel(link); err != nil {
+		t.Fatalf("delete link %s: %v", name, err)
+	}
+	return uint32(link.Attrs().Index)
+}
+
 func (n *NetNS) addDummy(name string, addrs []netip.Prefix) error {
 	h, err := netlink.NewHandleAt(netns.NsHandle(n.FD()), unix.NETLINK_ROUTE)
 	if err != nil {

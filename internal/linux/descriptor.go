@@ -29,9 +29,9 @@ const (
 // false. dir is /proc/PID/fd. The error is an os.ErrPermission where the process may not be looked
 // into, and that of ctx where ctx ended first. A descriptor that is closed meanwhile is left out.
 //
-// procfs.Proc.FileDescriptorTargets does not do: it has all links of a process in memory, 84 MB
-// for half a million descriptors where this takes 12, and it does not tell a descriptor that was
-// closed meanwhile from one that may not be read.
+// procfs.Proc.FileDescriptorTargets is no alternative. It keeps all links of a process in memory:
+// 84 MB for half a million descriptors, where SocketFDs takes 12 MB. And it cannot tell a
+// descriptor that was closed meanwhile from one that may not be read.
 func SocketFDs(ctx context.Context, dir string, f func(SocketFD) bool) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -43,7 +43,7 @@ func SocketFDs(ctx context.Context, dir string, f func(SocketFD) bool) error {
 		for _, name := range names {
 			inode, err := socketInode(d, name)
 			if errors.Is(err, os.ErrPermission) {
-				return err // the same for all of them
+				return err // every other descriptor would get it, too
 			}
 			if err != nil {
 				continue

@@ -39,7 +39,7 @@ func IsKernelThread(proc string, pid int) bool {
 	if err != nil {
 		return false
 	}
-	// The name stands in parentheses, and may have parentheses.
+	// The name is in parentheses, and may contain parentheses.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 7 {
 		return false

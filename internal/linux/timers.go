@@ -8,14 +8,15 @@ import (
 
 // Timers says when the kernel runs the timer of a socket in TIME_WAIT.
 //
-// The kernel's timer wheel (kernel/time/timer.c) runs no timer early and most of them late:
-// the further off, the coarser. The minute of TIME_WAIT is rounded up to the next multiple of
-// 512 jiffies with HZ=250, which is two seconds, and of 4096 jiffies with HZ=1000, which is four
-// seconds. Until then the socket is there and blocks, whatever idiag_expires says.
+// The kernel's timer wheel (kernel/time/timer.c) runs no timer early and most of them late. The
+// longer a timer runs, the later it may be. The minute of TIME_WAIT is rounded up to the next
+// multiple of 512 jiffies with HZ=250, which is two seconds, and of 4096 jiffies with HZ=1000,
+// which is four seconds. Until then the socket exists and blocks a bind, whatever idiag_expires
+// says.
 type Timers struct {
-	At      time.Time // that the clocks were read
-	Jiffies int64     // at that time
-	HZ      int64     // jiffies a second; 0 where the clocks could not be read
+	At      time.Time // when the clocks were read
+	Jiffies int64     // the kernel's jiffies at that time
+	HZ      int64     // jiffies per second; 0 where the clocks could not be read
 }
 
 // userHZ is the unit of times(2), on every architecture that this runs on.
@@ -36,8 +37,8 @@ func ReadTimers() Timers {
 	return Timers{At: time.Now(), Jiffies: int64(ticks) * hz / userHZ, HZ: hz}
 }
 
-// Gone returns the time from t.At until a socket is gone whose timer was said, at another time,
-// to expire after left.
+// Gone returns the time from t.At until a socket is gone. left is the time until its timer expires,
+// as the kernel reported it at the time said.
 func (t Timers) Gone(left time.Duration, said time.Time) time.Duration {
 	left += said.Sub(t.At)
 	if t.HZ == 0 {
@@ -53,7 +54,7 @@ func (t Timers) inJiffies(d time.Duration) int64 {
 	return int64((d*time.Duration(t.HZ) + time.Second/2) / time.Second)
 }
 
-// granularity, in jiffies, of the wheel's level that holds a timer of TCP_TIMEWAIT_LEN
+// granularity returns the jiffies to which the kernel rounds a timer of TCP_TIMEWAIT_LEN
 // (calc_wheel_index, LVL_START).
 func (t Timers) granularity() int64 {
 	const timeWaitLen = 60 // seconds

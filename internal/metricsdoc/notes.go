@@ -47,7 +47,8 @@ func notes() map[string]note {
 			unit: one,
 			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
 				"`v6only` is `true` or `false`, and missing for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are missing if the owner is not known. " +
-				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id.",
+				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
+				"The unit of a user's own service manager has that user before its name: `user@1000/foo.service`.",
 			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
 		},
 		"tcp_listener_sockets": {
@@ -125,8 +126,10 @@ func notes() map[string]note {
 		},
 		"bind_failures_total": {
 			unit: calls,
-			details: "`port` is the requested port if it is watched in any network namespace, `0` if the kernel was to choose one, and `other` for the rest. " +
-				"Network namespaces that are not watched have the label `netns=\"other\"`. Watched ports have a series for `EADDRINUSE` from the first scrape on.",
+			details: "`port` is the requested port if its network namespace watches it, `0` if the kernel was to choose one, and `other` for the rest. " +
+				"Network namespaces that are not watched have the label `netns=\"other\"`, and the numbers of ports that any namespace watches. " +
+				"When a port is not watched any more, its count moves to `other`. If it is watched again, it starts at 0. A failure just before its port was watched counts under the number of the port. " +
+				"Beside the usual errors, a port has at most 8 series; what is more counts as `errno=\"other\"`. Watched ports have a series for `EADDRINUSE` from the first scrape on.",
 			absent: "any other error, port or network namespace before its first failure; " + unused,
 			source: "eBPF, `__sys_bind`",
 		},
@@ -140,7 +143,7 @@ func notes() map[string]note {
 			unit: calls,
 			details: "If several sockets block the bind, `cause` is the first of `listener`, `connection` (live or closing), `bound` (neither listening nor connected) and `time_wait`. " +
 				"`cause` is `unknown` if the blocking socket was gone before the exporter could look, if the exporter cannot see it, if the protocol is neither TCP nor MPTCP, or if the network namespace is not watched. " +
-				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here.",
+				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. When a port is not watched any more, its count moves to `port=\"other\"`.",
 			absent: firstEvent,
 			source: "eBPF, sock_diag, and the rules of `inet_csk_get_port`",
 		},
@@ -152,7 +155,7 @@ func notes() map[string]note {
 		},
 		"bind_events_lost_total": {
 			unit:    calls,
-			details: "The calls failed faster than the exporter reads their details. They have no entry on `/failures` and no cause in `sockstate_bind_conflicts_total`.",
+			details: "The calls failed faster than the exporter reads their details, or one user made more than 1,024 a second fail. A user is a network namespace and uid. They have no entry on `/failures` and no cause in `sockstate_bind_conflicts_total`.",
 			source:  "eBPF ring buffer",
 		},
 		"bind_failures_unattributed_total": {
@@ -164,6 +167,21 @@ func notes() map[string]note {
 			unit:    "runs, since the exporter started",
 			details: "The skipped runs belong to calls that failed and to calls that worked. While this rises, failures may be missing from the counters.",
 			source:  "eBPF, `recursion_misses`",
+		},
+		"bind_tracer_slots_used": {
+			unit:    "slots, 1 or more",
+			details: "Failed calls count in slots. Each watched port of a network namespace has one, and again one for all namespaces that are not watched. Only what is watched takes slots: processes cannot use them up. A slot is given back when its port or its network namespace is not watched any more.",
+			source:  "eBPF map `slots`",
+		},
+		"bind_tracer_slots_limit": {
+			unit:    "slots",
+			details: "This is twice `--watch.max-ports`, and 512 for 256 network namespaces. It is at most 8,192.",
+			source:  "eBPF map `slots`",
+		},
+		"bind_tracer_slots_lacking": {
+			unit:    "ports and network namespaces, 0 or more",
+			details: "Those that were watched first keep their slots. Failed calls of the others count as `port=\"other\"`, or as `netns=\"other\"` if it is the network namespace that has no slot.",
+			source:  "eBPF map `slots`",
 		},
 		"connect_failures_total": {
 			unit: calls,
@@ -239,11 +257,11 @@ func notes() map[string]note {
 		},
 		"watched_port_info": {
 			unit:    one,
-			details: "`name` comes from `--watch.port`, and is missing if it gives none. `source` is `flag` for a port that `--watch.port` names, and `listener` for a port that the exporter discovered.",
+			details: "`name` comes from `--watch.port`, and is missing if it gives none. `source` is `flag` for a port that `--watch.port` names, `listener` for a port that the exporter discovered, and `failure` for a port without a listener to which a bind failed less than `--watch.retention` ago.",
 			source:  plan,
 		},
 		"watched_ports": {
-			unit:    ports + ", at most `sockstate_watched_ports_limit`",
+			unit:    ports + ", at most `sockstate_watched_ports_limit` and 64 ports of source `failure`",
 			details: "TCP and UDP ports count apart, and in each network namespace.",
 			source:  plan,
 		},
@@ -253,7 +271,7 @@ func notes() map[string]note {
 		},
 		"watched_ports_dropped": {
 			unit:    ports,
-			details: "If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
+			details: "Watched ports keep their place. A user (network namespace and uid) with few ports takes the place of the newest port of the user with most, so the ports that are left out belong to users with many ports. If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
 			source:  plan,
 		},
 		"watched_namespaces": {

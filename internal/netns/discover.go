@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,6 +73,10 @@ func (n *Namespace) Close() error {
 type Set struct {
 	Namespaces []*Namespace // sorted by name
 
+	// Missed are the namespaces that were there lately and could not be found this time, sorted by
+	// name. One that is deleted is in it until Open gives it up.
+	Missed []Missed
+
 	// Err says which namespaces Open could not find or enter, and names each path. It is nil where
 	// there are none. It may wrap ErrNotNetNS and linux.ErrNeedsSysAdmin. A file that is not a
 	// network namespace is in it only from the second time on.
@@ -80,6 +85,15 @@ type Set struct {
 	Unreadable int
 	// Dropped is the number of namespaces beyond Config.Limit.
 	Dropped int
+
+	partial bool // there was no room to open all
+	unsure  bool // not all places could be looked at
+}
+
+// A Missed is a namespace that Open looked for and did not find.
+type Missed struct {
+	Name string
+	ID   ID
 }
 
 // Close closes all namespaces of the Set.
@@ -97,8 +111,7 @@ type Discoverer struct {
 	cfg   Config
 	dev   uint64 // device number of nsfs
 	own   uint64 // inode number of the own namespace
-	known map[uint64]bool
-	names map[ID]string
+	known map[ID]*known
 
 	// The paths that were not a network namespace, this time and the time before.
 	notNetNS, wasNotNetNS map[string]bool
@@ -132,8 +145,9 @@ func (d *Discoverer) Open() *Set {
 	found := d.find(s, fail)
 
 	opened := s.enterable(d.openAll(s, found, fail), fail)
-	d.name(opened)
-	d.remember(opened)
+	opened = append(opened, d.search(s, opened, fail)...)
+	d.name(s, opened)
+	d.remember(s, opened, time.Now())
 	slices.SortFunc(s.Namespaces, func(a, b *Namespace) int { return strings.Compare(a.Name, b.Name) })
 	s.Err = joinSome(errs)
 	return s
@@ -141,23 +155,25 @@ func (d *Discoverer) Open() *Set {
 
 // openAll fills the Set and returns the candidates that are in it.
 func (d *Discoverer) openAll(s *Set, found []*candidate, fail func(error)) []*candidate {
+	known := d.byInode()
 	slices.SortStableFunc(found, func(a, b *candidate) int {
 		return cmp.Or(
 			compareBool(a.process(), b.process()),
-			compareBool(!d.known[a.inode], !d.known[b.inode]),
+			compareBool(known[a.inode] == nil, known[b.inode] == nil),
 		)
 	})
 	var opened []*candidate
 	inSet := map[uint64]bool{d.own: true}
 	for i, c := range found {
 		if len(opened) == d.cfg.Limit {
-			s.Dropped = len(found) - i
+			s.Dropped, s.partial = len(found)-i, true
 			break
 		}
 		n, err := d.open(c)
 		if err != nil && d.tell(c.path, err) {
 			fail(err)
-			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+			if outOfFiles(err) {
+				s.partial = true
 				break // the others would fail for the same reason
 			}
 		}
@@ -197,40 +213,43 @@ func (d *Discoverer) tell(path string, err error) bool {
 	return d.wasNotNetNS[path]
 }
 
-// remember keeps what the next Open needs, and forgets namespaces that are gone.
-func (d *Discoverer) remember(opened []*candidate) {
-	d.known = make(map[uint64]bool, len(opened))
-	d.names = make(map[ID]string)
-	for _, c := range opened {
-		d.known[c.ns.ID.Inode] = true
-		if c.process() && c.short != "" && c.ns.ID.Cookie != 0 {
-			d.names[c.ns.ID] = c.short
-		}
-	}
-}
-
-// open returns nil and no error where the namespace is gone.
+// open returns nil and no error where the namespace is gone. Of a process it tries the next one
+// where the first has ended, has entered another namespace, or may not be looked at.
 func (d *Discoverer) open(c *candidate) (*Namespace, error) {
 	if !c.process() {
 		return d.openPath(c.path)
 	}
-	for _, pid := range c.pids {
-		n, err := d.openPath(d.pidPath(pid))
-		if err != nil {
-			return nil, err
-		}
-		if n != nil && n.ID.Inode == c.inode {
+	var failed error
+	for i, pid := range c.pids {
+		n, err := d.openInode(d.pidPath(pid), c.inode)
+		if n != nil {
+			c.pids = c.pids[i:]
 			return n, nil
 		}
-		if n != nil { // the process entered another namespace, or another process has the pid
-			_ = n.Close()
+		if err != nil {
+			failed = err
+		}
+		if outOfFiles(err) {
+			break
 		}
 	}
-	return nil, nil
+	return nil, failed
 }
 
+// openInode returns nil where the path does not lead to the namespace with that inode number.
+func (d *Discoverer) openInode(path string, inode uint64) (*Namespace, error) {
+	n, err := d.openPath(path)
+	if n != nil && n.ID.Inode != inode {
+		_ = n.Close()
+		return nil, nil
+	}
+	return n, err
+}
+
+func outOfFiles(err error) bool { return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) }
+
 func (d *Discoverer) openPath(path string) (*Namespace, error) {
-	// O_NONBLOCK: the file may be a named pipe by now.
+	// The file may be a named pipe by now, which O_NONBLOCK does not wait for.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case gone(err):

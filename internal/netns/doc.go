@@ -21,7 +21,16 @@
 // 5.14) again before a reboot. On an older kernel the cookie is 0. There, a new namespace with the
 // number of a deleted one looks like the deleted one.
 //
+// A namespace that was found stays in the Sets while any process, thread or mount keeps it:
+// [Discoverer.Open] looks for it in all these places before it leaves it out. One that is left out
+// is in [Set.Missed] for a minute, and for three Sets. What is kept by ID should be kept as long:
+// if the namespace comes back, counters go on.
+//
 // # Names
+//
+// A namespace keeps the name that it was first given. No other namespace gets that name, except
+// where the file of the name leads to another one, or where the first one is gone. Without cookies
+// it has the name that its files and processes give it now.
 //
 // The name of a [Namespace] is unique in its Set and can be a label as it is: 1 to 64 printable
 // characters. Names come from files and containers, so other users may choose them.

@@ -21,16 +21,14 @@ type candidate struct {
 
 	path        string // empty where it was found through a process
 	short, long string
-	pids        []int // some processes in it, lowest first
+	pids        []int  // the processes in it, those first that were in it the last time
+	mount       string // where it is mounted, if only that keeps it
 
-	ns *Namespace
+	ns      *Namespace
+	unnamed bool // its name is its number
 }
 
 func (c *candidate) process() bool { return c.path == "" }
-
-// maxPIDs is how many processes a candidate keeps to open and name the namespace. The first one may
-// end meanwhile, or have no name.
-const maxPIDs = 8
 
 // find lists each namespace once, with the first Spec that found it.
 func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
@@ -58,6 +56,7 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 	if d.cfg.Processes {
 		processes, err := d.findProcesses(s, seen)
 		if err != nil {
+			s.unsure = true
 			fail(err)
 		}
 		found = append(found, processes...)
@@ -118,8 +117,13 @@ func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, 
 			byInode[inode] = c
 			found = append(found, c)
 		}
-		if len(c.pids) < maxPIDs {
-			c.pids = append(c.pids, pid)
+		c.pids = append(c.pids, pid)
+	}
+	for inode, k := range d.byInode() {
+		if c := byInode[inode]; c != nil {
+			slices.SortStableFunc(c.pids, func(a, b int) int {
+				return compareBool(!slices.Contains(k.pids, a), !slices.Contains(k.pids, b))
+			})
 		}
 	}
 	slices.SortFunc(found, func(a, b *candidate) int { return cmp.Compare(a.inode, b.inode) })

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -18,7 +20,8 @@ import (
 type Interfaces struct {
 	ns     int
 	handle *netlink.Handle
-	names  map[uint32]string
+	names  map[uint32]string // by index
+	taken  map[string]bool   // of names
 	err    error
 }
 
@@ -31,8 +34,11 @@ func NewInterfaces(fd int) *Interfaces { return &Interfaces{ns: fd} }
 // sk_bound_dev_if), and "" for 0: a socket that is bound to none. An interface that is gone, or
 // cannot be looked up (see Err), has its index as name: "if42".
 //
-// A name is 1 to 15 bytes without space, '/' or ':' (dev_valid_name). It may be neither printable
-// nor UTF-8, and it may be "if42" with any index. Callers must sanitise it.
+// No two indices have the same name. So an interface that is really called "if42", or has a '#' in
+// its name, or the name that another one had a moment ago, gets its index: "if42#7".
+//
+// A name is 1 to 15 bytes without space, '/' or ':' (dev_valid_name), and possibly the index. It
+// may be neither printable nor UTF-8. Callers must sanitise it.
 //
 // The first call for an index asks the kernel (RTM_GETLINK). It waits for the rtnl lock.
 func (i *Interfaces) Name(index uint32) string {
@@ -46,14 +52,41 @@ func (i *Interfaces) Name(index uint32) string {
 	if err != nil && i.err == nil {
 		i.err = fmt.Errorf("look up name of interface %d: %w", index, err)
 	}
-	if name == "" {
+	switch {
+	case name == "":
 		name = fmt.Sprintf("if%d", index)
+	case i.taken[name] || strings.Contains(name, "#") || looksGone(name):
+		name = fmt.Sprintf("%s#%d", name, index)
 	}
 	if i.names == nil {
-		i.names = make(map[uint32]string)
+		i.names, i.taken = make(map[uint32]string), make(map[string]bool)
 	}
-	i.names[index] = name
+	i.names[index], i.taken[name] = name, true
 	return name
+}
+
+// looksGone reports whether a name has the form that stands for an interface that is gone.
+func looksGone(name string) bool {
+	digits, ok := strings.CutPrefix(name, "if")
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
+// Addresses returns the addresses of the namespace's interfaces (RTM_GETADDR).
+func (i *Interfaces) Addresses() (map[netip.Addr]struct{}, error) {
+	if err := i.connect(); err != nil {
+		return nil, err
+	}
+	found, err := i.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	out := make(map[netip.Addr]struct{}, len(found))
+	for _, a := range found {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			out[addr.Unmap()] = struct{}{}
+		}
+	}
+	return out, nil
 }
 
 // Err returns the first error of Name, or nil. An interface that is gone is not an error.
@@ -74,12 +107,8 @@ func (i *Interfaces) lookup(index uint32) (string, error) {
 	if index > math.MaxInt32 {
 		return "", nil
 	}
-	if i.handle == nil {
-		handle, err := i.open()
-		if err != nil {
-			return "", fmt.Errorf("open rtnetlink: %w", err)
-		}
-		i.handle = handle
+	if err := i.connect(); err != nil {
+		return "", err
 	}
 	link, err := i.handle.LinkByIndex(int(index))
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -89,6 +118,19 @@ func (i *Interfaces) lookup(index uint32) (string, error) {
 		return "", err
 	}
 	return link.Attrs().Name, nil
+}
+
+// connect opens rtnetlink, if it is not open.
+func (i *Interfaces) connect() error {
+	if i.handle != nil {
+		return nil
+	}
+	handle, err := i.open()
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	i.handle = handle
+	return nil
 }
 
 func (i *Interfaces) open() (*netlink.Handle, error) {

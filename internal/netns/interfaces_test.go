@@ -3,6 +3,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -105,7 +106,7 @@ func TestNameOfTheDeviceASocketIsBoundTo(t *testing.T) {
 func TestNameIsWhateverTheKernelTook(t *testing.T) {
 	ns := kerneltest.New(t)
 	h := rtnl(t, ns)
-	for _, name := range []string{"x", "fifteen-bytes-x", "\xff\xfe\x01", "a\"b\\c{}", "\u202e", "if1"} {
+	for _, name := range []string{"x", "fifteen-bytes-x", "\xff\xfe\x01", "a\"b\\c{}", "\u202e", "if", "ifb0", "if1x"} {
 		index := link(t, h, bridge(name))
 		check(t, interfaces(t, ns.FD()), index, name)
 	}
@@ -133,6 +134,52 @@ func TestInterfaceThatIsGoneIsCalledByItsIndex(t *testing.T) {
 	check(t, i, 1<<31, "if2147483648")
 	check(t, i, 1<<32-1, "if4294967295")
 	check(t, i, 1, "lo")
+}
+
+func TestNoTwoInterfacesHaveTheSameName(t *testing.T) {
+	ns := kerneltest.New(t)
+	h := rtnl(t, ns)
+	add := func(name string, index int) *netlink.Bridge {
+		t.Helper()
+		l := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, Index: index}}
+		if got := link(t, h, l); got != uint32(index) {
+			t.Fatalf("got index %d, want %d", got, index)
+		}
+		return l
+	}
+	add("if42", 7)
+	add("if7", 43)
+	add("if44", 44)
+	add("x#9", 8)
+	add("x", 9)
+	renamed, other := add("was", 10), add("is", 11)
+	for range 20 { // in any order
+		i := interfaces(t, ns.FD())
+		names := make(map[string]uint32)
+		for _, n := range rand.Perm(60) {
+			name := i.Name(uint32(n))
+			if before, ok := names[name]; ok {
+				t.Errorf("interfaces %d and %d are both %q", before, n, name)
+			}
+			names[name] = uint32(n)
+		}
+		for index, want := range map[uint32]string{
+			1: "lo", 7: "if42#7", 42: "if42", 43: "if7#43", 44: "if44#44", 8: "x#9#8", 9: "x",
+		} {
+			check(t, i, index, want)
+		}
+	}
+
+	// Its name goes to another one between two lookups.
+	i := interfaces(t, ns.FD())
+	check(t, i, 10, "was")
+	if err := h.LinkSetName(renamed, "later"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetName(other, "was"); err != nil {
+		t.Fatal(err)
+	}
+	check(t, i, 11, "was#11")
 }
 
 func TestNameIsLookedUpOnce(t *testing.T) {

@@ -112,7 +112,7 @@ func TestReusedNumberDoesNotInheritTheNameOfAContainer(t *testing.T) {
 	ns := kerneltest.New(t)
 	sleeper(t, ns)
 	d := discoverer(t, Config{Processes: true, NameOf: func(int) string { return "now" }})
-	d.names = map[ID]string{{Inode: ns.Inode(), Cookie: 1}: "before"}
+	d.known = map[ID]*known{{Inode: ns.Inode(), Cookie: 1}: {name: "before"}}
 	for range 2 {
 		n := find(t, openAmid(t, d), ns.Inode())
 		if n == nil || n.Name != "now" && n.Name != numbered("now", ns.Inode()) {

@@ -11,11 +11,13 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// name gives each namespace a name. Where several could have the same short name, the one of the
-// first Spec gets it. Several of one Spec get their whole path as a name. Where the path is not
-// unique either, the inode number is part of the name.
-func (d *Discoverer) name(all []*candidate) {
-	for _, c := range all {
+// name gives each namespace a name. One that has a name keeps it, whatever others are called later.
+// Where several new ones could have the same short name, the one of the first Spec gets it. Several
+// of one Spec get their whole path as a name. Where the path is not unique either, the inode number
+// is part of the name.
+func (d *Discoverer) name(s *Set, all []*candidate) {
+	taken, rest := d.keepNames(s, all)
+	for _, c := range rest {
 		if c.process() {
 			c.short = d.processName(c)
 		}
@@ -24,8 +26,7 @@ func (d *Discoverer) name(all []*candidate) {
 		rank int
 		name string
 	}
-	taken := make(map[string]bool)
-	rest := slices.SortedStableFunc(slices.Values(all), func(a, b *candidate) int { return cmp.Compare(a.rank, b.rank) })
+	slices.SortStableFunc(rest, func(a, b *candidate) int { return cmp.Compare(a.rank, b.rank) })
 	for _, form := range []func(*candidate) string{
 		func(c *candidate) string { return plain(c.short) },
 		func(c *candidate) string { return plain(c.long) },
@@ -47,17 +48,48 @@ func (d *Discoverer) name(all []*candidate) {
 		rest = left
 	}
 	for _, c := range rest {
-		c.ns.Name = numbered(c.short, c.ns.ID.Inode)
+		c.ns.Name, c.unnamed = numbered(c.short, c.ns.ID.Inode), c.short == ""
 	}
 }
 
-// processName asks for the name of each process in turn. It keeps the first answer, so that the
-// name does not change when that process ends.
-func (d *Discoverer) processName(c *candidate) string {
-	if name, ok := d.names[c.ns.ID]; ok {
-		return name
+// keepNames gives known namespaces the names that they have. It returns the names that are taken,
+// and the namespaces that have none. A namespace loses its name only where the file that gave it
+// is that of another namespace now. One that is missing keeps it where not all places could be looked
+// at; else it is gone, in all likelihood, and its successor may have its name at once.
+func (d *Discoverer) keepNames(s *Set, all []*candidate) (taken map[string]bool, rest []*candidate) {
+	taken = make(map[string]bool)
+	at, there := make(map[string]ID), make(map[ID]bool)
+	for _, c := range all {
+		there[c.ns.ID] = true
+		if !c.process() {
+			at[c.path] = c.ns.ID
+		}
 	}
-	for _, pid := range c.pids {
+	moved := func(id ID, k *known) bool {
+		now, ok := at[k.path]
+		return ok && k.path != "" && now != id
+	}
+	for _, c := range all {
+		// Without a cookie it may be another namespace, with the number of the known one.
+		k := d.known[c.ns.ID]
+		if k == nil || k.unnamed || c.ns.ID.Cookie == 0 || moved(c.ns.ID, k) {
+			rest = append(rest, c)
+			continue
+		}
+		c.ns.Name = k.name
+		taken[k.name] = true
+	}
+	if s.partial || s.unsure {
+		for id, k := range d.known {
+			taken[k.name] = taken[k.name] || !there[id] && !moved(id, k)
+		}
+	}
+	return taken, rest
+}
+
+// processName asks for the name of each process in turn, at most maxPIDs of them.
+func (d *Discoverer) processName(c *candidate) string {
+	for _, pid := range c.pids[:min(len(c.pids), maxPIDs)] {
 		name := sock.Printable(d.cfg.NameOf(pid))
 		if name == "" {
 			continue

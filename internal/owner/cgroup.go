@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"cmp"
 	"encoding/hex"
 	"slices"
 	"strings"
@@ -11,7 +12,12 @@ import (
 // A place is the unit and the container in the path of a cgroup.
 type place struct {
 	unit, runtime, container string
-	manager                  bool // it is a service manager's own: init.scope
+
+	// The user manager or the container that the unit, or the container, is in: whoever runs in it
+	// can choose the name. Empty: it is the system's.
+	unitWithin, containerWithin string
+
+	manager bool // it is a service manager's own: init.scope
 }
 
 // placeOf reads the unit and the container from the cgroups of a process.
@@ -54,37 +60,73 @@ func byTrust(cgroups []procfs.Cgroup) []procfs.Cgroup {
 // maxName is NAME_MAX: no directory has a longer name, and no unit (UNIT_NAME_MAX).
 const maxName = 255
 
-// parsePath reads a cgroup's path from the root down. The innermost unit and the innermost
-// container count: a user's service and not user@1000.service, a service of a systemd in a
-// container and not the container's scope.
+// parsePath reads a cgroup's path from the root down.
+//
+// Only the system's service manager can make a unit directly in the slices at the top. Below that
+// unit a cgroup may have any name: delegation lets the unit's own user make them (Delegate= of
+// systemd.resource-control(5)). So units below a system unit are ignored, except in user managers
+// and containers, which have units of their own. There the innermost one counts, and
+// place.unitWithin says that it is not the system's.
 func parsePath(path string) place {
-	var p place
-	parent := ""
+	w := walk{inSlices: true}
 	// proc_cgroup_show appends this for a process that waits to be reaped.
 	for name := range strings.SplitSeq(strings.TrimSuffix(path, " (deleted)"), "/") {
 		if name == "" || name == ".." || len(name) > maxName {
 			continue // ..: above the root of a cgroup namespace
 		}
-		name = strings.TrimPrefix(name, "_") // cg_escape of systemd
-		if runtime, id := containerOf(parent, name); id != "" {
-			p.runtime, p.container = runtime, id
-			if strings.Contains(name, ":") {
-				p.unit = "" // of the runtime itself, which did not understand its parent
-			}
-		}
-		switch {
-		case name == "init.scope":
-			// The manager of a user or a container is that unit's process.
-			p.manager = true
-			if p.unit == "" && p.container == "" {
-				p.unit = name
-			}
-		case isUnit(name):
-			p.unit, p.manager = name, false
-		}
-		parent = name
+		w.step(strings.TrimPrefix(name, "_")) // cg_escape of systemd
 	}
-	return p
+	return w.place
+}
+
+// A walk goes down a path.
+type walk struct {
+	place
+	parent   string // the name before
+	inSlices bool   // nothing but slices so far
+
+	// inner is what the next unit or container is within; empty: the system.
+	inner string
+}
+
+func (w *walk) step(name string) {
+	runtime, id := containerOf(w.parent, name)
+	switch {
+	case id != "":
+		w.enterContainer(name, runtime, id)
+	case name == "init.scope":
+		// The manager of a user or a container is that unit's process.
+		if w.inSlices {
+			w.unit = name
+		}
+		w.manager = w.unit != "" || w.container != ""
+	case isUnit(name) && (w.inSlices || w.inner != ""):
+		w.unit, w.unitWithin, w.manager = name, w.inner, false
+		if user, ok := cutBoth(name, "user@", ".service"); ok && w.inSlices {
+			w.inner = "user@" + user
+		}
+	case w.parent == "user" && w.inner == "" && plain(name):
+		w.inner = "user@" + name // /user/NAME of pam_cgfs, which belongs to that user
+	}
+	w.inSlices = w.inSlices && strings.HasSuffix(name, ".slice")
+	w.parent = name
+}
+
+func (w *walk) enterContainer(name, runtime, id string) {
+	w.runtime, w.container, w.containerWithin = runtime, id, w.inner
+	switch {
+	case isUnit(name) && (w.inSlices || w.inner != ""):
+		w.unit, w.unitWithin, w.manager = name, w.inner, false
+	case w.unitWithin != w.inner:
+		w.unit, w.unitWithin = "", "" // the unit is around the user manager or the outer container
+	case strings.Contains(name, ":") || w.inner == "" && strings.HasSuffix(w.unit, ".scope"):
+		// Below the runtime itself, which did not understand its parent, or in a user's session.
+		w.containerWithin = cmp.Or(w.inner, w.unit)
+		w.unit, w.unitWithin = "", ""
+	}
+	if w.inner == "" {
+		w.inner = cmp.Or(w.containerWithin, w.shown().Service())
+	}
 }
 
 // isUnit reports whether a name is that of a unit with processes. A slice has none: it groups other
@@ -213,6 +255,18 @@ func unescape(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
+}
+
+// shown returns the unit and the container as an Owner shows them.
+func (p *place) shown() Owner {
+	o := Owner{Unit: p.unit, Runtime: p.runtime, Container: p.container}
+	if p.unit != "" {
+		o.Unit = mark(p.unitWithin, p.unit)
+	}
+	if p.container != "" {
+		o.Within = p.containerWithin
+	}
+	return o
 }
 
 // scopeOf reports whether a unit is only the scope that the runtime made for the container.

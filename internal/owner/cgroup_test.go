@@ -46,6 +46,8 @@ func parseCase(t testing.TB, text string) (c cgroupCase) {
 		}
 		key, value, _ := strings.Cut(strings.TrimSpace(comment), ": ")
 		switch key {
+		case "within":
+			c.want.Within = value
 		case "unit":
 			c.want.Unit = value
 		case "runtime":
@@ -119,6 +121,34 @@ func TestNamesThatAreNoUnitsAreLeftOut(t *testing.T) {
 	}
 }
 
+// Whatever an ordinary user calls a cgroup, it is below one that the system made for that user.
+func FuzzHostileCgroup(f *testing.F) {
+	for _, name := range []string{
+		"app.slice/postgresql.service", "../system.slice/postgresql.service", "/docker/" + strings.Repeat("a", 64), "_/__x.service",
+		"lxc/web1/system.slice/ssh.service", "init.scope/ssh.service", "a:b:" + strings.Repeat("0", 64), "user@0.service/x.scope", "\xff.service", " (deleted)",
+	} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		for own, within := range map[string]string{
+			"/user.slice/user-1000.slice/user@1000.service": "user@1000",
+			"/user.slice/user-1000.slice/session-3.scope":   "session-3.scope",
+			"/user/mallory/0":           "user@mallory",
+			"/system.slice/foo.service": "foo.service",
+			"/system.slice/docker-" + strings.Repeat("b", 64) + ".scope": "docker-" + strings.Repeat("b", 12),
+		} {
+			at := parsePath(own + "/" + name)
+			owner := at.shown()
+			who, _, inner := strings.Cut(owner.Service(), "/")
+			top := parsePath(own)
+			system := top.shown()
+			if s := owner.Service(); s != "" && s != system.Service() && (!inner || who != within) {
+				t.Errorf("%s below %s is service %q", name, own, s)
+			}
+		}
+	})
+}
+
 func FuzzParsePath(f *testing.F) {
 	for _, c := range cgroupCases(f) {
 		for line := range strings.Lines(c.text) {
@@ -128,6 +158,7 @@ func FuzzParsePath(f *testing.F) {
 		}
 	}
 	f.Add(`/machine.slice/machine-\x\x2\x2d\xff.scope`)
+	f.Add("/x/init.scope")
 	f.Add("/_/__/_.service/_docker-/:/a:b:c")
 	f.Fuzz(func(t *testing.T, path string) {
 		p := parsePath(path)
@@ -143,8 +174,9 @@ func FuzzParsePath(f *testing.F) {
 			t.Errorf("%q: a service manager without unit", path)
 		}
 		owner := (&process{place: p}).shown()
-		if s := owner.Service(); s != "" && !plain(s) {
-			t.Errorf("%q: service %q", path, s)
+		within, name, inner := strings.Cut(owner.Service(), "/")
+		if within != "" && !plain(within) || inner && !plain(name) {
+			t.Errorf("%q: service %q", path, owner.Service())
 		}
 	})
 }

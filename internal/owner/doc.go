@@ -31,11 +31,16 @@
 // # Units and containers
 //
 // Both come from the cgroups of the process: first name=systemd of cgroup v1, then the unified
-// hierarchy, then the others. The innermost name counts: a user's service and not
-// user@1000.service, nginx.service of a systemd in a container and not the container's scope. So
-// an unprivileged user chooses the names in what is delegated to that user: user services and
-// containers. Slices are not units. systemd puts a "_" before some names in paths; it is removed.
-// \x2d and the like belong to a unit's name and stay.
+// hierarchy, then the others. Slices are not units. systemd puts a "_" before some names in paths;
+// it is removed. \x2d and the like belong to a unit's name and stay.
+//
+// A unit is the system's only if it is directly in slices. Whoever runs in a unit with Delegate=
+// may make cgroups of any name below it, so these are not units. User managers and containers have
+// units and containers of their own. There the innermost one counts. Owner.Unit and
+// Owner.ShortContainer have before its name, and a slash, what it is in: "user@1000/x.service" in
+// user@1000.service, "docker-0123456789ab/x.service" in a container. An unprivileged user can
+// choose what is after the slash, and not what is before it. No unit or container of the system has
+// a slash in its name.
 //
 // A container is known by 64 hexadecimal digits, with or without a prefix and ".scope" (Docker,
 // containerd, CRI-O, Podman; Kubernetes with both cgroup drivers), or by its name (LXC, LXD,
@@ -44,8 +49,8 @@
 // # Names
 //
 // A process chooses the bytes of Owner.Process: at most 15, any but 0. Spaces at both ends are
-// removed. Owner.Unit and Owner.Container have at most 255 characters: letters, digits and
-// :-_.\@.
+// removed. Owner.Unit and Owner.Container have letters, digits and :-_.\@, at most 255, and
+// Owner.Unit at most another 255 and a slash before them.
 //
 // # Privileges
 //

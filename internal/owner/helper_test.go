@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
@@ -35,7 +36,9 @@ type task struct {
 	Listen     bool     // open a listener on port 4840 with SO_REUSEPORT
 	Children   int      // start that many processes that inherit it
 	Procfs     *string  // mount procfs with these options, in a mount namespace of its own
+	Delegated  string   // move into this cgroup, before it becomes nobody
 	Drop       bool     // become nobody, after that
+	Below      string   // make this cgroup in Delegated and move into it, after that
 	Find       []Socket // find the owners of these
 }
 
@@ -140,8 +143,22 @@ func (do task) run(got *report) error {
 			return err
 		}
 	}
+	if do.Delegated != "" {
+		if err := moveTo(do.Delegated); err != nil {
+			return err
+		}
+	}
 	if do.Drop {
 		if err := becomeNobody(); err != nil {
+			return err
+		}
+	}
+	if do.Below != "" {
+		dir := filepath.Join(do.Delegated, do.Below)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := moveTo(dir); err != nil {
 			return err
 		}
 	}
@@ -160,6 +177,11 @@ func (do task) run(got *report) error {
 		got.Reasons = append(got.Reasons, s.Reason)
 	}
 	return nil
+}
+
+// moveTo moves this process into a cgroup.
+func moveTo(dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
 }
 
 // becomeNobody changes all threads, and so gives up all capabilities.

@@ -13,7 +13,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-const sliceName = "sockstate-owner-test-"
+const sliceName, sliceSuffix = "sockstate-owner-test-", ".slice"
 
 // newCgroup makes a cgroup that is removed when the test ends. It also removes cgroups that killed
 // tests have left.
@@ -31,14 +31,14 @@ func newCgroup(t *testing.T, path string) (dir string, id uint64) {
 		t.Fatal(err)
 	}
 	for _, dir := range left {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), sliceName))
+		pid, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(dir), sliceName), sliceSuffix))
 		if err == nil && unix.Kill(pid, 0) != nil {
 			removeCgroup(dir)
 		}
 	}
-	slice := filepath.Join(root, sliceName+strconv.Itoa(os.Getpid()))
+	slice := filepath.Join(root, sliceName+strconv.Itoa(os.Getpid())+sliceSuffix)
 	dir = filepath.Join(slice, path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		kerneltest.Skip(t, "%v", err)
 	}
 	t.Cleanup(func() { removeCgroup(slice) })
@@ -51,9 +51,11 @@ func newCgroup(t *testing.T, path string) (dir string, id uint64) {
 
 // removeCgroup removes a cgroup and those below, unless they have processes.
 func removeCgroup(dir string) {
-	below, _ := filepath.Glob(filepath.Join(dir, "*.*"))
-	for _, dir := range below {
-		removeCgroup(dir)
+	below, _ := os.ReadDir(dir)
+	for _, b := range below {
+		if b.IsDir() {
+			removeCgroup(filepath.Join(dir, b.Name()))
+		}
 	}
 	_ = unix.Rmdir(dir)
 }
@@ -93,6 +95,46 @@ func TestOfProcessWhileItRunsAndAfterwards(t *testing.T) {
 			removeCgroup(dir)
 			expectProcess(t, f, pid, id, want, true)
 			expectProcess(t, newFinder(t, Options{}), pid, id, Owner{}, false)
+		})
+	}
+}
+
+// A user to whom a cgroup is delegated, as systemd does for user managers, makes cgroups below it.
+func TestUserCannotLookLikeAnotherUnit(t *testing.T) {
+	container := strings.Repeat("a1", 32)
+	for path, want := range map[string]string{
+		"app.slice/postgresql.service":                              "user@65534/postgresql.service",
+		"system.slice/postgresql.service":                           "user@65534/postgresql.service",
+		"docker-" + container + ".scope":                            "user@65534/docker-a1a1a1a1a1a1",
+		"kubepods.slice/cri-containerd-" + container + ".scope":     "user@65534/containerd-a1a1a1a1a1a1",
+		"x.service/docker/" + container:                             "user@65534/x.service",
+		"user.slice/user-0.slice/user@0.service/postgresql.service": "user@65534/postgresql.service",
+		"init.scope":               "user@65534.service",
+		"odd name\"\u202e.service": "user@65534.service",
+	} {
+		t.Run(path, func(t *testing.T) {
+			delegated, _ := newCgroup(t, "user@65534.service")
+			for _, file := range []string{"", "cgroup.procs"} {
+				if err := os.Chown(filepath.Join(delegated, file), nobody, nobody); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, cmd := start(t, kerneltest.New(t), task{Name: []byte("postgres"), Listen: true, Delegated: delegated, Drop: true, Below: path}, nil)
+			var st unix.Stat_t
+			if err := unix.Stat(filepath.Join(delegated, path), &st); err != nil || st.Uid != nobody {
+				t.Fatalf("the user's cgroup: uid %d, %v", st.Uid, err)
+			}
+			f := newFinder(t, Options{})
+			if !f.root {
+				kerneltest.Skip(t, "needs procfs of the initial pid namespace")
+			}
+			found, ok := f.OfProcess(uint32(cmd.Process.Pid), st.Ino)
+			if !ok || found.Service() != want {
+				t.Errorf("bind(): service %q, want %q", found.Service(), want)
+			}
+			if found := find(t, f, got.Socket)[got.Socket.Cookie]; found.Service() != want {
+				t.Errorf("listener: service %q, want %q", found.Service(), want)
+			}
 		})
 	}
 }

@@ -63,11 +63,7 @@ func readProcess(p procfs.Proc, check func() error) (process, error) {
 const maxComm = 64
 
 func (p *process) shown() Owner {
-	return Owner{
-		Process:   p.name,
-		Unit:      p.place.unit,
-		Runtime:   p.place.runtime,
-		Container: p.place.container,
-		PID:       p.pid,
-	}
+	o := p.place.shown()
+	o.Process, o.PID = p.name, p.pid
+	return o
 }

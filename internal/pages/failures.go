@@ -52,6 +52,9 @@ func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
 		p.Lost = &s.Binds.Data.Stats.Lost
 	}
 	names := make(map[uint32]*snapshot.Namespace)
+	for i := range s.Missed {
+		names[s.Missed[i].Inode] = &s.Missed[i]
+	}
 	for ns := range s.Namespaces() {
 		names[ns.Inode] = ns
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -28,9 +29,16 @@ type Config struct {
 // by the Accept header or by ?format=json.
 type Pages struct {
 	cfg       Config
+	limit     *loglimit.Limiter
 	templates *template.Template
 	policy    string // Content-Security-Policy
 }
+
+// Each page logs logBurst errors at once, and later ones logPause apart.
+const (
+	logBurst = 4
+	logPause = 5 * time.Minute
+)
 
 // New returns the pages.
 func New(cfg Config) (*Pages, error) {
@@ -41,7 +49,7 @@ func New(cfg Config) (*Pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read page templates: %w", err)
 	}
-	return &Pages{cfg: cfg, templates: templates, policy: policy}, nil
+	return &Pages{cfg: cfg, limit: loglimit.New(logBurst, logPause), templates: templates, policy: policy}, nil
 }
 
 // Ports serves who listens on which port, and whether a restart could bind. The worst ports
@@ -81,12 +89,12 @@ func (p *Pages) handler(name string, build func(*snapshot.Snapshot, query) any) 
 		if p.cfg.Features != nil {
 			q.features = p.cfg.Features()
 		}
-		p.render(w, r, name, q.json, build(&s, q))
+		p.render(w, name, q.json, build(&s, q))
 	})
 }
 
 // render writes the whole page, or an error.
-func (p *Pages) render(w http.ResponseWriter, r *http.Request, name string, asJSON bool, content any) {
+func (p *Pages) render(w http.ResponseWriter, name string, asJSON bool, content any) {
 	var b bytes.Buffer
 	contentType := "text/html; charset=utf-8"
 	var err error
@@ -99,7 +107,9 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, name string, asJS
 		err = p.templates.ExecuteTemplate(&b, name+".html", content)
 	}
 	if err != nil {
-		p.cfg.Logger.Error("page cannot be rendered", "page", r.URL.Path, "err", err)
+		if leftOut, ok := p.limit.Allow(name); ok {
+			p.cfg.Logger.Error("page cannot be rendered", "page", name, "err", err, loglimit.LeftOut, leftOut)
+		}
 		http.Error(w, "the page cannot be rendered", http.StatusInternalServerError)
 		return
 	}

@@ -1,11 +1,13 @@
 package pages
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -447,4 +449,22 @@ func TestPageDoesNotWaitForEverForItsSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	get(t, p.Ports(), "/ports")
+}
+
+func TestPageThatCannotBeRenderedIsLoggedAtABoundedRate(t *testing.T) {
+	var out bytes.Buffer
+	p, err := New(Config{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		w := httptest.NewRecorder()
+		p.render(w, "ports", true, math.NaN())
+		if w.Code != http.StatusInternalServerError {
+			t.Fatalf("status %d, want 500", w.Code)
+		}
+	}
+	if n := strings.Count(out.String(), "page=ports"); n != logBurst {
+		t.Errorf("%d lines, want %d", n, logBurst)
+	}
 }

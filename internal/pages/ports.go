@@ -180,6 +180,8 @@ func (r *PortRow) SourceText() string {
 	switch {
 	case r.Source == ports.SourceFlag:
 		return "--watch.port"
+	case r.Source == ports.SourceFailure:
+		return "a bind failed"
 	case r.IsUDP():
 		return "found open"
 	default:

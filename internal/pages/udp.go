@@ -41,7 +41,7 @@ func (p *udpPort) empty() bool {
 
 // closed says that the port was discovered and is not in use any more. Clients that choose
 // their ports themselves, as resolvers do, leave many such ports behind.
-func (p *udpPort) closed() bool { return p.empty() && p.port.Source != ports.SourceFlag }
+func (p *udpPort) closed() bool { return p.empty() && p.port.Source == ports.SourceListener }
 
 // problems are what is wrong with the port.
 func (p *udpPort) problems() (found problemSet) {

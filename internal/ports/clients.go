@@ -2,6 +2,7 @@ package ports
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -112,8 +113,8 @@ type Clients struct {
 }
 
 // NewClients counts the sockets to remote ports, and the destinations of sockets whose local port
-// is in localPorts, unless a listener or a watched port that had one has that port.
-func NewClients(remote *Fixed, localPorts sock.PortRange, listening []Listener, set Set) *Clients {
+// is in localPorts, unless that is one of the listening ports, or a watched port that had a listener.
+func NewClients(remote *Fixed, localPorts sock.PortRange, listening iter.Seq[uint16], set Set) *Clients {
 	c := &Clients{remote: remote, localPorts: localPorts}
 	c.serve(listening, set)
 	c.Reset()
@@ -159,15 +160,15 @@ func (c *Clients) serves(port uint16) bool {
 
 // serve notes the ports that have a listener, and those that are watched because they had one:
 // connections stay when their listener goes.
-func (c *Clients) serve(listening []Listener, set Set) {
+func (c *Clients) serve(listening iter.Seq[uint16], set Set) {
 	c.serving = make(map[uint16]struct{})
 	note := func(port uint16) {
 		if port >= c.localPorts.First && port <= c.localPorts.Last {
 			c.serving[port] = struct{}{}
 		}
 	}
-	for i := range listening {
-		note(listening[i].Port)
+	for port := range listening {
+		note(port)
 	}
 	for _, p := range set.Ports {
 		if p.Source == SourceListener {

@@ -97,7 +97,7 @@ func TestDestinationsAreToldApart(t *testing.T) {
 
 func TestClientsAreThoseWithAPortOfTheRange(t *testing.T) {
 	c := NewClients(NewFixed([]sock.PortRange{netlinkdiag.Port(443)}), sock.PortRange{First: 40000, Last: 40001},
-		[]Listener{{GroupKey: GroupKey{Port: 40001}}}, Set{})
+		slices.Values([]uint16{40001}), Set{})
 	for _, port := range []uint16{39999, 40000, 40001, 40002} {
 		s := clientSocket(port, 1)
 		c.Add(&s)

@@ -1,5 +1,5 @@
 // Package ports decides which TCP and UDP ports are watched, under which name,
-// and for how long after their listener went.
+// and for how long after their listener closed.
 //
 // A port is watched because somebody asked for it (a [Spec], for ever), or
 // because a listener was seen on it (discovered). A discovered port is kept

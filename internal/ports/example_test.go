@@ -25,7 +25,7 @@ func Example() {
 	}
 
 	start := time.Now()
-	w.Update(start, []uint16{22, 4840})
+	w.Update(start, []ports.Server{{Port: 22, Cookie: 1}, {Port: 4840, Cookie: 2}})
 	w.Lingering([]uint16{4840})
 
 	// An hour later nothing listens: 22 is forgotten, 4840 was asked for.

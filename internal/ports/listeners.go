@@ -2,10 +2,8 @@ package ports
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
@@ -79,37 +77,52 @@ func Groups(listeners []Listener) []Group {
 	var out []Group
 	for _, l := range slices.SortedFunc(slices.Values(listeners), func(a, b Listener) int { return a.Compare(b.GroupKey) }) {
 		if len(out) == 0 || out[len(out)-1].GroupKey != l.GroupKey {
-			out = append(out, Group{GroupKey: l.GroupKey, V6Only: true, DropsKnown: true, UID: bindrule.UIDOf(l.UID)})
+			out = append(out, newGroup(&l))
 		}
-		g := &out[len(out)-1]
-		if g.UID != bindrule.UIDOf(l.UID) {
-			g.UID = bindrule.UID{}
-		}
-		g.Cookies ^= l.Cookie
-		g.Sockets++
-		g.Queue += uint64(l.Queue)
-		g.QueueLimit += uint64(l.QueueLimit)
-		g.QueueRatio = max(g.QueueRatio, float64(l.Queue)/float64(max(l.QueueLimit, 1)))
-		g.V6Only = g.V6Only && l.V6Only
-		g.DropsKnown = g.DropsKnown && l.DropsKnown
+		out[len(out)-1].add(&l)
 	}
 	return out
 }
 
-// SetFlags sets the flags of groups of the listeners, by what is known of each socket.
+func newGroup(l *Listener) Group {
+	return Group{GroupKey: l.GroupKey, V6Only: true, DropsKnown: true, UID: bindrule.UIDOf(l.UID)}
+}
+
+func (g *Group) add(l *Listener) {
+	if g.UID != bindrule.UIDOf(l.UID) {
+		g.UID = bindrule.UID{}
+	}
+	g.Cookies ^= l.Cookie
+	g.Sockets++
+	g.Queue += uint64(l.Queue)
+	g.QueueLimit += uint64(l.QueueLimit)
+	g.QueueRatio = max(g.QueueRatio, float64(l.Queue)/float64(max(l.QueueLimit, 1)))
+	g.V6Only = g.V6Only && l.V6Only
+	g.DropsKnown = g.DropsKnown && l.DropsKnown
+}
+
+// SetFlags sets the flags of groups of the listeners, by what is known of each socket. Of a group
+// with more sockets than are in listeners, the others are not known.
 func SetFlags(groups []Group, listeners []Listener, flags map[uint64]sock.ReuseFlags) {
-	type both struct{ addr, port bindrule.Flag }
+	type both struct {
+		addr, port bindrule.Flag
+		sockets    uint64
+	}
 	sofar := make(map[GroupKey]both, len(groups))
 	for i := range groups {
-		sofar[groups[i].GroupKey] = both{bindrule.Yes, bindrule.Yes}
+		sofar[groups[i].GroupKey] = both{bindrule.Yes, bindrule.Yes, 0}
 	}
 	for i := range listeners {
 		f, known := flags[listeners[i].Cookie]
 		b := sofar[listeners[i].GroupKey]
-		sofar[listeners[i].GroupKey] = both{everyOne(b.addr, known, f.ReuseAddr), everyOne(b.port, known, f.ReusePort)}
+		sofar[listeners[i].GroupKey] = both{everyOne(b.addr, known, f.ReuseAddr), everyOne(b.port, known, f.ReusePort), b.sockets + 1}
 	}
 	for i := range groups {
-		groups[i].ReuseAddr, groups[i].ReusePort = sofar[groups[i].GroupKey].addr, sofar[groups[i].GroupKey].port
+		b := sofar[groups[i].GroupKey]
+		if b.sockets < groups[i].Sockets {
+			b.addr, b.port = everyOne(b.addr, false, false), everyOne(b.port, false, false)
+		}
+		groups[i].ReuseAddr, groups[i].ReusePort = b.addr, b.port
 	}
 }
 
@@ -134,76 +147,3 @@ func (k GroupKey) Compare(o GroupKey) int {
 		cmp.Compare(k.Ifindex, o.Ifindex),
 	)
 }
-
-// A DropCounter makes counters of groups out of the counters of sockets (sk_drops), which die
-// with their socket: a socket that goes takes nothing away, one that comes adds its own drops.
-type DropCounter struct {
-	keep   time.Duration // how long a group is remembered after its last socket
-	last   map[uint64]uint32
-	groups map[GroupKey]dropTotal
-}
-
-type dropTotal struct {
-	total uint64
-	seen  time.Time
-}
-
-// NewDropCounter remembers a group for keep after its last socket.
-func NewDropCounter(keep time.Duration) *DropCounter {
-	return &DropCounter{keep: keep, groups: make(map[GroupKey]dropTotal)}
-}
-
-// Update takes all sockets that are there now.
-func (c *DropCounter) Update(now time.Time, sockets []Listener) {
-	last := make(map[uint64]uint32, len(sockets))
-	for i := range sockets {
-		l := &sockets[i]
-		// In 32 bits, as the kernel's counter wraps.
-		added := l.Drops - c.last[l.Cookie]
-		c.groups[l.GroupKey] = dropTotal{total: c.groups[l.GroupKey].total + uint64(added), seen: now}
-		last[l.Cookie] = l.Drops
-	}
-	c.last = last
-	maps.DeleteFunc(c.groups, func(_ GroupKey, d dropTotal) bool { return now.Sub(d.seen) > c.keep })
-	c.trim(now)
-}
-
-// maxGone bounds the groups that are remembered without a socket: a program can listen on ever
-// new addresses and ports, each for a moment.
-const maxGone = 8192
-
-// trim forgets the groups that went first, until half of maxGone is left.
-func (c *DropCounter) trim(now time.Time) {
-	var gone []GroupKey
-	for k, d := range c.groups {
-		if d.seen.Before(now) {
-			gone = append(gone, k)
-		}
-	}
-	if len(gone) <= maxGone {
-		return
-	}
-	slices.SortFunc(gone, func(a, b GroupKey) int {
-		return cmp.Or(c.groups[b].seen.Compare(c.groups[a].seen), ByRank(a, b))
-	})
-	for _, k := range gone[maxGone/2:] {
-		delete(c.groups, k)
-	}
-}
-
-// Knows says whether the group has a socket, or is remembered.
-func (c *DropCounter) Knows(k GroupKey) bool {
-	_, ok := c.groups[k]
-	return ok
-}
-
-// Hold keeps a group that has no socket.
-func (c *DropCounter) Hold(now time.Time, k GroupKey) {
-	if d, ok := c.groups[k]; ok {
-		d.seen = now
-		c.groups[k] = d
-	}
-}
-
-// Total returns the drops of a group.
-func (c *DropCounter) Total(k GroupKey) uint64 { return c.groups[k].total }

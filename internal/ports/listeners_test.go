@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"testing"
+	"time"
+
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
-	"testing"
-	"time"
 )
 
 const retention = 10 * time.Minute
@@ -118,6 +119,15 @@ func crowd(n int, port uint16) []netlinkdiag.Socket {
 	return out
 }
 
+// takeDump takes a whole dump of these sockets.
+func (c *DropCounter) takeDump(now time.Time, sockets ...Listener) {
+	c.Begin(now)
+	for i := range sockets {
+		c.Add(&sockets[i])
+	}
+	c.End()
+}
+
 func TestDropsOfListenersThatGoAreBounded(t *testing.T) {
 	c := NewDropCounter(retention)
 	now := time.Unix(1_700_000_000, 0)
@@ -128,8 +138,9 @@ func TestDropsOfListenersThatGoAreBounded(t *testing.T) {
 		stay[0].Drops = uint32(i + 1)
 		for _, s := range crowd(1000, uint16(1000+i)) {
 			stay = append(stay, NewListener(&s))
+			stay[len(stay)-1].Drops = 1
 		}
-		c.Update(now, stay)
+		c.takeDump(now, stay...)
 	}
 	if got := len(c.groups); got > maxGone+1001 {
 		t.Errorf("%d groups are remembered, want %d at most", got, maxGone+1001)

@@ -2,7 +2,6 @@ package ports
 
 import (
 	"fmt"
-	"sync"
 	"time"
 
 	"sockstate_exporter/internal/sock"
@@ -10,11 +9,13 @@ import (
 
 // A Plan is a checked Config. It makes the Watchers of all network namespaces and protocols,
 // which share Config.MaxPorts: the ports that were asked for come first, TCP before UDP, and
-// then whoever discovers one while there is room. It may be used by several goroutines.
+// then those that are discovered, with a share for each user (network namespace and uid). It may
+// be used by several goroutines.
 type Plan struct {
 	listeners bool
 	retention time.Duration
 	budget    *budget
+	failing   *failing
 	rules     [2]rules // of TCP and UDP
 }
 
@@ -35,7 +36,12 @@ func NewPlan(cfg Config) (*Plan, error) {
 	if cfg.Retention < 0 {
 		return nil, fmt.Errorf("retention %v is negative, want 0s or more", cfg.Retention)
 	}
-	p := &Plan{listeners: cfg.Listeners, retention: cfg.Retention, budget: &budget{limit: cfg.MaxPorts}}
+	p := &Plan{
+		listeners: cfg.Listeners,
+		retention: cfg.Retention,
+		budget:    &budget{limit: cfg.MaxPorts, users: make(map[user]*shareholder)},
+		failing:   newFailing(cfg.Retention),
+	}
 	for _, e := range cfg.Exclude {
 		if err := e.check(); err != nil {
 			return nil, err
@@ -72,7 +78,7 @@ func (r *rules) ask(protocol sock.Protocol, specs []Spec, b *budget) error {
 			r.names[uint16(p)] = s
 		}
 	}
-	room := b.claim(0, r.asked.len())
+	room := b.claimFlags(r.asked.len())
 	r.kept = make([]Port, 0, room)
 	for p := range r.asked.all() {
 		if len(r.kept) == room {
@@ -85,37 +91,24 @@ func (r *rules) ask(protocol sock.Protocol, specs []Spec, b *budget) error {
 
 // Own is the Watcher of the exporter's own network namespace.
 func (p *Plan) Own(protocol sock.Protocol) *Watcher {
-	w := p.Elsewhere(protocol)
+	w := p.Elsewhere(protocol, 0)
 	w.kept = w.rules.kept
+	w.set = w.build()
 	return w
 }
 
-// Elsewhere is the Watcher of another one. There a port that was asked for is discovered
-// like others, whatever Config.Listeners and Config.Exclude say, and keeps its name: nobody
-// misses its listener in namespaces that never had one.
-func (p *Plan) Elsewhere(protocol sock.Protocol) *Watcher {
-	return &Watcher{plan: p, rules: &p.rules[protocol], seen: make(map[uint16]time.Time), stale: true}
+// Elsewhere is the Watcher of another namespace, by its inode number. There, a port that was asked
+// for is discovered like others, whatever Config.Listeners and Config.Exclude say, and keeps its
+// name. It is not watched before, because most namespaces never have a listener on it. If the
+// budget is full, it takes the place of a port that nobody asked for.
+func (p *Plan) Elsewhere(protocol sock.Protocol, netns uint32) *Watcher {
+	w := &Watcher{
+		plan: p, rules: &p.rules[protocol], protocol: protocol, netns: netns,
+		seen: make(map[uint16]server), places: make(map[uint16]*place),
+	}
+	w.set = w.build()
+	return w
 }
 
-// A budget is how many ports may be watched in all.
-type budget struct {
-	limit int
-
-	mu   sync.Mutex
-	used int
-}
-
-// claim changes a claim as far as there is room, and returns what it is then.
-func (b *budget) claim(had, wanted int) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	granted := min(wanted, had+b.limit-b.used)
-	b.used += granted - had
-	return granted
-}
-
-func (b *budget) hasRoom() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.used < b.limit
-}
+// Limit returns Config.MaxPorts.
+func (p *Plan) Limit() int { return p.budget.limit }

@@ -15,29 +15,29 @@ func newPlan(t *testing.T, cfg Config, ports ...string) *Plan {
 
 func TestProtocolsAreApart(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{sock.PortRange{First: 22, Last: 22}, sock.TCP}, {sock.PortRange{First: 5353, Last: 5353}, sock.UDP}}}, "53/udp:dns", "53:dns over tcp", "123/udp")
-	check(t, p.Own(sock.TCP).Update(at(0), []uint16{22, 5353}), 0, "53:dns over tcp", "5353?")
-	check(t, p.Own(sock.UDP).Update(at(0), []uint16{22, 5353}), 0, "22?", "53:dns", "123")
+	check(t, p.Own(sock.TCP).Update(at(0), servers(22, 5353)), 0, "53:dns over tcp", "5353?")
+	check(t, p.Own(sock.UDP).Update(at(0), servers(22, 5353)), 0, "22?", "53:dns", "123")
 }
 
 func TestElsewhereAskedPortsAreDiscoveredUnderTheirName(t *testing.T) {
 	p := newPlan(t, Config{Exclude: []Exclusion{{PortRange: sock.PortRange{First: 80, Last: 80}}}, Retention: time.Second}, "80:web", "443")
-	w := p.Elsewhere(sock.TCP)
+	w := p.Elsewhere(sock.TCP, 7)
 	check(t, w.Update(at(0), nil), 0)
-	check(t, w.Update(at(1), []uint16{22, 80}), 0, "80:web?")
+	check(t, w.Update(at(1), servers(22, 80)), 0, "80:web?")
 	check(t, w.Update(at(2), nil), 0)
 }
 
 func TestElsewhereListenersAreDiscovered(t *testing.T) {
-	w := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}}, "80:web").Elsewhere(sock.TCP)
-	check(t, w.Update(at(0), []uint16{22, 80, 443}), 0, "80:web?", "443?")
+	w := newPlan(t, Config{Listeners: true, Exclude: []Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}}, "80:web").Elsewhere(sock.TCP, 7)
+	check(t, w.Update(at(0), servers(22, 80, 443)), 0, "80:web?", "443?")
 }
 
 func TestBudgetIsShared(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: 4}, "80", "53/udp")
-	own, other := p.Own(sock.TCP), p.Elsewhere(sock.TCP)
-	check(t, own.Update(at(0), []uint16{22}), 0, "22?", "80")
-	check(t, other.Update(at(0), []uint16{1, 2, 3}), 2, "1?")
-	check(t, p.Own(sock.UDP).Update(at(0), []uint16{1, 2}), 2, "53")
+	own, other := p.Own(sock.TCP), p.Elsewhere(sock.TCP, 7)
+	check(t, own.Update(at(0), servers(22)), 0, "22?", "80")
+	check(t, other.Update(at(0), servers(1, 2, 3)), 2, "1?")
+	check(t, p.Own(sock.UDP).Update(at(0), servers(1, 2)), 2, "53")
 }
 
 func TestBudgetTakesAskedPortsOfTCPFirst(t *testing.T) {
@@ -52,7 +52,7 @@ func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: limit})
 	var all [watchers]*Watcher
 	for i := range all {
-		all[i] = p.Elsewhere(sock.TCP)
+		all[i] = p.Elsewhere(sock.TCP, 7)
 	}
 	for round := range 50 {
 		var sets [watchers]Set
@@ -63,7 +63,7 @@ func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
 				for n := range wanted * (1 + (i+round)%2) / 2 {
 					ports = append(ports, uint16(1+n))
 				}
-				sets[i] = w.Update(at(3600*round), ports)
+				sets[i] = w.Update(at(3600*round), servers(ports...))
 			})
 		}
 		running.Wait()
@@ -81,21 +81,21 @@ func TestBudgetIsSharedAtTheSameTime(t *testing.T) {
 	for _, w := range all {
 		w.Close()
 	}
-	w := p.Elsewhere(sock.TCP)
+	w := p.Elsewhere(sock.TCP, 7)
 	ports := make([]uint16, limit)
 	for n := range ports {
 		ports[n] = uint16(1 + n)
 	}
-	if set := w.Update(at(0), ports); len(set.Ports) != limit {
+	if set := w.Update(at(0), servers(ports...)); len(set.Ports) != limit {
 		t.Errorf("once all are closed %d ports are watched, want %d", len(set.Ports), limit)
 	}
 }
 
 func TestClosedWatcherMakesRoom(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: 2})
-	a, b := p.Elsewhere(sock.TCP), p.Elsewhere(sock.TCP)
-	check(t, a.Update(at(0), []uint16{1, 2, 3}), 1, "1?", "2?")
-	check(t, b.Update(at(0), []uint16{4}), 1)
+	a, b := p.Elsewhere(sock.TCP, 7), p.Elsewhere(sock.TCP, 7)
+	check(t, a.Update(at(0), servers(1, 2, 3)), 1, "1?", "2?")
+	check(t, b.Update(at(0), servers(4)), 1)
 	a.Close()
-	check(t, b.Update(at(1), []uint16{4, 5}), 0, "4?", "5?")
+	check(t, b.Update(at(1), servers(4, 5)), 0, "4?", "5?")
 }

@@ -79,16 +79,7 @@ func (c *Counter) Add(s *netlinkdiag.Socket) int {
 	return i
 }
 
-// AddListeners counts listeners of a watched port.
-func (c *Counter) AddListeners(listeners []Listener) {
-	for i := range listeners {
-		if n, ok := c.set.Find(listeners[i].Port); ok {
-			c.ports[n].Of(listeners[i].Family).States[sock.StateListen]++
-		}
-	}
-}
-
-// Ports returns the counts: Ports()[i] is of the i-th port of the set.
+// Ports returns the counts: Ports()[i] is about the i-th port of the set.
 func (c *Counter) Ports() []PortSockets { return c.ports }
 
 // Lingering returns the ports that have a socket other than a listener.

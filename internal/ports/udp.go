@@ -1,6 +1,8 @@
 package ports
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"sockstate_exporter/internal/sock"
@@ -10,7 +12,7 @@ import (
 // UDP is the sockets of watched UDP ports.
 type UDP struct {
 	Watch Set
-	Ports []UDPPort // Ports[i] is of Watch.Ports[i]
+	Ports []UDPPort // Ports[i] is about Watch.Ports[i]
 }
 
 // A UDPPort has the UDP sockets whose local port is a watched one, connected ones included.
@@ -38,114 +40,93 @@ type UDPSockets struct {
 	DropsKnown bool
 }
 
-// A UDPSocket is one UDP socket. Its GroupKey has port and family alone.
-type UDPSocket struct {
-	Listener
-	Connected bool
+// A UDPListing is what a dump of all UDP sockets of a network namespace has shown. It is a
+// probe.Visitor. Its memory is bounded by the ports that there are, whatever is bound to them.
+type UDPListing struct {
+	drops   *DropCounter
+	seen    cookies
+	servers map[uint16]Server // by port, of the oldest socket that is not connected
+	sockets map[GroupKey]*UDPSockets
 }
 
-// NewUDPSocket returns the UDPSocket of a socket in a dump.
-func NewUDPSocket(s *netlinkdiag.Socket) UDPSocket {
+// udpKey is a GroupKey with port and family alone.
+func udpKey(port uint16, family sock.Family) GroupKey { return GroupKey{Port: port, Family: family} }
+
+// Reset implements probe.Visitor.
+func (u *UDPListing) Reset() {
+	u.seen, u.servers, u.sockets = make(cookies), make(map[uint16]Server), make(map[GroupKey]*UDPSockets)
+}
+
+// Add implements probe.Visitor.
+func (u *UDPListing) Add(s *netlinkdiag.Socket) {
 	l := NewListener(s)
-	l.GroupKey = GroupKey{Port: l.Port, Family: l.Family}
-	return UDPSocket{Listener: l, Connected: s.State != sock.StateClose}
+	l.GroupKey = udpKey(l.Port, l.Family)
+	u.drops.Add(&l) // of all ports: one may be watched again
+	if !u.seen.isNew(l.Cookie) {
+		return
+	}
+	half := u.sockets[l.GroupKey]
+	if half == nil {
+		half = &UDPSockets{DropsKnown: true}
+		u.sockets[l.GroupKey] = half
+	}
+	half.Sockets++
+	half.Queue += uint64(l.Queue)
+	half.DropsKnown = half.DropsKnown && l.DropsKnown
+	if s.State != sock.StateClose { // it is connected
+		return
+	}
+	if o, ok := u.servers[l.Port]; !ok || l.Cookie < o.Cookie {
+		u.servers[l.Port] = Server{Port: l.Port, UID: l.UID, Cookie: l.Cookie}
+	}
 }
 
 // A UDPWatcher discovers UDP ports and counts their sockets, in one network namespace, from one
 // snapshot to the next.
 type UDPWatcher struct {
 	watcher *Watcher
-	set     Set // the latest
 	drops   *DropCounter
-
-	looked bool // at least once
-	// young has the time at which a socket was first seen that may be a client's, by cookie.
-	young map[uint64]time.Time
 }
-
-// serverAge is the age from which a UDP socket counts as a server's: resolvers open one for each
-// query, on any port from lowPorts up.
-const (
-	serverAge = time.Minute
-	lowPorts  = 1024
-)
 
 // NewUDPWatcher returns a UDPWatcher that takes its ports from watcher.
 func NewUDPWatcher(watcher *Watcher, retention time.Duration) *UDPWatcher {
-	return &UDPWatcher{watcher: watcher, set: watcher.Update(time.Time{}, nil), drops: NewDropCounter(retention)}
+	return &UDPWatcher{watcher: watcher, drops: NewDropCounter(retention)}
 }
 
 // Set returns the latest set of watched ports.
-func (u *UDPWatcher) Set() Set { return u.set }
+func (u *UDPWatcher) Set() Set { return u.watcher.Set() }
 
 // Close gives the ports back to the budget.
 func (u *UDPWatcher) Close() { u.watcher.Close() }
 
-// servers are the ports to discover. A port that the kernel may have chosen itself, for a client,
-// is left out: such ports come and go with every query. So is a port whose sockets are too young,
-// unless they are there when the exporter first looks.
-func (u *UDPWatcher) servers(now time.Time, sockets []UDPSocket, chosen sock.PortRange) []uint16 {
-	var ports []uint16
-	before := u.young
-	u.young = make(map[uint64]time.Time)
-	for i := range sockets {
-		s := &sockets[i]
-		_, watched := u.set.Find(s.Port)
-		switch {
-		case s.Connected:
-		case u.watcher.Asked(s.Port), watched, s.Port < lowPorts:
-			ports = append(ports, s.Port)
-		case s.Port >= chosen.First && s.Port <= chosen.Last:
-		case !u.looked:
-			ports = append(ports, s.Port)
-		default:
-			since, seen := before[s.Cookie]
-			if !seen {
-				since = now
-			}
-			if now.Sub(since) >= serverAge {
-				ports = append(ports, s.Port)
-			}
-			u.young[s.Cookie] = since
-		}
-	}
-	u.looked = true
-	return ports
+// Begin begins a dump.
+func (u *UDPWatcher) Begin(now time.Time) *UDPListing {
+	u.drops.Begin(now)
+	l := &UDPListing{drops: u.drops}
+	l.Reset()
+	return l
 }
 
-// Update discovers ports and counts the sockets. chosen is ip_local_port_range, empty where it is
-// not known.
-func (u *UDPWatcher) Update(now time.Time, sockets []UDPSocket, chosen sock.PortRange) UDP {
-	u.set = u.watcher.Update(now, u.servers(now, sockets, chosen))
-
-	out := UDP{Watch: u.set, Ports: make([]UDPPort, len(u.set.Ports))}
-	for i, p := range u.set.Ports {
-		out.Ports[i] = UDPPort{Number: p.Number, IPv4: UDPSockets{DropsKnown: true}, IPv6: UDPSockets{DropsKnown: true}}
+// Update discovers ports and counts the sockets of a complete dump. chosen is ip_local_port_range,
+// empty where it is not known.
+func (u *UDPWatcher) Update(now time.Time, listing *UDPListing, chosen sock.PortRange) UDP {
+	set := u.watcher.Discover(now, slices.Collect(maps.Values(listing.servers)), chosen)
+	out := UDP{Watch: set, Ports: make([]UDPPort, len(set.Ports))}
+	for i, p := range set.Ports {
+		port := UDPPort{Number: p.Number}
 		for _, family := range bothFamilies {
-			u.drops.Hold(now, GroupKey{Port: p.Number, Family: family})
+			key := udpKey(p.Number, family)
+			u.drops.Hold(key)
+			half := UDPSockets{DropsKnown: true}
+			if found := listing.sockets[key]; found != nil {
+				half = *found
+			}
+			half.Drops = u.drops.Total(key)
+			*port.Of(family) = half
 		}
+		out.Ports[i] = port
 	}
-	var counted []Listener
-	for n := range sockets {
-		s := &sockets[n].Listener
-		i, ok := u.set.Find(s.Port)
-		if ok || u.drops.Knows(s.GroupKey) { // a port may be watched again
-			counted = append(counted, *s)
-		}
-		if !ok {
-			continue
-		}
-		half := out.Ports[i].Of(s.Family)
-		half.Sockets++
-		half.Queue += uint64(s.Queue)
-		half.DropsKnown = half.DropsKnown && s.DropsKnown
-	}
-	u.drops.Update(now, counted)
-	for i := range out.Ports {
-		for _, family := range bothFamilies {
-			out.Ports[i].Of(family).Drops = u.drops.Total(GroupKey{Port: out.Ports[i].Number, Family: family})
-		}
-	}
+	u.drops.End()
 	return out
 }
 

@@ -2,6 +2,7 @@ package ports
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -19,10 +20,21 @@ func newTestUDPWatcher(t *testing.T, cfg Config) *UDPWatcher {
 	return NewUDPWatcher(plan.Own(sock.UDP), retention)
 }
 
-func udpSocket(port uint16, cookie uint64, drops uint32) UDPSocket {
-	return UDPSocket{Listener: Listener{
-		GroupKey: GroupKey{Port: port, Family: netlinkdiag.FamilyIPv4}, Cookie: cookie, Drops: drops, DropsKnown: true,
-	}}
+func udpSocket(port uint16, cookie uint64, drops uint32) netlinkdiag.Socket {
+	return netlinkdiag.Socket{
+		Family: netlinkdiag.FamilyIPv4, State: sock.StateClose, Cookie: cookie,
+		Local:  netip.AddrPortFrom(netip.IPv4Unspecified(), port),
+		HasMem: true, Mem: netlinkdiag.MemInfo{Drops: drops},
+	}
+}
+
+// dump is an Update with these sockets.
+func (u *UDPWatcher) dump(now time.Time, chosen sock.PortRange, sockets ...netlinkdiag.Socket) UDP {
+	l := u.Begin(now)
+	for i := range sockets {
+		l.Add(&sockets[i])
+	}
+	return u.Update(now, l, chosen)
 }
 
 func dropsOf(u UDP, port uint16) (uint64, bool) {
@@ -37,13 +49,13 @@ func dropsOf(u UDP, port uint16) (uint64, bool) {
 func TestDropsOfAnAskedUDPPortOutliveTheRetention(t *testing.T) {
 	w := newTestUDPWatcher(t, Config{Ports: []Spec{{PortRange: netlinkdiag.Port(53), Protocol: sock.UDP}}})
 	now := time.Now()
-	w.Update(now, []UDPSocket{udpSocket(53, 1, 5)}, sock.PortRange{})
+	w.dump(now, sock.PortRange{}, udpSocket(53, 1, 5))
 	for _, after := range []time.Duration{retention, 3 * retention, 10 * retention} {
-		if n, ok := dropsOf(w.Update(now.Add(after), nil, sock.PortRange{}), 53); !ok || n != 5 {
+		if n, ok := dropsOf(w.dump(now.Add(after), sock.PortRange{}), 53); !ok || n != 5 {
 			t.Errorf("%v without a socket: %d drops, there %v, want 5", after, n, ok)
 		}
 	}
-	if n, _ := dropsOf(w.Update(now.Add(11*retention), []UDPSocket{udpSocket(53, 2, 3)}, sock.PortRange{}), 53); n != 8 {
+	if n, _ := dropsOf(w.dump(now.Add(11*retention), sock.PortRange{}, udpSocket(53, 2, 3)), 53); n != 8 {
 		t.Errorf("with the next socket: %d drops, want 8", n)
 	}
 }
@@ -52,16 +64,16 @@ func TestUDPPortThatIsWatchedAgainCountsDropsOnce(t *testing.T) {
 	w := newTestUDPWatcher(t, Config{Listeners: true})
 	now := time.Now()
 	socket := udpSocket(53, 1, 5)
-	w.Update(now, []UDPSocket{socket}, sock.PortRange{})
-	socket.Connected = true // it connected
+	w.dump(now, sock.PortRange{}, socket)
+	socket.State = sock.StateEstablished
 	for after := time.Duration(0); after <= retention; after += retention / 4 {
-		w.Update(now.Add(after), []UDPSocket{socket}, sock.PortRange{})
+		w.dump(now.Add(after), sock.PortRange{}, socket)
 	}
-	if _, ok := dropsOf(w.Update(now.Add(retention), []UDPSocket{socket}, sock.PortRange{}), 53); ok {
+	if _, ok := dropsOf(w.dump(now.Add(retention), sock.PortRange{}, socket), 53); ok {
 		t.Fatal("a connected socket keeps the port watched")
 	}
-	socket.Connected, socket.Drops = false, 6
-	if n, _ := dropsOf(w.Update(now.Add(retention+time.Second), []UDPSocket{socket}, sock.PortRange{}), 53); n != 6 {
+	socket.State, socket.Mem.Drops = sock.StateClose, 6
+	if n, _ := dropsOf(w.dump(now.Add(retention+time.Second), sock.PortRange{}, socket), 53); n != 6 {
 		t.Errorf("watched again: %d drops, want 6", n)
 	}
 }
@@ -74,8 +86,8 @@ func TestAskedUDPPortOfTheEphemeralRangeIsFoundElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := NewUDPWatcher(plan.Elsewhere(sock.UDP), retention)
-	u := w.Update(time.Now(), []UDPSocket{udpSocket(50000, 1, 0), udpSocket(50001, 2, 0)}, sock.PortRange{First: 50000, Last: 50009})
+	w := NewUDPWatcher(plan.Elsewhere(sock.UDP, 7), retention)
+	u := w.dump(time.Now(), sock.PortRange{First: 50000, Last: 50009}, udpSocket(50000, 1, 0), udpSocket(50001, 2, 0))
 	if len(u.Ports) != 1 || u.Ports[0].Number != 50000 {
 		t.Errorf("found %+v, want 50000 only", u.Ports)
 	}
@@ -89,11 +101,11 @@ func TestUDPSocketThatAppearsLaterIsAServersOnceItIsOldEnough(t *testing.T) {
 	}
 	u := NewUDPWatcher(plan.Own(sock.UDP), retention)
 	at := func(after time.Duration, watched ...uint16) string {
-		var sockets []UDPSocket
+		var sockets []netlinkdiag.Socket
 		for _, port := range watched {
-			sockets = append(sockets, UDPSocket{Listener: Listener{GroupKey: GroupKey{Port: port, Family: netlinkdiag.FamilyIPv4}, Cookie: uint64(port)}})
+			sockets = append(sockets, udpSocket(port, uint64(port), 0))
 		}
-		out := u.Update(time.Unix(1_700_000_000, 0).Add(after), sockets, sock.PortRange{First: 40000, Last: 50000})
+		out := u.dump(time.Unix(1_700_000_000, 0).Add(after), sock.PortRange{First: 40000, Last: 50000}, sockets...)
 		return fmt.Sprint(out.Watch.Numbers())
 	}
 	for _, step := range []struct {
@@ -116,8 +128,8 @@ func TestUDPSocketThatAppearsLaterIsAServersOnceItIsOldEnough(t *testing.T) {
 func TestUDPSocketWithoutCountersMakesDropsUnknown(t *testing.T) {
 	w := newTestUDPWatcher(t, Config{Listeners: true})
 	without := udpSocket(53, 2, 0)
-	without.DropsKnown = false
-	u := w.Update(time.Now(), []UDPSocket{udpSocket(53, 1, 5), without}, sock.PortRange{})
+	without.HasMem = false
+	u := w.dump(time.Now(), sock.PortRange{}, udpSocket(53, 1, 5), without)
 	if p := u.Ports[0]; p.IPv4.DropsKnown || !p.IPv6.DropsKnown || p.IPv4.Sockets != 2 {
 		t.Errorf("got %+v, want the drops of ipv4 unknown", p)
 	}

@@ -11,10 +11,11 @@ import (
 // Source says why a port is watched.
 type Source string
 
-// The sources. A port of both has SourceFlag.
+// The sources. A port of several has the first.
 const (
 	SourceFlag     Source = "flag"     // somebody asked for it
 	SourceListener Source = "listener" // a listener was seen on it
+	SourceFailure  Source = "failure"  // a bind to it failed, and nothing else is known of it
 )
 
 // A Port is one watched port. Name is what the user called it, or empty.
@@ -24,7 +25,7 @@ type Port struct {
 	Source Source
 }
 
-// Config says what to ports.
+// Config says what to watch.
 type Config struct {
 	Ports     []Spec        // watched always, listener or not
 	Listeners bool          // watch every port that has a listener as well
@@ -39,7 +40,7 @@ type Config struct {
 type Set struct {
 	Ports   []Port // sorted by number
 	Dropped int    // ports that should be watched and are not, for Limit
-	Limit   int    // Config.MaxPorts: of the Ports of all Watchers together
+	Limit   int    // Config.MaxPorts: of all Watchers together; ports of SourceFailure have their own
 
 	index *portIndex
 }
@@ -62,20 +63,51 @@ func (s Set) Numbers() []uint16 {
 	return out
 }
 
+// A Server is a port that has a listener.
+type Server struct {
+	Port   uint16
+	UID    uint32 // of the user who made the oldest listener of the port
+	Cookie uint64 // of that listener
+}
+
 // A Watcher keeps the ports of one protocol to watch in one network namespace, from one
 // snapshot to the next. It is not safe for concurrent use; several of a Plan are.
 type Watcher struct {
-	plan  *Plan
-	rules *rules
-	kept  []Port // those of rules.asked that are watched, listener or not
+	plan     *Plan
+	rules    *rules
+	protocol sock.Protocol
+	netns    uint32 // inode number, 0 for the exporter's own
+	kept     []Port // those of rules.asked that are watched, listener or not
 
-	now       time.Time            // latest time seen
-	seen      map[uint16]time.Time // when a discovered port last had a listener
-	lingering []uint16             // sorted
+	now       time.Time         // latest time seen
+	seen      map[uint16]server // discovered ports
+	lingering []uint16          // sorted
+	failing   []uint16          // sorted
+	scratch   []uint16
+
+	looked bool // at least once
+	// young has the ports whose oldest listener may be gone in a moment.
+	young map[uint16]newcomer
 
 	set   Set
-	claim int  // of the budget, for discovered ports
-	stale bool // set no longer fits seen
+	stale bool // set no longer fits seen or failing
+
+	// Of the budget, which guards them.
+	places    map[uint16]*place
+	disturbed bool
+	settled   uint64 // budget.changes then
+}
+
+// A server is what is known of a discovered port.
+type server struct {
+	last    time.Time // when it last had a listener
+	account uint32    // of accountOf
+}
+
+// A newcomer is the oldest listener of a port, and when it was first seen.
+type newcomer struct {
+	cookie uint64
+	since  time.Time
 }
 
 // New checks cfg and returns the Watcher of the TCP ports of the exporter's own network
@@ -89,13 +121,78 @@ func New(cfg Config) (*Watcher, error) {
 }
 
 // Close gives the ports back to the budget. The Watcher must not be used any more.
-func (w *Watcher) Close() { w.claim = w.plan.budget.claim(w.claim, 0) }
+func (w *Watcher) Close() {
+	var none portSet
+	w.plan.budget.settle(w, nil, &none)
+	w.plan.failing.forget(w.netns, w.protocol)
+}
+
+// Set returns the latest set of watched ports.
+func (w *Watcher) Set() Set { return w.set }
 
 // Asked says whether somebody asked for the port.
 func (w *Watcher) Asked(p uint16) bool { return w.rules.asked.has(p) }
 
+// serverAge is the age from which a socket counts as a server's, if the port may be one that the
+// kernel or a client has chosen: resolvers, FTP servers and tests open one for each query, transfer
+// or run. UDP servers on a port below lowPorts count at once.
+const (
+	serverAge = time.Minute
+	lowPorts  = 1024
+)
+
+// Discover is Update for those of the ports that belong to a server. chosen is ip_local_port_range,
+// empty where it is not known. A TCP listener in that range counts once it is a minute old, and so
+// does a UDP socket on a port from 1024 up; in that range a UDP socket never counts. A socket
+// counts at once if it is there when the exporter first looks, or if its port is watched or was
+// asked for.
+func (w *Watcher) Discover(now time.Time, listening []Server, chosen sock.PortRange) Set {
+	var counted []Server
+	before := w.young
+	w.young = nil
+	for _, s := range listening {
+		switch {
+		case w.Asked(s.Port), w.knows(s.Port):
+		case w.protocol == sock.UDP && s.Port < lowPorts:
+		case w.protocol == sock.UDP && within(chosen, s.Port):
+			continue
+		case w.protocol == sock.TCP && !within(chosen, s.Port):
+		case w.looked && !w.grownUp(now, &s, before):
+			continue
+		}
+		counted = append(counted, s)
+	}
+	w.looked = true
+	return w.Update(now, counted)
+}
+
+// knows says that the port is watched, or would be if there were room.
+func (w *Watcher) knows(p uint16) bool {
+	_, seen := w.seen[p]
+	_, watched := w.set.Find(p)
+	return seen || watched
+}
+
+func within(r sock.PortRange, p uint16) bool { return p >= r.First && p <= r.Last }
+
+// grownUp says that the oldest listener of the port is old enough. If not, it is remembered.
+func (w *Watcher) grownUp(now time.Time, s *Server, before map[uint16]newcomer) bool {
+	n, ok := before[s.Port]
+	if !ok || n.cookie != s.Cookie {
+		n = newcomer{cookie: s.Cookie, since: now}
+	}
+	if now.Sub(n.since) >= serverAge {
+		return true
+	}
+	if w.young == nil {
+		w.young = make(map[uint16]newcomer)
+	}
+	w.young[s.Port] = n
+	return false
+}
+
 // Update takes the ports that have a listener now, in any order, duplicates
-// allowed, and returns the ports to ports. Ports the budget drops are
+// allowed, and returns the ports to watch. Ports for which the budget has no place are
 // remembered like the others, so they come in when there is room.
 //
 // now should carry a monotonic reading, as time.Now's does. Time that goes
@@ -103,13 +200,14 @@ func (w *Watcher) Asked(p uint16) bool { return w.rules.asked.has(p) }
 // never shorter.
 //
 // While the set stays the same, Update allocates nothing.
-func (w *Watcher) Update(now time.Time, listening []uint16) Set {
+func (w *Watcher) Update(now time.Time, listening []Server) Set {
 	if now.After(w.now) {
 		w.now = now
 	}
 	w.discover(listening)
 	w.forget()
-	if w.stale || w.set.Dropped > 0 && w.plan.budget.hasRoom() {
+	w.fail()
+	if w.stale || w.plan.budget.due(w, w.set.Dropped > 0) {
 		w.set = w.build()
 		w.stale = false
 	}
@@ -125,15 +223,17 @@ func (w *Watcher) Lingering(ports []uint16) {
 	slices.Sort(w.lingering)
 }
 
-func (w *Watcher) discover(listening []uint16) {
-	for _, p := range listening {
-		if !w.discoverable(p) {
+func (w *Watcher) discover(listening []Server) {
+	for i := range listening {
+		l := &listening[i]
+		if !w.discoverable(l.Port) {
 			continue
 		}
-		if _, ok := w.seen[p]; !ok {
+		s := server{last: w.now, account: accountOf(l.UID)}
+		if before, ok := w.seen[l.Port]; !ok || before.account != s.account {
 			w.stale = true
 		}
-		w.seen[p] = w.now
+		w.seen[l.Port] = s
 	}
 }
 
@@ -152,8 +252,8 @@ func (w *Watcher) discoverable(p uint16) bool {
 func (w *Watcher) own() bool { return w.kept != nil }
 
 func (w *Watcher) forget() {
-	maps.DeleteFunc(w.seen, func(p uint16, seen time.Time) bool {
-		if seen.Equal(w.now) || w.now.Sub(seen) < w.plan.retention {
+	maps.DeleteFunc(w.seen, func(p uint16, s server) bool {
+		if s.last.Equal(w.now) || w.now.Sub(s.last) < w.plan.retention {
 			return false
 		}
 		if _, lingers := slices.BinarySearch(w.lingering, p); lingers {
@@ -164,20 +264,52 @@ func (w *Watcher) forget() {
 	})
 }
 
-func (w *Watcher) build() Set {
-	w.claim = w.plan.budget.claim(w.claim, len(w.seen))
-	ports := append(make([]Port, 0, len(w.kept)+w.claim), w.kept...)
-	for _, p := range slices.Sorted(maps.Keys(w.seen))[:w.claim] {
-		ports = append(ports, Port{Number: p, Name: w.rules.names[p].Name, Source: SourceListener})
+// fail takes the ports to which a bind failed.
+func (w *Watcher) fail() {
+	w.scratch = w.plan.failing.on(w.now, w.netns, w.protocol, w.scratch[:0])
+	if !slices.Equal(w.scratch, w.failing) {
+		w.failing, w.scratch = w.scratch, w.failing
+		w.stale = true
 	}
-	slices.SortFunc(ports, func(a, b Port) int { return int(a.Number) - int(b.Number) })
+}
 
-	dropped := len(w.seen) - w.claim
+func (w *Watcher) build() Set {
+	wants := make([]want, 0, len(w.seen))
+	for _, p := range slices.Sorted(maps.Keys(w.seen)) {
+		wants = append(wants, want{port: p, user: user{w.netns, w.seen[p].account}, asked: w.Asked(p)})
+	}
+	var has portSet
+	w.plan.budget.settle(w, wants, &has)
+
+	ports, dropped := append(make([]Port, 0, len(w.kept)+len(wants)), w.kept...), 0
+	add := func(p uint16, source Source) {
+		ports = append(ports, Port{Number: p, Name: w.rules.names[p].Name, Source: source})
+	}
+	for _, n := range wants {
+		if has.has(n.port) {
+			add(n.port, SourceListener)
+		} else {
+			dropped++
+		}
+	}
+	for _, p := range w.kept {
+		has.add(p.Number)
+	}
+	for _, p := range w.failing {
+		if has.has(p) {
+			continue
+		}
+		add(p, SourceFailure)
+		if _, listens := w.seen[p]; listens || w.own() && w.Asked(p) {
+			dropped--
+		}
+	}
 	if w.own() {
 		dropped += w.rules.asked.len() - len(w.kept)
 	}
-	set := Set{Ports: ports, Dropped: dropped, Limit: w.plan.budget.limit}
-	if len(ports) > 0 { // in most namespaces there is nothing of sock.UDP
+	slices.SortFunc(ports, func(a, b Port) int { return int(a.Number) - int(b.Number) })
+	set := Set{Ports: slices.Clip(ports), Dropped: dropped, Limit: w.plan.budget.limit}
+	if len(ports) > 0 { // most namespaces have no UDP port to watch
 		set.index = newPortIndex(ports)
 	}
 	return set

@@ -14,6 +14,17 @@ import (
 // at is a moment s seconds into a test.
 func at(s int) time.Time { return time.Unix(1_000_000+int64(s), 0) }
 
+// servers are listeners of root.
+func servers(ports ...uint16) []Server { return serversOf(0, ports...) }
+
+func serversOf(uid uint32, ports ...uint16) []Server {
+	var out []Server
+	for _, p := range ports {
+		out = append(out, Server{Port: p, UID: uid, Cookie: uint64(p)})
+	}
+	return out
+}
+
 func newWatcher(t testing.TB, cfg Config, ports ...string) *Watcher {
 	t.Helper()
 	for _, p := range ports {
@@ -60,29 +71,29 @@ func TestExplicitPortsNeedNoListener(t *testing.T) {
 
 func TestNoDiscoveryUnlessAsked(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: false}, "80")
-	check(t, w.Update(at(0), []uint16{22, 80}), 0, "80")
+	check(t, w.Update(at(0), servers(22, 80)), 0, "80")
 }
 
 func TestListenersAreDiscoveredOnceAndSorted(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true})
-	check(t, w.Update(at(0), []uint16{443, 65535, 22, 443, 1, 22, 0}), 0, "1?", "22?", "443?", "65535?")
+	check(t, w.Update(at(0), servers(443, 65535, 22, 443, 1, 22, 0)), 0, "1?", "22?", "443?", "65535?")
 }
 
 func TestExplicitWinsOverDiscovered(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true}, "443:web")
-	check(t, w.Update(at(0), []uint16{22, 443}), 0, "22?", "443:web")
+	check(t, w.Update(at(0), servers(22, 443)), 0, "22?", "443:web")
 	check(t, w.Update(at(0), nil), 0, "22?", "443:web")
 }
 
 func TestExcludeAffectsDiscoveryOnly(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Exclude: []Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}, {PortRange: sock.PortRange{First: 65000, Last: 65535}}}}, "65100")
-	check(t, w.Update(at(0), []uint16{21, 22, 23, 64999, 65000, 65100, 65535}), 0, "21?", "23?", "64999?", "65100")
+	check(t, w.Update(at(0), servers(21, 22, 23, 64999, 65000, 65100, 65535)), 0, "21?", "23?", "64999?", "65100")
 }
 
 func TestDiscoveredPortStaysForRetentionAfterLastSeen(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 60 * time.Second})
-	check(t, w.Update(at(0), []uint16{80}), 0, "80?")
-	check(t, w.Update(at(30), []uint16{80}), 0, "80?")
+	check(t, w.Update(at(0), servers(80)), 0, "80?")
+	check(t, w.Update(at(30), servers(80)), 0, "80?")
 	check(t, w.Update(at(89), nil), 0, "80?")
 	check(t, w.Update(at(90), nil), 0)
 }
@@ -90,28 +101,28 @@ func TestDiscoveredPortStaysForRetentionAfterLastSeen(t *testing.T) {
 func TestDiscoveredPortStaysWhileItListens(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: time.Second})
 	for s := range 3 {
-		check(t, w.Update(at(3600*s), []uint16{80}), 0, "80?")
+		check(t, w.Update(at(3600*s), servers(80)), 0, "80?")
 	}
 }
 
 func TestZeroRetentionForgetsAtNextUpdate(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true})
-	check(t, w.Update(at(0), []uint16{80, 81}), 0, "80?", "81?")
-	check(t, w.Update(at(1), []uint16{81}), 0, "81?")
+	check(t, w.Update(at(0), servers(80, 81)), 0, "80?", "81?")
+	check(t, w.Update(at(1), servers(81)), 0, "81?")
 }
 
 func TestListenerThatComesBackIsKeptAgain(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 10 * time.Second})
-	w.Update(at(0), []uint16{80})
+	w.Update(at(0), servers(80))
 	check(t, w.Update(at(10), nil), 0)
-	check(t, w.Update(at(20), []uint16{80}), 0, "80?")
+	check(t, w.Update(at(20), servers(80)), 0, "80?")
 	check(t, w.Update(at(29), nil), 0, "80?")
 	check(t, w.Update(at(30), nil), 0)
 }
 
 func TestLingeringSocketsKeepThePort(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 10 * time.Second})
-	w.Update(at(0), []uint16{80, 81})
+	w.Update(at(0), servers(80, 81))
 	w.Lingering([]uint16{80})
 	check(t, w.Update(at(3600), nil), 0, "80?")
 	w.Lingering(nil)
@@ -120,7 +131,7 @@ func TestLingeringSocketsKeepThePort(t *testing.T) {
 
 func TestLingeringHoldsUntilTheNextCompleteDump(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 10 * time.Second})
-	w.Update(at(0), []uint16{80})
+	w.Update(at(0), servers(80))
 	w.Lingering([]uint16{80})
 	for s := 3600; s < 3603; s++ {
 		check(t, w.Update(at(s), nil), 0, "80?")
@@ -129,14 +140,14 @@ func TestLingeringHoldsUntilTheNextCompleteDump(t *testing.T) {
 
 func TestLingeringDoesNotShortenRetention(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 10 * time.Second})
-	w.Update(at(0), []uint16{80})
+	w.Update(at(0), servers(80))
 	w.Lingering(nil)
 	check(t, w.Update(at(9), nil), 0, "80?")
 }
 
 func TestLingeringAddsNoPort(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 10 * time.Second})
-	w.Update(at(0), []uint16{80})
+	w.Update(at(0), servers(80))
 	check(t, w.Update(at(10), nil), 0)
 	w.Lingering([]uint16{80, 443})
 	check(t, w.Update(at(11), nil), 0)
@@ -144,7 +155,7 @@ func TestLingeringAddsNoPort(t *testing.T) {
 
 func TestBudgetTakesExplicitThenDiscoveredByNumber(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, MaxPorts: 4}, "9000", "8000")
-	s := w.Update(at(0), []uint16{443, 80, 22, 9000})
+	s := w.Update(at(0), servers(443, 80, 22, 9000))
 	check(t, s, 1, "22?", "80?", "8000", "9000")
 	if s.Limit != 4 {
 		t.Errorf("got limit %d, want 4", s.Limit)
@@ -153,7 +164,7 @@ func TestBudgetTakesExplicitThenDiscoveredByNumber(t *testing.T) {
 
 func TestBudgetDropsExplicitPortsByNumber(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, MaxPorts: 2}, "9000", "8000-8002")
-	check(t, w.Update(at(0), []uint16{22, 9000}), 3, "8000", "8001")
+	check(t, w.Update(at(0), servers(22, 9000)), 3, "8000", "8001")
 }
 
 func TestEveryPortAtOnce(t *testing.T) {
@@ -169,15 +180,15 @@ func TestEveryPortAtOnce(t *testing.T) {
 
 func TestDroppedPortsComeInWhenThereIsRoom(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, MaxPorts: 2, Retention: 10 * time.Second})
-	check(t, w.Update(at(0), []uint16{22, 80}), 0, "22?", "80?")
-	check(t, w.Update(at(5), []uint16{443}), 1, "22?", "80?")
+	check(t, w.Update(at(0), servers(22, 80)), 0, "22?", "80?")
+	check(t, w.Update(at(5), servers(443)), 1, "22?", "80?")
 	check(t, w.Update(at(10), nil), 0, "443?")
 }
 
 func TestClockGoingBackKeepsPorts(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true, Retention: 10 * time.Second})
-	w.Update(at(100), []uint16{80})
-	check(t, w.Update(at(50), []uint16{81}), 0, "80?", "81?")
+	w.Update(at(100), servers(80))
+	check(t, w.Update(at(50), servers(81)), 0, "80?", "81?")
 	check(t, w.Update(at(100), nil), 0, "80?", "81?")
 	check(t, w.Update(at(109), nil), 0, "80?", "81?")
 	check(t, w.Update(at(110), nil), 0)
@@ -185,10 +196,10 @@ func TestClockGoingBackKeepsPorts(t *testing.T) {
 
 func TestSetDoesNotChangeAfterReturn(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true}, "8000")
-	first := w.Update(at(0), []uint16{22, 80})
-	w.Update(at(1), []uint16{443, 23})
+	first := w.Update(at(0), servers(22, 80))
+	w.Update(at(1), servers(443, 23))
 	w.Lingering([]uint16{23})
-	w.Update(at(2), []uint16{1})
+	w.Update(at(2), servers(1))
 	check(t, first, 0, "22?", "80?", "8000")
 	if _, ok := first.Find(443); ok {
 		t.Error("Find sees a port of a later set")
@@ -202,7 +213,7 @@ func TestFindAgreesWithPorts(t *testing.T) {
 		listening = append(listening, uint16(r.Uint32()))
 	}
 	listening = append(listening, 1, 63, 64, 65, 127, 128, 65535)
-	s := newWatcher(t, Config{Listeners: true, MaxPorts: 2000}, "5000-5200").Update(at(0), listening)
+	s := newWatcher(t, Config{Listeners: true, MaxPorts: 2000}, "5000-5200").Update(at(0), servers(listening...))
 
 	places := make(map[uint16]int)
 	for i, p := range s.Ports {
@@ -273,9 +284,10 @@ func manyListeners(n int) []uint16 {
 func TestUpdateOfAnUnchangedSetAllocatesNothing(t *testing.T) {
 	w := newWatcher(t, Config{Listeners: true}, "80")
 	listening := manyListeners(512)
+	there := servers(listening...)
 	s := 0
 	allocs := testing.AllocsPerRun(100, func() {
-		w.Update(at(s), listening)
+		w.Update(at(s), there)
 		w.Lingering(listening)
 		s++
 	})
@@ -286,7 +298,7 @@ func TestUpdateOfAnUnchangedSetAllocatesNothing(t *testing.T) {
 
 func BenchmarkUpdate(b *testing.B) {
 	for _, n := range []int{1, 512} {
-		listening := manyListeners(n)
+		listening := servers(manyListeners(n)...)
 		b.Run(fmt.Sprintf("unchanged/%d", n), func(b *testing.B) {
 			w := newWatcher(b, Config{Listeners: true})
 			b.ReportAllocs()
@@ -305,7 +317,7 @@ func BenchmarkUpdate(b *testing.B) {
 }
 
 func BenchmarkFind(b *testing.B) {
-	s := newWatcher(b, Config{Listeners: true}).Update(at(0), manyListeners(512))
+	s := newWatcher(b, Config{Listeners: true}).Update(at(0), servers(manyListeners(512)...))
 	port := uint16(0)
 	for b.Loop() {
 		s.Find(port)

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"net/netip"
 	"sync"
 
 	"sockstate_exporter/internal/linux"
@@ -11,13 +12,17 @@ import (
 
 // Config says how to ask.
 type Config struct {
-	// Dial connects to the sock_diag of the network namespace that a descriptor refers to, or,
-	// if that is 0, of the calling thread's. nil: netlinkdiag.Dial.
+	// Dial connects to sock_diag in the network namespace that the descriptor refers to. 0 means
+	// the namespace of the calling thread. Where Dial is nil, netlinkdiag.Dial is used.
 	Dial func(netns int) (*netlinkdiag.Conn, error)
 
-	// NetNS is a descriptor of the namespace that is taken as the process's own, 0 for the
-	// one that it is in.
+	// NetNS is a descriptor of the namespace that counts as the process's own. 0 means the
+	// namespace that the process is in.
 	NetNS int
+
+	// Addresses returns the addresses of the devices of the network namespace that a descriptor
+	// refers to, as with Dial. nil: rtnetlink is asked.
+	Addresses func(netns int) (map[netip.Addr]struct{}, error)
 
 	// Flags reads the reuse flags; nil switches them off.
 	Flags FlagReader
@@ -26,11 +31,11 @@ type Config struct {
 	// used without Flags.
 	Buckets BucketReader
 
-	// Procfs of the calling thread's network namespace. Each may be nil: Stack switches the
-	// counters off then, the others are not known.
+	// These read procfs in the network namespace of the calling thread. Each may be nil. Without
+	// Stack, the counters are off; what the others read is not known then.
 	Stack      func() (stack.Stats, error)
 	LocalPorts func() (first, last uint16, err error)
-	TCPSockets func() (uint64, error) // but half-open and merely bound ones
+	TCPSockets func() (uint64, error) // without half-open sockets, and without those that are only bound
 }
 
 // Own asks the process's own network namespace.
@@ -40,11 +45,11 @@ func (c *Config) Own() Namespace {
 	return n
 }
 
-// In asks another network namespace, for as long as that is open.
+// In asks another network namespace. It works as long as that is open.
 func (c *Config) In(ns *netns.Namespace) Namespace {
 	fd := ns.FD()
 	n := c.namespace(fd)
-	// All at once: each time it takes another thread.
+	// Everything is read together, because each visit to the namespace takes a thread.
 	read := sync.OnceValue(func() (p procfs) {
 		if err := linux.RunInNetNS(fd, func() error {
 			p = c.readProcfs()
@@ -73,11 +78,20 @@ func Gone(err error) Namespace {
 }
 
 func (c *Config) namespace(fd int) *namespace {
-	n := &namespace{fd: fd, dial: c.Dial, flags: c.Flags, buckets: c.Buckets}
+	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags, buckets: c.Buckets}
 	if n.dial == nil {
 		n.dial = func(fd int) (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	}
+	if n.addresses == nil {
+		n.addresses = localAddresses
+	}
 	return n
+}
+
+func localAddresses(fd int) (map[netip.Addr]struct{}, error) {
+	devices := netns.NewInterfaces(fd)
+	defer devices.Close()
+	return devices.Addresses()
 }
 
 // procfs is what procfs says of a network namespace.

@@ -22,8 +22,8 @@ type Host struct {
 	mu sync.Mutex // guards Others
 }
 
-// Open finds the other namespaces of the moment. The caller closes the Set. Its error is ErrOff
-// where none are looked for.
+// Open finds the other namespaces that exist now. The caller closes the Set. Its error is ErrOff if
+// the Host looks for no others.
 func (h *Host) Open() *netns.Set {
 	if h.Others == nil {
 		return &netns.Set{Err: ErrOff}

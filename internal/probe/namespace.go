@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
@@ -18,6 +18,8 @@ type namespace struct {
 	dial func(int) (*netlinkdiag.Conn, error)
 	conn *netlinkdiag.Conn // nil until dialled
 
+	addresses func(int) (map[netip.Addr]struct{}, error)
+
 	flags   FlagReader   // nil: off
 	buckets BucketReader // nil: without
 
@@ -27,15 +29,15 @@ type namespace struct {
 	tcpSockets func() (uint64, error)
 }
 
-// maxKernelFilter is up to how many ports the kernel filters: sockets on other ports, on most
-// hosts the many, are then never copied, which takes up to two fifths off a dump. Where every
-// socket is on a watched port it costs, up to a sixth with 512 scattered ports, and the program
-// itself is audited at each dump, in time that grows with its square (docs/performance.md).
+// maxKernelFilter is the number of ports up to which the kernel filters sockets. The kernel then
+// copies no sockets of other ports, which most sockets have on most hosts. That makes a dump up to
+// two fifths shorter. Where every socket is on a watched port, the filter makes the dump longer, by
+// up to a sixth with 512 scattered ports. The kernel also audits the filter at each dump, in time
+// that grows with the square of its size (docs/performance.md).
 const maxKernelFilter = 1024
 
 // Listeners implements Namespace.
-func (n *namespace) Listeners(ctx context.Context, of ...uint16) ([]ports.Listener, error) {
-	v := new(listeners)
+func (n *namespace) Listeners(ctx context.Context, visitor Visitor, of ...uint16) error {
 	req := netlinkdiag.Request{
 		States:     netlinkdiag.States(sock.StateListen),
 		Extensions: netlinkdiag.ExtensionSKMemInfo,
@@ -45,16 +47,11 @@ func (n *namespace) Listeners(ctx context.Context, of ...uint16) ([]ports.Listen
 			req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p))
 		}
 	}
-	if err := n.dump(ctx, req, v); err != nil {
-		return nil, fmt.Errorf("dump listening sockets: %w", err)
+	if err := n.dump(ctx, req, visitor); err != nil {
+		return fmt.Errorf("dump listening sockets: %w", err)
 	}
-	return v.found, nil
+	return nil
 }
-
-type listeners struct{ found []ports.Listener }
-
-func (l *listeners) Reset()                    { l.found = l.found[:0] }
-func (l *listeners) Add(s *netlinkdiag.Socket) { l.found = append(l.found, ports.NewListener(s)) }
 
 // Sockets implements Namespace.
 func (n *namespace) Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error {
@@ -68,19 +65,13 @@ func (n *namespace) Sockets(ctx context.Context, req netlinkdiag.Request, visito
 }
 
 // UDPSockets implements Namespace.
-func (n *namespace) UDPSockets(ctx context.Context) ([]ports.UDPSocket, error) {
-	v := new(udpSockets)
+func (n *namespace) UDPSockets(ctx context.Context, visitor Visitor) error {
 	req := netlinkdiag.Request{Protocol: netlinkdiag.ProtocolUDP, Extensions: netlinkdiag.ExtensionSKMemInfo}
-	if err := n.dump(ctx, req, v); err != nil {
-		return nil, fmt.Errorf("dump udp sockets: %w", err)
+	if err := n.dump(ctx, req, visitor); err != nil {
+		return fmt.Errorf("dump udp sockets: %w", err)
 	}
-	return v.found, nil
+	return nil
 }
-
-type udpSockets struct{ found []ports.UDPSocket }
-
-func (u *udpSockets) Reset()                    { u.found = u.found[:0] }
-func (u *udpSockets) Add(s *netlinkdiag.Socket) { u.found = append(u.found, ports.NewUDPSocket(s)) }
 
 func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor) error {
 	if n.conn == nil {
@@ -90,7 +81,7 @@ func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor
 		}
 		n.conn = conn
 	}
-	var socket netlinkdiag.Socket // one for all: what an interface is given escapes to the heap
+	var socket netlinkdiag.Socket // shared by all sockets: an argument of an interface method escapes to the heap
 	for s, err := range n.conn.Dump(ctx, req) {
 		switch {
 		case errors.Is(err, netlinkdiag.ErrRestarted):
@@ -141,6 +132,11 @@ func (n *namespace) Devices(indices map[uint32]string) {
 	for index := range indices {
 		indices[index] = names.Name(index)
 	}
+}
+
+// LocalAddresses implements Namespace.
+func (n *namespace) LocalAddresses() (map[netip.Addr]struct{}, error) {
+	return n.addresses(n.fd)
 }
 
 // Close implements Namespace.

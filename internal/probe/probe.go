@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -20,16 +21,16 @@ var ErrOff = errors.New("switched off")
 // A Namespace answers what is in one network namespace. It is used by one goroutine at a time,
 // except that Flags and Stack may run beside the others.
 type Namespace interface {
-	// Listeners returns all listening TCP sockets. With ports, those on other ports may be left
-	// out.
-	Listeners(ctx context.Context, ports ...uint16) ([]ports.Listener, error)
+	// Listeners calls visitor.Add for each listening TCP socket. With ports, those on other ports
+	// may be left out. A dump that the kernel interrupts begins anew, after a call of Reset.
+	Listeners(ctx context.Context, visitor Visitor, ports ...uint16) error
 
 	// Sockets calls visitor.Add for each TCP socket that the request asks for. A dump that the
 	// kernel interrupts begins anew, after a call of Reset.
 	Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error
 
-	// UDPSockets returns all UDP sockets.
-	UDPSockets(ctx context.Context) ([]ports.UDPSocket, error)
+	// UDPSockets calls visitor.Add for each UDP socket, as Listeners does.
+	UDPSockets(ctx context.Context, visitor Visitor) error
 
 	// Flags reads the reuse flags. Its error is ErrOff where they are not read.
 	Flags(ctx context.Context, req FlagRequest) (*Flags, error)
@@ -45,16 +46,20 @@ type Namespace interface {
 	// read: then Stack says why.
 	LocalPorts() sock.PortRange
 
-	// OnlyListeners says that the kernel counts no TCP socket here beside so many listeners.
-	// Half-open and merely bound sockets are not counted. It is asked of other namespaces
-	// than the process's own.
+	// OnlyListeners says that the kernel counts so many TCP sockets here as there are listeners,
+	// and no more. It does not count half-open sockets and sockets that are only bound. Ask it only
+	// of namespaces other than the process's own.
 	OnlyListeners(listeners uint64) bool
 
 	// Devices fills in the names of the network devices with these indices. One that is gone is
 	// called by its index: "if42".
 	Devices(names map[uint32]string)
 
-	// Close lets go of what the namespace holds open. It may be used again.
+	// LocalAddresses returns the addresses of the network devices. Those of loopback need not be
+	// among them.
+	LocalAddresses() (map[netip.Addr]struct{}, error)
+
+	// Close closes what the namespace has open. The namespace may be used again.
 	Close() error
 }
 
@@ -79,7 +84,11 @@ type FlagRequest struct {
 	Ports     []uint16
 	Listeners []ports.Listener
 
-	// OnlyListeners spares the walk through the table of connections, which can be large.
+	// Expected are, by port, the binds that will be asked about. Where a port has very many kinds
+	// of sockets, those that these binds cannot tell apart are folded, as by bindrule.NewFolding.
+	Expected map[uint16][]bindrule.Request
+
+	// OnlyListeners skips the table of connections, which can be large.
 	OnlyListeners bool
 
 	// Sockets is about how many there are on the ports. Few of them are read where bind() looks

@@ -44,7 +44,7 @@ const (
 	UntilUnknown Until = "unknown" // it depends on what is not known
 )
 
-// An Answer is what one bind() would be answered.
+// An Answer says what one bind() would return.
 type Answer struct {
 	Outcome Outcome `json:"outcome"`
 	Until   Until   `json:"until"`

@@ -12,11 +12,12 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Explain says in one line, without its end, why a bind() failed.
+// Explain says in one line why a bind() failed, without a newline at the end.
 func Explain(c *failures.Conflict) string {
 	who := "a process"
 	if c.Process != "" {
@@ -52,7 +53,7 @@ func WhyFailed(f *failures.Recent, watched bool) string {
 	}
 }
 
-// errnoWords are what bind(2) means by an error.
+// errnoWords explains the error of a bind(), as bind(2) does.
 func errnoWords(f *failures.Recent) string {
 	switch f.Errno {
 	case syscall.EADDRNOTAVAIL:
@@ -142,8 +143,8 @@ func owned(sockets []bindrule.Socket, port uint16, one, many string) string {
 	}
 	where, uids := make([]string, 0, len(sockets)), make([]string, 0, len(sockets))
 	for _, s := range sockets {
-		where = append(where, netip.AddrPortFrom(s.Addr, port).String())
-		if s.UID.Known {
+		where = append(where, whereIs(&s, port))
+		if s.UID.Known && s.UID.ID != sock.OtherUID {
 			uids = append(uids, strconv.FormatUint(uint64(s.UID.ID), 10))
 		}
 	}
@@ -152,6 +153,17 @@ func owned(sockets []bindrule.Socket, port uint16, one, many string) string {
 		out += " (uid " + few(uids) + ")"
 	}
 	return out
+}
+
+func whereIs(s *bindrule.Socket, port uint16) string {
+	switch s.Elsewhere {
+	case sock.FamilyIPv4:
+		return fmt.Sprintf("port %d of other IPv4 addresses", port)
+	case sock.FamilyIPv6:
+		return fmt.Sprintf("port %d of other IPv6 addresses", port)
+	default:
+		return netip.AddrPortFrom(s.Addr, port).String()
+	}
 }
 
 func connections(sockets []bindrule.Socket) string {

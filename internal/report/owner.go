@@ -9,7 +9,7 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// An Owner is who has a socket, or asked for one. Its names are any bytes.
+// An Owner is the process that has a socket, or asked for one. Its names may contain any bytes.
 type Owner struct {
 	Process   string `json:"process"`
 	PID       uint32 `json:"pid"`

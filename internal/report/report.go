@@ -15,7 +15,7 @@ import (
 // Version is the version of the JSON form. It grows when a field changes its meaning or goes.
 const Version = 1
 
-// A Query says what a report is about.
+// A Query says what a report should contain.
 type Query struct {
 	// Addresses to bind to. Default: those that listen on the port, or else the wildcards.
 	Addresses []Address
@@ -55,7 +55,7 @@ type PortReport struct {
 	Holders   []Holder         `json:"holders"`
 	Advice    []string         `json:"advice"`
 
-	// Restarts are of the listeners, and of those that closed a short time ago.
+	// Restarts are the answers for the listeners, and for those that closed a short time ago.
 	Restarts []RestartReport `json:"-"`
 }
 
@@ -99,28 +99,56 @@ type BindReport struct {
 	Without   Answer        `json:"without_reuseaddr"`
 	With      Answer        `json:"with_reuseaddr"`
 
-	// OtherHalf says that nobody asked for this bind. It is the IPv6 half of a server that
-	// opens IPv4 and IPv6 separately, and its answers differ from those for both at once.
+	// OtherHalf says that the query does not ask for this bind. It is the IPv6 half of a server
+	// that opens IPv4 and IPv6 separately, and its answers differ from those for both together.
 	OtherHalf bool `json:"-"`
 }
 
 // New judges every port that the snapshot watches. Its error is the snapshot's.
+//
+// Ports on which nothing is share their answers, so that a range of all ports takes some megabytes.
 func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 	if err := cmp.Or(s.Verdicts.Err, s.Listeners.Err); err != nil {
 		return nil, err
 	}
-	r := &Report{Version: Version, Outcome: Free, ReuseAddr: q.ReuseAddr, Ports: []PortReport{}, Unseen: append([]string{}, q.Unseen...)}
+	r := &Report{
+		Version: Version, Outcome: Free, ReuseAddr: q.ReuseAddr,
+		Ports: make([]PortReport, len(s.Verdicts.Data)), Unseen: append([]string{}, q.Unseen...),
+	}
+	groups := make(map[uint16][]ports.Group)
+	for _, g := range s.Listeners.Data {
+		groups[g.Port] = append(groups[g.Port], g)
+	}
+	var empty *PortReport
 	for i := range s.Verdicts.Data {
-		p := NewPort(&s.Verdicts.Data[i], s.Listeners.Data, &q)
+		v, p := &s.Verdicts.Data[i], &r.Ports[i]
+		isEmpty := nothingOn(v, groups[v.Number], &q)
+		switch {
+		case isEmpty && empty != nil:
+			*p = *empty
+			p.Port = v.Number
+		default:
+			*p = newPort(v, groups[v.Number], &q)
+		}
+		if isEmpty {
+			empty = p
+		}
 		r.Outcome = Worse(r.Outcome, p.Outcome)
-		r.Ports = append(r.Ports, p)
 	}
 	return r, nil
 }
 
+// nothingOn says that a port has nothing of its own in a report but its number.
+func nothingOn(v *verdict.Port, groups []ports.Group, q *Query) bool {
+	return len(v.Port.Sockets)+len(v.Restarts)+len(groups)+len(q.Holders[v.Number]) == 0 && !v.Port.Incomplete
+}
+
 // NewPort judges one port; groups may hold listeners on other ports as well.
 func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
-	groups = slices.DeleteFunc(slices.Clone(groups), func(g ports.Group) bool { return g.Port != v.Number })
+	return newPort(v, slices.DeleteFunc(slices.Clone(groups), func(g ports.Group) bool { return g.Port != v.Number }), q)
+}
+
+func newPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
 	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
 	for i := range v.Restarts {
 		r := &v.Restarts[i]

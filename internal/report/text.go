@@ -1,7 +1,10 @@
 package report
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -12,29 +15,65 @@ import (
 	"sockstate_exporter/internal/bindrule"
 )
 
-// WriteJSON writes the report as documented in docs/check.md.
+// WriteJSON writes the report as documented in docs/check.md. It holds the text of one port at a
+// time.
 func (r *Report) WriteJSON(w io.Writer) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(r)
+	frame := *r
+	frame.Ports = []PortReport{}
+	whole, err := indented(frame, "")
+	if err != nil {
+		return err
+	}
+	before, after, found := bytes.Cut(whole, []byte("[]"))
+	if !found {
+		return errors.New("the report has no list of ports")
+	}
+	out := bufio.NewWriter(w)
+	_, _ = out.Write(before) // Flush returns the error
+	separator, end := "[", "[]"
+	for i := range r.Ports {
+		port, err := indented(&r.Ports[i], "    ")
+		if err != nil {
+			return err
+		}
+		_, _ = out.WriteString(separator + "\n    ")
+		_, _ = out.Write(bytes.TrimSuffix(port, []byte("\n")))
+		separator, end = ",", "\n  ]"
+	}
+	_, _ = out.WriteString(end)
+	_, _ = out.Write(after)
+	return out.Flush()
 }
 
-// WriteText writes the report for people, with ANSI colours if asked for.
+// indented is JSON with a line feed at the end.
+func indented(v any, prefix string) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent(prefix, "  ")
+	err := enc.Encode(v)
+	return b.Bytes(), err
+}
+
+// WriteText writes the report for people, with ANSI colours if asked for. It holds the text of one
+// port at a time.
 func (r *Report) WriteText(w io.Writer, colour bool) error {
+	out := bufio.NewWriter(w)
 	t := text{colour: colour}
 	for i := range r.Ports {
 		if i > 0 {
 			t.line("")
 		}
 		t.port(&r.Ports[i])
+		_, _ = out.WriteString(t.b.String()) // Flush returns the error
+		t.b.Reset()
 	}
 	if len(r.Unseen) > 0 {
 		t.line("")
 		t.list("not seen:", "  ", r.Unseen)
 	}
-	_, err := io.WriteString(w, t.b.String())
-	return err
+	_, _ = out.WriteString(t.b.String())
+	return out.Flush()
 }
 
 type text struct {

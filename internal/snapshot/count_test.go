@@ -21,7 +21,7 @@ func newTestCount(set ports.Set, all bool, localPorts sock.PortRange) *count {
 	return &count{
 		set:     set,
 		counter: ports.NewCounter(set, 0),
-		clients: ports.NewClients(nil, localPorts, nil, ports.Set{}),
+		clients: ports.NewClients(nil, localPorts, new(ports.Listening).Ports(), ports.Set{}),
 		views:   make([]verdict.View, len(set.Ports)),
 		all:     all,
 	}

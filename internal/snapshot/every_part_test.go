@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
@@ -116,20 +117,20 @@ func TestTimeIsUpForMissingPartsOnly(t *testing.T) {
 	}
 }
 
-func TestSnapshotIsCompleteWithEveryPart(t *testing.T) {
-	var whole Snapshot
-	if !whole.complete() {
-		t.Error("a snapshot without errors is not complete")
-	}
+// Parts that are optional do not matter, whatever their error.
+func TestReadyWhenSockDiagAnsweredOrIsMissing(t *testing.T) {
 	for field := range partFields(t, Namespace{}) {
+		required := field == "Watch" || field == "TCP"
 		for _, tt := range []struct {
 			err  error
 			want bool
-		}{{errStack, false}, {ErrOff, true}, {&netlinkdiag.ModuleError{Module: "tcp_diag"}, true}} {
-			s := whole
-			reflect.ValueOf(&s.Namespace).Elem().FieldByName(field).FieldByName("Err").Set(reflect.ValueOf(tt.err))
-			if got := s.complete(); got != tt.want {
-				t.Errorf("%s with error %v: complete is %v, want %v", field, tt.err, got, tt.want)
+		}{{nil, true}, {errStack, !required}, {errPending, !required}, {ErrOff, true}, {&netlinkdiag.ModuleError{Module: "tcp_diag"}, true}} {
+			s := Snapshot{Binds: Part[failures.Binds]{Err: errStack}}
+			if tt.err != nil {
+				reflect.ValueOf(&s.Namespace).Elem().FieldByName(field).FieldByName("Err").Set(reflect.ValueOf(tt.err))
+			}
+			if got := s.answered(); got != tt.want {
+				t.Errorf("%s with error %v: answered is %v, want %v", field, tt.err, got, tt.want)
 			}
 		}
 	}

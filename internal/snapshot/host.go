@@ -3,12 +3,14 @@ package snapshot
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 )
 
 // A host takes snapshots of all network namespaces, one at a time, and keeps what has to outlive
@@ -37,11 +39,12 @@ func (h *host) close() error { return h.own.probe.Close() }
 const maxEntered = 8
 
 // maxIdleWalks bounds how long a snapshot looks for connections in other namespaces where the
-// kernel counts nothing but listeners. The table of connections is one for all namespaces: with a
-// million TIME_WAIT sockets in one, to find nothing in another takes a fifth of a second.
+// kernel counts nothing but listeners. All namespaces share one table of connections: with a
+// million TIME_WAIT sockets in one, a search in another one takes a fifth of a second, even if it
+// finds nothing.
 const maxIdleWalks = time.Second
 
-// A walkBudget is what is left of that.
+// A walkBudget is the part of maxIdleWalks that is left.
 type walkBudget struct {
 	mu   sync.Mutex
 	left time.Duration
@@ -68,7 +71,8 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	var running, listed sync.WaitGroup
 	own := h.own.begin(publishOwn, walks)
 	running.Go(own.stack)
-	// First, so that its ports come first where not all can be watched.
+	// The own namespace comes first, so that its ports are watched even if the budget does not
+	// suffice for all.
 	own.list(ctx)
 	running.Go(func() { own.sockets(ctx) })
 
@@ -94,7 +98,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		other := w.begin(func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks)
 		listed.Add(1)
 		running.Go(func() {
-			// What the namespace is asked through would keep it in being.
+			// An open connection to the namespace would keep it alive.
 			defer func() {
 				_ = w.probe.Close()
 				_ = ns.Close()
@@ -114,7 +118,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		if h.cfg.Failures == nil {
 			return failures.Binds{}, ErrOff
 		}
-		return h.cfg.Failures.Update(h.watched(set), set)
+		return h.cfg.Failures.Update(h.watched(set), withMissed(set))
 	})
 	publish(func(s *Snapshot) {
 		s.Binds = binds
@@ -125,7 +129,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	})
 }
 
-// discover finds the other namespaces of the moment. The caller closes the Set.
+// discover finds the other namespaces that exist now. The caller closes the Set.
 func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 	found = take(func() (Discovery, error) {
 		set = h.cfg.Host.Open()
@@ -134,7 +138,7 @@ func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 	return set, found
 }
 
-// expect makes room for the namespaces.
+// expect adds the namespaces to the snapshot. All their parts are pending.
 func (s *Snapshot) expect(set *netns.Set) {
 	s.Others = make([]Namespace, len(set.Namespaces))
 	for i, ns := range set.Namespaces {
@@ -143,12 +147,25 @@ func (s *Snapshot) expect(set *netns.Set) {
 			*err = errPending
 		}
 	}
+	for _, m := range set.Missed {
+		s.Missed = append(s.Missed, Namespace{Name: m.Name, Inode: uint32(m.ID.Inode)})
+	}
 }
 
-// keep forgets the namespaces that are gone, and gets to know new ones.
+// withMissed is the Set with the namespaces that were missed among the others. They are not open.
+func withMissed(set *netns.Set) *netns.Set {
+	all := slices.Clone(set.Namespaces)
+	for _, m := range set.Missed {
+		all = append(all, &netns.Namespace{Name: m.Name, ID: m.ID})
+	}
+	return &netns.Set{Namespaces: all}
+}
+
+// keep removes the workers of namespaces that are gone, and adds workers for new namespaces. Those
+// that were only missed keep their workers: their counters go on when they are found again.
 func (h *host) keep(set *netns.Set) {
 	there := make(map[netns.ID]bool, len(set.Namespaces))
-	for _, ns := range set.Namespaces {
+	for _, ns := range withMissed(set).Namespaces {
 		there[ns.ID] = true
 	}
 	maps.DeleteFunc(h.others, func(id netns.ID, w *worker) bool {
@@ -159,15 +176,17 @@ func (h *host) keep(set *netns.Set) {
 	})
 	for id := range there {
 		if h.others[id] == nil {
-			h.others[id] = newWorker(h.cfg, h.cfg.Watch.Elsewhere, nil)
+			watch := func(p sock.Protocol) *ports.Watcher { return h.cfg.Watch.Elsewhere(p, uint32(id.Inode)) }
+			h.others[id] = newWorker(h.cfg, watch, nil)
 		}
 	}
 }
 
-// watched returns the watched ports by the inode number of the namespace.
+// watched returns the watched ports by the inode number of the namespace. Failed calls in those that
+// were missed are counted as before.
 func (h *host) watched(set *netns.Set) map[uint32][]ports.Set {
 	sets := map[uint32][]ports.Set{h.cfg.Host.OwnInode: h.own.sets()}
-	for _, ns := range set.Namespaces {
+	for _, ns := range withMissed(set).Namespaces {
 		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].sets()
 	}
 	return sets

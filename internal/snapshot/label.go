@@ -10,9 +10,10 @@ import (
 // OtherNetns is the label of all network namespaces that are not watched.
 const OtherNetns = "other"
 
-// Label is the name of a namespace as it is shown: empty for the exporter's own. One that had
-// to be changed, or means something else there, or looks like such a one, gets the namespace's
-// number: two of them may look the same now, and must be told apart.
+// Label returns the name of the namespace as people see it. It is empty for the exporter's own. The
+// inode number is added to a name that is not printable, to one that is the word for all namespaces
+// that are not watched, and to one that could be mistaken for a name with a number. So no two
+// namespaces have the same label.
 func (n *Namespace) Label() string {
 	label := sock.Printable(n.Name)
 	if label != n.Name || label == OtherNetns || strings.Contains(label, "#") {

@@ -4,8 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"iter"
+	"maps"
 	"math"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -27,18 +28,33 @@ type taking struct {
 	publish func(func(*Namespace))
 	walks   *walkBudget
 
-	// Of list, for sockets:
+	// list sets these for sockets.
 	localPorts sock.PortRange
-	listening  Part[[]ports.Listener]
-	onWatched  []ports.Listener
+	listening  Part[*ports.Listening]
+	onWatched  ports.OnPorts
+
+	local func(netip.Addr) bool // whether an address is one of the namespace's own
+
+	// notShown are groups of ports with too many, and dropped is their number by port.
+	notShown map[ports.GroupKey]bool
+	dropped  map[uint16]int
+
+	// expected are the binds that have to be judged exactly, by port, and foldings fold sockets
+	// for them and for wildcards, by set.Ports.
+	expected map[uint16][]bindrule.Request
+	foldings []*bindrule.Folding
 
 	mu     sync.Mutex
-	groups Part[[]ports.Group] // all of them: whoever listens blocks a bind
+	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
 
 func (w *worker) begin(publish func(func(*Namespace)), walks *walkBudget) *taking {
-	return &taking{worker: w, publish: w.memory.beside(publish), walks: walks}
+	return &taking{
+		worker: w, publish: w.memory.beside(publish), walks: walks,
+		local:    newLocal(func() (map[netip.Addr]struct{}, error) { return w.probe.LocalAddresses() }),
+		notShown: make(map[ports.GroupKey]bool), dropped: make(map[uint16]int),
+	}
 }
 
 // stack takes the namespace's counters and limits.
@@ -50,41 +66,53 @@ func (t *taking) stack() {
 // list takes the listeners, the set of watched ports, and UDP.
 func (t *taking) list(ctx context.Context) {
 	t.localPorts = t.probe.LocalPorts()
-	t.listening = take(func() ([]ports.Listener, error) { return t.probe.Listeners(ctx) })
+	t.listening = take(func() (*ports.Listening, error) {
+		l := ports.NewListening(time.Now(), t.drops)
+		if err := t.probe.Listeners(ctx, l); err != nil {
+			return nil, err
+		}
+		l.End()
+		return l, nil
+	})
 	watched := t.updateWatch()
 	t.publish(func(s *Namespace) { s.Watch = watched })
-	t.fold()
+	t.fold(ctx)
 
 	udp := take(func() (ports.UDP, error) { return t.readUDP(ctx) })
 	t.publish(func(s *Namespace) { s.UDP = udp })
 }
 
-// updateWatch brings the set of watched ports up to date. Without knowing who listens it stays
-// what it was: no port may go because the exporter could not look.
+// updateWatch updates the set of watched ports. If the listeners are not known, the set does not
+// change: no port may disappear because the exporter could not look.
 func (t *taking) updateWatch() Part[ports.Set] {
 	if t.listening.Err == nil {
-		listening := make([]uint16, len(t.listening.Data))
-		for i := range t.listening.Data {
-			listening[i] = t.listening.Data[i].Port
-		}
-		t.set = t.watcher.Update(time.Now(), listening)
+		t.set = t.watcher.Discover(time.Now(), t.listening.Data.Servers(), t.localPorts)
 	}
 	return Part[ports.Set]{Data: t.set, Err: t.listening.Err, Duration: t.listening.Duration}
 }
 
-// fold folds the listeners on watched ports into groups.
-func (t *taking) fold() {
+// fold folds the listeners on watched ports into groups. Where there are too many listeners to keep
+// them all until it is known which ports are watched, it asks for those on these ports.
+func (t *taking) fold(ctx context.Context) {
 	t.groups = Part[[]ports.Group]{Err: t.listening.Err, Duration: t.listening.Duration}
 	if t.listening.Err != nil {
 		return
 	}
-	// Drops of all of them: a port may be watched again after the budget had no room for it.
-	t.drops.Update(time.Now(), t.listening.Data)
-	t.onWatched = slices.DeleteFunc(slices.Clone(t.listening.Data), func(l ports.Listener) bool {
-		_, ok := t.set.Find(l.Port)
-		return !ok
-	})
-	groups := ports.Groups(t.onWatched)
+	var ok bool
+	if t.onWatched, ok = t.listening.Data.On(t.set); !ok {
+		selected := take(func() (*ports.Selection, error) {
+			s := t.listening.Data.Select(t.set)
+			return s, t.probe.Listeners(ctx, s, t.set.Numbers()...)
+		})
+		t.listening.Duration += selected.Duration
+		t.listening.Err = selected.Err
+		t.groups.Duration, t.groups.Err = t.listening.Duration, selected.Err
+		if selected.Err != nil {
+			return
+		}
+		t.onWatched = selected.Data.On()
+	}
+	groups := t.onWatched.Groups
 	devices := make(map[uint32]string)
 	for i := range groups {
 		groups[i].Drops = t.drops.Total(groups[i].GroupKey)
@@ -99,19 +127,76 @@ func (t *taking) fold() {
 		}
 	}
 	t.groups.Data = groups
+	now := time.Now()
+	t.choose(now)
+	t.history.Update(now, t.set, t.chosen(), t.local)
+	t.expect()
 }
 
-// readUDP counts the sockets of UDP ports. It asks for all of them, since there are few as a rule.
+// choose decides which groups are shown.
+func (t *taking) choose(now time.Time) {
+	candidates := make([]ports.Candidate, len(t.groups.Data))
+	for i := range candidates {
+		g := &t.groups.Data[i]
+		candidates[i] = ports.Candidate{GroupKey: g.GroupKey, UID: g.UID, First: t.history.First(g.GroupKey, now)}
+	}
+	for port, keys := range ports.TooMany(candidates, t.local) {
+		t.dropped[port] = len(keys)
+		for _, key := range keys {
+			t.notShown[key] = true
+		}
+	}
+	for port, n := range t.onWatched.GroupsUnknown {
+		t.dropped[port] += int(n)
+	}
+}
+
+// chosen returns the groups that are shown, in a slice of their own.
+func (t *taking) chosen() []ports.Group {
+	return slices.DeleteFunc(slices.Clone(t.groups.Data), func(g ports.Group) bool { return t.notShown[g.GroupKey] })
+}
+
+// newLocal says whether an address is one of the namespace's own. Where that cannot be found out, all
+// are. The namespace is asked once.
+func newLocal(addresses func() (map[netip.Addr]struct{}, error)) func(netip.Addr) bool {
+	ask := sync.OnceValues(addresses)
+	return func(addr netip.Addr) bool {
+		known, err := ask()
+		_, ok := known[addr]
+		return ok || err != nil
+	}
+}
+
+// expect decides which binds the answers have to be exact for: those that judge asks about, and
+// those of the caller.
+func (t *taking) expect() {
+	always := slices.Concat(t.cfg.Binds, []bindrule.Request{{Addr: netip.IPv4Unspecified()}, {Addr: netip.IPv6Unspecified()}})
+	t.expected = t.history.Requests()
+	common := bindrule.NewFolding(always)
+	t.foldings = make([]*bindrule.Folding, len(t.set.Ports))
+	for i, p := range t.set.Ports {
+		t.foldings[i] = common
+		of := t.expected[p.Number]
+		if len(of) > 0 {
+			t.foldings[i] = bindrule.NewFolding(slices.Concat(of, always))
+		}
+		if len(t.cfg.Binds) > 0 {
+			t.expected[p.Number] = slices.Concat(of, t.cfg.Binds)
+		}
+	}
+}
+
+// readUDP counts the sockets of UDP ports.
 func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 	if t.udp == nil {
 		return ports.UDP{}, ErrOff
 	}
-	sockets, err := t.probe.UDPSockets(ctx)
-	if err != nil {
+	listing := t.udp.Begin(time.Now())
+	if err := t.probe.UDPSockets(ctx, listing); err != nil {
 		// As with TCP: no port may go because the exporter could not look.
 		return ports.UDP{Watch: t.udp.Set()}, err
 	}
-	return t.udp.Update(time.Now(), sockets, t.localPorts), nil
+	return t.udp.Update(time.Now(), listing, t.localPorts), nil
 }
 
 // sockets takes the sockets on the watched ports, their flags, and the verdicts that follow from
@@ -119,7 +204,7 @@ func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 func (t *taking) sockets(ctx context.Context) {
 	var beside sync.WaitGroup
 	beside.Go(func() { t.nameOwners(ctx) })
-	noConnections := t.listening.Err == nil && t.probe.OnlyListeners(uint64(len(t.listening.Data)))
+	noConnections := t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
 	how := t.approach(noConnections, t.walks)
 	tcp := t.newCount(how)
 	var flags Part[*probe.Flags]
@@ -157,19 +242,12 @@ func (t *taking) setGroups(change func(*Part[[]ports.Group])) {
 
 // shown returns the groups that are shown, in a slice of their own, and how many are not, by port.
 func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
-	part, dropped = t.groups, make(map[uint16]int)
+	part = t.groups
 	if !t.cfg.Parts.Listeners {
 		part.Err = ErrOff
 	}
-	leftOut := make(map[ports.GroupKey]bool)
-	for port, keys := range ports.TooMany(keysOf(part.Data), ports.ByRank) {
-		dropped[port] = len(keys)
-		for _, key := range keys {
-			leftOut[key] = true
-		}
-	}
-	part.Data = slices.DeleteFunc(slices.Clone(part.Data), func(g ports.Group) bool { return leftOut[g.GroupKey] })
-	return part, dropped
+	part.Data = t.chosen()
+	return part, t.dropped
 }
 
 // nameOwners finds the owners of the listeners. A group gets the owner of its oldest socket, which
@@ -178,15 +256,15 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 func (t *taking) nameOwners(ctx context.Context) {
 	owners := make(map[ports.GroupKey]owner.Owner)
 	start := time.Now()
-	if t.cfg.Owners != nil && len(t.onWatched) > 0 {
-		sockets := make([]owner.Socket, len(t.onWatched))
-		for i := range t.onWatched {
-			sockets[i] = owner.Socket{Cookie: t.onWatched[i].Cookie, Inode: t.onWatched[i].Inode}
+	if t.cfg.Owners != nil && len(t.onWatched.Listeners) > 0 {
+		sockets := make([]owner.Socket, len(t.onWatched.Listeners))
+		for i, l := range t.onWatched.Listeners {
+			sockets[i] = owner.Socket{Cookie: l.Cookie, Inode: l.Inode}
 		}
 		found, _ := t.cfg.Owners.Find(ctx, sockets)
 		oldest := make(map[ports.GroupKey]uint64)
-		for i := range t.onWatched {
-			l := &t.onWatched[i]
+		for i := range t.onWatched.Listeners {
+			l := &t.onWatched.Listeners[i]
 			of, ok := found[l.Cookie]
 			if before, seen := oldest[l.GroupKey]; ok && (!seen || l.Cookie < before) {
 				oldest[l.GroupKey], owners[l.GroupKey] = l.Cookie, of
@@ -199,29 +277,54 @@ func (t *taking) nameOwners(ctx context.Context) {
 		for i := range groups.Data {
 			groups.Data[i].Owner = owners[groups.Data[i].GroupKey]
 		}
+		t.boundNames(groups.Data, start)
 	})
+}
+
+// boundNames leaves out names of owners where a port has had too many of them.
+func (t *taking) boundNames(groups []ports.Group, now time.Time) {
+	maps.DeleteFunc(t.names, func(port uint16, _ *owner.Names) bool {
+		_, watched := t.set.Find(port)
+		return !watched
+	})
+	for i := range groups {
+		g := &groups[i]
+		if !g.Owner.Known() {
+			continue
+		}
+		names, ok := t.names[g.Port]
+		if !ok {
+			names = new(owner.Names)
+			t.names[g.Port] = names
+		}
+		user := g.UID.ID
+		if !g.UID.Known {
+			user = math.MaxUint32 // several
+		}
+		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Service())
+	}
 }
 
 // readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
 // ports, and with onlyListeners nothing but listeners.
 func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bool) Part[*probe.Flags] {
-	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched, OnlyListeners: onlyListeners, Sockets: sockets}
+	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched.Listeners, Expected: t.expected, OnlyListeners: onlyListeners, Sockets: sockets}
 	return t.takeFlags(func() (*probe.Flags, error) {
 		flags, err := t.probe.Flags(ctx, req)
 		if err == nil {
-			t.rememberFlags(flags, t.onWatched)
+			t.rememberFlags(flags, t.onWatched.Listeners)
 		}
 		return flags, err
 	})
 }
 
-// rememberedFlags is readFlags where connections are not looked for, as an eBPF iterator would walk
-// over all of them.
+// rememberedFlags is readFlags for a namespace in which connections are not looked for. To read the
+// flags anew, an eBPF iterator would walk over all connections of the host.
 func (t *taking) rememberedFlags(ctx context.Context) Part[*probe.Flags] {
-	if flags, ok := t.remembered(t.onWatched); ok {
+	if flags, ok := t.remembered(t.onWatched.Listeners); ok {
 		return t.takeFlags(func() (*probe.Flags, error) { return flags, nil })
 	}
-	return t.readFlags(ctx, uint64(len(t.onWatched)), true)
+	return t.readFlags(ctx, uint64(len(t.onWatched.Listeners)), true)
 }
 
 func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags] {
@@ -240,7 +343,9 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	}
 	reuse := Part[struct{}]{Err: part.Err, Duration: part.Duration}
 	if part.Err == nil {
-		t.setGroups(func(groups *Part[[]ports.Group]) { ports.SetFlags(groups.Data, t.onWatched, part.Data.Listeners) })
+		t.setGroups(func(groups *Part[[]ports.Group]) {
+			ports.SetFlags(groups.Data, t.onWatched.Listeners, part.Data.Listeners)
+		})
 	}
 	t.publish(func(s *Namespace) { s.Reuse = reuse })
 	return part
@@ -252,8 +357,8 @@ type count struct {
 	counter *ports.Counter
 	clients *ports.Clients
 
-	// views have what bind() meets, as far as the flags of the sockets are not read: of all
-	// sockets where all is set, else of those that are bound and do nothing else.
+	// views collect the sockets whose flags are not read: all sockets if all is set, otherwise
+	// those that are only bound.
 	views []verdict.View // by set.Ports
 	all   bool
 
@@ -265,18 +370,22 @@ type count struct {
 func (t *taking) newCount(how approach) *count {
 	var unseen sock.StateSet
 	if how == listenersOnly {
-		// What the kernel does not count in sockstat.
+		// The kernel does not count these states in sockstat.
 		unseen = netlinkdiag.States(sock.StateSynRecv, sock.StateClose)
 	}
 	localPorts := t.localPorts
 	if !t.cfg.Parts.Ephemeral {
 		localPorts = sock.PortRange{}
 	}
+	views := make([]verdict.View, len(t.set.Ports))
+	for i, f := range t.foldings {
+		views[i].Expect(f)
+	}
 	return &count{
 		set:     t.set,
 		counter: ports.NewCounter(t.set, unseen),
-		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data, t.set),
-		views:   make([]verdict.View, len(t.set.Ports)),
+		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data.Ports(), t.set),
+		views:   views,
 		all:     t.cfg.Parts.Verdicts && t.probe.FlagScope() != probe.FlagsOfAll,
 	}
 }
@@ -308,7 +417,7 @@ func (c *count) sockets() (n uint64) {
 	return n
 }
 
-// quiet: nothing but listeners is on the watched ports.
+// quiet says that the watched ports have only listeners.
 func (c *count) quiet() bool { return c.err == nil && len(c.counter.Lingering()) == 0 }
 
 // dump counts the sockets on the watched ports, and publishes the parts that come out of it.
@@ -324,7 +433,7 @@ func (t *taking) dump(ctx context.Context, c *count, how approach) {
 	}
 	c.dumped = time.Now()
 	c.took = c.dumped.Sub(start)
-	c.counter.AddListeners(t.listening.Data)
+	c.counter.AddListening(t.listening.Data)
 	if c.err == nil {
 		t.watcher.Lingering(c.counter.Lingering())
 	}
@@ -349,7 +458,7 @@ func (t *taking) ask(ctx context.Context, c *count) error {
 	return t.probe.Sockets(ctx, req, c)
 }
 
-// errLocalPorts: the stack part says why.
+// errLocalPorts gives no reason, because the error of the stack part does.
 var errLocalPorts = errors.New("net.ipv4.ip_local_port_range is not known")
 
 // partOf is one of the parts that come out of the dump. Its time includes that of the listeners.
@@ -369,7 +478,7 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 		return Part[[]verdict.Port]{Err: ErrOff}
 	}
 	if flags.Off() {
-		flags.Err = nil // no flag is known then, and some verdicts are
+		flags.Err = nil // some verdicts are known without flags
 	}
 	duration := max(t.listening.Duration+c.took, flags.Duration)
 	if err := cmp.Or(t.listening.Err, c.err, flags.Err); err != nil {
@@ -377,7 +486,7 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 	}
 	timers := linux.ReadTimers()
 	now := time.Now()
-	t.history.Update(now, t.set, t.groups.Data)
+	t.history.Update(now, t.set, t.chosen(), t.local)
 	return Part[[]verdict.Port]{Data: t.history.Judge(now, t.set, t.bindPorts(c, flags.Data, timers)), Duration: duration}
 }
 
@@ -394,7 +503,7 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		}
 	}
 	listeners := make(map[uint16][]ports.Listener)
-	for _, l := range t.onWatched {
+	for _, l := range t.onWatched.Listeners {
 		listeners[l.Port] = append(listeners[l.Port], l)
 	}
 	out := make([]bindrule.Port, len(c.views))
@@ -402,19 +511,9 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		number := t.set.Ports[i].Number
 		v := &c.views[i]
 		v.SetBucket(flags.Buckets[number])
-		v.SetIncomplete(flags.Missed[number] > 0)
+		v.SetIncomplete(flags.Missed[number] > 0 || t.onWatched.Unknown[number] > 0)
 		v.SetListeners(listeners[number], flags.Listeners)
 		out[i] = v.Port(timers, c.dumped)
 	}
 	return out
-}
-
-func keysOf(groups []ports.Group) iter.Seq[ports.GroupKey] {
-	return func(yield func(ports.GroupKey) bool) {
-		for i := range groups {
-			if !yield(groups[i].GroupKey) {
-				return
-			}
-		}
-	}
 }

@@ -2,6 +2,8 @@ package snapshot
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,7 +11,9 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -128,6 +132,74 @@ func TestKernelIdleNamespaceIsLookedIntoWhileThereIsTime(t *testing.T) {
 	}
 }
 
+// A namespace that is not found once is the same one when it is found again: its counters and its
+// watched ports go on.
+func TestKernelMissedNamespaceKeepsItsCounters(t *testing.T) {
+	own, blue := kerneltest.New(t), kerneltest.New(t)
+	path := filepath.Join(t.TempDir(), "blue")
+	link := func() {
+		if err := os.Symlink(blue.Path(), path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link()
+	spec, err := netns.ParseSpec(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	discoverer, err := netns.New(netns.Config{Specs: []netns.Spec{spec}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taker := newTaker(t, Config{
+		Host:      &probe.Host{Config: probe.Config{NetNS: own.FD()}, Others: discoverer},
+		Retention: retention,
+		Parts:     Parts{TCP: true, Listeners: true},
+	}, discovering())
+	l := blue.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{})
+	found := func(what string) {
+		t.Helper()
+		s := taker.Take(t.Context())
+		if len(s.Others) != 1 || len(s.Missed) != 0 || s.Others[0].Label() != "blue" || len(s.Others[0].Watch.Data.Ports) != 1 {
+			t.Fatalf("%s: others %+v, missed %+v, want blue and its port", what, s.Others, s.Missed)
+		}
+	}
+	found("at first")
+	_ = l.Close()
+	worker := taker.host.others[onlyID(t, taker)]
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		s := taker.Take(t.Context())
+		if len(s.Others) != 0 || len(s.Missed) != 1 || s.Missed[0].Label() != "blue" || uint64(s.Missed[0].Inode) != blue.Inode() {
+			t.Errorf("missed: others %+v, missed %+v, want blue to be missed", s.Others, s.Missed)
+		}
+		watched := taker.host.watched(&netns.Set{Missed: []netns.Missed{{ID: onlyID(t, taker)}}})
+		if sets := watched[uint32(blue.Inode())]; len(sets) == 0 || len(sets[0].Ports) != 1 {
+			t.Errorf("missed: %+v is watched, want its port", watched)
+		}
+	}
+	link()
+	found("again")
+	if taker.host.others[onlyID(t, taker)] != worker {
+		t.Error("found again: it has another worker")
+	}
+}
+
+// onlyID is that of the one namespace beside the own.
+func onlyID(t *testing.T, taker *Taker) netns.ID {
+	t.Helper()
+	if len(taker.host.others) != 1 {
+		t.Fatalf("%d namespaces have a worker, want 1", len(taker.host.others))
+	}
+	var id netns.ID
+	for id = range taker.host.others {
+	}
+	return id
+}
+
 // A namespace that cannot be entered any more costs itself.
 func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 	own, blue := kerneltest.New(t), kerneltest.New(t)
@@ -140,7 +212,7 @@ func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ns Namespace
-	broken := newWorker(cfg, cfg.Watch.Elsewhere, cfg.Host.In(set.Namespaces[0])).
+	broken := newWorker(cfg, func(p sock.Protocol) *ports.Watcher { return cfg.Watch.Elsewhere(p, 1) }, cfg.Host.In(set.Namespaces[0])).
 		begin(func(set func(*Namespace)) { set(&ns) }, &walkBudget{left: time.Hour})
 	broken.list(t.Context())
 	broken.sockets(t.Context())

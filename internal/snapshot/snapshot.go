@@ -11,7 +11,6 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // ErrOff is the error of a part whose source is switched off.
@@ -25,6 +24,10 @@ type Snapshot struct {
 
 	// Others are the further network namespaces that are watched, by name.
 	Others []Namespace
+
+	// Missed are namespaces that were watched lately and could not be found now: only Name and Inode
+	// are set. Failed calls in them are counted under their names until they are given up.
+	Missed []Namespace
 
 	// Discovery says how the others were found. It is off where the exporter looks for none.
 	Discovery Part[Discovery]
@@ -55,8 +58,8 @@ func (s *Snapshot) Namespaces() iter.Seq[*Namespace] {
 
 // A Namespace is the state of one network namespace.
 type Namespace struct {
-	// Name may hold any bytes, and no two namespaces have the same one. The exporter's own has
-	// none. Inode is the inode number, which no other namespace has meanwhile.
+	// Name may contain any bytes, and no two namespaces have the same one. The exporter's own has
+	// none. No other namespace has the same Inode while this one exists.
 	Name  string
 	Inode uint32
 
@@ -71,7 +74,7 @@ type Namespace struct {
 	Listeners     Part[[]ports.Group]
 	GroupsDropped map[uint16]int
 
-	// TCP has the sockets of each watched port: TCP.Data[i] is Watch.Data.Ports[i].
+	// TCP has the sockets of each watched port: TCP.Data[i] is about Watch.Data.Ports[i].
 	TCP Part[[]ports.PortSockets]
 
 	// Remote has the sockets to each watched remote port, by number.
@@ -83,10 +86,10 @@ type Namespace struct {
 	// UDP has the sockets of watched UDP ports. The set of ports is there even when Err is not nil.
 	UDP Part[ports.UDP]
 
-	// Reuse says how reading the reuse flags went, which are in Listeners.
+	// Reuse has the error and the duration of reading the reuse flags. The flags are in Listeners.
 	Reuse Part[struct{}]
 
-	// Verdicts say whether a bind would work: Verdicts.Data[i] is of Watch.Data.Ports[i].
+	// Verdicts say whether a bind would work: Verdicts.Data[i] is about Watch.Data.Ports[i].
 	Verdicts Part[[]verdict.Port]
 
 	// Stack has the namespace's counters and limits. What could be read is there also where Err
@@ -141,21 +144,4 @@ func (s *Snapshot) errs() iter.Seq[*error] {
 			}
 		}
 	}
-}
-
-// complete says that every part of the own namespace is there, or is off, or needs what this kernel
-// does not have.
-func (s *Snapshot) complete() bool {
-	for err := range s.own().errs() {
-		var lacking *netlinkdiag.ModuleError
-		if *err != nil && !errors.Is(*err, ErrOff) && !errors.As(*err, &lacking) {
-			return false
-		}
-	}
-	return true
-}
-
-// own is the snapshot without other namespaces.
-func (s *Snapshot) own() *Snapshot {
-	return &Snapshot{Namespace: s.Namespace, Discovery: Part[Discovery]{Err: ErrOff}, Binds: s.Binds}
 }

@@ -7,10 +7,12 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/netlinkdiag"
 )
 
 // Config says what a Taker takes, and from where.
@@ -28,6 +30,11 @@ type Config struct {
 
 	// Parts are those that are taken.
 	Parts Parts
+
+	// Binds are those that the caller will ask Verdicts about, beside those to wildcards and to
+	// addresses that listen. The answers to others may be unknown where very many sockets are on
+	// a port.
+	Binds []bindrule.Request
 
 	// Owners finds who has a socket open; nil: nobody is known.
 	Owners OwnerFinder
@@ -57,9 +64,9 @@ type Taker struct {
 	host *host
 	busy chan struct{} // holds a token while a snapshot is taken
 
-	mu      sync.Mutex
-	attempt *attempt // the one that callers may join, if any
-	ready   bool
+	mu    sync.Mutex
+	next  *attempt // has not begun, so callers may join it; nil: the next caller makes one
+	ready bool
 }
 
 // New returns a Taker.
@@ -74,16 +81,17 @@ func (t *Taker) Close() error {
 	return t.host.close()
 }
 
-// Ready says whether a snapshot was ever complete: every part of the own namespace was there, or
-// is off, or needs what this kernel does not have.
+// Ready says whether sock_diag ever answered for the own namespace, or is known to be missing from
+// this kernel. Other parts are optional.
 func (t *Taker) Ready() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ready
 }
 
-// Take takes a snapshot, or joins the one that is being taken. When ctx ends first, the
-// parts that are not there yet carry its error.
+// Take takes a snapshot. It shows nothing older than the call: callers share a snapshot only if it
+// began after all of them had called. When ctx ends first, the parts that are not there yet carry
+// its error.
 func (t *Taker) Take(ctx context.Context) Snapshot {
 	a := t.join()
 	defer t.leave(a)
@@ -94,7 +102,7 @@ func (t *Taker) Take(ctx context.Context) Snapshot {
 	return a.view(context.Cause(ctx))
 }
 
-// An attempt is one snapshot that is being taken, and those who wait for it.
+// An attempt is one snapshot that is waiting to begin or is being taken, and its callers.
 type attempt struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
@@ -109,16 +117,16 @@ var errPending = errors.New("not taken yet")
 func (t *Taker) join() *attempt {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.attempt == nil {
+	if t.next == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		t.attempt = &attempt{cancel: cancel, done: make(chan struct{})}
-		for err := range t.attempt.snap.errs() {
+		t.next = &attempt{cancel: cancel, done: make(chan struct{})}
+		for err := range t.next.snap.errs() {
 			*err = errPending
 		}
-		go t.take(ctx, t.attempt)
+		go t.take(ctx, t.next)
 	}
-	t.attempt.waiters++
-	return t.attempt
+	t.next.waiters++
+	return t.next
 }
 
 // leave cancels the snapshot when nobody waits for it any more. The next caller begins another.
@@ -129,29 +137,36 @@ func (t *Taker) leave(a *attempt) {
 		return
 	}
 	a.cancel()
-	if t.attempt == a {
-		t.attempt = nil
+	t.close(a)
+}
+
+// close lets nobody join the attempt any more.
+func (t *Taker) close(a *attempt) {
+	if t.next == a {
+		t.next = nil
 	}
 }
 
 func (t *Taker) take(ctx context.Context, a *attempt) {
 	defer close(a.done)
-	// A snapshot that nobody waits for any more may still be ending.
 	select {
-	case t.busy <- struct{}{}:
+	case t.busy <- struct{}{}: // the snapshot before it has ended
 		defer func() { <-t.busy }()
 	case <-ctx.Done():
+		return
+	}
+	t.mu.Lock()
+	t.close(a)
+	t.mu.Unlock()
+	if ctx.Err() != nil { // both at once
 		return
 	}
 	t.host.run(ctx, a.publish)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.attempt == a {
-		t.attempt = nil
-	}
 	snap := a.view(nil)
-	t.ready = t.ready || snap.complete()
+	t.ready = t.ready || snap.answered()
 }
 
 func (a *attempt) publish(set func(*Snapshot)) {
@@ -175,4 +190,15 @@ func (a *attempt) view(cause error) Snapshot {
 		}
 	}
 	return s
+}
+
+// answered says that sock_diag answered for the own namespace, or that this kernel does not have it.
+func (s *Snapshot) answered() bool {
+	for _, err := range []error{s.Watch.Err, s.TCP.Err} {
+		var lacking *netlinkdiag.ModuleError
+		if err != nil && !errors.Is(err, ErrOff) && !errors.As(err, &lacking) {
+			return false
+		}
+	}
+	return true
 }

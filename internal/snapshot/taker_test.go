@@ -50,12 +50,23 @@ func held(f *fake) (release func()) {
 	return func() { close(gate) }
 }
 
+// hold keeps the next snapshot from beginning until the returned function is called, after all
+// goroutines of the bubble have done what they can.
+func hold(taker *Taker) (begin func()) {
+	taker.busy <- struct{}{}
+	return func() {
+		synctest.Wait()
+		<-taker.busy
+	}
+}
+
 func TestOverlappingTakesShareOneSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		release := held(f)
 		taker := newTaker(t, f.config(), discovering())
 
+		begin := hold(taker)
 		var (
 			wg   sync.WaitGroup
 			mu   sync.Mutex
@@ -69,6 +80,7 @@ func TestOverlappingTakesShareOneSnapshot(t *testing.T) {
 				took = append(took, s)
 			})
 		}
+		begin()
 		synctest.Wait()
 		release()
 		wg.Wait()
@@ -90,16 +102,78 @@ func TestOverlappingTakesShareOneSnapshot(t *testing.T) {
 	})
 }
 
+func TestSnapshotShowsNothingOlderThanTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(webServer()...)
+		release := held(f)
+		taker := newTaker(t, f.config(), discovering())
+
+		first := make(chan Snapshot)
+		go func() { first <- taker.Take(t.Context()) }()
+		synctest.Wait() // it has read the listeners
+		f.set(append(webServer(), diagtest.Listening("0.0.0.0:631", 2))...)
+
+		const late = 10
+		second := make(chan Snapshot)
+		for range late {
+			go func() { second <- taker.Take(t.Context()) }()
+		}
+		synctest.Wait()
+		if listen, _ := f.dumps(); listen != 1 {
+			t.Errorf("%d dumps of listeners, want 1: one snapshot at a time", listen)
+		}
+		release()
+		s := <-first
+		checkErrors(t, &s, nil, nil, nil, nil)
+		checkWatched(t, &s, 80)
+		for range late {
+			s := <-second
+			checkErrors(t, &s, nil, nil, nil, nil)
+			checkWatched(t, &s, 80, 631)
+		}
+		if listen, tcp := f.dumps(); listen != 2 || tcp != 2 {
+			t.Errorf("%d dumps of listeners and %d of others, want two of each: the late callers share one snapshot", listen, tcp)
+		}
+	})
+}
+
+func TestCallerWhoseTimeEndsBeforeItsSnapshotBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(webServer()...)
+		release := held(f)
+		taker := newTaker(t, f.config(), discovering())
+		first := make(chan Snapshot)
+		go func() { first <- taker.Take(t.Context()) }()
+		synctest.Wait()
+
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
+		defer cancel()
+		s := taker.Take(ctx)
+		checkErrors(t, &s, errEnough, errEnough, errEnough, errEnough)
+
+		release()
+		s = <-first
+		checkErrors(t, &s, nil, nil, nil, nil)
+		synctest.Wait()
+		if listen, _ := f.dumps(); listen != 1 {
+			t.Errorf("%d dumps of listeners, want 1: nobody waits for another", listen)
+		}
+		whole(t, taker)
+	})
+}
+
 func TestEarlyWaiterGetsWhatIsThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
 		release := held(f)
 		taker := newTaker(t, f.config(), discovering())
 
+		begin := hold(taker)
 		patient := make(chan Snapshot)
 		go func() { patient <- taker.Take(t.Context()) }()
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errEnough)
 		defer cancel()
+		go begin()
 		early := taker.Take(ctx)
 
 		checkErrors(t, &early, nil, nil, errEnough, nil)
@@ -144,6 +218,7 @@ func TestLastWaiterCancelsTheSnapshot(t *testing.T) {
 		})
 		taker := newTaker(t, f.config(), discovering())
 
+		begin := hold(taker)
 		var wg sync.WaitGroup
 		for _, patience := range []time.Duration{time.Second, 2 * time.Second} {
 			wg.Go(func() {
@@ -153,6 +228,7 @@ func TestLastWaiterCancelsTheSnapshot(t *testing.T) {
 				checkErrors(t, &s, nil, nil, errEnough, nil)
 			})
 		}
+		begin()
 		time.Sleep(1500 * time.Millisecond)
 		synctest.Wait()
 		if f.Live() != 1 {

@@ -2,8 +2,8 @@ package snapshot
 
 import (
 	"slices"
-	"time"
 
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -13,7 +13,7 @@ import (
 // A worker takes the parts of one network namespace. It keeps what has to outlive a snapshot.
 type worker struct {
 	cfg   *Config
-	probe probe.Namespace // of the snapshot that is being taken; the own one stays
+	probe probe.Namespace // for the current snapshot; that of the own namespace is for all
 
 	watcher *ports.Watcher
 	set     ports.Set // the latest
@@ -21,11 +21,12 @@ type worker struct {
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
 	memory  Memory
+	names   map[uint16]*owner.Names // of those who listen, by port
 
 	few bool // there were no more than fewSockets on the watched ports last time
 
 	flags   *probe.Flags // the latest
-	flagsOf []uint64     // cookies of the listeners they are of, sorted
+	flagsOf []uint64     // cookies of the listeners that flags is about, sorted
 }
 
 // newWorker makes one; watch makes its Watchers.
@@ -35,9 +36,10 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 		cfg:     cfg,
 		probe:   ns,
 		watcher: watcher,
-		set:     watcher.Update(time.Time{}, nil),
+		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
+		names:   make(map[uint16]*owner.Names),
 		few:     true, // as on most hosts
 	}
 	if cfg.Parts.UDP {
@@ -46,7 +48,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.N
 	return w
 }
 
-// forget gives its ports back.
+// forget gives the ports of the worker back to the budget.
 func (w *worker) forget() {
 	w.watcher.Close()
 	if w.udp != nil {
@@ -62,8 +64,8 @@ func (w *worker) sets() []ports.Set {
 	return []ports.Set{w.set, w.udp.Set()}
 }
 
-// fewSockets is up to how many sockets the flags wait for the dump. A dump takes less than a
-// millisecond then.
+// fewSockets is the number of sockets up to which reading the flags waits for the dump. Such a dump
+// takes less than a millisecond.
 const fewSockets = 4096
 
 // An approach is how connections and flags are looked for.

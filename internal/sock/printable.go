@@ -5,7 +5,7 @@ import (
 	"unicode"
 )
 
-// MaxPrintable is the length of what Printable returns at most, in runes.
+// MaxPrintable is the maximum length of what Printable returns, in runes.
 const MaxPrintable = 64
 
 // Printable turns a name of any bytes into valid, printable UTF-8 of at most MaxPrintable runes. Every

@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"math"
 	"net/netip"
 
 	"sockstate_exporter/netlinkdiag"
@@ -64,6 +65,13 @@ func FamilyOf(a netip.Addr) Family {
 	}
 	return FamilyIPv6
 }
+
+// OtherIfindex and OtherUID stand for devices and users that make no difference to the question (see
+// bindrule.Folding). The kernel gives neither number to anybody.
+const (
+	OtherIfindex uint32 = math.MaxUint32
+	OtherUID     uint32 = math.MaxUint32
+)
 
 // ReuseFlags are two options of a socket.
 type ReuseFlags struct {

@@ -27,8 +27,8 @@ const (
 	ReasonRefused      = "refused"        // EPERM with all capabilities: AppArmor, SELinux, seccomp
 )
 
-// An UnavailableError says that a feature does not work on this host, or not fully, and what it
-// needs.
+// An UnavailableError says that a feature does not work on this host, or works only in part, and
+// what it needs.
 type UnavailableError struct {
 	Feature string // "reuse flags"
 	Mode    string // the way that was tried; empty where there is only one

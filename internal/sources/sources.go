@@ -74,7 +74,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	if opts.Remote && len(opts.RemotePorts) > 0 {
 		cfg.Parts.Remote = ports.NewFixed(opts.RemotePorts)
 	}
-	recording := failures.Config{Host: host, OnConflict: onConflict}
+	recording := failures.Config{Host: host, Watch: opts.Watch, OnConflict: onConflict}
 	if opts.Owner {
 		s.openOwners(logger)
 		if s.owners != nil {

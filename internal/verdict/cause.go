@@ -61,11 +61,11 @@ func CauseOf(s *bindrule.Socket) Cause {
 // Explain returns what made a bind fail, by what is on the port now, and the sockets that blocked it.
 func Explain(seen *bindrule.Port, request bindrule.Request) (Cause, []bindrule.Socket) {
 	port := *seen
-	port.Bucket = bindrule.Bucket{Known: true} // it admitted nothing, or bind() would not have failed
+	port.Bucket = bindrule.Bucket{Known: true} // it did not admit the request, or bind() would have succeeded
 	verdict := port.Bind(request)
 	blockers := verdict.Blockers
 	if len(blockers) == 0 && !port.Incomplete && alike(port.Sockets, verdict.Doubtful) {
-		// Something blocked it, and nothing else is there.
+		// One of these sockets blocked the bind, because there are no others.
 		blockers = verdict.Doubtful
 	}
 	cause := CauseUnknown
@@ -79,7 +79,7 @@ func Explain(seen *bindrule.Port, request bindrule.Request) (Cause, []bindrule.S
 	return cause, out
 }
 
-// alike: all these sockets are the same cause.
+// alike says whether all these sockets have the same cause.
 func alike(sockets []bindrule.Socket, which []int) bool {
 	for _, i := range which {
 		if CauseOf(&sockets[i]) != CauseOf(&sockets[which[0]]) {
@@ -104,7 +104,7 @@ func Summary(blockers []bindrule.Socket) []bindrule.Socket {
 			}
 			continue
 		}
-		b.Addr, b.Ifindex, b.UID, b.V6Only = netip.Addr{}, 0, bindrule.UID{}, bindrule.FlagUnknown
+		b.Addr, b.Elsewhere, b.Ifindex, b.UID, b.V6Only = netip.Addr{}, 0, 0, bindrule.UID{}, bindrule.FlagUnknown
 		same := slices.IndexFunc(out, func(o bindrule.Socket) bool {
 			o.Count, o.Expires = b.Count, b.Expires
 			return o == b

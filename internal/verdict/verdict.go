@@ -34,7 +34,7 @@ type Bind struct {
 type Restart struct {
 	Address   netip.Addr
 	Ifindex   uint32
-	Listening bool // it is there; if not, it went less than the retention ago
+	Listening bool // it listens now; if not, it closed less than the retention ago
 	Owner     owner.Owner
 	ReuseAddr bindrule.Flag
 	ReusePort bindrule.Flag
@@ -70,8 +70,14 @@ func (h *History) Judge(now time.Time, set ports.Set, in []bindrule.Port) []Port
 	for k := range h.groups {
 		groups[k.Port] = append(groups[k.Port], k)
 	}
+	var empty Port // ports on which nothing is have the same answers
+	empty.addServerBinds(&empty.Port)
 	for i := range in {
 		number := set.Ports[i].Number
+		if len(groups[number]) == 0 && len(in[i].Sockets) == 0 && !in[i].Incomplete {
+			out[i] = Port{Number: number, Port: in[i], Binds: empty.Binds}
+			continue
+		}
 		out[i] = h.judge(now, number, groups[number], &in[i])
 	}
 	return out
@@ -93,11 +99,16 @@ func (h *History) judge(now time.Time, number uint16, groups []ports.GroupKey, p
 		v.addBinds(port, request)
 	}
 	if len(groups) == 0 {
-		for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-			v.addBinds(port, bindrule.Request{Addr: a, V6Only: bindrule.No, ListenersAside: true})
-		}
+		v.addServerBinds(port)
 	}
 	return v
+}
+
+// addServerBinds asks for binds to the wildcard addresses.
+func (v *Port) addServerBinds(port *bindrule.Port) {
+	for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		v.addBinds(port, bindrule.Request{Addr: a, V6Only: bindrule.No, ListenersAside: true})
+	}
 }
 
 // addBinds asks for a bind to the request's address, without and with SO_REUSEADDR. Of several

@@ -8,9 +8,9 @@
 // receive loop that asks for IPv4, then for IPv6, and parses nothing. BenchmarkBeside scrapes
 // node_exporter, with its defaults, and the exporter in turn, and reports ratios.
 //
-// cpu-ns/op is user and system time of whoever does the work, of an exporter's process where one
-// is scraped. B/op and allocs/op are of an exporter's heap. Figures depend on the machine, ratios
-// hardly do.
+// cpu-ns/op is the user and system time of the process that does the work. That is the exporter's
+// process where a scrape is measured. B/op and allocs/op are those of the exporter's heap. Times
+// depend on the machine; ratios hardly do.
 //
 // They need root, or CAP_SYS_ADMIN and CAP_NET_ADMIN in a user namespace
 // (`unshare --user --map-root-user`), and Linux 6.1. ss and node_exporter take part where they

@@ -2,6 +2,6 @@
 // host would do. It has only tests.
 //
 // Most need root: they start the exporter as another user, with the capabilities and the seccomp
-// filter of the unit, or install packages into a root of their own. All happens in mount and
-// network namespaces that go with the test.
+// filter of the unit, or install packages into a root directory of their own. Everything happens in
+// mount and network namespaces that end with the test.
 package deploy

@@ -3,16 +3,16 @@
 // every dashboard returns data in the state that it is made for; that every alert can fire.
 // It has only tests.
 //
-// The exporters, the servers they watch and the sockets in the way of those stand in network
-// namespaces of the tests. So do Prometheus and Alertmanager, in one of their own: an exporter
-// is handed a listening socket of that one, as systemd would, and needs no network between.
+// The exporters, the servers that they watch, and the sockets that block these servers are in
+// network namespaces of the tests. Prometheus and Alertmanager are in another one. Each exporter
+// gets a listening socket of that namespace, as from systemd, so no network connects the two.
 //
 // # What is shortened
 //
-// Prometheus scrapes every two seconds and evaluates every second. Of the rules, every `for` and
-// every `keep_firing_for` becomes two seconds, and the groups' intervals one; expressions, their
-// ranges and their thresholds are as they are. Alertmanager sends at once. TIME_WAIT takes its
-// minute: nothing can shorten it, and it is what all of this is about.
+// Prometheus scrapes every two seconds and evaluates every second. In the rules, every `for` and
+// every `keep_firing_for` becomes two seconds, and the interval of each group one second. The
+// expressions with their ranges and thresholds do not change. Alertmanager sends at once.
+// TIME_WAIT lasts its full minute, because nothing can shorten it.
 //
 // # Privileges
 //

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"sockstate_exporter/test/kernelmatrix/command"
 )
 
 const initPackage = "sockstate_exporter/test/kernelmatrix/guestinit"
@@ -108,7 +110,7 @@ func buildTests(ctx context.Context, dir, out string, patterns []string, sel sel
 func listPackages(ctx context.Context, dir string, patterns []string) ([]goPackage, error) {
 	out, err := goTool(ctx, dir, "amd64", append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,Module", "--"}, patterns...)...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list packages: %w", err)
 	}
 	var pkgs []goPackage
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
@@ -143,7 +145,7 @@ func withTests(pkgs []goPackage, wild bool) ([]goPackage, error) {
 }
 
 func listTests(ctx context.Context, b testBinary, sel selection) ([]string, error) {
-	out, err := output(ctx, b.dir, b.file, "-test.list="+sel.pattern())
+	out, err := command.Output(ctx, b.dir, b.file, "-test.list="+sel.pattern())
 	if err != nil {
 		return nil, fmt.Errorf("list tests of %s: %w", b.pkg, err)
 	}
@@ -172,16 +174,7 @@ func goTool(ctx context.Context, dir, arch string, args ...string) ([]byte, erro
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return out, nil
+	return command.Run(ctx, cmd)
 }
 
 // presentPackages keeps those patterns whose directory exists in the module.

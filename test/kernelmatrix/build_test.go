@@ -1,10 +1,13 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
 
+	"sockstate_exporter/test/kernelmatrix/debkernel"
 	"sockstate_exporter/test/kernelmatrix/guest"
 )
 
@@ -25,7 +28,12 @@ func TestPackageWithoutTestsIsLeftOutOfAWildcardOnly(t *testing.T) {
 }
 
 func TestDefaultPackagesThatAreNotThereAreLeftOut(t *testing.T) {
-	dir := unpacked(t, "a/x", "b/c/x")
+	dir := t.TempDir()
+	for _, d := range []string{"a", "b/c"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	got := presentPackages(dir, []string{"./a", "./b/...", "./d", "./e/..."})
 	if want := []string{"./a", "./b/..."}; !reflect.DeepEqual(got, want) {
 		t.Errorf("kept %q, want %q", got, want)
@@ -58,7 +66,7 @@ func TestSelection(t *testing.T) {
 func TestPlan(t *testing.T) {
 	tests := []testBinary{{pkg: "m/a", rel: "a"}, {pkg: "m", rel: "."}}
 	skip := func(b testBinary) string { return map[string]string{"m": "^TestX$"}[b.pkg] }
-	got := makePlan(tests, []module{{name: "inet_diag"}}, selection{run: "Test"}, skip, time.Minute, []string{"A=B"})
+	got := makePlan(tests, []debkernel.Module{{Name: "inet_diag"}}, selection{run: "Test"}, skip, time.Minute, []string{"A=B"})
 	args := func(first string, rest ...string) []string {
 		return append([]string{first, "-test.v=test2json", "-test.paniconexit0", "-test.timeout=1m0s", "-test.run=Test"}, rest...)
 	}

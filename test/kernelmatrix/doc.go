@@ -6,12 +6,12 @@
 // For every kernel it takes the newest package that apt knows, cross builds
 // the packages' test binaries, packs them with their testdata directories,
 // kernel modules and a small init (guestinit) into an initramfs, and boots
-// it. The guest has no network and no disk; it ends with the runner.
+// it. The guest has no network and no disk, and is killed when the runner ends.
 //
 // A kernel passes only when its guest came up as the kernel it should be,
 // every binary ran to its end with exit status 0 and left neither process nor
 // mount behind, every test that the binary lists on the host passed, none was
-// skipped, and the guest powered off. Exceptions stand in targets.go, with
+// skipped, and the guest powered off. Exceptions are in targets.go, with
 // their reasons.
 //
 // Tests find in their environment:

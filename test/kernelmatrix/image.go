@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"sockstate_exporter/test/kernelmatrix/debkernel"
 	"sockstate_exporter/test/kernelmatrix/guest"
 )
 
@@ -34,7 +35,7 @@ var etc = map[string]string{
 type image struct {
 	init    string // path on this host
 	plan    guest.Plan
-	modules []module
+	modules []debkernel.Module
 	tests   []testBinary
 	extra   []extraFile
 }
@@ -84,7 +85,7 @@ func (im image) addAll(c *cpioWriter) error {
 		}
 	}
 	for _, m := range im.modules {
-		if err := addBytes(c, path.Join(guest.ModuleDir, m.name+".ko"), m.data); err != nil {
+		if err := addBytes(c, path.Join(guest.ModuleDir, m.Name+".ko"), m.Data); err != nil {
 			return err
 		}
 	}
@@ -153,10 +154,10 @@ func relative(target string) string {
 }
 
 // makePlan lists what the guest does with the tests.
-func makePlan(tests []testBinary, modules []module, sel selection, skip func(testBinary) string, timeout time.Duration, env []string) guest.Plan {
+func makePlan(tests []testBinary, modules []debkernel.Module, sel selection, skip func(testBinary) string, timeout time.Duration, env []string) guest.Plan {
 	plan := guest.Plan{Env: env}
 	for _, m := range modules {
-		plan.Modules = append(plan.Modules, m.name)
+		plan.Modules = append(plan.Modules, m.Name)
 	}
 	for _, b := range tests {
 		args := []string{

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
 	"testing"
 )
@@ -41,7 +43,11 @@ func TestFlags(t *testing.T) {
 }
 
 func TestDefaultPackagesRunWhenNoneIsNamed(t *testing.T) {
-	cfg, err := parseFlags([]string{"-C", unpacked(t, "netlinkdiag/x")})
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "netlinkdiag"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := parseFlags([]string{"-C", dir})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"sockstate_exporter/test/kernelmatrix/debkernel"
 	"sockstate_exporter/test/kernelmatrix/guest"
 )
 
@@ -26,7 +27,7 @@ const (
 // bootGuest runs a guest to its end and hands what its init reports to
 // onEvent. It returns the kernel's messages. The error says what went wrong
 // with the guest, never with a test.
-func bootGuest(ctx context.Context, k kernel, initramfs, dir string, bootTimeout time.Duration, plan guest.Plan, onEvent func(guest.Event)) (console []byte, err error) {
+func bootGuest(ctx context.Context, k debkernel.Kernel, initramfs, dir string, bootTimeout time.Duration, plan guest.Plan, onEvent func(guest.Event)) (console []byte, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	dog := newWatchdog(cancel, plan)
@@ -40,7 +41,7 @@ func bootGuest(ctx context.Context, k kernel, initramfs, dir string, bootTimeout
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot",
 		"-serial", "file:"+log, // ttyS0: the kernel
 		"-serial", "stdio", // ttyS1: the init's report
-		"-kernel", k.image, "-initrd", initramfs,
+		"-kernel", k.Image, "-initrd", initramfs,
 		// check_timer panics when the timer does not tick in time, as happens on a
 		// busy host.
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check")

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/test/kernelmatrix/debkernel"
 	"sockstate_exporter/test/kernelmatrix/guest"
 )
 
@@ -43,9 +44,9 @@ func run(ctx context.Context, cfg config) (ok bool, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	var kernels []kernel
+	var kernels []debkernel.Kernel
 	for _, name := range cfg.kernels {
-		k, err := findKernel(ctx, name, cfg.cache)
+		k, err := debkernel.Find(ctx, name, cfg.cache)
 		if err != nil {
 			return false, err
 		}
@@ -85,7 +86,7 @@ func (m *matrix) build(ctx context.Context) error {
 }
 
 // runKernels boots the guests, -j at a time.
-func (m *matrix) runKernels(ctx context.Context, kernels []kernel) error {
+func (m *matrix) runKernels(ctx context.Context, kernels []debkernel.Kernel) error {
 	slots := make(chan struct{}, m.cfg.jobs)
 	errs := make([]error, len(kernels))
 	var wg sync.WaitGroup
@@ -105,7 +106,7 @@ func (m *matrix) runKernels(ctx context.Context, kernels []kernel) error {
 }
 
 // runKernel boots one guest and judges it. The error is this host's.
-func (m *matrix) runKernel(ctx context.Context, k kernel, dir string) error {
+func (m *matrix) runKernel(ctx context.Context, k debkernel.Kernel, dir string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -116,11 +117,11 @@ func (m *matrix) runKernel(ctx context.Context, k kernel, dir string) error {
 	if m.cfg.modules == "all" {
 		wanted = slices.Concat(diagModules, hostModules)
 	}
-	modules, err := loadModules(ctx, k, wanted)
+	modules, err := k.Modules(ctx, wanted)
 	if err != nil {
 		return err
 	}
-	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg, k.release)) }
+	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg, k.Release)) }
 	plan := makePlan(m.tests, modules, m.cfg.sel, skip, m.cfg.timeout, guestEnv(m.cfg.modules, m.cfg.env))
 	initramfs := filepath.Join(dir, "initramfs")
 	im := image{init: m.init, plan: plan, modules: modules, tests: m.tests, extra: m.extra}
@@ -137,7 +138,7 @@ func (m *matrix) runKernel(ctx context.Context, k kernel, dir string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if guestErr == nil && g.release != k.release {
+	if guestErr == nil && g.release != k.Release {
 		guestErr = fmt.Errorf("guest runs kernel %s", g.release)
 	}
 	m.report(k, g, guestErr, console, time.Since(start))
@@ -145,24 +146,24 @@ func (m *matrix) runKernel(ctx context.Context, k kernel, dir string) error {
 }
 
 // trace prints test output as it comes.
-func (m *matrix) trace(k kernel, e guest.Event) {
+func (m *matrix) trace(k debkernel.Kernel, e guest.Event) {
 	if !m.cfg.verbose || e.Output == nil || nameLine.Match(e.Output) {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	fmt.Fprintf(m.out, "%s | %s\n", k.name, readable(e.Output))
+	fmt.Fprintf(m.out, "%s | %s\n", k.Name, readable(e.Output))
 }
 
 // report prints what failed, with its output, and the kernel's summary line.
-func (m *matrix) report(k kernel, g *guestRun, guestErr error, console []byte, took time.Duration) {
+func (m *matrix) report(k debkernel.Kernel, g *guestRun, guestErr error, console []byte, took time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var passed, failed int
 	for _, b := range m.tests {
-		skipped := excluded(exclusions, b.pkg, k.release)
+		skipped := excluded(exclusions, b.pkg, k.Release)
 		for _, e := range skipped {
-			fmt.Fprintf(m.out, "%s: %s: %s excluded: %s\n", k.release, b.pkg, e.test, e.reason)
+			fmt.Fprintf(m.out, "%s: %s: %s excluded: %s\n", k.Release, b.pkg, e.test, e.reason)
 		}
 		v := judge(b.pkg, withoutExcluded(b.tests, skipped), g.packages[b.pkg], m.cfg.sel.bench != "")
 		passed, failed = passed+v.passed, failed+v.failed
@@ -170,7 +171,7 @@ func (m *matrix) report(k kernel, g *guestRun, guestErr error, console []byte, t
 	}
 	if guestErr != nil {
 		failed = max(failed, 1)
-		fmt.Fprintf(m.out, "--- %s: %v\n", k.release, guestErr)
+		fmt.Fprintf(m.out, "--- %s: %v\n", k.Release, guestErr)
 	}
 	if guestErr != nil || m.cfg.verbose {
 		fmt.Fprintf(m.out, "kernel messages:\n%s\n", tail(console, 100))
@@ -179,17 +180,17 @@ func (m *matrix) report(k kernel, g *guestRun, guestErr error, console []byte, t
 	if failed > 0 {
 		word = "FAIL"
 	}
-	fmt.Fprintf(m.out, "%s %s: %d packages, %d tests passed, %d failed, %.0f s\n", word, k.release, len(m.tests), passed, failed, took.Seconds())
+	fmt.Fprintf(m.out, "%s %s: %d packages, %d tests passed, %d failed, %.0f s\n", word, k.Release, len(m.tests), passed, failed, took.Seconds())
 	m.passed, m.failed = m.passed+passed, m.failed+failed
 }
 
-func (m *matrix) reportPackage(k kernel, v verdict, p *packageRun) {
+func (m *matrix) reportPackage(k debkernel.Kernel, v verdict, p *packageRun) {
 	if v.failed > 0 {
-		fmt.Fprintf(m.out, "--- %s: %s:\n    %s\n", k.release, v.pkg, strings.Join(v.problems, "\n    "))
+		fmt.Fprintf(m.out, "--- %s: %s:\n    %s\n", k.Release, v.pkg, strings.Join(v.problems, "\n    "))
 	}
 	bench := m.cfg.sel.bench != ""
 	if p != nil && !m.cfg.verbose && (v.failed > 0 || bench) {
-		fmt.Fprintf(m.out, "output of %s on %s:\n%s", v.pkg, k.release, readable(withoutPassed(p.output)))
+		fmt.Fprintf(m.out, "output of %s on %s:\n%s", v.pkg, k.Release, readable(withoutPassed(p.output)))
 	}
 }
 

@@ -37,7 +37,11 @@ func (e *exporter) raw(t *testing.T, say string) net.Conn {
 	return conn
 }
 
-const getMetrics = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+const (
+	getMetrics  = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+	getPorts    = "GET /ports HTTP/1.1\r\nHost: x\r\n\r\n"
+	getFailures = "GET /failures HTTP/1.1\r\nHost: x\r\n\r\n"
+)
 
 func TestFiftyScrapersAreServedOrRefused(t *testing.T) {
 	kerneltest.RequireRoot(t)
@@ -109,7 +113,7 @@ func TestClientsThatDoNotReadHoldTheirShareOnly(t *testing.T) {
 	for i := range slow {
 		slow[i] = e.raw(t, getMetrics)
 	}
-	for range 10 { // one place is left, and each finds it
+	for range 10 { // one place is left
 		e.scrape(t)
 	}
 	during := e.usage(t, e.scrape(t))
@@ -118,13 +122,13 @@ func TestClientsThatDoNotReadHoldTheirShareOnly(t *testing.T) {
 		t.Errorf("takes %v, %v before", during, before)
 	}
 
-	var more []net.Conn
-	eventually(t, "the limit is reached", func() string {
-		for range 30 { // some may have met this scraper, or were given up by now
-			more = append(more, e.raw(t, getMetrics))
-		}
+	// More of them than there are places, and all from the address of the scraper.
+	for range 60 {
+		slow = append(slow, e.raw(t, getMetrics))
+	}
+	eventually(t, "a scrape is served beside them", func() string {
 		status, body, err := e.TryGet("/metrics")
-		if err != nil || status != http.StatusServiceUnavailable {
+		if err != nil || status != http.StatusOK {
 			return fmt.Sprintf("status %d, %v: %.200s", status, err, body)
 		}
 		return ""
@@ -132,7 +136,10 @@ func TestClientsThatDoNotReadHoldTheirShareOnly(t *testing.T) {
 	if status, _, err := e.TryGet("/-/healthy"); status != http.StatusOK {
 		t.Errorf("/-/healthy beside them: status %d, %v", status, err)
 	}
-	for _, conn := range append(slow, more...) {
+	if during = e.usage(t, e.scrape(t)); during.rss > before.rss+192*mib {
+		t.Errorf("takes %v, %v before", during, before)
+	}
+	for _, conn := range slow {
 		conn.Close()
 	}
 	eventually(t, "their places are free", func() string {
@@ -144,27 +151,59 @@ func TestClientsThatDoNotReadHoldTheirShareOnly(t *testing.T) {
 	})
 }
 
-// What a client that does not read has asked for is given up after a while.
+// A client that does not read is given up after a while, also if nobody needs its place.
 func TestClientThatNeverReadsIsGivenUp(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.tcp_wmem", "4096 16384 65536")
+	e := start(t, ns, 10048, watchMany)
+	before := e.usage(t, e.scrape(t)).descriptors
+	for _, ask := range []string{getMetrics, getPorts} {
+		for range 3 {
+			e.raw(t, ask)
+		}
+	}
+	eventually(t, "they are connected", func() string {
+		if now := e.usage(t, e.scrape(t)); now.descriptors < before+6 {
+			return fmt.Sprintf("%v, before them %d descriptors", now, before)
+		}
+		return ""
+	})
+	eventually(t, "they are given up", func() string {
+		if now := e.usage(t, e.scrape(t)); now.descriptors > before {
+			return fmt.Sprintf("%v, before them %d descriptors", now, before)
+		}
+		return ""
+	})
+}
+
+func TestClientsThatDoNotReadPagesKeepNoScrapeOut(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	ns.Sysctl(t, "net.ipv4.tcp_wmem", "4096 16384 65536")
 	e := start(t, ns, 10048, watchMany, "--web.max-requests=1")
-	eventually(t, "the one place is taken", func() string {
-		e.raw(t, getMetrics) // the one before may have met this scraper
-		status, _, err := e.TryGet("/metrics")
-		if err != nil || status != http.StatusServiceUnavailable {
-			return fmt.Sprintf("status %d, %v", status, err)
+	for _, page := range []string{getPorts, getFailures} {
+		for range 40 {
+			e.raw(t, page)
 		}
-		return ""
-	})
-	eventually(t, "the one place is free", func() string {
-		status, _, err := e.TryGet("/metrics")
-		if err != nil || status != http.StatusOK {
-			return fmt.Sprintf("status %d, %v", status, err)
-		}
-		return ""
-	})
+	}
+	for range 10 {
+		e.scrape(t)
+	}
+}
+
+func TestIdleConnectionsKeepNoScrapeOut(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	e := start(t, ns, 10048)
+	// Each scrape comes on a connection of its own, the newest of 1,500.
+	e.Client.Transport = &http.Transport{DialContext: ns.DialContext, DisableKeepAlives: true}
+	for range 1500 {
+		e.raw(t, "")
+	}
+	for range 10 {
+		e.scrape(t)
+	}
 }
 
 func TestHalfOpenClientsAreBoundedAndLetGo(t *testing.T) {

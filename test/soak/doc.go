@@ -1,5 +1,5 @@
-// Package soak tests that the exporter has a long life among rough company: twenty thousand
-// connections a second, crowds of scrapers, clients that never read, users who listen on ten
+// Package soak tests that the exporter keeps working for long under heavy load: twenty thousand
+// connections a second, many scrapers at once, clients that never read, users who listen on ten
 // thousand addresses or fail to bind a million times, and kill -9 at any moment. It runs the
 // binary that is shipped, as a process in a network namespace of its own, and looks at it from
 // outside: what it serves, and its memory, descriptors and threads in /proc.

@@ -2,6 +2,7 @@ package probetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -36,7 +36,7 @@ type Namespace struct {
 	// nor connects.
 	TCP, UDP []netlinkdiag.Socket
 
-	// Errs are answered in place of what there is.
+	// Errs has the questions that fail, with their errors.
 	Errs map[Question]error
 
 	// Interrupt makes Sockets begin anew once, after the first socket.
@@ -52,6 +52,9 @@ type Namespace struct {
 	LocalPortsAre sock.PortRange // net.ipv4.ip_local_port_range
 	TCPSockets    *uint64        // what the kernel counts; nil: it is not asked
 	DeviceNames   map[uint32]string
+
+	// Addresses are the local ones; nil: every address is.
+	Addresses map[netip.Addr]struct{}
 
 	mu    sync.Mutex
 	asked []Question
@@ -78,18 +81,17 @@ func (n *Namespace) ask(ctx context.Context, q Question) error {
 }
 
 // Listeners implements probe.Namespace.
-func (n *Namespace) Listeners(ctx context.Context, of ...uint16) ([]ports.Listener, error) {
+func (n *Namespace) Listeners(ctx context.Context, visitor probe.Visitor, of ...uint16) error {
 	if err := n.ask(ctx, Listeners); err != nil {
-		return nil, fmt.Errorf("dump listening sockets: %w", err)
+		return fmt.Errorf("dump listening sockets: %w", err)
 	}
-	var out []ports.Listener
 	for i := range n.TCP {
-		s := &n.TCP[i]
+		s := n.TCP[i]
 		if s.State == sock.StateListen && (len(of) == 0 || slices.Contains(of, s.Local.Port())) {
-			out = append(out, ports.NewListener(s))
+			visitor.Add(&s)
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // Sockets implements probe.Namespace.
@@ -145,19 +147,18 @@ func within(ranges []sock.PortRange, port uint16) bool {
 }
 
 // UDPSockets implements probe.Namespace.
-func (n *Namespace) UDPSockets(ctx context.Context) ([]ports.UDPSocket, error) {
+func (n *Namespace) UDPSockets(ctx context.Context, visitor probe.Visitor) error {
 	if err := n.ask(ctx, UDPSockets); err != nil {
-		return nil, fmt.Errorf("dump udp sockets: %w", err)
+		return fmt.Errorf("dump udp sockets: %w", err)
 	}
-	var out []ports.UDPSocket
 	for _, family := range []sock.Family{sock.FamilyIPv4, sock.FamilyIPv6} { // one dump of each
 		for i := range n.UDP {
-			if n.UDP[i].Family == family {
-				out = append(out, ports.NewUDPSocket(&n.UDP[i]))
+			if s := n.UDP[i]; s.Family == family {
+				visitor.Add(&s)
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // Flags implements probe.Namespace.
@@ -241,6 +242,14 @@ func (n *Namespace) LocalPorts() sock.PortRange { return n.LocalPortsAre }
 // OnlyListeners implements probe.Namespace.
 func (n *Namespace) OnlyListeners(listeners uint64) bool {
 	return n.TCPSockets != nil && *n.TCPSockets == listeners
+}
+
+// LocalAddresses implements probe.Namespace.
+func (n *Namespace) LocalAddresses() (map[netip.Addr]struct{}, error) {
+	if n.Addresses == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return n.Addresses, nil
 }
 
 // Devices implements probe.Namespace.

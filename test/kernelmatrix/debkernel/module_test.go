@@ -1,4 +1,4 @@
-package main
+package debkernel
 
 import (
 	"os"
@@ -51,7 +51,7 @@ func TestBuiltinModulesAreNotLoaded(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "modules.builtin"), []byte("kernel/a/tcp_diag.ko\nkernel/b/dummy-x.ko\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := loadModules(t.Context(), kernel{modules: dir}, []string{"tcp_diag", "dummy_x"})
+	got, err := Kernel{modules: dir}.Modules(t.Context(), []string{"tcp_diag", "dummy_x"})
 	if err != nil || got != nil {
 		t.Errorf("loaded %v, %v, want none", got, err)
 	}
@@ -62,7 +62,7 @@ func TestModuleThatTheKernelLacksIsAnError(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "modules.builtin"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := loadModules(t.Context(), kernel{release: "6.1", modules: dir}, []string{"tcp_diag"})
+	_, err := Kernel{Release: "6.1", modules: dir}.Modules(t.Context(), []string{"tcp_diag"})
 	if err == nil || err.Error() != "kernel 6.1 has no module tcp_diag" {
 		t.Errorf("error %v", err)
 	}

@@ -1,7 +1,6 @@
-package main
+package debkernel
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,44 +15,46 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/test/kernelmatrix/command"
 )
 
-// kernel is an unpacked Debian kernel package.
-type kernel struct {
-	name    string // as asked for: a series, or a directory
-	release string // utsname.release
-	image   string // path of vmlinuz
+// Kernel is an unpacked Debian kernel package.
+type Kernel struct {
+	Name    string // as asked for: a series, or a directory
+	Release string // utsname.release
+	Image   string // path of vmlinuz
 	modules string // path of lib/modules/RELEASE
 }
 
-// findKernel returns the kernel for name: a directory into which a package was
+// Find returns the kernel for name: a directory into which a package was
 // unpacked (it has a slash), or a series such as 6.12, which apt resolves.
-func findKernel(ctx context.Context, name, cache string) (kernel, error) {
+func Find(ctx context.Context, name, cache string) (Kernel, error) {
 	dir := name
 	if !strings.Contains(name, "/") {
 		var err error
 		if dir, err = fetchKernel(ctx, name, cache); err != nil {
-			return kernel{}, fmt.Errorf("kernel %s: %w", name, err)
+			return Kernel{}, fmt.Errorf("kernel %s: %w", name, err)
 		}
 	}
-	k, err := openKernel(dir)
+	k, err := open(dir)
 	if err != nil {
-		return kernel{}, fmt.Errorf("kernel %s: %w", name, err)
+		return Kernel{}, fmt.Errorf("kernel %s: %w", name, err)
 	}
-	k.name = name
+	k.Name = name
 	return k, nil
 }
 
-func openKernel(dir string) (kernel, error) {
+func open(dir string) (Kernel, error) {
 	images, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
 	if err != nil {
-		return kernel{}, err
+		return Kernel{}, err
 	}
 	if len(images) != 1 {
-		return kernel{}, fmt.Errorf("%d files boot/vmlinuz-* in %s, want 1", len(images), dir)
+		return Kernel{}, fmt.Errorf("%d files boot/vmlinuz-* in %s, want 1", len(images), dir)
 	}
 	release := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
-	k := kernel{release: release, image: images[0]}
+	k := Kernel{Release: release, Image: images[0]}
 	// Where /usr is merged the package says usr/lib.
 	for _, lib := range []string{"lib", "usr/lib"} {
 		k.modules = filepath.Join(dir, lib, "modules", release)
@@ -62,7 +62,7 @@ func openKernel(dir string) (kernel, error) {
 			return k, nil
 		}
 	}
-	return kernel{}, err
+	return Kernel{}, err
 }
 
 // aptPackage is a package file as apt-get --print-uris describes it.
@@ -73,7 +73,7 @@ type aptPackage struct {
 }
 
 // fetchKernel unpacks the newest package of a series below cache and returns
-// its directory. Runners that share a cache take turns.
+// its directory. Runners that share a cache wait for each other.
 func fetchKernel(ctx context.Context, series, cache string) (string, error) {
 	pkg, err := resolvePackage(ctx, series)
 	if err != nil {
@@ -88,8 +88,8 @@ func fetchKernel(ctx context.Context, series, cache string) (string, error) {
 	}
 	defer func() { _ = unlock() }()
 
-	// Named by the digest: a directory is there only whole, and only for the
-	// very package that apt vouches for.
+	// The name has the digest that apt states for the package. The directory
+	// appears only when it is complete.
 	dir := filepath.Join(cache, pkg.name+"_"+pkg.sha256[:16])
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
@@ -134,7 +134,7 @@ func compareVersions(a, b string) int {
 }
 
 func resolvePackage(ctx context.Context, series string) (aptPackage, error) {
-	names, err := output(ctx, "", "apt-cache", "pkgnames", "linux-image-"+series)
+	names, err := command.Output(ctx, "", "apt-cache", "pkgnames", "linux-image-"+series)
 	if err != nil {
 		return aptPackage{}, err
 	}
@@ -142,7 +142,7 @@ func resolvePackage(ctx context.Context, series string) (aptPackage, error) {
 	if !ok {
 		return aptPackage{}, fmt.Errorf("apt knows no package linux-image-%s.*-cloud-amd64: run apt-get update, or add a Debian release that has it", series)
 	}
-	uris, err := output(ctx, "", "apt-get", "download", "--print-uris", name)
+	uris, err := command.Output(ctx, "", "apt-get", "download", "--print-uris", name)
 	if err != nil {
 		return aptPackage{}, err
 	}
@@ -166,10 +166,10 @@ func parseURI(line string) (aptPackage, error) {
 	return aptPackage{}, fmt.Errorf("apt-get --print-uris says %q, want URI, file, size and SHA256", strings.TrimSpace(line))
 }
 
-// unpack downloads pkg and unpacks it to dir, which appears when all is done.
+// unpack downloads pkg and unpacks it to dir, which appears only when it is complete.
 // The caller holds the cache's lock.
 func unpack(ctx context.Context, pkg aptPackage, dir string) error {
-	// One name for all: what a killed runner left is removed by the next.
+	// All runners use this name, so the next one removes what a killed one left.
 	tmp := filepath.Join(filepath.Dir(dir), "unpacking")
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -183,7 +183,7 @@ func unpack(ctx context.Context, pkg aptPackage, dir string) error {
 	if os.Geteuid() == 0 {
 		args = append([]string{"-o", "APT::Sandbox::User=root"}, args...)
 	}
-	if _, err := output(ctx, tmp, "apt-get", args...); err != nil {
+	if _, err := command.Output(ctx, tmp, "apt-get", args...); err != nil {
 		return fmt.Errorf("download %s: %w (is there a network?)", pkg.name, err)
 	}
 	deb := filepath.Join(tmp, pkg.file)
@@ -191,7 +191,7 @@ func unpack(ctx context.Context, pkg aptPackage, dir string) error {
 		return err
 	}
 	root := filepath.Join(tmp, "root")
-	if _, err := output(ctx, tmp, "dpkg-deb", "-x", deb, root); err != nil {
+	if _, err := command.Output(ctx, tmp, "dpkg-deb", "-x", deb, root); err != nil {
 		return fmt.Errorf("unpack %s: %w", pkg.file, err)
 	}
 	return os.Rename(root, dir)
@@ -248,21 +248,4 @@ func lock(ctx context.Context, path string) (unlock func() error, err error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return f.Close, nil
-}
-
-// output runs a program and returns what it wrote to its standard output.
-// What it wrote to the other one becomes part of the error.
-func output(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s%s", name, err, out, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return out, nil
 }

@@ -1,4 +1,4 @@
-package main
+package debkernel
 
 import (
 	"bytes"
@@ -10,18 +10,21 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"sockstate_exporter/test/kernelmatrix/command"
 )
 
-// module is a kernel module's file, uncompressed.
-type module struct {
-	name string
-	data []byte
+// Module is a kernel module.
+type Module struct {
+	Name string
+	Data []byte // the file, uncompressed
 }
 
-// loadModules returns the wanted modules of k in an order in which they can be
-// loaded. Those built into the kernel are left out. Debian makes modules.dep
-// when a package is installed, so dependencies come from the modules.
-func loadModules(ctx context.Context, k kernel, wanted []string) ([]module, error) {
+// Modules returns the wanted modules and those that they need, in an order in
+// which they can be loaded. It leaves out what is built into the kernel. The
+// dependencies come from the modules, because Debian writes modules.dep only
+// when a package is installed.
+func (k Kernel) Modules(ctx context.Context, wanted []string) ([]Module, error) {
 	files, err := moduleFiles(k.modules)
 	if err != nil {
 		return nil, err
@@ -32,7 +35,7 @@ func loadModules(ctx context.Context, k kernel, wanted []string) ([]module, erro
 	}
 	builtin := builtinModules(string(list))
 
-	var ordered []module
+	var ordered []Module
 	seen := make(map[string]bool)
 	var add func(name string) error
 	add = func(name string) error {
@@ -42,7 +45,7 @@ func loadModules(ctx context.Context, k kernel, wanted []string) ([]module, erro
 		seen[name] = true
 		file, ok := files[name]
 		if !ok {
-			return fmt.Errorf("kernel %s has no module %s", k.release, name)
+			return fmt.Errorf("kernel %s has no module %s", k.Release, name)
 		}
 		data, err := readModule(ctx, file)
 		if err != nil {
@@ -57,7 +60,7 @@ func loadModules(ctx context.Context, k kernel, wanted []string) ([]module, erro
 				return fmt.Errorf("module %s: %w", name, err)
 			}
 		}
-		ordered = append(ordered, module{name: name, data: data})
+		ordered = append(ordered, Module{Name: name, Data: data})
 		return nil
 	}
 	for _, name := range wanted {
@@ -101,7 +104,7 @@ func readModule(ctx context.Context, file string) ([]byte, error) {
 	case ".ko":
 		return os.ReadFile(file)
 	case ".xz":
-		return output(ctx, "", "xz", "-dc", file)
+		return command.Output(ctx, "", "xz", "-dc", file)
 	}
 	return nil, fmt.Errorf("%s: unknown compression", filepath.Base(file))
 }

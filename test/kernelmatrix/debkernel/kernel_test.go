@@ -1,4 +1,4 @@
-package main
+package debkernel
 
 import (
 	"crypto/sha256"
@@ -113,8 +113,8 @@ func unpacked(t *testing.T, paths ...string) string {
 func TestKernelOfAnUnpackedPackage(t *testing.T) {
 	for _, lib := range []string{"lib", "usr/lib"} {
 		dir := unpacked(t, "boot/vmlinuz-6.1.0-1", lib+"/modules/6.1.0-1/modules.builtin")
-		got, err := openKernel(dir)
-		want := kernel{release: "6.1.0-1", image: dir + "/boot/vmlinuz-6.1.0-1", modules: dir + "/" + lib + "/modules/6.1.0-1"}
+		got, err := open(dir)
+		want := Kernel{Release: "6.1.0-1", Image: dir + "/boot/vmlinuz-6.1.0-1", modules: dir + "/" + lib + "/modules/6.1.0-1"}
 		if err != nil || got != want {
 			t.Errorf("opened %+v, %v, want %+v", got, err, want)
 		}
@@ -123,13 +123,13 @@ func TestKernelOfAnUnpackedPackage(t *testing.T) {
 
 func TestPackageWithoutImageIsNoKernel(t *testing.T) {
 	dir := unpacked(t, "lib/modules/6.1.0-1/modules.builtin")
-	if _, err := openKernel(dir); err == nil || err.Error() != "0 files boot/vmlinuz-* in "+dir+", want 1" {
+	if _, err := open(dir); err == nil || err.Error() != "0 files boot/vmlinuz-* in "+dir+", want 1" {
 		t.Errorf("error %v", err)
 	}
 }
 
 func TestPackageWithoutModulesIsNoKernel(t *testing.T) {
-	if _, err := openKernel(unpacked(t, "boot/vmlinuz-6.1.0-1")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := open(unpacked(t, "boot/vmlinuz-6.1.0-1")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v, want %v", err, fs.ErrNotExist)
 	}
 }

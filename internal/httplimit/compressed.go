@@ -1,9 +1,11 @@
-package collector
+package httplimit
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,14 +14,15 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// takeTime is how long a client may take to read an answer.
-const takeTime = 15 * time.Second
+// readTime is how long a client may take to read an answer.
+const readTime = 15 * time.Second
 
-// rendered compresses the whole answer of next before it sends any of it. A client that does
-// not read then costs some hundred kilobytes at most, and not the metrics, which take twenty to
-// a hundred times as much. It does not use the compression of promhttp, which takes longer than
-// the rest of a usual scrape (docs/performance.md).
-func rendered(next http.Handler) http.Handler {
+// Compressed compresses the whole answer of next before it sends any of it. A client that does
+// not read then costs some hundred kilobytes at most, and not the answer as text, which takes
+// twenty to a hundred times as much. After 15 s its connection is closed. Compressed does not use
+// the compression of promhttp, which takes longer than the rest of a usual scrape
+// (docs/performance.md).
+func Compressed(next http.Handler) http.Handler {
 	writers := sync.Pool{New: func() any {
 		w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is in range
 		return w
@@ -37,8 +40,12 @@ func rendered(next http.Handler) http.Handler {
 			return
 		}
 		// Not every ResponseWriter has deadlines. The server has one of its own.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(takeTime))
-		a.send(w, &body, takesGzip(r))
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(readTime))
+		sends(r)
+		err = a.send(w, &body, takesGzip(r))
+		if conn := connOf(r.Context()); conn != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			cut(conn) // or the kernel keeps what was not read
+		}
 	})
 }
 
@@ -53,20 +60,22 @@ func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-// send sends the answer. net/http handles a client that does not read it.
-func (a *answer) send(w http.ResponseWriter, body *bytes.Buffer, asIs bool) {
+// send sends the answer.
+func (a *answer) send(w http.ResponseWriter, body *bytes.Buffer, asIs bool) error {
 	a.header.Add("Vary", "Accept-Encoding")
 	if asIs {
 		a.header.Set("Content-Encoding", "gzip")
 		a.header.Set("Content-Length", strconv.Itoa(body.Len()))
 		w.WriteHeader(a.status)
-		_, _ = body.WriteTo(w)
-		return
+		_, err := body.WriteTo(w)
+		return err
 	}
 	w.WriteHeader(a.status)
-	if plain, err := gzip.NewReader(body); err == nil {
-		_, _ = io.Copy(w, plain)
+	plain, err := gzip.NewReader(body)
+	if err == nil {
+		_, err = io.Copy(w, plain)
 	}
+	return err
 }
 
 // takesGzip says whether Accept-Encoding (RFC 9110, 12.5.3) names gzip and does not refuse it.

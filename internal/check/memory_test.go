@@ -1,0 +1,81 @@
+package check
+
+import (
+	"runtime"
+	"testing"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
+)
+
+// A heapWatcher is a Writer that measures the memory in use now and then.
+type heapWatcher struct {
+	written, measured int
+	most              uint64
+}
+
+func (w *heapWatcher) Write(p []byte) (int, error) {
+	w.written += len(p)
+	if w.written-w.measured > 4<<20 {
+		w.measured = w.written
+		w.most = max(w.most, inUse())
+	}
+	return len(p), nil
+}
+
+func inUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestReportOfAllPortsTakesBoundedMemory(t *testing.T) {
+	kerneltest.RequireNetNS(t)
+	opts := &options{ports: []ports.Spec{{PortRange: sock.PortRange{First: 1, Last: 65535}}}}
+	before := inUse()
+	judged, err := look(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		json  bool
+		bytes int // at least
+	}{{true, 50 << 20}, {false, 4 << 20}} {
+		opts.json = tt.json
+		w := new(heapWatcher)
+		if err := write(judged, opts, w); err != nil {
+			t.Fatal(err)
+		}
+		if w.written < tt.bytes {
+			t.Errorf("JSON %v: %d bytes, want those of 65,535 ports", tt.json, w.written)
+		}
+		if n := w.most - before; w.most == 0 || n > 16<<20 {
+			t.Errorf("JSON %v: %.1f MiB in use, want 16 at most", tt.json, float64(n)/(1<<20))
+		} else {
+			t.Logf("JSON %v: %.1f MiB in use", tt.json, float64(n)/(1<<20))
+		}
+	}
+}
+
+// A port on which nothing is takes little, before it is written too.
+func TestSnapshotAndReportOfAllPortsAllocateLittle(t *testing.T) {
+	kerneltest.RequireNetNS(t)
+	allocated := func(last uint16) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := look(t.Context(), &options{ports: []ports.Spec{{PortRange: sock.PortRange{First: 1, Last: last}}}}); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	allocated(1) // what is made once
+	one, all := allocated(1), allocated(65535)
+	if perPort := float64(all-one) / 65535; all < one || perPort > 1500 {
+		t.Errorf("%.0f bytes are allocated for a port, want 1500 at most", perPort)
+	} else {
+		t.Logf("%.0f bytes are allocated for a port", perPort)
+	}
+}

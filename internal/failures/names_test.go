@@ -1,0 +1,55 @@
+package failures
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+)
+
+// A process that renames itself before each bind() makes a series each time.
+func TestNamesOfThoseWhoFailAreBounded(t *testing.T) {
+	const hostile, victim = 1000, 26
+	r := recorderOf(t, []sock.PortRange{one(80), one(81)})
+	shown := make(map[string]bool)
+	look := func() {
+		for _, f := range r.all() {
+			if f.Port != 80 {
+				continue
+			}
+			name := f.Process
+			if f.Owner.Many.Process {
+				name = "(many)"
+			}
+			shown[name] = true
+		}
+	}
+	for i := range 10_000 {
+		e := failed(80, fmt.Sprintf("x%d", i), time.Duration(i)*100*time.Millisecond)
+		e.UID = hostile
+		r.add(&e)
+		look()
+	}
+	if len(shown) != owner.NamesOfUser+1 || !shown["(many)"] {
+		t.Errorf("%d names are shown, want %d: %v", len(shown), owner.NamesOfUser+1, shown)
+	}
+	for _, port := range []uint16{80, 81} {
+		e := failed(port, "postgres", time.Hour/2)
+		e.UID = victim
+		r.add(&e)
+	}
+	for _, f := range r.all() {
+		if f.Process != "postgres" || f.Owner.Many != (owner.Many{}) {
+			t.Errorf("port %d: the last is %s, left out: %+v; want postgres", f.Port, f.Process, f.Owner.Many)
+		}
+	}
+	if len(r.names) != len(r.latest) {
+		t.Errorf("names of %d ports are remembered, want %d", len(r.names), len(r.latest))
+	}
+	r.watch(nil, nil)
+	if len(r.names) != 0 {
+		t.Errorf("names of %d ports are remembered after they went", len(r.names))
+	}
+}
