@@ -25,11 +25,19 @@ import (
 // serve serves the metrics of a namespace over HTTP.
 func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 	t.Helper()
-	plan, err := ports.NewPlan(ports.Config{
+	taker := takerOf(t, ns, ports.Config{
 		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 7, Last: 7}}},
 		Listeners: true,
 		MaxPorts:  512,
 	})
+	logger := slog.New(slog.DiscardHandler)
+	return start(t, New(taker.Take, nil, logger).Handler(prometheus.NewRegistry(), logger))
+}
+
+// takerOf takes snapshots of a namespace.
+func takerOf(t *testing.T, ns *kerneltest.NetNS, watched ports.Config) *snapshot.Taker {
+	t.Helper()
+	plan, err := ports.NewPlan(watched)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +46,12 @@ func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 		Watch: plan,
 		Parts: snapshot.Parts{TCP: true, Listeners: true},
 	})
-	logger := slog.New(slog.DiscardHandler)
 	t.Cleanup(func() {
 		if err := taker.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return start(t, New(taker.Take, nil, logger).Handler(prometheus.NewRegistry(), logger))
+	return taker
 }
 
 // mix makes sockets of both families in every state that ss shows, on three ports.
@@ -244,6 +251,58 @@ func TestKernelDeviceThatIsGone(t *testing.T) {
 			t.Errorf("device %s has limit %v, want 99 for %s# and its index", device, limit, like)
 		}
 	}
+}
+
+// The snapshots decide which series there are: a scraper that came later has the same.
+func TestKernelSeriesOfAPortThroughItsLife(t *testing.T) {
+	ns := kerneltest.New(t)
+	taker := takerOf(t, ns, ports.Config{Listeners: true, MaxPorts: 512}) // no retention
+	first := New(taker.Take, nil, slog.New(slog.DiscardHandler))
+	scrape := func(when string, want ...string) {
+		t.Helper()
+		// As after a restart of the scraper.
+		second := New(taker.Take, nil, slog.New(slog.DiscardHandler))
+		for name, c := range map[string]*Collector{"first": first, "second": second} {
+			text := exposition(t, c)
+			got := slices.Concat(
+				slices.Collect(maps.Keys(values(text, "sockstate_tcp_sockets"))),
+				slices.Collect(maps.Keys(values(text, "sockstate_tcp_listener_sockets"))),
+			)
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("%s, %s scraper:\ngot  %q\nwant %q", when, name, got, want)
+			}
+		}
+	}
+	states := func(family string, states ...string) (rows []string) {
+		for _, state := range append(states, "close_wait", "established", "listen", "time_wait") {
+			rows = append(rows, `family="`+family+`",port="4840",state="`+state+`"`)
+		}
+		return rows
+	}
+	v4, v6 := netip.MustParseAddrPort("127.0.0.1:4840"), netip.MustParseAddrPort("[::1]:4840")
+	shared := []string{`address="127.0.0.1",family="ipv4",port="4840"`}
+
+	l := ns.Listen(t, v4, kerneltest.Options{ReusePort: true})
+	scrape("with a listener", states("ipv4")...)
+	peer := l.Peers(t, kerneltest.StateLastAck, 1, v4.Addr())[0]
+	scrape("with a socket in LAST_ACK", states("ipv4", "last_ack")...)
+	_ = peer.Close()
+	scrape("when it is gone", states("ipv4", "last_ack")...)
+	worker := ns.Listen(t, v4, kerneltest.Options{ReusePort: true})
+	scrape("with a second listener", slices.Concat(states("ipv4", "last_ack"), shared)...)
+	_ = worker.Close()
+	scrape("when it is gone", slices.Concat(states("ipv4", "last_ack"), shared)...)
+	l6 := ns.Listen(t, v6, kerneltest.Options{})
+	both := slices.Concat(states("ipv4", "last_ack"), states("ipv6"))
+	scrape("with a listener of the other family", slices.Concat(both, shared)...)
+	_ = l6.Close()
+	scrape("when that is gone", slices.Concat(both, shared)...)
+	_ = l.Close()
+	scrape("when the port is not watched any more")
+	ns.Listen(t, v4, kerneltest.Options{ReusePort: true})
+	scrape("when it is watched again", states("ipv4")...)
 }
 
 // An exporter starts before, or without, what it watches.
