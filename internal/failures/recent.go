@@ -79,7 +79,9 @@ type recentLog struct {
 type recentRow struct {
 	Recent
 	key recentKey
-	seq uint64 // of the latest
+	// Of the latest.
+	seq  uint64
+	user uint32 // bindtrace.Event.User
 }
 
 func newRecent() *recent {
@@ -117,25 +119,29 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 		l.rows[key] = row
 	}
 	l.seq++
-	row.seq = l.seq
+	row.seq, row.user = l.seq, e.User
 	row.Count++
 	row.Last, row.PID, row.CgroupID, row.Owner, row.Request = e.Time, e.PID, e.CgroupID, by, requestOf(e)
 }
 
-// trim keeps some rows: each user has a share, with all ids of a range of subordinate ids as one
-// user. Within it each network namespace has a share, and each port, of which the latest rows stay.
-// A user who makes many binds fail pushes out their own rows.
+// trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of
+// subordinate ids as one user. It is shared by user id, then by network namespace, then by port, and
+// of each port the latest rows stay. A user who makes many binds fail pushes out their own rows.
 func (l *recentLog) trim(keep int) {
 	rows := slices.Collect(maps.Values(l.rows))
-	levels := append(ports.ByUser(func(r **recentRow) bindrule.UID { return (*r).Request.UID }),
-		func(r **recentRow) uint64 { return uint64((*r).Netns) },
-		func(r **recentRow) uint64 { return uint64((*r).Port) },
+	levels := slices.Concat(
+		ports.ByUser(func(r **recentRow) bindrule.UID { return bindrule.UIDOf((*r).user) }),
+		ports.ByUser(func(r **recentRow) bindrule.UID { return (*r).Request.UID }),
+		[]func(**recentRow) uint64{byNetns, byPort},
 	)
 	ports.Fairly(rows, func(a, b **recentRow) int { return cmp.Compare((*b).seq, (*a).seq) }, levels...)
 	for _, r := range rows[keep:] {
 		delete(l.rows, r.key)
 	}
 }
+
+func byNetns(r **recentRow) uint64 { return uint64((*r).Netns) }
+func byPort(r **recentRow) uint64  { return uint64((*r).Port) }
 
 // settle notes what made these binds fail.
 func (r *recent) settle(at portID, bind waitingBind, cause verdict.Cause, blockers []bindrule.Socket) {

@@ -120,6 +120,7 @@ func TestStormOfManyIDsDoesNotPushOutOtherUsers(t *testing.T) {
 		{"those of a container", 1000, func(e *bindtrace.Event, i int) { e.UID = 524_288 + uint32(i%65536) }},
 		{"beside those of another container", 165_536 + 7, func(e *bindtrace.Event, i int) { e.UID = 100_000 + uint32(i%65536) }},
 		{"beside those of a neighbour that is counted from 0", 131_072 + 7, func(e *bindtrace.Event, i int) { e.UID = 65_536*3 + uint32(i%65536) }},
+		{"ids anywhere, in a user namespace", 1000, func(e *bindtrace.Event, i int) { e.User, e.UID = 1001, uint32(i)*65_539 }},
 		{"root of another network namespace", 0, func(e *bindtrace.Event, _ int) { e.UID, e.Netns = 0, foreignNetns }},
 	} {
 		for _, order := range []string{"before", "amid"} {

@@ -28,7 +28,7 @@ func flood(n int, port uint16, net string, uid func(i int) uint32, first time.Du
 	return out
 }
 
-func withUID(id uint32) func(int) uint32 { return func(int) uint32 { return id } }
+func uidOf(id uint32) func(int) uint32 { return func(int) uint32 { return id } }
 
 // kept says which of these addresses are kept.
 func kept(candidates []Candidate, port uint16, addresses ...string) (out []string) {
@@ -50,12 +50,12 @@ func TestNobodyPushesOutTheGroupsOfAServer(t *testing.T) {
 		server  uint32        // its user
 		started time.Duration // when the server was first seen; the crowd at 0
 	}{
-		{"another user's foreign addresses", flood(70, 80, "1.0.%d.%d", withUID(65534), 0), 0, time.Hour},
-		{"another user's loopback addresses", flood(1000, 80, "127.1.%d.%d", withUID(65534), 0), 1000, time.Hour},
+		{"another user's foreign addresses", flood(70, 80, "1.0.%d.%d", uidOf(65534), 0), 0, time.Hour},
+		{"another user's loopback addresses", flood(1000, 80, "127.1.%d.%d", uidOf(65534), 0), 1000, time.Hour},
 		{"many ids of a user's range", flood(20_000, 80, "127.1.%d.%d", func(i int) uint32 { return 100_000 + uint32(i) }, 0), 1000, time.Hour},
 		{"many ids of a container's range", flood(20_000, 80, "127.1.%d.%d", func(i int) uint32 { return 524_288 + uint32(i) }, 0), 165_536, time.Hour},
-		{"the same user's foreign addresses", flood(1000, 80, "1.0.%d.%d", withUID(1000), 0), 1000, time.Hour},
-		{"the same user, later", flood(1000, 80, "127.1.%d.%d", withUID(1000), time.Hour), 1000, 0},
+		{"the same user's foreign addresses", flood(1000, 80, "1.0.%d.%d", uidOf(1000), 0), 1000, time.Hour},
+		{"the same user, later", flood(1000, 80, "127.1.%d.%d", uidOf(1000), time.Hour), 1000, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			all := slices.Clone(tt.crowd)
@@ -76,9 +76,9 @@ func TestNobodyPushesOutTheGroupsOfAServer(t *testing.T) {
 func TestFloodOnManyPortsCostsItsOwnUser(t *testing.T) {
 	var all []Candidate
 	for p := range uint16(500) {
-		all = append(all, flood(64, 1000+p, "127.1.%d.%d", withUID(65534), 0)...)
+		all = append(all, flood(64, 1000+p, "127.1.%d.%d", uidOf(65534), 0)...)
 	}
-	server := flood(40, 80, "10.1.%d.%d", withUID(1000), time.Hour)
+	server := flood(40, 80, "10.1.%d.%d", uidOf(1000), time.Hour)
 	all = append(all, server...)
 	beyond := TooMany(all, func(netip.Addr) bool { return true })
 	if len(beyond[80]) > 0 {
@@ -99,7 +99,7 @@ func TestFloodOnManyPortsCostsItsOwnUser(t *testing.T) {
 func TestEveryPortHasAGroup(t *testing.T) {
 	var all []Candidate
 	for p := range uint16(2 * MaxShown) {
-		all = append(all, flood(3, 1000+p, "127.1.%d.%d", withUID(0), 0)...)
+		all = append(all, flood(3, 1000+p, "127.1.%d.%d", uidOf(0), 0)...)
 	}
 	for port, keys := range TooMany(all, func(netip.Addr) bool { return true }) {
 		if len(keys) != 2 {
@@ -109,7 +109,7 @@ func TestEveryPortHasAGroup(t *testing.T) {
 }
 
 func TestAddressesAreNotAskedForWithoutNeed(t *testing.T) {
-	few := flood(MaxShownPerPort, 80, "127.1.%d.%d", withUID(0), 0)
+	few := flood(MaxShownPerPort, 80, "127.1.%d.%d", uidOf(0), 0)
 	if got := TooMany(few, nil); len(got) > 0 {
 		t.Errorf("left out %v, want nothing", got)
 	}
