@@ -169,7 +169,7 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.port=80:a --watch.port=80:b", `--watch.port: port 80 has two names, "a" (from "80:a") and "b" (from "80:b"), want one`},
 		{"--watch.port=53/icmp", `--watch.port=53/icmp: protocol "icmp" is not known, want tcp or udp (try --help)`},
 		{"--watch.remote-port=0", `--watch.remote-port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
-		{"--watch.remote-port=1-1000", `--watch.remote-port: 1000 ports, want --watch.max-ports=512 or fewer`},
+		{"--watch.remote-port=1-2000", `--watch.remote-port: 2000 ports, want --watch.max-ports=1024 or fewer`},
 		{"--netns=a/b", `--netns=a/b: network namespace "a/b": a path must begin with a slash (try --help)`},
 		{"--watch.exclude=1-x", `--watch.exclude=1-x: range "1-x": port "x" is not a number, want 1 to 65535 (try --help)`},
 		{"--watch.retention=soon", `--watch.retention=soon: want a duration of 0s or more, such as 90s or 10m (try --help)`},

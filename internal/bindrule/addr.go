@@ -1,6 +1,10 @@
 package bindrule
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"sockstate_exporter/internal/sock"
+)
 
 // An addrKind is a class of bound addresses that the kernel tells apart (ipv6_addr_type).
 type addrKind uint8
@@ -30,6 +34,17 @@ func kindOf(a netip.Addr) addrKind {
 	}
 }
 
+func (s *Socket) kind() addrKind {
+	switch s.Elsewhere {
+	case sock.FamilyIPv4:
+		return v4
+	case sock.FamilyIPv6:
+		return v6
+	default:
+		return kindOf(s.Addr)
+	}
+}
+
 func (k addrKind) ipv4() bool { return k <= mappedAny }
 
 // overlap says whether the kernel checks a socket with the address of s when r binds.
@@ -38,8 +53,8 @@ func (k addrKind) ipv4() bool { return k <= mappedAny }
 // bucket of the wildcards (inet_bhash2_addr_any_conflict, inet_bind2_bucket_addr_match,
 // inet_bind2_bucket_match_addr_any). For a wildcard it checks all sockets of the port
 // (inet_csk_bind_conflict, inet_rcv_saddr_equal).
-func overlap(r *Request, s *Socket) Flag {
-	binder, other := kindOf(r.Addr), kindOf(s.Addr)
+func overlap(r *Request, s *Socket, expected bool) Flag {
+	binder, other := kindOf(r.Addr), s.kind()
 	switch binder {
 	case v4:
 		switch other {
@@ -51,10 +66,10 @@ func overlap(r *Request, s *Socket) Flag {
 			}
 			return Yes
 		default:
-			return is(sameAddr(r.Addr, s.Addr))
+			return and(is(other == v4), sameAddr(r, s, expected))
 		}
 	case v6:
-		return is(other == v6Any || sameAddr(r.Addr, s.Addr))
+		return or(is(other == v6Any), and(is(other == v6), sameAddr(r, s, expected)))
 	case v6Any:
 		return or(is(!other.ipv4()), not(r.V6Only))
 	case mappedAny:
@@ -66,6 +81,13 @@ func overlap(r *Request, s *Socket) Flag {
 	}
 }
 
-func sameAddr(a, b netip.Addr) bool {
-	return a.Unmap().WithZone("") == b.Unmap().WithZone("")
+func sameAddr(r *Request, s *Socket, expected bool) Flag {
+	switch {
+	case s.Elsewhere == 0:
+	case expected:
+		return No
+	default:
+		return FlagUnknown
+	}
+	return is(plainAddr(r.Addr) == plainAddr(s.Addr))
 }

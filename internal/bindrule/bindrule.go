@@ -18,6 +18,10 @@ type Port struct {
 	// Incomplete says that some sockets may be missing in Sockets. A bind is then Free only if the
 	// bucket admits it.
 	Incomplete bool
+
+	// Folding has folded some of the sockets. What it replaced is known for the requests that
+	// it expects, and unknown for others.
+	Folding *Folding
 }
 
 // A Socket stands for one or more sockets that are the same to bind().
@@ -25,7 +29,13 @@ type Socket struct {
 	// Addr is the local address. An IPv4 address (Is4) means AF_INET. Any other,
 	// also a v4-mapped one, means AF_INET6. A zone is ignored: the kernel keeps it in
 	// Ifindex.
-	Addr    netip.Addr
+	Addr netip.Addr
+
+	// Elsewhere is set in place of Addr where a Folding has folded sockets of several addresses:
+	// to the family of the addresses, IPv4 if they are v4-mapped. They are no wildcards, and no
+	// expected request names one of them.
+	Elsewhere sock.Family
+
 	Ifindex uint32 // device that the sockets are bound to, or 0
 
 	// V6Only (IPV6_V6ONLY) matters only where Addr is neither IPv4 nor v4-mapped.
@@ -104,6 +114,7 @@ func (p *Port) Bind(r Request) Verdict {
 		return v
 	}
 
+	expected := p.Folding.expects(&r)
 	var doubtful time.Duration
 	var doubtfulForever bool
 	for i := range p.Sockets {
@@ -111,7 +122,7 @@ func (p *Port) Bind(r Request) Verdict {
 		if r.ListenersAside && s.State == sock.StateListen {
 			continue
 		}
-		switch and(conflict(&r, s), not(shortcut)) {
+		switch and(conflict(&r, s, expected), not(shortcut)) {
 		case Yes:
 			v.Blockers = append(v.Blockers, i)
 			v.Until = max(v.Until, s.Expires)
@@ -140,15 +151,29 @@ func (p *Port) Bind(r Request) Verdict {
 
 // conflict does what inet_bind_conflict (net/ipv4/inet_connection_sock.c) does with relax
 // and reuseport_ok, as for every port other than 0. It also compares the addresses, which
-// the callers of inet_bind_conflict do.
-func conflict(r *Request, s *Socket) Flag {
+// the callers of inet_bind_conflict do. expected: what a Folding replaced differs from the request.
+func conflict(r *Request, s *Socket, expected bool) Flag {
 	if s.Kind == sock.KindRequest {
 		return No // in no bind bucket
 	}
 	return and(
-		is(r.Ifindex == 0 || s.Ifindex == 0 || r.Ifindex == s.Ifindex),
-		overlap(r, s),
+		or(is(r.Ifindex == 0 || s.Ifindex == 0), sameDevice(r, s, expected)),
+		overlap(r, s, expected),
 		not(and(r.ReuseAddr, s.ReuseAddr, is(s.State != sock.StateListen))),
-		not(and(r.ReusePort, s.ReusePort, or(is(s.Kind == sock.KindTimeWait), r.UID.equal(s.UID)))),
+		not(and(r.ReusePort, s.ReusePort, or(is(s.Kind == sock.KindTimeWait), sameUser(r, s, expected)))),
 	)
+}
+
+func sameDevice(r *Request, s *Socket, expected bool) Flag {
+	if s.Ifindex == sock.OtherIfindex && !expected {
+		return FlagUnknown
+	}
+	return is(r.Ifindex == s.Ifindex)
+}
+
+func sameUser(r *Request, s *Socket, expected bool) Flag {
+	if s.UID == UIDOf(sock.OtherUID) && !expected {
+		return FlagUnknown
+	}
+	return r.UID.equal(s.UID)
 }

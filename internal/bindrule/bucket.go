@@ -63,6 +63,6 @@ func (b *Bucket) covers(r *Request) Flag {
 	case fast == v6Any:
 		return is(!b.V6Only || !binder.ipv4())
 	default:
-		return is(sameAddr(b.Addr, r.Addr))
+		return is(plainAddr(b.Addr) == plainAddr(r.Addr))
 	}
 }

@@ -30,12 +30,13 @@ struct tcp_timewait_sock;
 enum {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
-	BPF_MAP_TYPE_QUEUE = 22,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
-enum { BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
+enum { BPF_RB_AVAIL_DATA = 0 };
 
 #define AF_UNSPEC 0
 #define AF_INET 2
@@ -64,8 +65,6 @@ static long (*const bpf_get_current_comm)(void *buf, u32 size) = (void *)16;
 static u64 (*const bpf_get_current_task)(void) = (void *)35;
 static u64 (*const bpf_get_socket_cookie)(void *sk) = (void *)46;
 static u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
-static long (*const bpf_map_push_elem)(void *map, const void *value, u64 flags) = (void *)87;
-static long (*const bpf_map_pop_elem)(void *map, void *value) = (void *)88;
 static long (*const bpf_probe_read_user)(void *dst, u32 size, const void *src) = (void *)112;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
 static u64 (*const bpf_jiffies64)(void) = (void *)118;
@@ -73,6 +72,7 @@ static u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 static long (*const bpf_seq_write)(struct seq_file *m, const void *data, u32 len) = (void *)127;
 static void *(*const bpf_ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*const bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
+static u64 (*const bpf_ringbuf_query)(void *ring, u64 flags) = (void *)134;
 static struct tcp_sock *(*const bpf_skc_to_tcp_sock)(void *sk) = (void *)137;
 static struct tcp_timewait_sock *(*const bpf_skc_to_tcp_timewait_sock)(void *sk) = (void *)138;
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
@@ -102,9 +102,11 @@ enum {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BITFIELD_START(value, size) ((void *)&(value))
 #define be16(x) __builtin_bswap16(x)
+#define be32(x) __builtin_bswap32(x)
 #else
 #define BITFIELD_START(value, size) ((void *)&(value) + (8 - (size)))
 #define be16(x) (x)
+#define be32(x) (x)
 #endif
 
 /* A bitfield, which has no address; 0 where it cannot be read. */
@@ -240,8 +242,18 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+struct user_namespace {
+	struct user_namespace *parent;
+	kuid_t owner;
+};
+
+struct cred {
+	struct user_namespace *user_ns;
+};
+
 struct task_struct {
 	struct files_struct *files;
+	struct cred *cred;
 };
 
 struct bpf_iter_meta {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
@@ -92,6 +93,9 @@ func look(ctx context.Context, opts *options) (*report.Report, error) {
 	}
 	host := new(probe.Host)
 	cfg := snapshot.Config{Host: host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}}
+	for _, a := range opts.addresses {
+		cfg.Binds = append(cfg.Binds, bindrule.Request{Addr: a.Addr, Ifindex: a.Ifindex})
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
 	held, owners, unowned := lookForOwners(ctx, host.Own(), opts.ports)

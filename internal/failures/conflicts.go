@@ -2,6 +2,7 @@ package failures
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -67,23 +68,35 @@ type Conflict struct {
 }
 
 // Bounds of what waits for a look, whoever binds to whatever. Failures beyond them have an
-// unknown cause.
+// unknown cause. One user may take a quarter of each, so that a flood of theirs leaves room for
+// others.
 const (
-	maxWaitingPorts  = 128 // watched ones
-	maxWaitingOthers = 32  // not watched: any user may fail to bind to all ports there are
+	maxWaitingPorts  = 256 // watched ones
+	maxWaitingOthers = 64  // not watched: any user may fail to bind to all ports there are
 	maxWaitingBinds  = 16  // of a port that bind() can tell apart
-	maxConflictKeys  = 8192
+	userShare        = 4
 )
 
-// conflicts counts failures by their cause.
+// conflicts counts failures by their cause. A port that is watched has a bounded number of keys,
+// and gives them back when it is not watched any more. So there is no bound on all keys that one
+// user could use up.
 type conflicts struct {
 	wake   chan struct{} // holds a token while something waits
 	recent *recent       // gets the causes
 
+	earlier *earlier[ConflictKey]
+
 	mu      sync.Mutex
 	counts  map[ConflictKey]uint64
 	waiting map[portID]*waitingPort
-	others  int // of waiting: not watched
+	others  int                // of waiting: not watched
+	shares  map[waitingFor]int // of waiting: how many of each user
+}
+
+// waitingFor is whose ports wait: those whose first failure was of that user.
+type waitingFor struct {
+	user
+	watched bool
 }
 
 // A waitingPort has the failures of a port that wait for the next look.
@@ -91,6 +104,7 @@ type waitingPort struct {
 	watched  bool
 	failures uint64
 	binds    map[waitingBind]*waitingBinds
+	shares   map[user]int // of binds: how many of each user
 }
 
 // A waitingBind is a bind that bind() can tell apart from others, and that is counted apart.
@@ -109,8 +123,10 @@ func newConflicts() *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
 		recent:  newRecent(),
+		earlier: newEarlier(func(key ConflictKey) ConflictKey { key.Port, key.OtherPort = 0, true; return key }),
 		counts:  make(map[ConflictKey]uint64),
 		waiting: make(map[portID]*waitingPort),
+		shares:  make(map[waitingFor]int),
 	}
 }
 
@@ -122,7 +138,7 @@ func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !visible(e) || key.Netns == 0 || !c.wait(key, e, by) {
-		c.count(ConflictKey{Key: key, ReuseAddr: e.ReuseAddr}, 1)
+		c.counts[ConflictKey{Key: key, ReuseAddr: e.ReuseAddr}]++
 	}
 }
 
@@ -132,37 +148,52 @@ func visible(e *bindtrace.Event) bool {
 }
 
 // wait notes a failure for the next look, if there is room.
-func (c *conflicts) wait(key Key, e *bindtrace.Event, by owner.Owner) bool {
-	at := portID{netns: key.Netns, port: e.Port}
+func (c *conflicts) wait(key Key, e *bindtrace.Event, owner owner.Owner) bool {
+	at, by := portID{netns: key.Netns, port: e.Port}, user{key.Netns, e.User}
 	port, ok := c.waiting[at]
 	if !ok {
-		switch {
-		case key.OtherPort && c.others == maxWaitingOthers,
-			!key.OtherPort && len(c.waiting)-c.others == maxWaitingPorts:
+		if port = c.waitFor(at, waitingFor{by, !key.OtherPort}); port == nil {
 			return false
-		case key.OtherPort:
-			c.others++
-		}
-		port = &waitingPort{watched: !key.OtherPort, binds: make(map[waitingBind]*waitingBinds)}
-		c.waiting[at] = port
-		select {
-		case c.wake <- struct{}{}:
-		default:
 		}
 	}
 	port.failures++
 	bind := waitingBind{key: key, request: requestOf(e)}
 	same, ok := port.binds[bind]
 	if !ok {
-		if len(port.binds) == maxWaitingBinds {
+		if len(port.binds) == maxWaitingBinds || port.shares[by] == maxWaitingBinds/userShare {
 			return false
 		}
+		port.shares[by]++
 		same = new(waitingBinds)
 		port.binds[bind] = same
 	}
 	same.n++
-	same.latest, same.by = *e, by
+	same.latest, same.by = *e, owner
 	return true
+}
+
+// waitFor makes a port wait for a look, or returns nil where there is no room.
+func (c *conflicts) waitFor(at portID, who waitingFor) *waitingPort {
+	used, most := c.others, maxWaitingOthers
+	if who.watched {
+		used, most = len(c.waiting)-c.others, maxWaitingPorts
+	}
+	if used == most || c.shares[who] == most/userShare {
+		return nil
+	}
+	c.shares[who]++
+	if !who.watched {
+		c.others++
+	}
+	port := &waitingPort{
+		watched: who.watched, binds: make(map[waitingBind]*waitingBinds), shares: make(map[user]int),
+	}
+	c.waiting[at] = port
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return port
 }
 
 func requestOf(e *bindtrace.Event) bindrule.Request {
@@ -176,24 +207,17 @@ func requestOf(e *bindtrace.Event) bindrule.Request {
 	}
 }
 
-// count adds to a key. Ports that were once watched keep their keys, up to a bound.
-func (c *conflicts) count(key ConflictKey, n uint64) {
-	if _, ok := c.counts[key]; !ok && len(c.counts) >= maxConflictKeys {
-		key.Port, key.OtherPort = 0, true
-	}
-	c.counts[key] += n
-}
-
-// retire moves the counts of namespaces that are gone to "other". It is called at each snapshot,
-// since a look that was under way may count for a namespace that is gone by then.
-func (c *conflicts) retire(gone func(netns uint32) bool) {
+// retire moves the counts of what is not watched any more to the key that heir returns, so that no
+// sum falls. It is called at each snapshot, since a look that was under way may count for a
+// port that is not watched by then.
+func (c *conflicts) retire(heir func(Key) Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, n := range c.counts {
-		if key.Netns != 0 && gone(key.Netns) {
+		if to := heir(key.Key); to != key.Key {
 			delete(c.counts, key)
-			key.Netns = 0
-			c.count(key, n)
+			key.Key = to
+			c.counts[key] += n
 		}
 	}
 }
@@ -203,7 +227,7 @@ func (c *conflicts) take() map[portID]*waitingPort {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	taken := c.waiting
-	c.waiting, c.others = make(map[portID]*waitingPort), 0
+	c.waiting, c.others, c.shares = make(map[portID]*waitingPort), 0, make(map[waitingFor]int)
 	return taken
 }
 
@@ -214,7 +238,12 @@ func (c *conflicts) settle(at portID, port *waitingPort, seen *bindrule.Port) Co
 	for bind, same := range port.binds {
 		cause, blockers := verdict.Explain(seen, bind.request)
 		c.recent.settle(at, bind, cause, verdict.Summary(blockers))
-		c.settled(ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}, same.n)
+		key := ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}
+		c.settled(key, same.n)
+		if key.OtherPort {
+			key.Port, key.OtherPort = at.port, false
+			c.earlier.add(user{at.netns, same.latest.User}, key, same.n)
+		}
 		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
 			worst.Owner, worst.Request, worst.Cause, worst.Blockers = same.by, bind.request, cause, verdict.Summary(blockers)
@@ -226,15 +255,18 @@ func (c *conflicts) settle(at portID, port *waitingPort, seen *bindrule.Port) Co
 func (c *conflicts) settled(key ConflictKey, n uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.count(key, n)
+	c.counts[key] += n
 }
 
 // all returns the counts, sorted.
 func (c *conflicts) all() []ConflictCount {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make([]ConflictCount, 0, len(c.counts))
-	for key, n := range c.counts {
+	counts := maps.Clone(c.counts)
+	c.earlier.apply(counts)
+	c.earlier.shown(counts)
+	out := make([]ConflictCount, 0, len(counts))
+	for key, n := range counts {
 		out = append(out, ConflictCount{ConflictKey: key, N: n})
 	}
 	slices.SortFunc(out, func(a, b ConflictCount) int {

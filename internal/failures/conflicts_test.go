@@ -19,6 +19,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -174,6 +175,7 @@ func TestFewEventsAreReadAtOnce(t *testing.T) {
 // Any user may fail to bind to every port, at every loopback address.
 func TestWhatWaitsForALookIsBounded(t *testing.T) {
 	c := newConflicts()
+	const users = 2 * userShare
 	var total uint64
 	add := func(port uint16, watched bool, n int) {
 		key := Key{Netns: ownNetns, Port: port}
@@ -181,17 +183,19 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 			key.Port, key.OtherPort = 0, true
 		}
 		for _, e := range taken(port, n) {
-			c.add(key, &e, owner.Owner{})
-			total++
+			for e.User = range users {
+				c.add(key, &e, owner.Owner{})
+				total++
+			}
 		}
 	}
-	for port := range 1 << 16 {
+	for port := range 1 << 13 {
 		add(uint16(port), false, 20)
 	}
 	if len(c.waiting) != maxWaitingOthers {
 		t.Errorf("%d ports wait that are not watched, want %d", len(c.waiting), maxWaitingOthers)
 	}
-	for port := range 1 << 16 {
+	for port := range 1 << 13 {
 		add(uint16(port), true, 20) // in a set of that many
 	}
 	if want := maxWaitingOthers + maxWaitingPorts; len(c.waiting) != want {
@@ -212,14 +216,75 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 	if sum != total {
 		t.Errorf("%d failures are counted, want %d", sum, total)
 	}
-	if len(c.counts) > maxConflictKeys+1 {
-		t.Errorf("%d keys, want at most %d", len(c.counts), maxConflictKeys+1)
+	c.retire(func(key Key) Key { return Key{Netns: key.Netns, OtherPort: true} }) // no port is watched any more
+	if len(c.counts) > 2 {
+		t.Errorf("%d keys, want at most 2: the cause is known or not", len(c.counts))
 	}
 	if got := len(notices.ports); got > maxNoticePorts+maxNoticeOthers {
 		t.Errorf("%d ports have notices, want at most %d", got, maxNoticePorts+maxNoticeOthers)
 	}
 	if len(c.waiting) != 0 || c.others != 0 {
 		t.Errorf("%d ports, %d others still wait", len(c.waiting), c.others)
+	}
+}
+
+// One user fails on many watched ports, and in many ways on the port of a server. The server's
+// failure has its cause all the same.
+func TestAnotherUsersFloodLeavesTheCauseOfAServersFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80), sock.PortRange{First: 1000, Last: 1400})}}, nil)
+		for port := uint16(1000); port < 1400; port++ {
+			hostile := taken(port, 1)[0]
+			hostile.User = 65534
+			f.send(hostile)
+		}
+		for _, hostile := range taken(80, 200) {
+			hostile.User = 65534
+			f.send(hostile)
+		}
+		server := taken(80, 1)[0]
+		server.ReuseAddr = true
+		f.send(server)
+		f.end(t)
+		got := byCause(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 && c.ReuseAddr })
+		if want := map[string]uint64{"listener/true": 1}; !equalCounts(got, want) {
+			t.Errorf("counted %v, want %v", got, want)
+		}
+	})
+}
+
+// Whatever users do, the keys of ports that are not watched any more are given back, and no sum falls.
+func TestConflictKeysAreGivenBack(t *testing.T) {
+	r := newRecorder()
+	web := Key{Netns: ownNetns, Port: 9000, Protocol: bindtrace.ProtocolTCP}
+	var last uint64
+	for round := range uint16(30) {
+		first := 10_000 + 500*round
+		flood := watching(t, one(9000), sock.PortRange{First: first, Last: first + 499})
+		r.watch(map[uint32][]ports.Set{ownNetns: {flood}}, nil)
+		for _, p := range flood.Ports {
+			for _, cause := range verdict.Causes() {
+				for _, reuseAddr := range []bool{false, true} {
+					key := Key{Netns: ownNetns, Port: p.Number, Protocol: bindtrace.ProtocolTCP}
+					r.conflicts.settled(ConflictKey{Key: key, ReuseAddr: reuseAddr, Cause: cause}, 1)
+				}
+			}
+		}
+		var sum, ofWeb uint64
+		for _, c := range r.conflicts.all() {
+			sum += c.N
+			if c.Key == web {
+				ofWeb += c.N
+			}
+		}
+		if want := last + 501*10; sum != want || ofWeb != 10*uint64(round+1) {
+			t.Fatalf("%d failures, %d of the server, want %d and %d", sum, ofWeb, want, 10*(round+1))
+		}
+		last = sum
+		if n := len(r.conflicts.counts); n > 502*10 {
+			t.Fatalf("%d keys, want those of the watched ports and of others", n)
+		}
 	}
 }
 
@@ -465,34 +530,36 @@ func TestSlowLooksAreFurtherApart(t *testing.T) {
 	})
 }
 
-// Any user may listen on every loopback address.
-func TestListenersThatALookComparesAreBounded(t *testing.T) {
+// Any user may listen on every loopback address. The cause of another one's failure is known all the
+// same.
+func TestListenersThatALookComparesAreFew(t *testing.T) {
 	var sockets []netlinkdiag.Socket
-	for i := range 3 * maxListenersPerPort {
+	const many = 3000
+	for i := range many {
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 80)
 		sockets = append(sockets, diagtest.NewListener(addr.String(), uint64(i)))
 	}
 	// They share one address.
-	for i := range 2 * maxListenersPerPort {
+	for i := range many {
 		sockets = append(sockets, diagtest.NewListener("0.0.0.0:81", uint64(len(sockets)+i)))
 	}
 	cfg := probe.Config{Dial: newFakeKernel(sockets...).dial}
 	ns := cfg.Own()
 	defer ns.Close()
-	bind := waitingBind{request: bindrule.Request{Addr: netip.MustParseAddr("127.0.0.1"), ReuseAddr: bindrule.Yes, ReusePort: bindrule.Yes}}
-	waiting := &waitingPort{binds: map[waitingBind]*waitingBinds{bind: {n: 1}}}
+	request := bindrule.Request{Addr: localhost4, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No}
+	waiting := &waitingPort{binds: map[waitingBind]*waitingBinds{{request: request}: {n: 1}}}
 	l := newLook(ns, map[uint16]*waitingPort{80: waiting, 81: waiting})
 	if err := l.see(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
 		port    uint16
-		sockets int
-		missed  bool
-	}{{80, maxListenersPerPort, true}, {81, 1, false}} {
+		most    uint64 // of the listeners
+		outcome bindrule.Outcome
+	}{{80, maxListenersPerPort + maxAlike, bindrule.Free}, {81, maxAlike, bindrule.Blocked}} {
 		seen := l.views[tt.port].Port(linux.Timers{}, time.Time{})
-		if len(seen.Sockets) != tt.sockets || seen.Incomplete != tt.missed {
-			t.Errorf("port %d has %d sockets, incomplete %t; want %d, %t", tt.port, len(seen.Sockets), seen.Incomplete, tt.sockets, tt.missed)
+		if got := seen.Bind(request).Outcome; len(seen.Sockets) != 1 || seen.Sockets[0].Count > tt.most || got != tt.outcome {
+			t.Errorf("port %d has %+v, a bind is %v; want one socket that stands for %d at most, and %v", tt.port, seen.Sockets, got, tt.most, tt.outcome)
 		}
 	}
 }

@@ -35,6 +35,6 @@ func (r *Recorder) keepInSight(e *bindtrace.Event) {
 func (r *Recorder) isWatchedNetns(inode uint32) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, ok := r.sets[inode]
+	_, ok := r.watched.namespaces[inode]
 	return ok
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -85,8 +84,7 @@ func first(a, b bool) int {
 
 // A Tracer counts failed calls and hands over events: *bindtrace.Tracer.
 type Tracer interface {
-	SetWatch(ports []uint16) error
-	SetNamespaces(inodes []uint32) error
+	SetWatch(namespaces []uint32, ports []bindtrace.Port) error
 	Counts(counts []bindtrace.Count) ([]bindtrace.Count, error)
 	Stats() (bindtrace.Stats, error)
 	ConnectsErr() error
@@ -117,12 +115,12 @@ type Recorder struct {
 	conflicts *conflicts
 	callers   *callers
 	retired   *retired // Update alone uses it
+	earlier   *earlier[bindtrace.Key]
 
-	mu     sync.Mutex
-	sets   map[uint32][]ports.Set // by inode number of the network namespace
-	union  map[uint16]struct{}    // the ports of all sets
-	latest map[Key]Failure
-	names  map[Key]*owner.Names // of those who failed
+	mu      sync.Mutex
+	watched *watched
+	latest  map[Key]Failure
+	names   map[Key]*owner.Names // of those who failed
 }
 
 // New returns a Recorder.
@@ -133,9 +131,10 @@ func New(cfg Config) *Recorder {
 	return &Recorder{
 		cfg:       cfg,
 		conflicts: newConflicts(),
-		callers:   &callers{finder: cfg.Owners},
+		callers:   newCallers(cfg.Owners),
 		retired:   newRetired(),
-		sets:      map[uint32][]ports.Set{cfg.Host.OwnInode: nil},
+		earlier:   newEarlier(func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
+		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
 		names:     make(map[Key]*owner.Names),
 	}
@@ -147,22 +146,27 @@ func New(cfg Config) *Recorder {
 func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds, error) {
 	tracer := r.cfg.Tracer
 	gone := r.retired.replace(others)
-	r.watch(sets, gone)
-	if err := tracer.SetWatch(r.ports()); err != nil {
-		return Binds{}, err
+	if sets == nil {
+		sets = make(map[uint32][]ports.Set)
 	}
-	if r.cfg.Host.Others != nil { // without others, the tracer watches the own namespace only, as when it started
-		if err := tracer.SetNamespaces(slices.Collect(maps.Keys(sets))); err != nil {
+	if len(gone) > 0 {
+		// The tracer knows namespaces by number: a new one with the number of one that is gone must
+		// not go on from its counts.
+		if err := tracer.SetWatch(newWatched(r.cfg.Host.OwnInode, without(sets, gone)).list()); err != nil {
 			return Binds{}, err
 		}
+	}
+	if err := tracer.SetWatch(r.watch(sets, gone).list()); err != nil {
+		return Binds{}, err
 	}
 	counts, err := tracer.Counts(nil)
 	if err != nil {
 		return Binds{}, err
 	}
+	counts = r.withEarlier(counts)
 	stats, err := tracer.Stats()
 	return Binds{
-		Counts:    r.retired.settle(counts, gone),
+		Counts:    counts,
 		Connects:  tracer.ConnectsErr() == nil,
 		Stats:     stats,
 		Latest:    r.all(),
@@ -202,16 +206,11 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	if e.Op != bindtrace.OpBind {
 		return
 	}
-	by := r.callers.of(e)
+	key := r.keyOf(e)
+	by := r.callers.of(key.Netns, e)
+	r.noteEarlier(key, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
-	if _, ok := r.sets[e.Netns]; !ok {
-		key.Netns = 0
-	}
-	if !e.PortKnown || !r.watched(e.Port) {
-		key.Port, key.OtherPort = 0, true
-	}
 	r.conflicts.recent.add(key, e, by)
 	r.conflicts.add(key, e, by)
 	by.Many = r.manyNames(key, e, by)
@@ -228,44 +227,71 @@ func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.
 	return names.Add(e.Time, e.UID, e.Command(), by.Service())
 }
 
-// watched says whether a port is counted by number: as in the tracer's counts, a port that is
-// watched in one namespace is so in all. It is called with mu held.
-func (r *Recorder) watched(port uint16) bool {
-	_, ok := r.union[port]
-	return ok || port == 0
+func (r *Recorder) keyOf(e *bindtrace.Event) Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
+	if !e.PortKnown {
+		key.Port, key.OtherPort = 0, true
+	}
+	return r.watched.place(key)
 }
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the inode numbers of namespaces that are gone.
-func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) {
-	r.conflicts.retire(func(netns uint32) bool {
-		_, watched := sets[netns]
-		return gone[netns] || !watched
+func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) *watched {
+	now := newWatched(r.cfg.Host.OwnInode, sets)
+	r.conflicts.earlier.update(
+		func(key ConflictKey) bool { return now.watches(key.Netns, key.Port) },
+		func(key ConflictKey) bool { return gone[key.Netns] })
+	r.conflicts.retire(func(key Key) Key {
+		if _, ok := now.namespaces[key.Netns]; key.Netns != 0 && (gone[key.Netns] || !ok) {
+			key.Netns, key.OtherPort = 0, key.Port != 0 || key.OtherPort
+			key.Port = 0
+		}
+		return now.place(key)
 	})
+	r.earlier.update(
+		func(key bindtrace.Key) bool { return now.watches(key.Netns, key.Port) },
+		func(key bindtrace.Key) bool { return gone[key.Netns] })
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sets = sets
-	r.union = make(map[uint16]struct{})
-	for _, of := range sets {
-		for _, set := range of {
-			for _, p := range set.Ports {
-				r.union[p.Number] = struct{}{}
-			}
-		}
-	}
+	r.watched = now
 	for key := range r.latest {
-		if gone[key.Netns] || !key.OtherPort && !r.watched(key.Port) {
+		if gone[key.Netns] || now.place(key) != key {
 			delete(r.latest, key)
 			delete(r.names, key)
 		}
 	}
+	return now
 }
 
-// ports returns the ports that are watched anywhere.
-func (r *Recorder) ports() []uint16 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.union))
+// noteEarlier notes a failure of a port that may be watched soon.
+func (r *Recorder) noteEarlier(key Key, e *bindtrace.Event) {
+	if key.Netns == 0 || !key.OtherPort || !e.PortKnown {
+		return
+	}
+	switch e.Errno {
+	case unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES:
+		r.earlier.add(user{key.Netns, e.User}, bindtrace.Key{
+			Netns: key.Netns, Port: e.Port, Op: bindtrace.OpBind, Family: e.Family, Protocol: e.Protocol, Errno: e.Errno,
+		}, 1)
+	}
+}
+
+// withEarlier counts the failures that came just before their port was watched under its number.
+func (r *Recorder) withEarlier(counts []bindtrace.Count) []bindtrace.Count {
+	sums := make(map[bindtrace.Key]uint64, len(counts))
+	for _, c := range counts {
+		sums[c.Key] = c.N
+	}
+	r.earlier.apply(sums)
+	r.earlier.shown(sums)
+	out := counts[:0]
+	for key, n := range sums {
+		out = append(out, bindtrace.Count{Key: key, N: n})
+	}
+	return out
 }
 
 func (r *Recorder) all() []Failure {

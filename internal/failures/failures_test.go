@@ -16,7 +16,8 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
+// A port counts by number in the namespaces that watch it, and in those that are not watched.
+func TestPortHasItsNumberWhereItIsWatched(t *testing.T) {
 	const blue = foreignNetns + 1
 	r := newRecorder()
 	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
@@ -31,15 +32,13 @@ func TestPortThatAnyNamespaceWatchesHasItsNumberInAll(t *testing.T) {
 	for _, failure := range r.all() {
 		got = append(got, failure.Key)
 	}
-	var want []Key
-	for _, netns := range []uint32{ownNetns, blue, 0} {
-		for _, port := range []uint16{80, 81} {
-			want = append(want, Key{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP})
-		}
-		want = append(want, Key{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP})
+	on := func(netns uint32, port uint16) Key {
+		return Key{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP}
 	}
+	off := func(netns uint32) Key { return Key{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP} }
+	want := []Key{on(ownNetns, 80), off(ownNetns), on(blue, 81), off(blue), on(0, 80), on(0, 81), off(0)}
 	if !slices.Equal(got, want) {
-		t.Errorf("got  %+v\nwant %+v", got, want)
+		t.Errorf("got %+v\nwant %+v", got, want)
 	}
 }
 
@@ -166,43 +165,47 @@ func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
 	const blue = foreignNetns + 1
 	sets := map[uint32][]ports.Set{ownNetns: {watching(t, one(80)), watching(t, one(53))}, blue: {watching(t, one(80), one(81))}}
 	others := &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 1}}}}
-	for _, tt := range []struct {
-		name string
-		host *probe.Host
-		want []uint32 // the namespaces that the tracer gets
-	}{
-		{"the own namespace alone", &probe.Host{OwnInode: ownNetns}, nil},
-		{"others too", &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}, []uint32{ownNetns, blue}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tracer := newFakeTracer()
-			tracer.counts = tracerCounts(map[uint32]uint64{blue: 7})
-			r := New(Config{Tracer: tracer, Host: tt.host})
-			e := failed(81, "x", 0)
-			binds, err := r.Update(sets, others)
-			r.add(&e)
-			if err == nil {
-				binds, err = r.Update(sets, others)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, want := slices.Sorted(slices.Values(tracer.watched)), []uint16{53, 80, 81}; !slices.Equal(got, want) {
-				t.Errorf("watched %v, want %v", got, want)
-			}
-			if got := slices.Sorted(slices.Values(tracer.namespaces)); !slices.Equal(got, tt.want) {
-				t.Errorf("namespaces %v, want %v", got, tt.want)
-			}
-			if !slices.Equal(binds.Counts, tracer.counts) || !binds.Connects || binds.Stats.Lost != 3 ||
-				len(binds.Latest) != 1 || binds.Latest[0].Port != 81 || len(binds.Recent) != 1 {
-				t.Errorf("got %+v", binds)
-			}
-		})
+	tracer := newFakeTracer()
+	tracer.counts = tracerCounts(map[uint32]uint64{blue: 7})
+	r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}})
+	e := failed(80, "x", 0)
+	binds, err := r.Update(sets, others)
+	r.add(&e)
+	if err == nil {
+		binds, err = r.Update(sets, others)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Those of the own namespace first: there may be no room for all.
+	if want := []bindtrace.Port{
+		{Netns: ownNetns, Number: 53}, {Netns: ownNetns, Number: 80}, {Netns: blue, Number: 80}, {Netns: blue, Number: 81},
+		{Number: 53}, {Number: 80}, {Number: 81},
+	}; !slices.Equal(tracer.watched, want) {
+		t.Errorf("watched %v, want %v", tracer.watched, want)
+	}
+	if want := []uint32{ownNetns, blue}; !slices.Equal(tracer.namespaces, want) || tracer.watches != 2 {
+		t.Errorf("namespaces %v, set %d times, want %v, and 2 times", tracer.namespaces, tracer.watches, want)
+	}
+	if !slices.Equal(binds.Counts, tracer.counts) || !binds.Connects || binds.Stats.Lost != 3 ||
+		len(binds.Latest) != 1 || binds.Latest[0].Port != 80 || len(binds.Recent) != 1 {
+		t.Errorf("got %+v", binds)
+	}
+
+	// Another namespace with the number of one that is gone: the tracer has to forget it first.
+	others = &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 2}}}}
+	var told [][]uint32
+	tracer.onWatch = func(namespaces []uint32) { told = append(told, namespaces) }
+	if _, err := r.Update(sets, others); err != nil {
+		t.Fatal(err)
+	}
+	if want := [][]uint32{{ownNetns}, {ownNetns, blue}}; !slices.EqualFunc(told, want, slices.Equal[[]uint32]) {
+		t.Errorf("the tracer was told %v, want %v", told, want)
 	}
 }
 
 func TestUpdateReturnsTheErrorOfTheTracer(t *testing.T) {
-	for _, call := range []string{"SetWatch", "SetNamespaces", "Counts", "Stats"} {
+	for _, call := range []string{"SetWatch", "Counts", "Stats"} {
 		t.Run(call, func(t *testing.T) {
 			tracer := newFakeTracer()
 			tracer.refused = call

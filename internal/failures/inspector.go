@@ -89,17 +89,26 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 
 // A look sees what is on some ports of one network namespace.
 type look struct {
-	ns      probe.Namespace
-	waiting map[uint16]*waitingPort
-	views   map[uint16]*verdict.View
-	tooMany map[uint16]bool // ports with listeners that were left out
-	dumped  time.Time       // when the dump of sockets ended
+	ns       probe.Namespace
+	waiting  map[uint16]*waitingPort
+	views    map[uint16]*verdict.View
+	expected map[uint16][]bindrule.Request
+	foldings map[uint16]*bindrule.Folding
+	dumped   time.Time // when the dump of sockets ended
 }
 
 func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
-	l := &look{ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View)}
-	for number := range waiting {
+	l := &look{
+		ns: ns, waiting: waiting, views: make(map[uint16]*verdict.View),
+		expected: make(map[uint16][]bindrule.Request), foldings: make(map[uint16]*bindrule.Folding),
+	}
+	for number, port := range waiting {
+		for bind := range port.binds {
+			l.expected[number] = append(l.expected[number], bind.request)
+		}
 		l.views[number] = new(verdict.View)
+		l.foldings[number] = bindrule.NewFolding(l.expected[number])
+		l.views[number].Expect(l.foldings[number])
 		l.views[number].SetIncomplete(true)
 	}
 	return l
@@ -107,17 +116,16 @@ func newLook(ns probe.Namespace, waiting map[uint16]*waitingPort) *look {
 
 // see looks at the ports. With an error it has not seen everything.
 func (l *look) see(ctx context.Context) error {
-	found := newListenersByPort()
+	found := newListenersByPort(l.foldings)
 	if err := l.ns.Listeners(ctx, found, slices.Collect(maps.Keys(l.waiting))...); err != nil {
 		return err
 	}
-	byPort := found.byPort
-	l.tooMany = found.tooMany
+	on := found.byPort
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16
 	for number, port := range l.waiting {
-		l.views[number].SetListeners(byPort[number], nil)
+		l.views[number].SetListeners(on[number], nil)
 		seen := l.views[number].Port(linux.Timers{}, time.Time{})
 		if !port.allBehindListeners(&seen) {
 			rest = append(rest, number)
@@ -126,12 +134,13 @@ func (l *look) see(ctx context.Context) error {
 	if len(rest) == 0 {
 		return nil
 	}
-	return l.seeAll(ctx, rest, byPort)
+	return l.seeAll(ctx, rest, on)
 }
 
-// maxListenersPerPort bounds the listeners of a port that bind() can tell apart: any user may listen
-// on every loopback address, and each failed bind is compared with each listener. maxAlike bounds
-// those that bind() cannot tell apart, as far as the dump shows: they may differ in their flags.
+// maxListenersPerPort bounds the listeners of a port that are kept apart: any user may listen on every
+// loopback address, and each failed bind is compared with each listener. Beyond it only listeners that
+// the failed binds can tell apart are kept apart. maxAlike bounds those that bind() cannot tell apart,
+// as far as the dump shows: they may differ in their flags.
 const (
 	maxListenersPerPort = 1024
 	maxAlike            = 64
@@ -140,13 +149,13 @@ const (
 // listenersByPort sorts listeners into their ports, and leaves out those beyond the bounds. It is a
 // probe.Visitor.
 type listenersByPort struct {
-	byPort  map[uint16][]ports.Listener
-	kinds   map[uint16]map[bindrule.Socket]int
-	tooMany map[uint16]bool // ports with kinds that were left out
+	foldings map[uint16]*bindrule.Folding
+	byPort   map[uint16][]ports.Listener
+	kinds    map[uint16]map[bindrule.Socket]int
 }
 
-func newListenersByPort() *listenersByPort {
-	l := new(listenersByPort)
+func newListenersByPort(foldings map[uint16]*bindrule.Folding) *listenersByPort {
+	l := &listenersByPort{foldings: foldings}
 	l.Reset()
 	return l
 }
@@ -155,7 +164,6 @@ func newListenersByPort() *listenersByPort {
 func (l *listenersByPort) Reset() {
 	l.byPort = make(map[uint16][]ports.Listener)
 	l.kinds = make(map[uint16]map[bindrule.Socket]int)
-	l.tooMany = make(map[uint16]bool)
 }
 
 // Add implements probe.Visitor.
@@ -168,11 +176,11 @@ func (l *listenersByPort) Add(s *netlinkdiag.Socket) {
 		l.kinds[number] = kinds
 	}
 	alike, ok := kinds[kind]
-	switch {
-	case !ok && len(kinds) == maxListenersPerPort:
-		l.tooMany[number] = true
-		return
-	case alike == maxAlike:
+	if !ok && len(kinds) >= maxListenersPerPort {
+		kind = l.foldings[number].FoldSocket(kind)
+		alike = kinds[kind]
+	}
+	if alike == maxAlike {
 		return
 	}
 	kinds[kind]++
@@ -191,7 +199,7 @@ func (p *waitingPort) allBehindListeners(seen *bindrule.Port) bool {
 }
 
 // seeAll looks for sockets of all states on the ports, and for the flags.
-func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][]ports.Listener) error {
+func (l *look) seeAll(ctx context.Context, numbers []uint16, listeners map[uint16][]ports.Listener) error {
 	// Where the flags of all sockets can be read, the sockets come with them, except those that
 	// are only bound.
 	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(sock.StateListen)}
@@ -199,10 +207,10 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	if all {
 		req.States = netlinkdiag.States(netlinkdiag.StateBoundInactive)
 	}
-	ask := probe.FlagRequest{Ports: numbers}
+	ask := probe.FlagRequest{Ports: numbers, Expected: l.expected}
 	for _, number := range numbers {
 		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(number))
-		ask.Listeners = append(ask.Listeners, byPort[number]...)
+		ask.Listeners = append(ask.Listeners, listeners[number]...)
 	}
 	if err := l.ns.Sockets(ctx, req, l); err != nil {
 		return err
@@ -226,9 +234,9 @@ func (l *look) seeAll(ctx context.Context, numbers []uint16, byPort map[uint16][
 	lacking := all && err != nil // if not all, the dump has seen all states
 	for _, number := range numbers {
 		v := l.views[number]
-		v.SetListeners(byPort[number], flags.Listeners)
+		v.SetListeners(listeners[number], flags.Listeners)
 		v.SetBucket(flags.Buckets[number])
-		v.SetIncomplete(lacking || flags.Missed[number] > 0 || l.tooMany[number])
+		v.SetIncomplete(lacking || flags.Missed[number] > 0)
 	}
 	return err
 }
@@ -260,7 +268,7 @@ func (i *inspector) report(ctx context.Context) {
 	}
 	i.cfg.Host.Each(slices.Sorted(maps.Keys(numbers)), func(inode uint32, _ string, ns probe.Namespace) {
 		// An error leaves the sentence shorter.
-		found := newListenersByPort()
+		found := newListenersByPort(nil)
 		_ = ns.Listeners(ctx, found, numbers[inode]...)
 		for n := range conflicts {
 			if c := &conflicts[n]; c.Netns == inode {

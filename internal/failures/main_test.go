@@ -123,8 +123,10 @@ type fakeTracer struct {
 
 	refused string // the call that fails
 
-	watched    []uint16 // the latest
+	watched    []bindtrace.Port // the latest
 	namespaces []uint32
+	watches    int // how often they were set
+	onWatch    func(namespaces []uint32)
 }
 
 func newFakeTracer() *fakeTracer { return &fakeTracer{events: make(chan bindtrace.Event)} }
@@ -136,14 +138,13 @@ func (f *fakeTracer) err(call string) error {
 	return nil
 }
 
-func (f *fakeTracer) SetWatch(ports []uint16) error {
-	f.watched = ports
+func (f *fakeTracer) SetWatch(namespaces []uint32, ports []bindtrace.Port) error {
+	f.watched, f.namespaces = ports, namespaces
+	f.watches++
+	if f.onWatch != nil {
+		f.onWatch(namespaces)
+	}
 	return f.err("SetWatch")
-}
-
-func (f *fakeTracer) SetNamespaces(inodes []uint32) error {
-	f.namespaces = inodes
-	return f.err("SetNamespaces")
 }
 
 func (f *fakeTracer) Counts(counts []bindtrace.Count) ([]bindtrace.Count, error) {

@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -78,9 +79,9 @@ type recentLog struct {
 type recentRow struct {
 	Recent
 	key recentKey
-	seq uint64 // of the latest
-
-	ofSource, ofUID int // for trim: how many of the same are later
+	// Of the latest.
+	seq  uint64
+	user uint32 // bindtrace.Event.User
 }
 
 func newRecent() *recent {
@@ -118,33 +119,29 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 		l.rows[key] = row
 	}
 	l.seq++
-	row.seq = l.seq
+	row.seq, row.user = l.seq, e.User
 	row.Count++
 	row.Last, row.PID, row.CgroupID, row.Owner, row.Request = e.Time, e.PID, e.CgroupID, by, requestOf(e)
 }
 
-// trim keeps some rows: the latest of each user and port, then the next latest of each, and so on.
-// A user who makes many binds fail pushes out their own rows.
+// trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of
+// subordinate ids as one user. It is shared by user id, then by network namespace, then by port, and
+// of each port the latest rows stay. A user who makes many binds fail pushes out their own rows.
 func (l *recentLog) trim(keep int) {
-	type source struct {
-		uid bindrule.UID
-		portID
-	}
-	rows := slices.SortedFunc(maps.Values(l.rows), func(a, b *recentRow) int { return cmp.Compare(b.seq, a.seq) })
-	sources, uids := make(map[source]int, len(rows)), make(map[bindrule.UID]int, len(rows))
-	for _, r := range rows {
-		from := source{r.Request.UID, portID{r.Netns, r.Port}}
-		r.ofSource, r.ofUID = sources[from], uids[from.uid]
-		sources[from]++
-		uids[from.uid]++
-	}
-	slices.SortFunc(rows, func(a, b *recentRow) int {
-		return cmp.Or(cmp.Compare(a.ofSource, b.ofSource), cmp.Compare(a.ofUID, b.ofUID), cmp.Compare(b.seq, a.seq))
-	})
+	rows := slices.Collect(maps.Values(l.rows))
+	levels := slices.Concat(
+		ports.ByUser(func(r **recentRow) bindrule.UID { return bindrule.UIDOf((*r).user) }),
+		ports.ByUser(func(r **recentRow) bindrule.UID { return (*r).Request.UID }),
+		[]func(**recentRow) uint64{byNetns, byPort},
+	)
+	ports.Fairly(rows, func(a, b **recentRow) int { return cmp.Compare((*b).seq, (*a).seq) }, levels...)
 	for _, r := range rows[keep:] {
 		delete(l.rows, r.key)
 	}
 }
+
+func byNetns(r **recentRow) uint64 { return uint64((*r).Netns) }
+func byPort(r **recentRow) uint64  { return uint64((*r).Port) }
 
 // settle notes what made these binds fail.
 func (r *recent) settle(at portID, bind waitingBind, cause verdict.Cause, blockers []bindrule.Socket) {

@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -104,6 +105,44 @@ func TestStormDoesNotPushOutOtherPortsOrUsers(t *testing.T) {
 				t.Error("the service's failure was pushed out")
 			}
 		})
+	}
+}
+
+// A user who has a range of subordinate ids, or a user namespace, has 65,536 user ids. A container's
+// root can open network namespaces.
+func TestStormOfManyIDsDoesNotPushOutOtherUsers(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		victim uint32
+		change func(e *bindtrace.Event, i int)
+	}{
+		{"subordinate ids", 1000, func(e *bindtrace.Event, i int) { e.UID = 100_000 + uint32(i%65536) }},
+		{"those of a container", 1000, func(e *bindtrace.Event, i int) { e.UID = 524_288 + uint32(i%65536) }},
+		{"beside those of another container", 165_536 + 7, func(e *bindtrace.Event, i int) { e.UID = 100_000 + uint32(i%65536) }},
+		{"beside those of a neighbour that is counted from 0", 131_072 + 7, func(e *bindtrace.Event, i int) { e.UID = 65_536*3 + uint32(i%65536) }},
+		{"ids anywhere, in a user namespace", 1000, func(e *bindtrace.Event, i int) { e.User, e.UID = 1001, uint32(i)*65_539 }},
+		{"root of another network namespace", 0, func(e *bindtrace.Event, _ int) { e.UID, e.Netns = 0, foreignNetns }},
+	} {
+		for _, order := range []string{"before", "amid"} {
+			t.Run(tt.name+", "+order, func(t *testing.T) {
+				set := []ports.Set{watching(t, one(80), sock.PortRange{First: 1000, Last: 1999})}
+				r := newRecorder()
+				r.watch(map[uint32][]ports.Set{ownNetns: set, foreignNetns: set}, nil)
+				for i := range 70_000 {
+					if i == map[string]int{"before": 0, "amid": 35_000}[order] {
+						e := failed(80, "service", 0)
+						e.UID = tt.victim
+						r.add(&e)
+					}
+					e := failed(uint16(1000+i%1000), "storm", time.Hour+time.Duration(i))
+					tt.change(&e, i)
+					r.add(&e)
+				}
+				if !slices.ContainsFunc(recentOf(r), func(row Recent) bool { return row.Process == "service" }) {
+					t.Error("the service's failure was pushed out")
+				}
+			})
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -70,6 +71,24 @@ func looksGone(name string) bool {
 	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
 }
 
+// Addresses returns the addresses of the namespace's interfaces (RTM_GETADDR).
+func (i *Interfaces) Addresses() (map[netip.Addr]struct{}, error) {
+	if err := i.connect(); err != nil {
+		return nil, err
+	}
+	found, err := i.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	out := make(map[netip.Addr]struct{}, len(found))
+	for _, a := range found {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok {
+			out[addr.Unmap()] = struct{}{}
+		}
+	}
+	return out, nil
+}
+
 // Err returns the first error of Name, or nil. An interface that is gone is not an error.
 func (i *Interfaces) Err() error { return i.err }
 
@@ -88,12 +107,8 @@ func (i *Interfaces) lookup(index uint32) (string, error) {
 	if index > math.MaxInt32 {
 		return "", nil
 	}
-	if i.handle == nil {
-		handle, err := i.open()
-		if err != nil {
-			return "", fmt.Errorf("open rtnetlink: %w", err)
-		}
-		i.handle = handle
+	if err := i.connect(); err != nil {
+		return "", err
 	}
 	link, err := i.handle.LinkByIndex(int(index))
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -103,6 +118,19 @@ func (i *Interfaces) lookup(index uint32) (string, error) {
 		return "", err
 	}
 	return link.Attrs().Name, nil
+}
+
+// connect opens rtnetlink, if it is not open.
+func (i *Interfaces) connect() error {
+	if i.handle != nil {
+		return nil
+	}
+	handle, err := i.open()
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	i.handle = handle
+	return nil
 }
 
 func (i *Interfaces) open() (*netlink.Handle, error) {

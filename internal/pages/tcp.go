@@ -78,7 +78,7 @@ func (p *tcpPort) row() PortRow {
 	if p.tcp != nil {
 		r.Sockets, r.TimeWait = socketCounts(p.tcp), p.timeWait()
 	}
-	groups, leftOut := bounded(p.listeners, maxListeners)
+	groups, leftOut := boundedGroups(p.listeners)
 	r.ListenersLeftOut = leftOut
 	verdicts := p.verdicts
 	if verdicts == nil {
@@ -107,6 +107,21 @@ func (p *tcpPort) row() PortRow {
 		}
 	}
 	return r
+}
+
+// boundedGroups returns the groups that have a row, in their order. Each user keeps a share: any user may
+// listen on more addresses of the port than there are rows.
+func boundedGroups(groups []ports.Group) (kept []ports.Group, leftOut int) {
+	if len(groups) <= maxListeners {
+		return groups, 0
+	}
+	chosen := slices.Clone(groups)
+	ports.Fairly(chosen,
+		func(a, b *ports.Group) int { return ports.ByRank(a.GroupKey, b.GroupKey) },
+		ports.ByUser(func(g *ports.Group) bindrule.UID { return g.UID })...)
+	kept, leftOut = bounded(chosen, maxListeners)
+	slices.SortFunc(kept, func(a, b ports.Group) int { return a.Compare(b.GroupKey) })
+	return kept, leftOut
 }
 
 func (p *tcpPort) listener(g *ports.Group, judged *report.ListenerReport) ListenerRow {

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"testing"
+	"time"
+
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
-	"testing"
-	"time"
 )
 
 const retention = 10 * time.Minute

@@ -109,3 +109,6 @@ func (p *Plan) Elsewhere(protocol sock.Protocol, netns uint32) *Watcher {
 	w.set = w.build()
 	return w
 }
+
+// MostPorts returns how many ports all Watchers can watch: Config.MaxPorts, and those where binds fail.
+func (p *Plan) MostPorts() int { return p.budget.limit + maxFailing }

@@ -2,21 +2,31 @@ package ports
 
 import (
 	"cmp"
-	"iter"
 	"net/netip"
-	"slices"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
 )
 
-// Any user may listen on as many addresses of 127.0.0.0/8 as they have descriptors, and each
-// listener group is some twenty series. MaxShownPerPort groups of each port are shown, or fewer
-// where that makes more than MaxShown in all, but at least one.
+// Any user may listen on as many addresses of 127.0.0.0/8 as they have descriptors, and with
+// IP_FREEBIND on any other address, and each listener group is some twenty series.
+// MaxShownPerPort groups of each port are shown, or fewer where that makes more than MaxShown in
+// all, but at least one.
 const (
 	MaxShownPerPort = 64
 	MaxShown        = 4096
 )
 
-// Rank puts the few wildcard addresses first, then the host's own addresses, then the millions of
-// loopback addresses.
+// A Candidate is a listener group that may be shown.
+type Candidate struct {
+	GroupKey
+	UID   bindrule.UID // of the user who made the sockets
+	First time.Time    // when the group was first seen
+	Gone  bool         // it does not listen any more
+}
+
+// Rank puts wildcard addresses first, of which there are few, then the host's own addresses, then
+// those of loopback, of which there are millions.
 func (k GroupKey) Rank() int {
 	switch addr := k.Address.Unmap(); {
 	case addr.IsUnspecified():
@@ -33,39 +43,86 @@ func ByRank(a, b GroupKey) int {
 	return cmp.Or(cmp.Compare(a.Rank(), b.Rank()), a.Compare(b))
 }
 
-// shareOf is how many groups of each port are shown, where the ports have counts groups.
-func shareOf(counts []int) int {
-	for n := MaxShownPerPort; n > 1; n-- {
-		sum := 0
-		for _, count := range counts {
-			sum += min(count, n)
-		}
-		if sum <= MaxShown {
-			return n
-		}
+// TooMany returns, by port, the groups that are not kept because their port has too many, or all
+// ports have. Each user keeps a share. Within it come first the addresses that are local, then as in
+// Rank, then groups that listen, then those that were seen first.
+//
+// local says whether an address is one of the host's own. It is asked only where there are too many.
+func TooMany(groups []Candidate, local func(netip.Addr) bool) map[uint16][]GroupKey {
+	byPort := make(map[uint16][]Candidate)
+	for _, c := range groups {
+		byPort[c.Port] = append(byPort[c.Port], c)
 	}
-	return 1
-}
-
-// TooMany returns, by port, the groups that are not kept because their port has too many. Each
-// port keeps those that come first in the given order.
-func TooMany(groups iter.Seq[GroupKey], order func(a, b GroupKey) int) map[uint16][]GroupKey {
-	byPort := make(map[uint16][]GroupKey)
-	for key := range groups {
-		byPort[key.Port] = append(byPort[key.Port], key)
+	total := 0
+	for _, of := range byPort {
+		total += min(len(of), MaxShownPerPort)
 	}
-	var counts []int
-	for _, keys := range byPort {
-		counts = append(counts, len(keys))
-	}
-	share := shareOf(counts)
-	for port, keys := range byPort {
-		if len(keys) <= share {
-			delete(byPort, port)
+	beyond := make(map[uint16][]GroupKey)
+	var rest []choice // of all ports, beside the first of each
+	for port, of := range byPort {
+		if len(of) <= MaxShownPerPort && (total <= MaxShown || len(of) == 1) {
 			continue
 		}
-		slices.SortFunc(keys, order)
-		byPort[port] = keys[share:]
+		choices := choose(of, local)
+		for _, c := range choices[min(len(of), MaxShownPerPort):] {
+			beyond[port] = append(beyond[port], c.GroupKey)
+		}
+		rest = append(rest, choices[1:min(len(of), MaxShownPerPort)]...)
 	}
-	return byPort
+	if total > MaxShown {
+		fair(rest, func(a, b *choice) int { return cmp.Or(cmp.Compare(a.turn, b.turn), a.compare(b)) })
+		for _, c := range rest[max(0, MaxShown-(total-len(rest))):] {
+			beyond[c.Port] = append(beyond[c.Port], c.GroupKey)
+		}
+	}
+	return beyond
+}
+
+// A choice is a Candidate of a port that has too many.
+type choice struct {
+	*Candidate
+	foreign bool // the address is none of the host's
+	turn    int  // how many of the port come before
+}
+
+// choose sorts the groups of a port: those that are kept come first.
+func choose(groups []Candidate, local func(netip.Addr) bool) []choice {
+	out := make([]choice, len(groups))
+	for i := range groups {
+		addr := groups[i].Address.Unmap().WithZone("")
+		out[i] = choice{
+			Candidate: &groups[i],
+			foreign:   !addr.IsUnspecified() && !addr.IsLoopback() && !local(addr),
+		}
+	}
+	fair(out, (*choice).compare)
+	for i := range out {
+		out[i].turn = i
+	}
+	return out
+}
+
+func fair(choices []choice, compare func(a, b *choice) int) {
+	Fairly(choices, compare, ByUser(func(c *choice) bindrule.UID { return c.UID })...)
+}
+
+func (c *choice) compare(o *choice) int {
+	return cmp.Or(
+		last(c.foreign, o.foreign),
+		cmp.Compare(c.Rank(), o.Rank()),
+		last(c.Gone, o.Gone),
+		c.First.Compare(o.First),
+		c.GroupKey.Compare(o.GroupKey),
+	)
+}
+
+// last puts what is set last.
+func last(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
 }

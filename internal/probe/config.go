@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"net/netip"
 	"sync"
 
 	"sockstate_exporter/internal/linux"
@@ -18,6 +19,10 @@ type Config struct {
 	// NetNS is a descriptor of the namespace that counts as the process's own. 0 means the
 	// namespace that the process is in.
 	NetNS int
+
+	// Addresses returns the addresses of the devices of the network namespace that a descriptor
+	// refers to, as with Dial. nil: rtnetlink is asked.
+	Addresses func(netns int) (map[netip.Addr]struct{}, error)
 
 	// Flags reads the reuse flags; nil switches them off.
 	Flags FlagReader
@@ -73,11 +78,20 @@ func Gone(err error) Namespace {
 }
 
 func (c *Config) namespace(fd int) *namespace {
-	n := &namespace{fd: fd, dial: c.Dial, flags: c.Flags, buckets: c.Buckets}
+	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags, buckets: c.Buckets}
 	if n.dial == nil {
 		n.dial = func(fd int) (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	}
+	if n.addresses == nil {
+		n.addresses = localAddresses
+	}
 	return n
+}
+
+func localAddresses(fd int) (map[netip.Addr]struct{}, error) {
+	devices := netns.NewInterfaces(fd)
+	defer devices.Close()
+	return devices.Addresses()
 }
 
 // procfs is what procfs says of a network namespace.

@@ -40,6 +40,16 @@ func (n *namespace) Flags(ctx context.Context, req FlagRequest) (*Flags, error) 
 		l := &req.Listeners[i]
 		ask.Listeners = append(ask.Listeners, sockflags.ListenerID{Cookie: l.Cookie, Inode: l.Inode})
 	}
+	for port, requests := range req.Expected {
+		if ask.Expected == nil {
+			ask.Expected = make(map[uint16][]sockflags.Bind, len(req.Expected))
+		}
+		binds := make([]sockflags.Bind, len(requests))
+		for i, r := range requests {
+			binds[i] = sockflags.Bind{Addr: r.Addr, Ifindex: r.Ifindex, UID: r.UID.ID, UIDKnown: r.UID.Known}
+		}
+		ask.Expected[port] = binds
+	}
 	slices.SortFunc(ask.Listeners, func(a, b sockflags.ListenerID) int { return cmp.Compare(a.Cookie, b.Cookie) })
 	read, err := n.flags.Read(ctx, ask)
 	if err != nil {
@@ -115,6 +125,7 @@ func newBucket(b *sockflags.Bucket) bindrule.Bucket {
 func newSocket(g *sockflags.Group) PortSocket {
 	s := bindrule.Socket{
 		Addr:      g.Addr,
+		Elsewhere: g.Elsewhere,
 		Ifindex:   g.Ifindex,
 		V6Only:    bindrule.FlagOf(g.V6Only),
 		ReuseAddr: bindrule.FlagOf(g.ReuseAddr),

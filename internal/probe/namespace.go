@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/sock"
@@ -16,6 +17,8 @@ type namespace struct {
 	fd   int
 	dial func(int) (*netlinkdiag.Conn, error)
 	conn *netlinkdiag.Conn // nil until dialled
+
+	addresses func(int) (map[netip.Addr]struct{}, error)
 
 	flags   FlagReader   // nil: off
 	buckets BucketReader // nil: without
@@ -129,6 +132,11 @@ func (n *namespace) Devices(indices map[uint32]string) {
 	for index := range indices {
 		indices[index] = names.Name(index)
 	}
+}
+
+// LocalAddresses implements Namespace.
+func (n *namespace) LocalAddresses() (map[netip.Addr]struct{}, error) {
+	return n.addresses(n.fd)
 }
 
 // Close implements Namespace.

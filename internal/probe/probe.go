@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -54,6 +55,10 @@ type Namespace interface {
 	// called by its index: "if42".
 	Devices(names map[uint32]string)
 
+	// LocalAddresses returns the addresses of the network devices. Those of loopback need not be
+	// among them.
+	LocalAddresses() (map[netip.Addr]struct{}, error)
+
 	// Close closes what the namespace has open. The namespace may be used again.
 	Close() error
 }
@@ -78,6 +83,10 @@ const (
 type FlagRequest struct {
 	Ports     []uint16
 	Listeners []ports.Listener
+
+	// Expected are, by port, the binds that will be asked about. Where a port has very many kinds
+	// of sockets, those that these binds cannot tell apart are folded, as by bindrule.NewFolding.
+	Expected map[uint16][]bindrule.Request
 
 	// OnlyListeners skips the table of connections, which can be large.
 	OnlyListeners bool

@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -142,8 +143,8 @@ func owned(sockets []bindrule.Socket, port uint16, one, many string) string {
 	}
 	where, uids := make([]string, 0, len(sockets)), make([]string, 0, len(sockets))
 	for _, s := range sockets {
-		where = append(where, netip.AddrPortFrom(s.Addr, port).String())
-		if s.UID.Known {
+		where = append(where, whereIs(&s, port))
+		if s.UID.Known && s.UID.ID != sock.OtherUID {
 			uids = append(uids, strconv.FormatUint(uint64(s.UID.ID), 10))
 		}
 	}
@@ -152,6 +153,17 @@ func owned(sockets []bindrule.Socket, port uint16, one, many string) string {
 		out += " (uid " + few(uids) + ")"
 	}
 	return out
+}
+
+func whereIs(s *bindrule.Socket, port uint16) string {
+	switch s.Elsewhere {
+	case sock.FamilyIPv4:
+		return fmt.Sprintf("port %d of other IPv4 addresses", port)
+	case sock.FamilyIPv6:
+		return fmt.Sprintf("port %d of other IPv6 addresses", port)
+	default:
+		return netip.AddrPortFrom(s.Addr, port).String()
+	}
 }
 
 func connections(sockets []bindrule.Socket) string {

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -88,8 +89,9 @@ func refuse(err error) func(diagtest.Request) []diagtest.Datagram {
 func (f *fake) config() Config {
 	return Config{
 		Host: &probe.Host{Config: probe.Config{
-			Dial:  f.dial,
-			Stack: func() (stack.Stats, error) { return someStats(), nil },
+			Addresses: func(int) (map[netip.Addr]struct{}, error) { return nil, errors.ErrUnsupported },
+			Dial:      f.dial,
+			Stack:     func() (stack.Stats, error) { return someStats(), nil },
 		}},
 		Retention: retention,
 		Parts:     Parts{TCP: true, Listeners: true},

@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"iter"
 	"maps"
 	"math"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -33,13 +33,28 @@ type taking struct {
 	listening  Part[*ports.Listening]
 	onWatched  ports.OnPorts
 
+	local func(netip.Addr) bool // whether an address is one of the namespace's own
+
+	// notShown are groups of ports with too many, and dropped is their number by port.
+	notShown map[ports.GroupKey]bool
+	dropped  map[uint16]int
+
+	// expected are the binds that have to be judged exactly, by port, and foldings fold sockets
+	// for them and for wildcards, by set.Ports.
+	expected map[uint16][]bindrule.Request
+	foldings []*bindrule.Folding
+
 	mu     sync.Mutex
 	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
 
 func (w *worker) begin(publish func(func(*Namespace)), walks *walkBudget) *taking {
-	return &taking{worker: w, publish: publish, walks: walks}
+	return &taking{
+		worker: w, publish: w.memory.beside(publish), walks: walks,
+		local:    newLocal(func() (map[netip.Addr]struct{}, error) { return w.probe.LocalAddresses() }),
+		notShown: make(map[ports.GroupKey]bool), dropped: make(map[uint16]int),
+	}
 }
 
 // stack takes the namespace's counters and limits.
@@ -112,6 +127,63 @@ func (t *taking) fold(ctx context.Context) {
 		}
 	}
 	t.groups.Data = groups
+	now := time.Now()
+	t.choose(now)
+	t.history.Update(now, t.set, t.chosen(), t.local)
+	t.expect()
+}
+
+// choose decides which groups are shown.
+func (t *taking) choose(now time.Time) {
+	candidates := make([]ports.Candidate, len(t.groups.Data))
+	for i := range candidates {
+		g := &t.groups.Data[i]
+		candidates[i] = ports.Candidate{GroupKey: g.GroupKey, UID: g.UID, First: t.history.First(g.GroupKey, now)}
+	}
+	for port, keys := range ports.TooMany(candidates, t.local) {
+		t.dropped[port] = len(keys)
+		for _, key := range keys {
+			t.notShown[key] = true
+		}
+	}
+	for port, n := range t.onWatched.GroupsUnknown {
+		t.dropped[port] += int(n)
+	}
+}
+
+// chosen returns the groups that are shown, in a slice of their own.
+func (t *taking) chosen() []ports.Group {
+	return slices.DeleteFunc(slices.Clone(t.groups.Data), func(g ports.Group) bool { return t.notShown[g.GroupKey] })
+}
+
+// newLocal says whether an address is one of the namespace's own. Where that cannot be found out, all
+// are. The namespace is asked once.
+func newLocal(addresses func() (map[netip.Addr]struct{}, error)) func(netip.Addr) bool {
+	ask := sync.OnceValues(addresses)
+	return func(addr netip.Addr) bool {
+		known, err := ask()
+		_, ok := known[addr]
+		return ok || err != nil
+	}
+}
+
+// expect decides which binds the answers have to be exact for: those that judge asks about, and
+// those of the caller.
+func (t *taking) expect() {
+	always := slices.Concat(t.cfg.Binds, []bindrule.Request{{Addr: netip.IPv4Unspecified()}, {Addr: netip.IPv6Unspecified()}})
+	t.expected = t.history.Requests()
+	common := bindrule.NewFolding(always)
+	t.foldings = make([]*bindrule.Folding, len(t.set.Ports))
+	for i, p := range t.set.Ports {
+		t.foldings[i] = common
+		of := t.expected[p.Number]
+		if len(of) > 0 {
+			t.foldings[i] = bindrule.NewFolding(slices.Concat(of, always))
+		}
+		if len(t.cfg.Binds) > 0 {
+			t.expected[p.Number] = slices.Concat(of, t.cfg.Binds)
+		}
+	}
 }
 
 // readUDP counts the sockets of UDP ports.
@@ -170,22 +242,12 @@ func (t *taking) setGroups(change func(*Part[[]ports.Group])) {
 
 // shown returns the groups that are shown, in a slice of their own, and how many are not, by port.
 func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
-	part, dropped = t.groups, make(map[uint16]int)
+	part = t.groups
 	if !t.cfg.Parts.Listeners {
 		part.Err = ErrOff
 	}
-	leftOut := make(map[ports.GroupKey]bool)
-	for port, keys := range ports.TooMany(keysOf(part.Data), ports.ByRank) {
-		dropped[port] = len(keys)
-		for _, key := range keys {
-			leftOut[key] = true
-		}
-	}
-	for port, n := range t.onWatched.GroupsUnknown {
-		dropped[port] += int(n)
-	}
-	part.Data = slices.DeleteFunc(slices.Clone(part.Data), func(g ports.Group) bool { return leftOut[g.GroupKey] })
-	return part, dropped
+	part.Data = t.chosen()
+	return part, t.dropped
 }
 
 // nameOwners finds the owners of the listeners. A group gets the owner of its oldest socket, which
@@ -246,7 +308,7 @@ func (t *taking) boundNames(groups []ports.Group, now time.Time) {
 // readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
 // ports, and with onlyListeners nothing but listeners.
 func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bool) Part[*probe.Flags] {
-	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched.Listeners, OnlyListeners: onlyListeners, Sockets: sockets}
+	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched.Listeners, Expected: t.expected, OnlyListeners: onlyListeners, Sockets: sockets}
 	return t.takeFlags(func() (*probe.Flags, error) {
 		flags, err := t.probe.Flags(ctx, req)
 		if err == nil {
@@ -315,11 +377,15 @@ func (t *taking) newCount(how approach) *count {
 	if !t.cfg.Parts.Ephemeral {
 		localPorts = sock.PortRange{}
 	}
+	views := make([]verdict.View, len(t.set.Ports))
+	for i, f := range t.foldings {
+		views[i].Expect(f)
+	}
 	return &count{
 		set:     t.set,
 		counter: ports.NewCounter(t.set, unseen),
 		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data.Ports(), t.set),
-		views:   make([]verdict.View, len(t.set.Ports)),
+		views:   views,
 		all:     t.cfg.Parts.Verdicts && t.probe.FlagScope() != probe.FlagsOfAll,
 	}
 }
@@ -420,7 +486,7 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 	}
 	timers := linux.ReadTimers()
 	now := time.Now()
-	t.history.Update(now, t.set, t.groups.Data)
+	t.history.Update(now, t.set, t.chosen(), t.local)
 	return Part[[]verdict.Port]{Data: t.history.Judge(now, t.set, t.bindPorts(c, flags.Data, timers)), Duration: duration}
 }
 
@@ -450,14 +516,4 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		out[i] = v.Port(timers, c.dumped)
 	}
 	return out
-}
-
-func keysOf(groups []ports.Group) iter.Seq[ports.GroupKey] {
-	return func(yield func(ports.GroupKey) bool) {
-		for i := range groups {
-			if !yield(groups[i].GroupKey) {
-				return
-			}
-		}
-	}
 }

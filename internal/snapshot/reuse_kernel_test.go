@@ -148,10 +148,11 @@ func TestKernelTimeWaitKeepsTheFlagsOfItsListener(t *testing.T) {
 
 func TestKernelMoreKindsOfSocketsThanFit(t *testing.T) {
 	ns := kerneltest.New(t)
-	taker := flagTaker(t, ns, sockflags.Options{Mode: sockflags.ModeBPF, MaxGroups: 4}) // one for each port
+	taker := flagTaker(t, ns, sockflags.Options{Mode: sockflags.ModeBPF, MaxGroups: 4}) // two for each port
 	crowded := ns.Listen(t, netip.AddrPortFrom(localhost4, 4840), kerneltest.Options{})
 	crowded.Peers(t, kerneltest.StateEstablished, 2, localhost4)
 	crowded.Peers(t, kerneltest.StateCloseWait, 2, localhost4)
+	crowded.Peers(t, kerneltest.StateFinWait2, 2, localhost4)
 	ns.Listen(t, netip.AddrPortFrom(localhost4, 8080), kerneltest.Options{}).Peers(t, kerneltest.StateEstablished, 2, localhost4)
 
 	s := takeWithFlags(t, taker)

@@ -150,7 +150,10 @@ func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
 		Listeners: true, Exclude: []ports.Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}, MaxPorts: 512,
 	})
 	whole(t, taker)
-	want := []sockflags.Request{{Ports: []uint16{80, 443}, ListenersOnly: true, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}}}}
+	want := []sockflags.Request{{
+		Ports: []uint16{80, 443}, ListenersOnly: true, Listeners: []sockflags.ListenerID{{Cookie: 1, Inode: 11}},
+		Expected: map[uint16][]sockflags.Bind{80: {{Addr: netip.IPv4Unspecified(), UIDKnown: true}}},
+	}}
 	if got := flags.asked(); !reflect.DeepEqual(got, want) {
 		t.Errorf("asked %+v, want %+v", got, want)
 	}

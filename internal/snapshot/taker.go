@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
@@ -29,6 +30,11 @@ type Config struct {
 
 	// Parts are those that are taken.
 	Parts Parts
+
+	// Binds are those that the caller will ask Verdicts about, beside those to wildcards and to
+	// addresses that listen. The answers to others may be unknown where very many sockets are on
+	// a port.
+	Binds []bindrule.Request
 
 	// Owners finds who has a socket open; nil: nobody is known.
 	Owners OwnerFinder

@@ -312,8 +312,8 @@ func TestVerdictsAndSocketsAreSwitchedApart(t *testing.T) {
 	}
 }
 
-// The ones that are kept still count, but they are not all.
-func TestMoreKindsOfSocketsThanFitLeaveVerdictsUnknown(t *testing.T) {
+// The View folds them.
+func TestManyKindsOfSocketsLeaveVerdictsKnown(t *testing.T) {
 	var sockets []netlinkdiag.Socket
 	for i := range 4096 {
 		s := diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4000", time.Second)
@@ -322,12 +322,37 @@ func TestMoreKindsOfSocketsThanFitLeaveVerdictsUnknown(t *testing.T) {
 	}
 	v := judged(t, newTaker(t, newFake(sockets...).judging(nil), onPort80()))
 	for i, b := range v.Binds {
+		// Whether they have SO_REUSEADDR is not known.
 		want := bindrule.Blocked
 		if b.ReuseAddr {
 			want = bindrule.Unknown
 		}
-		if _, _, ok := b.Remaining(); b.Outcome != want || ok || b.BlockersKnown {
-			t.Errorf("%s: %v, how long is known: %v, blockers: %v; want %v, and neither", bindRows(v)[i], b.Outcome, ok, b.BlockersKnown, want)
+		known := !b.ReuseAddr
+		if _, _, ok := b.Remaining(); b.Outcome != want || ok != known || b.BlockersKnown != known {
+			t.Errorf("%s: %v, how long is known: %v, blockers: %v; want %v, %v, %v", bindRows(v)[i], b.Outcome, ok, b.BlockersKnown, want, known, known)
 		}
+		if n := b.Blockers[sock.StateTimeWait]; known && n != 4096 {
+			t.Errorf("%s: %d sockets in TIME_WAIT, want 4096", bindRows(v)[i], n)
+		}
+	}
+}
+
+// A server that listens on one address does not mind what others do on the rest.
+func TestFloodOfAddressesLeavesTheVerdictOfAListenerKnown(t *testing.T) {
+	sockets := []netlinkdiag.Socket{
+		diagtest.Listening("10.9.9.9:80", 1), diagtest.TimeWait("10.9.9.9:80", "10.9.9.8:4000", time.Minute),
+	}
+	for i := range 2000 {
+		s := diagtest.InState(netlinkdiag.StateClose, "127.0.0.1:80", "0.0.0.0:0")
+		s.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 80)
+		s.UID = 65534
+		sockets = append(sockets, s)
+	}
+	v := judged(t, newTaker(t, newFake(sockets...).judging(nil), onPort80()))
+	if len(v.Binds) != 2 || v.Binds[0].Outcome != bindrule.Blocked || !v.Binds[0].BlockersKnown {
+		t.Fatalf("binds %+v, want the server's, blocked", v.Binds)
+	}
+	if b := v.Binds[0].Blockers; b[sock.StateTimeWait] != 1 || b[sock.StateClose] != 0 {
+		t.Errorf("%d in TIME_WAIT and %d bound sockets block the server, want 1 and 0", b[sock.StateTimeWait], b[sock.StateClose])
 	}
 }

@@ -1,6 +1,7 @@
 package sock
 
 import (
+	"math"
 	"net/netip"
 
 	"sockstate_exporter/netlinkdiag"
@@ -31,6 +32,9 @@ const NumStates = netlinkdiag.NumStates
 // A StateSet is a set of states.
 type StateSet = netlinkdiag.StateSet
 
+// States returns the set of the given states.
+func States(states ...State) StateSet { return netlinkdiag.States(states...) }
+
 // A Kind says which struct the kernel keeps for a connection.
 type Kind uint8
 
@@ -50,6 +54,9 @@ const (
 	FamilyIPv6 = netlinkdiag.FamilyIPv6
 )
 
+// Families returns both.
+func Families() [2]Family { return [...]Family{FamilyIPv4, FamilyIPv6} }
+
 // FamilyOf returns the family of a socket that is bound to the address. An IPv4-mapped address
 // belongs to an IPv6 socket.
 func FamilyOf(a netip.Addr) Family {
@@ -58,6 +65,13 @@ func FamilyOf(a netip.Addr) Family {
 	}
 	return FamilyIPv6
 }
+
+// OtherIfindex and OtherUID stand for devices and users that make no difference to the question (see
+// bindrule.Folding). The kernel gives neither number to anybody.
+const (
+	OtherIfindex uint32 = math.MaxUint32
+	OtherUID     uint32 = math.MaxUint32
+)
 
 // ReuseFlags are two options of a socket.
 type ReuseFlags struct {

@@ -104,7 +104,7 @@ func Summary(blockers []bindrule.Socket) []bindrule.Socket {
 			}
 			continue
 		}
-		b.Addr, b.Ifindex, b.UID, b.V6Only = netip.Addr{}, 0, bindrule.UID{}, bindrule.FlagUnknown
+		b.Addr, b.Elsewhere, b.Ifindex, b.UID, b.V6Only = netip.Addr{}, 0, 0, bindrule.UID{}, bindrule.FlagUnknown
 		same := slices.IndexFunc(out, func(o bindrule.Socket) bool {
 			o.Count, o.Expires = b.Count, b.Expires
 			return o == b

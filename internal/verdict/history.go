@@ -3,6 +3,7 @@ package verdict
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -24,7 +25,7 @@ type remembered struct {
 	uid                  bindrule.UID
 	cookies              uint64
 	owner                owner.Owner
-	seen                 time.Time
+	first, seen          time.Time
 }
 
 // NewHistory returns a History that remembers a group for keep after its last socket closed.
@@ -33,8 +34,8 @@ func NewHistory(keep time.Duration) *History {
 }
 
 // Update takes the groups that listen now. If a flag or the owner of a group is not known now, and
-// the group still has the same sockets, the last known value stays.
-func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group) {
+// the group still has the same sockets, the last known value stays. local is as in ports.TooMany.
+func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group, local func(netip.Addr) bool) {
 	maps.DeleteFunc(h.groups, func(k ports.GroupKey, r remembered) bool {
 		_, watched := set.Find(k.Port)
 		return !watched || now.Sub(r.seen) > h.keep
@@ -43,31 +44,48 @@ func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group) {
 		g := &groups[i]
 		r := remembered{
 			v6only: bindrule.FlagOf(g.V6Only), reuseAddr: g.ReuseAddr, reusePort: g.ReusePort,
-			uid: g.UID, cookies: g.Cookies, owner: g.Owner, seen: now,
+			uid: g.UID, cookies: g.Cookies, owner: g.Owner, first: now, seen: now,
 		}
-		if before := h.groups[g.GroupKey]; before.cookies == r.cookies {
+		before, known := h.groups[g.GroupKey]
+		if known {
+			r.first = before.first
+		}
+		if before.cookies == r.cookies {
 			r.reuseAddr = cmp.Or(r.reuseAddr, before.reuseAddr) // FlagUnknown is 0
 			r.reusePort = cmp.Or(r.reusePort, before.reusePort)
 			r.owner = cmp.Or(r.owner, before.owner)
 		}
 		h.groups[g.GroupKey] = r
 	}
-	h.trim()
+	h.trim(now, local)
 }
 
-// trim forgets groups of ports that have too many: first those of less important addresses, then
-// those that closed first.
-func (h *History) trim() {
-	beyond := ports.TooMany(maps.Keys(h.groups), func(a, b ports.GroupKey) int {
-		return cmp.Or(
-			cmp.Compare(a.Rank(), b.Rank()),
-			h.groups[b].seen.Compare(h.groups[a].seen),
-			a.Compare(b),
-		)
-	})
-	for _, keys := range beyond {
+// trim forgets groups of ports with too many.
+func (h *History) trim(now time.Time, local func(netip.Addr) bool) {
+	candidates := make([]ports.Candidate, 0, len(h.groups))
+	for k, r := range h.groups {
+		candidates = append(candidates, ports.Candidate{GroupKey: k, UID: r.uid, First: r.first, Gone: r.seen.Before(now)})
+	}
+	for _, keys := range ports.TooMany(candidates, local) {
 		for _, k := range keys {
 			delete(h.groups, k)
 		}
 	}
+}
+
+// First returns when a group was first seen. A group that is not remembered is new.
+func (h *History) First(k ports.GroupKey, now time.Time) time.Time {
+	if r, ok := h.groups[k]; ok {
+		return r.first
+	}
+	return now
+}
+
+// Requests returns, by port, the binds that Judge asks about, as a Folding expects them.
+func (h *History) Requests() map[uint16][]bindrule.Request {
+	out := make(map[uint16][]bindrule.Request)
+	for k, r := range h.groups {
+		out[k.Port] = append(out[k.Port], bindrule.Request{Addr: k.Address, Ifindex: k.Ifindex, UID: r.uid})
+	}
+	return out
 }

@@ -26,8 +26,9 @@ const retention = 10 * time.Minute
 // A testHistory is a History, and the ports that are watched.
 type testHistory struct {
 	*History
-	t   *testing.T
-	set ports.Set
+	t       *testing.T
+	set     ports.Set
+	foreign map[netip.Addr]bool // addresses that are not local
 }
 
 func newTestHistory(t *testing.T, watched ...uint16) *testHistory {
@@ -58,7 +59,7 @@ func (r *testHistory) see(now time.Time, flags map[uint64]sock.ReuseFlags, socke
 	}
 	groups := ports.Groups(listeners)
 	ports.SetFlags(groups, listeners, flags)
-	r.Update(now, r.set, groups)
+	r.Update(now, r.set, groups, func(a netip.Addr) bool { return !r.foreign[a] })
 }
 
 // judgePort judges with nothing on the port but these.
@@ -383,4 +384,37 @@ func crowd(n int, port uint16) []netlinkdiag.Socket {
 		out = append(out, diagtest.Listening(fmt.Sprintf("127.1.%d.%d:%d", i/256, i%256, port), uint64(port)<<32|uint64(i)))
 	}
 	return out
+}
+
+// Nobody pushes a server out of the memory by listening on other addresses of its port: neither
+// another user, with one user id or a range of them, nor the same user on addresses that are not
+// the host's.
+func TestNobodyPushesOutAServerThatWent(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		foreign bool
+		uid     func(i int) uint32
+	}{
+		{"another user", false, func(int) uint32 { return 65534 }},
+		{"a range of user ids", false, func(i int) uint32 { return 100_000 + uint32(i) }},
+		{"the same user, on foreign addresses", true, func(int) uint32 { return 0 }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newTestHistory(t, 80)
+			r.foreign = make(map[netip.Addr]bool)
+			r.see(start, nil, diagtest.Listening("127.9.9.9:80", 1))
+			var sockets []netlinkdiag.Socket
+			for i := range 1000 {
+				addr := netip.AddrFrom4([4]byte{1, 0, byte(i >> 8), byte(i)})
+				s := diagtest.Listening(netip.AddrPortFrom(addr, 80).String(), uint64(i+2))
+				s.UID, r.foreign[addr] = tt.uid(i), tt.foreign
+				sockets = append(sockets, s)
+			}
+			now := start.Add(time.Minute)
+			r.see(now, nil, sockets...)
+			if listening, ok := restartsOf(r.judgePort(now))["127.9.9.9%0"]; !ok || listening {
+				t.Errorf("127.9.9.9:80 is remembered: %v, listens: %v; want remembered only", ok, listening)
+			}
+		})
+	}
 }

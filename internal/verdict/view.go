@@ -11,18 +11,22 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// maxGroupsPerPort bounds what is kept of the sockets of one port, whatever addresses its
-// users bind to.
+// maxGroupsPerPort bounds the groups of sockets of one port, and those of its listeners, that are
+// kept apart. Where there are more, they are folded: a user can bind sockets to millions of
+// addresses.
 const maxGroupsPerPort = 1024
 
-// A View collects the sockets of one port as bind() sees them. The zero View is empty.
+// A View collects the sockets of one port as bind() sees them. The zero View is empty, and expects
+// no binds.
 type View struct {
-	groups   map[groupKey]*group // of sockets whose flags are not known
-	overflow bool                // there are more groups than could be kept
+	folding *bindrule.Folding
 
-	// recent are some of the groups. Without them a look-up in the map, once per socket, would
-	// make most of a scrape of many sockets.
-	recent [4]*group
+	groups map[groupKey]*group // of sockets whose flags are not known
+	folded bool                // there were too many groups: those that are there are folded
+
+	// recent are some of the groups, with the key of one of their sockets. Without them a look-up
+	// in the map, once per socket, would make most of a scrape of many sockets.
+	recent [4]recentGroup
 	next   int
 
 	flagged    []bindrule.Socket // sockets whose flags are known
@@ -35,12 +39,13 @@ type View struct {
 
 // A groupKey is what bind() looks at in a socket, as far as sock_diag shows it.
 type groupKey struct {
-	addr    netip.Addr
-	ifindex uint32
-	uid     uint32
-	state   sock.State
-	kind    sock.Kind
-	v6only  bool
+	addr      netip.Addr
+	ifindex   uint32
+	uid       uint32
+	elsewhere sock.Family // as in bindrule.Socket
+	state     sock.State
+	kind      sock.Kind
+	v6only    bool
 }
 
 // A group is a number of sockets that bind() cannot tell apart.
@@ -48,6 +53,11 @@ type group struct {
 	groupKey
 	count   uint64
 	expires time.Duration
+}
+
+type recentGroup struct {
+	*group
+	of groupKey // not folded
 }
 
 func newGroupKey(s *netlinkdiag.Socket) groupKey {
@@ -67,6 +77,17 @@ func (k *groupKey) is(s *netlinkdiag.Socket) bool {
 		k.v6only == s.V6Only && k.addr == s.Local.Addr()
 }
 
+func (k *groupKey) fold(f *bindrule.Folding) {
+	if k.kind == sock.KindRequest { // bind() looks at none of them
+		k.ifindex, k.v6only, f = 0, false, nil
+	}
+	b := f.Fold(bindrule.Binding{Addr: k.addr, Ifindex: k.ifindex, UID: k.uid})
+	k.addr, k.elsewhere, k.ifindex, k.uid = b.Addr, b.Elsewhere, b.Ifindex, b.UID
+	if k.kind != sock.KindFull {
+		k.uid = 0
+	}
+}
+
 func kindOf(s *netlinkdiag.Socket) sock.Kind {
 	switch {
 	case s.Timer == netlinkdiag.TimerTimeWait:
@@ -78,46 +99,77 @@ func kindOf(s *netlinkdiag.Socket) sock.Kind {
 	}
 }
 
+// Expect says which binds will be asked about. The answers to them are the same whatever number of
+// sockets is on the port. The answers to others may be unknown where there are very many kinds of
+// sockets. It is called before sockets are added.
+func (v *View) Expect(f *bindrule.Folding) { v.folding = f }
+
 // ResetSockets forgets what Add has added.
 func (v *View) ResetSockets() {
-	v.groups, v.overflow, v.recent = nil, false, [4]*group{}
+	v.groups, v.folded, v.recent = nil, false, [4]recentGroup{}
 }
 
 // Add takes a socket of a dump, which is not a listener. A dump does not carry reuse flags.
 func (v *View) Add(s *netlinkdiag.Socket) {
 	g := v.find(s)
-	if g == nil {
-		v.overflow = true
-		return
-	}
 	g.count++
 	if g.kind == sock.KindTimeWait {
 		g.expires = max(g.expires, s.Expires)
 	}
 }
 
-// find is nil where there is no room.
 func (v *View) find(s *netlinkdiag.Socket) *group {
-	for _, g := range v.recent {
-		if g != nil && g.is(s) {
-			return g
+	for i := range v.recent {
+		if r := &v.recent[i]; r.group != nil && r.of.is(s) {
+			return r.group
 		}
 	}
-	key := newGroupKey(s)
+	of := newGroupKey(s)
+	key := of
+	if v.folded {
+		key.fold(v.folding)
+		for i := range v.recent {
+			if r := &v.recent[i]; r.group != nil && r.groupKey == key {
+				return r.group
+			}
+		}
+	}
 	g, ok := v.groups[key]
 	if !ok {
-		if len(v.groups) == maxGroupsPerPort {
-			return nil
+		if !v.folded && len(v.groups) == maxGroupsPerPort {
+			v.fold()
+			return v.find(s)
 		}
-		if v.groups == nil {
-			v.groups = make(map[groupKey]*group)
-		}
-		g = &group{groupKey: key}
-		v.groups[key] = g
+		g = v.add(key)
 	}
-	v.recent[v.next] = g
+	v.recent[v.next] = recentGroup{g, of}
 	v.next = (v.next + 1) % len(v.recent)
 	return g
+}
+
+func (v *View) add(key groupKey) *group {
+	if v.groups == nil {
+		v.groups = make(map[groupKey]*group)
+	}
+	g := &group{groupKey: key}
+	v.groups[key] = g
+	return g
+}
+
+// fold folds the groups. How many there can be then depends on the binds that are expected, and on
+// nothing that a user can choose.
+func (v *View) fold() {
+	groups := v.groups
+	v.groups, v.folded, v.recent = nil, true, [4]recentGroup{}
+	for key, before := range groups {
+		key.fold(v.folding)
+		g, ok := v.groups[key]
+		if !ok {
+			g = v.add(key)
+		}
+		g.count += before.count
+		g.expires = max(g.expires, before.expires)
+	}
 }
 
 // AddFlagged takes a number of sockets whose flags are known. Their timers were read at at.
@@ -134,6 +186,13 @@ func (v *View) SetIncomplete(incomplete bool) { v.incomplete = incomplete }
 // SetListeners takes the listeners of the port, in place of those before, and the flags that are
 // known of them, by socket cookie.
 func (v *View) SetListeners(listeners []ports.Listener, flags map[uint64]sock.ReuseFlags) {
+	if !v.setListeners(listeners, flags, false) {
+		v.setListeners(listeners, flags, true)
+	}
+}
+
+// setListeners returns false where there are too many to keep them apart.
+func (v *View) setListeners(listeners []ports.Listener, flags map[uint64]sock.ReuseFlags, folded bool) bool {
 	v.listeners = nil
 	index := make(map[bindrule.Socket]int)
 	for i := range listeners {
@@ -141,14 +200,21 @@ func (v *View) SetListeners(listeners []ports.Listener, flags map[uint64]sock.Re
 		if f, known := flags[listeners[i].Cookie]; known {
 			s.ReuseAddr, s.ReusePort = bindrule.FlagOf(f.ReuseAddr), bindrule.FlagOf(f.ReusePort)
 		}
+		if folded {
+			s = v.folding.FoldSocket(s)
+		}
 		n, ok := index[s]
 		if !ok {
 			n = len(v.listeners)
+			if n == maxGroupsPerPort && !folded {
+				return false
+			}
 			index[s] = n
 			v.listeners = append(v.listeners, s)
 		}
 		v.listeners[n].Count++
 	}
+	return true
 }
 
 // NewListener returns a listener as bind() sees it; its flags are not known, and its Count is 0.
@@ -165,14 +231,15 @@ func NewListener(l *ports.Listener) bindrule.Socket {
 // Port returns what bind() meets on the port. timers are those of this moment, and the dump whose
 // sockets were added ended at dumped.
 func (v *View) Port(timers linux.Timers, dumped time.Time) bindrule.Port {
-	port := bindrule.Port{Bucket: v.bucket, Incomplete: v.incomplete || v.overflow}
+	port := bindrule.Port{Bucket: v.bucket, Incomplete: v.incomplete, Folding: v.folding}
 	for key, g := range v.groups {
 		s := bindrule.Socket{
-			Addr:    key.addr,
-			Ifindex: key.ifindex,
-			State:   key.state,
-			Kind:    key.kind,
-			Count:   g.count,
+			Addr:      key.addr,
+			Elsewhere: key.elsewhere,
+			Ifindex:   key.ifindex,
+			State:     key.state,
+			Kind:      key.kind,
+			Count:     g.count,
 		}
 		// The kernel says IPV6_V6ONLY only of these.
 		if key.state == sock.StateClose || key.state == sock.StateListen {

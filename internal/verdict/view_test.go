@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -107,28 +109,222 @@ func TestWhatSockDiagDoesNotSayIsUnknown(t *testing.T) {
 	}
 }
 
-func TestMoreKindsOfSocketsThanFitLeaveAPortUnknown(t *testing.T) {
-	var sockets []netlinkdiag.Socket
-	for i := range maxGroupsPerPort + 1 {
-		s := diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4000", time.Second)
-		s.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 80)
-		sockets = append(sockets, s, s)
+// flood returns n sockets on as many addresses that are bound, and do not listen.
+func flood(n int) (out []netlinkdiag.Socket) {
+	for i := range n {
+		s := diagtest.InState(netlinkdiag.StateClose, "127.0.0.1:80", "0.0.0.0:0")
+		s.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + i>>16), byte(i >> 8), byte(i)}), 80)
+		s.UID = 65534
+		out = append(out, s)
 	}
-	fits := viewOf(sockets[:2*maxGroupsPerPort]...)
-	if n := len(fits.groups); fits.overflow || n != maxGroupsPerPort {
-		t.Errorf("%d groups, overflow %v; want %d and no overflow", n, fits.overflow, maxGroupsPerPort)
+	return out
+}
+
+func TestFloodOfAddressesLeavesExpectedBindsKnown(t *testing.T) {
+	server := bindrule.Request{
+		Addr: netip.MustParseAddr("192.0.2.1"), V6Only: bindrule.No, ReuseAddr: bindrule.No, ReusePort: bindrule.No, UID: bindrule.UIDOf(0),
 	}
-	over := viewOf(sockets...)
-	if n := len(over.groups); !over.overflow || n != maxGroupsPerPort {
-		t.Errorf("%d groups, overflow %v; want %d and overflow", n, over.overflow, maxGroupsPerPort)
-	}
+	wildcard := server
+	wildcard.Addr = netip.IPv4Unspecified()
+	another := server
+	another.Addr = netip.MustParseAddr("127.1.0.7")
+	left := diagtest.TimeWait("192.0.2.1:80", "192.0.2.9:4000", 7*time.Second)
 	for _, tt := range []struct {
-		view *View
-		want bool
-	}{{fits, false}, {over, true}} {
-		if got := tt.view.Port(linux.Timers{}, time.Time{}).Incomplete; got != tt.want {
-			t.Errorf("the port is incomplete: %v, want %v", got, tt.want)
+		name      string
+		sockets   []netlinkdiag.Socket
+		want      [3]bindrule.Outcome // of server, wildcard, another
+		wantUntil time.Duration       // of the server's bind
+	}{
+		{"as many as are kept apart", flood(maxGroupsPerPort), [3]bindrule.Outcome{bindrule.Free, bindrule.Blocked, bindrule.Blocked}, 0},
+		{"one more", flood(maxGroupsPerPort + 1), [3]bindrule.Outcome{bindrule.Free, bindrule.Blocked, bindrule.Unknown}, 0},
+		{"many, before the server's", append(flood(100_000), left), [3]bindrule.Outcome{bindrule.Blocked, bindrule.Blocked, bindrule.Unknown}, 7 * time.Second},
+		{"many, after the server's", append([]netlinkdiag.Socket{left}, flood(100_000)...), [3]bindrule.Outcome{bindrule.Blocked, bindrule.Blocked, bindrule.Unknown}, 7 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := new(View)
+			v.Expect(bindrule.NewFolding([]bindrule.Request{server, wildcard}))
+			for i := range tt.sockets {
+				v.Add(&tt.sockets[i])
+			}
+			now := time.Now()
+			port := v.Port(linux.Timers{At: now}, now)
+			for i, r := range []bindrule.Request{server, wildcard, another} {
+				if got := port.Bind(r); got.Outcome != tt.want[i] {
+					t.Errorf("a bind to %v is %v, want %v", r.Addr, got.Outcome, tt.want[i])
+				}
+			}
+			if got := port.Bind(server); got.Until != tt.wantUntil || !got.UntilKnown {
+				t.Errorf("the server's bind fails for %v, want %v", got.Until, tt.wantUntil)
+			}
+		})
+	}
+}
+
+// A user may have 65,536 user ids, and devices without number.
+func TestGroupsOfAPortAreFewWhateverItsUsersDo(t *testing.T) {
+	v := new(View)
+	v.Expect(bindrule.NewFolding([]bindrule.Request{
+		{Addr: netip.MustParseAddr("192.0.2.1"), UID: bindrule.UIDOf(1000)},
+		{Addr: netip.IPv4Unspecified(), UID: bindrule.UIDOf(1001)},
+	}))
+	for i, s := range flood(200_000) {
+		s.UID, s.Ifindex = uint32(i), uint32(i%1000)
+		switch i % 4 {
+		case 1:
+			s.Local = netip.MustParseAddrPort("192.0.2.1:80")
+		case 2:
+			s.Local = netip.MustParseAddrPort("0.0.0.0:80")
+		case 3:
+			s.State = netlinkdiag.StateSynRecv
 		}
+		v.Add(&s)
+	}
+	if n := len(v.groups); n > 30 {
+		t.Errorf("%d groups are kept, want 30 at most", n)
+	}
+	var sum uint64
+	for _, s := range v.Port(linux.Timers{}, time.Time{}).Sockets {
+		sum += s.Count
+	}
+	if sum != 200_000 {
+		t.Errorf("%d sockets are counted, want all 200,000", sum)
+	}
+}
+
+// randomSocket is one of a few that differ in what bind() looks at.
+func randomSocket(rng *rand.Rand) netlinkdiag.Socket {
+	pick := func(of ...string) netip.AddrPort {
+		return netip.AddrPortFrom(netip.MustParseAddr(of[rng.IntN(len(of))]), 80)
+	}
+	local := pick("0.0.0.0", "::", "::ffff:0.0.0.0", "192.0.2.1", "192.0.2.2", "::ffff:192.0.2.1", "::1", "2001:db8::1", "127.0.0.1")
+	s := diagtest.InState(netlinkdiag.StateEstablished, local.String(), "192.0.2.9:4000")
+	s.State = []netlinkdiag.State{
+		netlinkdiag.StateEstablished, netlinkdiag.StateCloseWait, netlinkdiag.StateClose, netlinkdiag.StateSynRecv, netlinkdiag.StateTimeWait,
+	}[rng.IntN(5)]
+	if s.State == netlinkdiag.StateTimeWait {
+		s.Timer, s.Expires = netlinkdiag.TimerTimeWait, time.Duration(1+rng.IntN(60))*time.Second
+	}
+	s.Ifindex, s.UID, s.V6Only = rng.Uint32N(4), rng.Uint32N(4), rng.IntN(2) == 0
+	return s
+}
+
+func randomFlag(rng *rand.Rand) bindrule.Flag { return bindrule.Flag(rng.IntN(3)) }
+
+// randomBind is a bind to an address of randomSocket, or to another.
+func randomBind(rng *rand.Rand) bindrule.Request {
+	s := randomSocket(rng)
+	r := bindrule.Request{Addr: s.Local.Addr(), Ifindex: s.Ifindex, UID: bindrule.UID{ID: s.UID, Known: rng.IntN(4) > 0}}
+	if rng.IntN(8) == 0 {
+		r.Addr = netip.MustParseAddr("198.51.100.1")
+	}
+	return r
+}
+
+// An answer is what a bind meets, without the numbers of groups.
+type answer struct {
+	outcome             bindrule.Outcome
+	until               time.Duration
+	forever, untilKnown bool
+	blockers, doubtful  [sock.NumStates]uint64
+}
+
+func answerOf(p *bindrule.Port, r bindrule.Request) answer {
+	v := p.Bind(r)
+	a := answer{outcome: v.Outcome, until: v.Until, forever: v.Forever, untilKnown: v.UntilKnown}
+	for _, i := range v.Blockers {
+		a.blockers[p.Sockets[i].State] += p.Sockets[i].Count
+	}
+	for _, i := range v.Doubtful {
+		a.doubtful[p.Sockets[i].State] += p.Sockets[i].Count
+	}
+	return a
+}
+
+func TestFoldedViewAnswersAsSocketsApartDo(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	now := time.Now()
+	timers := linux.Timers{At: now}
+	outcomes := make(map[bindrule.Outcome]int)
+	for n := range 10_000 {
+		binds := make([]bindrule.Request, 1+rng.IntN(5))
+		for i := range binds {
+			binds[i] = randomBind(rng)
+		}
+		sockets := make([]netlinkdiag.Socket, rng.IntN(30))
+		if n%200 == 0 {
+			sockets = flood(maxGroupsPerPort + 10) // then the View folds by itself
+		}
+		for i := range sockets[max(0, len(sockets)-30):] {
+			sockets[i] = randomSocket(rng)
+		}
+		rng.Shuffle(len(sockets), func(i, j int) { sockets[i], sockets[j] = sockets[j], sockets[i] })
+		var listeners []ports.Listener
+		for i := range rng.IntN(5) {
+			s := randomSocket(rng)
+			s.State, s.Timer, s.Expires, s.Cookie = netlinkdiag.StateListen, 0, 0, uint64(i+1)
+			listeners = append(listeners, ports.NewListener(&s))
+		}
+
+		var folded View
+		folded.Expect(bindrule.NewFolding(binds))
+		at := rng.IntN(len(sockets) + 1)
+		for i := range sockets {
+			if i == at && !folded.folded {
+				folded.fold()
+			}
+			folded.Add(&sockets[i])
+		}
+		folded.setListeners(listeners, nil, true)
+		got := folded.Port(timers, now)
+
+		var apart bindrule.Port
+		for i := range sockets {
+			var one View
+			one.Add(&sockets[i])
+			apart.Sockets = append(apart.Sockets, one.Port(timers, now).Sockets...)
+		}
+		for i := range listeners {
+			var one View
+			one.SetListeners(listeners[i:i+1], nil)
+			apart.Sockets = append(apart.Sockets, one.Port(timers, now).Sockets...)
+		}
+
+		for _, r := range binds {
+			r.V6Only, r.ReuseAddr, r.ReusePort, r.ListenersAside = randomFlag(rng), randomFlag(rng), randomFlag(rng), rng.IntN(2) == 0
+			want := answerOf(&apart, r)
+			outcomes[want.outcome]++
+			if got := answerOf(&got, r); got != want {
+				t.Fatalf("folded %+v\napart  %+v\n%+v\n%+v\nexpected %+v", got, want, r, apart.Sockets, binds)
+			}
+		}
+	}
+	for _, o := range []bindrule.Outcome{bindrule.Unknown, bindrule.Free, bindrule.Blocked} {
+		if outcomes[o] < 1000 {
+			t.Errorf("%d binds are %v: too few to show anything", outcomes[o], o)
+		}
+	}
+}
+
+func TestFloodOfListenersLeavesExpectedBindsKnown(t *testing.T) {
+	var listeners []ports.Listener
+	for i, s := range append(flood(5000), diagtest.Listening("192.0.2.1:80", 1)) {
+		s.State, s.Cookie = netlinkdiag.StateListen, uint64(i+1)
+		listeners = append(listeners, ports.NewListener(&s))
+	}
+	request := func(a string) bindrule.Request {
+		return bindrule.Request{Addr: netip.MustParseAddr(a), V6Only: bindrule.No, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No}
+	}
+	v := new(View)
+	v.Expect(bindrule.NewFolding([]bindrule.Request{request("192.0.2.1"), request("192.0.2.2")}))
+	v.SetListeners(listeners, nil)
+	port := v.Port(linux.Timers{}, time.Time{})
+	for addr, want := range map[string]bindrule.Outcome{"192.0.2.1": bindrule.Blocked, "192.0.2.2": bindrule.Free, "192.0.2.3": bindrule.Unknown} {
+		if got := port.Bind(request(addr)).Outcome; got != want {
+			t.Errorf("a bind to %s is %v, want %v", addr, got, want)
+		}
+	}
+	if n := len(port.Sockets); n > 3 {
+		t.Errorf("%d kinds of listeners, want 3 at most", n)
 	}
 }
 

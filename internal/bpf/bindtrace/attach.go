@@ -3,6 +3,7 @@
 package bindtrace
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -108,15 +109,13 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 		return nil, err
 	}
 	spec.Maps[bpfMapEvents].MaxEntries = uint32(opts.RingSize)
-	spec.Maps[bpfMapSlots].MaxEntries = uint32(fixedSlots + opts.MaxCounts)
-	spec.Maps[bpfMapSlotIndex].MaxEntries = uint32(opts.MaxCounts)
-	spec.Maps[bpfMapFreeSlots].MaxEntries = uint32(opts.MaxCounts)
-	spec.Maps[bpfMapWatchedNetns].MaxEntries = 2 * maxNamespaces
+	spec.Maps[bpfMapSlots].MaxEntries = uint32(roundSlots(opts.MaxSlots))
 	probe, err := newProbe()
 	if err != nil {
 		return nil, err
 	}
-	if err := setConstants(spec, probe); err != nil {
+	factor := binary.NativeEndian.Uint64(probe.addr[:]) | 1
+	if err := setConstants(spec, probe, opts.RingSize, factor); err != nil {
 		return nil, err
 	}
 
@@ -124,7 +123,7 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 	if err := t.load(spec, cache, programs); err != nil {
 		return nil, err
 	}
-	if err := t.prepare(); err != nil {
+	if err := t.prepare(&opts, factor); err != nil {
 		return nil, err
 	}
 	if err := t.attach(programs); err != nil {
@@ -137,7 +136,7 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 }
 
 // setConstants sets the constants of the programs that only the loader knows.
-func setConstants(spec *ebpf.CollectionSpec, p *probe) error {
+func setConstants(spec *ebpf.CollectionSpec, p *probe, ringSize int, factor uint64) error {
 	var classes [512]uint8
 	for class, errno := range errnoClasses() {
 		if errno != 0 {
@@ -153,6 +152,8 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe) error {
 		bpfVarErrnoEagain:        uint32(unix.EAGAIN),
 		bpfVarErrnoEafnosupport:  uint32(unix.EAFNOSUPPORT),
 		bpfVarProbeAddr:          p.addr,
+		bpfVarRingSize:           uint64(ringSize),
+		bpfVarIndexFactor:        factor,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
@@ -239,20 +240,16 @@ func (a attachment) attach(p *ebpf.Program) (link.Link, error) {
 }
 
 // prepare fills the maps and opens the readers before the programs see the first call.
-func (t *Tracer) prepare() error {
+func (t *Tracer) prepare(opts *Options, factor uint64) error {
 	_, own, err := linux.OwnNetNS()
 	if err != nil {
 		return err
 	}
-	if err := t.replaceNamespaces([]uint32{uint32(own)}); err != nil {
+	t.memory = &slotMemory{slots: t.objects.Slots}
+	if t.slots, err = newSlots(t.memory, opts.MaxSlots, opts.maxDetails, factor); err != nil {
 		return err
 	}
-	for slot := range t.objects.FreeSlots.MaxEntries() {
-		if err := t.objects.FreeSlots.Put(nil, uint32(fixedSlots)+slot); err != nil {
-			return fmt.Errorf("list free slots: %w", err)
-		}
-	}
-	if t.table, err = newTable(t.objects.Slots); err != nil {
+	if err := t.SetWatch([]uint32{uint32(own)}, nil); err != nil {
 		return err
 	}
 	if t.ring, err = ringbuf.NewReader(t.objects.Events); err != nil {

@@ -213,15 +213,15 @@ func TestReuseFlagsOfTheBinderAreTold(t *testing.T) {
 				})
 				want := Key{
 					Netns: netns, Port: testPort, Family: tg.family, Protocol: tg.protocol,
-					Errno: unix.EADDRNOTAVAIL, ReuseAddr: addr == 1, ReusePort: port == 1,
+					Errno: unix.EADDRNOTAVAIL,
 				}
 				if got := grown(before, countsOf(t, tr, netns)); !maps.Equal(got, map[Key]uint64{want: 1}) {
 					t.Errorf("%s: counted %+v, want 1 of %+v", tg.name, got, want)
 				}
 				e := nextEvent(t, tr, netns)
-				if e.ReuseAddr != want.ReuseAddr || e.ReusePort != want.ReusePort || e.V6Only != (only == 1) {
+				if e.ReuseAddr != (addr == 1) || e.ReusePort != (port == 1) || e.V6Only != (only == 1) {
 					t.Errorf("%s: event has flags %v %v %v, want %v %v %v", tg.name,
-						e.ReuseAddr, e.ReusePort, e.V6Only, want.ReuseAddr, want.ReusePort, only == 1)
+						e.ReuseAddr, e.ReusePort, e.V6Only, addr == 1, port == 1, only == 1)
 				}
 			}
 		}
@@ -402,7 +402,7 @@ func TestWatchedSetBoundsKeysAndKeepsCounts(t *testing.T) {
 		key := func(netns uint32, other bool) Key {
 			k := Key{
 				Netns: netns, Port: port, Family: FamilyIPv6, Protocol: ProtocolUDP,
-				Errno: unix.EADDRNOTAVAIL, ReuseAddr: true, ReusePort: true,
+				Errno: unix.EADDRNOTAVAIL,
 			}
 			if other {
 				k.Port, k.OtherPort = 0, true
@@ -418,9 +418,10 @@ func TestWatchedSetBoundsKeysAndKeepsCounts(t *testing.T) {
 		}{
 			{"watched", []uint16{1, port, 65535}, watched, key(inode, false), 1},
 			{"unwatched namespace", []uint16{port}, unwatched, key(0, false), 1},
-			{"unwatched port", []uint16{port - 1, port + 1}, watched, key(inode, true), 1},
-			{"neither", nil, unwatched, key(0, true), 1},
-			{"watched again", []uint16{port}, watched, key(inode, false), 2},
+			// The counts of a port that is not watched any more are of the other ports.
+			{"unwatched port", []uint16{port - 1, port + 1}, watched, key(inode, true), 2},
+			{"neither", nil, unwatched, key(0, true), 2},
+			{"watched again", []uint16{port}, watched, key(inode, false), 1},
 		} {
 			watchOnly(t, tr, watched, step.ports...)
 			fail(step.in)
@@ -428,15 +429,19 @@ func TestWatchedSetBoundsKeysAndKeepsCounts(t *testing.T) {
 				t.Errorf("%s: %+v counted %d times, want %d", step.name, step.key, got, step.want)
 			}
 		}
-		if err := tr.SetNamespaces([]uint32{uint32(unwatched.Inode())}); err != nil {
+		if err := tr.SetWatch([]uint32{uint32(unwatched.Inode())}, []Port{{Number: port}}); err != nil {
 			t.Fatal(err)
 		}
 		fail(watched)
-		if got, k := countsOf(t, tr, 0), key(0, false); got[k] != 2 {
-			t.Errorf("no longer watched: %+v counted %d times, want 2", k, got[k])
+		got := countsOf(t, tr, 0)
+		if k := key(0, false); got[k] != 1 {
+			t.Errorf("no longer watched: %+v counted %d times, want 1", k, got[k])
 		}
-		if got := total(countsOf(t, tr, inode)); got != 3 {
-			t.Errorf("%d failures in the watched namespace, want 3", got)
+		if k := key(0, true); got[k] != 5 { // and 3 of the namespace
+			t.Errorf("no longer watched: %+v counted %d times, want 5", k, got[k])
+		}
+		if got := total(countsOf(t, tr, inode)); got != 0 {
+			t.Errorf("%d failures in the namespace that is not watched any more, want 0", got)
 		}
 	})
 }
@@ -475,7 +480,7 @@ func TestFailedListenCountsUnderBoundPort(t *testing.T) {
 				})
 				want := Key{
 					Netns: netns, Port: testPort, Op: OpListen, Family: tg.family, Protocol: tg.protocol,
-					Errno: unix.EADDRINUSE, ReuseAddr: true,
+					Errno: unix.EADDRINUSE,
 				}
 				if got := grown(before, countsOf(t, tr, netns)); !maps.Equal(got, map[Key]uint64{want: 1}) {
 					t.Errorf("counted %+v, want 1 of %+v", got, want)

@@ -28,7 +28,8 @@ char LICENSE[] SEC("license") = "GPL";
 enum op { OP_BIND, OP_LISTEN, OP_CONNECT, OPS };
 enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
 enum protocol { PROTO_OTHER, PROTO_TCP, PROTO_UDP, PROTO_MPTCP, PROTO_SCTP, PROTOS };
-enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8, REUSES = 4 };
+enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8 };
+enum { CONNECT_NO_ADDRESS, CONNECT_AGAIN, CONNECT_ERRORS };
 enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
 
 /* The loader sets these: error numbers differ between architectures, and the object does not know
@@ -46,16 +47,14 @@ const volatile u8 probe_addr[16];
 u64 probes_seen;
 u64 connect_probes_seen;
 
-/* A bit for each port. User space changes one 64-bit word at a time. */
-u64 watched_ports[65536 / 64];
-
-/* Failures that have no event, since the ring was full. */
+/* Failures that have no event: the ring was full, or the user's share of it was. */
 u64 events_lost;
 
 /* Failures whose socket is not known: another thread closed it before the call returned, or there
  * was no memory to keep the arguments of the call. */
 u64 unattributed;
 
+/* What a failure counts for. */
 struct key {
 	u32 netns; /* inode number; 0: not watched */
 	u16 port;  /* host order; 0 with port_other set, and for connect() */
@@ -64,21 +63,26 @@ struct key {
 	u8 family;
 	u8 protocol;
 	u8 errno_class;
-	u8 reuse;
+};
+
+/* The counts of one port of one network namespace, or of all its other ports. User space gives a
+ * port its slot and takes it back. A slot has room for whatever a process can choose. So no
+ * process can use up what another one's failures count in. */
+enum {
+	BIND_COUNTS = FAMILIES * PROTOS * ERRNO_CLASSES,
+	LISTEN_COUNTS = FAMILIES * PROTOS,
+	CONNECT_COUNTS = FAMILIES * PROTOS * CONNECT_ERRORS,
+	SLOT_COUNTS = BIND_COUNTS + LISTEN_COUNTS + CONNECT_COUNTS,
+	SLOT_WORDS = 191, /* with used a multiple of 512 bytes: 128 slots fill pages of any size */
 };
 
 struct slot {
-	u64 count; /* 0: the key is not valid yet */
-	struct key key;
-	u32 pad;
+	u64 used; /* 1 from the first failure on, so that user space can skip slots */
+	u64 counts[SLOT_WORDS];
 };
 
-/* Counts are in an array, since user space can map only arrays. The first FIXED_SLOTS are for
- * failures outside the watched namespaces and ports, and for those that find no free slot. So
- * every failure is counted. For the other slots, the hash maps a key to its slot, and the queue
- * has the numbers of the free slots. The loader sets the sizes. */
-enum { FIXED_SLOTS = OPS * FAMILIES * PROTOS * ERRNO_CLASSES * REUSES };
-
+/* An array, since user space can map only arrays. Slot 0 is for the failures of all namespaces
+ * that are not watched. The loader sets the size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -87,25 +91,37 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct key);
-	__type(value, u32);
-} slot_index SEC(".maps");
+/* The slots in use, a hash table with open addressing. User space changes one word at a time.
+ *
+ *   bits 32 to 63  inode number of the network namespace
+ *   bits 16 to 31  port
+ *   bit 15         the slot is for the other ports of the namespace; the port is 0
+ *   bits 0 to 14   number of the slot
+ *
+ * A word is 0 where nothing was. It keeps another value where something was removed. The hash has
+ * a random factor: nobody can choose ports that collide. */
+enum { INDEX_BITS = 14, INDEX_SIZE = 1 << INDEX_BITS, INDEX_PROBES = 16, NUMBER_BITS = 15 };
+u64 slot_index[INDEX_SIZE];
+const volatile u64 index_factor;
+
+/* The users who made calls fail lately. The value is when the user's share of the ring is whole
+ * again (boot time, ns). */
+struct user {
+	u32 netns; /* 0: not watched */
+	u32 uid;
+};
 
 struct {
-	__uint(type, BPF_MAP_TYPE_QUEUE);
-	__uint(max_entries, 1);
-	__type(value, u32);
-} free_slots SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct user);
+	__type(value, u64);
+} users SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, u8);
-} watched_netns SEC(".maps");
+/* A user has EVENTS_BURST events at once, and EVENTS_BURST in a second. The loader sets the size of
+ * the ring. */
+enum { EVENTS_BURST = 1024, EVENT_NS = 1000000000 / EVENTS_BURST };
+const volatile u64 ring_size;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -145,7 +161,7 @@ struct event {
 	u8 family;
 	u8 protocol;
 	u8 flags;
-	u8 pad[4];
+	u32 user;
 	u8 addr[16];
 	u8 comm[16];
 };
@@ -270,65 +286,69 @@ static __always_inline int is_probe(const struct request *req)
 	return !differs;
 }
 
-/* Two CPUs may see a new key at the same time. The one whose insertion fails gives its slot back
- * and counts in the slot of the other. */
-static __always_inline struct slot *slot_of(const struct key *key)
-{
-	u32 *nr = bpf_map_lookup_elem(&slot_index, key);
-	struct slot *slot;
-	u32 fresh;
-
-	if (nr)
-		return bpf_map_lookup_elem(&slots, nr);
-
-	if (!bpf_map_pop_elem(&free_slots, &fresh)) {
-		slot = bpf_map_lookup_elem(&slots, &fresh);
-		if (!slot)
-			return 0;
-		slot->key = *key;
-		if (!bpf_map_update_elem(&slot_index, key, &fresh, BPF_NOEXIST))
-			return slot;
-		bpf_map_push_elem(&free_slots, &fresh, 0);
-	}
-	nr = bpf_map_lookup_elem(&slot_index, key);
-	return nr ? bpf_map_lookup_elem(&slots, nr) : 0;
-}
-
-/* counts.go reverses this. */
-static __always_inline struct slot *fixed_slot_of(const struct key *key)
-{
-	u32 nr = key->op;
-
-	nr = nr * FAMILIES + key->family;
-	nr = nr * PROTOS + key->protocol;
-	nr = nr * ERRNO_CLASSES + key->errno_class;
-	nr = nr * REUSES + key->reuse;
-	return bpf_map_lookup_elem(&slots, &nr);
-}
-
-static __always_inline void count(const struct key *key)
-{
-	struct slot *slot = 0;
-
-	if (key->netns || !key->port_other)
-		slot = slot_of(key);
-	if (!slot)
-		slot = fixed_slot_of(key);
-	if (slot)
-		__sync_fetch_and_add(&slot->count, 1);
-}
-
-static __always_inline u8 port_watched(u16 port)
-{
-	return !port || (watched_ports[port / 64] >> (port % 64)) & 1;
-}
-
 /* The compiler must index with the register that it compared: the verifier does not know which
  * other registers have the same value. */
 static __always_inline u8 class_of(u32 error)
 {
 	asm volatile("" : "+r"(error));
 	return error < ERRNO_MAX ? errno_class[error] : 0;
+}
+
+/* Returns the number of a slot, or 0. */
+static __always_inline u32 find_slot(u32 netns, u16 port, u8 other)
+{
+	u64 key = (u64)netns << 17 | (u64)port << 1 | other;
+	u32 at = (key * index_factor) >> (64 - INDEX_BITS);
+
+	for (u32 i = 0; i < INDEX_PROBES; i++) {
+		u64 word = slot_index[(at + i) & (INDEX_SIZE - 1)];
+
+		if (!word)
+			return 0;
+		if (word >> NUMBER_BITS == key)
+			return word & ((1 << NUMBER_BITS) - 1);
+	}
+	return 0;
+}
+
+/* counts.go reverses this. */
+static __always_inline u32 count_of(const struct key *key)
+{
+	u32 nr = key->family * PROTOS + key->protocol;
+
+	switch (key->op) {
+	case OP_BIND:
+		return nr * ERRNO_CLASSES + key->errno_class;
+	case OP_LISTEN:
+		return BIND_COUNTS + nr;
+	}
+	nr *= CONNECT_ERRORS;
+	if (key->errno_class == class_of(errno_eagain))
+		nr += CONNECT_AGAIN;
+	return BIND_COUNTS + LISTEN_COUNTS + nr;
+}
+
+/* A port without a slot counts with the other ports of its namespace, and sets port_other. */
+static __always_inline void count(struct key *key)
+{
+	struct slot *slot;
+	u32 at, nr = 0;
+
+	if (!key->port_other)
+		nr = find_slot(key->netns, key->port, 0);
+	if (!nr) {
+		key->port_other = 1;
+		key->port = 0;
+		if (key->netns)
+			nr = find_slot(key->netns, 0, 1);
+	}
+	slot = bpf_map_lookup_elem(&slots, &nr);
+	at = count_of(key);
+	asm volatile("" : "+r"(at));
+	if (!slot || at >= SLOT_COUNTS)
+		return;
+	__sync_fetch_and_add(&slot->counts[at], 1);
+	slot->used = 1;
 }
 
 /* Sets the parts of the key that depend on the socket. Returns the inode number of its network
@@ -338,11 +358,62 @@ static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 fam
 	struct net *net = READ(sk->__sk_common.skc_net.net);
 	u32 netns = READ(net->ns.inum);
 
-	if (bpf_map_lookup_elem(&watched_netns, &netns))
+	if (find_slot(netns, 0, 1))
 		key->netns = netns;
 	key->family = family == AF_INET6 ? FAMILY_IPV6 : FAMILY_IPV4;
 	key->protocol = protocol_class(READ(sk->sk_type), READ(sk->sk_protocol));
 	return netns;
+}
+
+/* Returns who is to blame for a call: in a user namespace, the user who made the outermost one.
+ * Otherwise a user would be many, by their subordinate uids. */
+static __always_inline u32 current_user(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct cred *cred = READ(task->cred);
+	struct user_namespace *ns;
+	u32 uid = bpf_get_current_uid_gid();
+
+	ns = READ(cred->user_ns);
+	/* The kernel allows 33 levels: create_user_ns. */
+	for (u32 i = 0; i < 34; i++) {
+		struct user_namespace *parent = READ(ns->parent);
+
+		if (!parent)
+			break;
+		uid = READ(ns->owner.val);
+		ns = parent;
+	}
+	return uid;
+}
+
+/* Whether the user's share of the ring has room for an event. Two CPUs may both take the last
+ * place. */
+static __always_inline int in_share(u32 netns, u32 uid, u64 now)
+{
+	struct user user = { .netns = netns, .uid = uid };
+	u64 *whole = bpf_map_lookup_elem(&users, &user);
+	u64 fresh = now + EVENT_NS;
+
+	if (!whole) {
+		bpf_map_update_elem(&users, &user, &fresh, BPF_ANY);
+		return 1;
+	}
+	if (*whole < now)
+		*whole = now;
+	if (*whole - now > (u64)(EVENTS_BURST - 1) * EVENT_NS)
+		return 0;
+	__sync_fetch_and_add(whole, EVENT_NS);
+	return 1;
+}
+
+/* Half of the ring is for the ports that have a slot: users can ask for other ports and make
+ * namespaces as they like. */
+static __always_inline int ring_has_room(const struct key *key)
+{
+	if (key->netns && !key->port_other)
+		return 1;
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < ring_size / 2;
 }
 
 /* Counts a failed bind or listen and writes its event. */
@@ -353,8 +424,9 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	struct event *event;
 	struct sock *sk;
 	u64 pid_tgid;
+	u32 netns, user;
 	u16 family;
-	u32 netns;
+	u64 now;
 	u8 flags;
 
 	/* No socket, so neither family nor protocol: not counted. */
@@ -386,15 +458,20 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	flags = (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
 		(READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0);
 
-	if (req.port_known && port_watched(req.port))
+	if (req.port_known)
 		key.port = req.port;
 	else
 		key.port_other = 1;
 	key.op = op;
 	key.errno_class = class_of(error);
-	key.reuse = flags;
 	count(&key);
 
+	user = current_user();
+	now = bpf_ktime_get_boot_ns();
+	if (!in_share(key.netns, user, now) || !ring_has_room(&key)) {
+		__sync_fetch_and_add(&events_lost, 1);
+		return;
+	}
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
 		__sync_fetch_and_add(&events_lost, 1);
@@ -405,7 +482,7 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	if (req.port_known)
 		flags |= PORT_KNOWN;
 	pid_tgid = bpf_get_current_pid_tgid();
-	event->boot_ns = bpf_ktime_get_boot_ns();
+	event->boot_ns = now;
 	event->cgroup_id = bpf_get_current_cgroup_id();
 	event->pid = pid_tgid >> 32;
 	event->tid = pid_tgid;
@@ -420,7 +497,7 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	event->family = key.family;
 	event->protocol = key.protocol;
 	event->flags = flags;
-	__builtin_memset(event->pad, 0, sizeof(event->pad));
+	event->user = user;
 	__builtin_memcpy(event->addr, req.addr, sizeof(event->addr));
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
 	bpf_ringbuf_submit(event, 0);

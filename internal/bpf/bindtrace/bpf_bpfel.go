@@ -37,28 +37,21 @@ type bpfEvent struct {
 	Family     uint8
 	Protocol   uint8
 	Flags      uint8
-	Pad        [4]uint8
+	User       uint32
 	Addr       [16]uint8
 	Comm       [16]uint8
 }
 
-type bpfKey struct {
-	_          structs.HostLayout
-	Netns      uint32
-	Port       uint16
-	PortOther  uint8
-	Op         uint8
-	Family     uint8
-	Protocol   uint8
-	ErrnoClass uint8
-	Reuse      uint8
+type bpfSlot struct {
+	_      structs.HostLayout
+	Used   uint64
+	Counts [191]uint64
 }
 
-type bpfSlot struct {
+type bpfUser struct {
 	_     structs.HostLayout
-	Count uint64
-	Key   bpfKey
-	Pad   uint32
+	Netns uint32
+	Uid   uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -67,10 +60,8 @@ type bpfSlot struct {
 const (
 	bpfMapCalls              = "calls"
 	bpfMapEvents             = "events"
-	bpfMapFreeSlots          = "free_slots"
-	bpfMapSlotIndex          = "slot_index"
 	bpfMapSlots              = "slots"
-	bpfMapWatchedNetns       = "watched_netns"
+	bpfMapUsers              = "users"
 	bpfProgEnterBind         = "enter_bind"
 	bpfProgEnterListen       = "enter_listen"
 	bpfProgExitBind          = "exit_bind"
@@ -89,10 +80,12 @@ const (
 	bpfVarErrnoEnotsock      = "errno_enotsock"
 	bpfVarEventType          = "event_type"
 	bpfVarEventsLost         = "events_lost"
+	bpfVarIndexFactor        = "index_factor"
 	bpfVarProbeAddr          = "probe_addr"
 	bpfVarProbesSeen         = "probes_seen"
+	bpfVarRingSize           = "ring_size"
+	bpfVarSlotIndex          = "slot_index"
 	bpfVarUnattributed       = "unattributed"
-	bpfVarWatchedPorts       = "watched_ports"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -151,12 +144,10 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Calls        *ebpf.MapSpec `ebpf:"calls"`
-	Events       *ebpf.MapSpec `ebpf:"events"`
-	FreeSlots    *ebpf.MapSpec `ebpf:"free_slots"`
-	SlotIndex    *ebpf.MapSpec `ebpf:"slot_index"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	WatchedNetns *ebpf.MapSpec `ebpf:"watched_netns"`
+	Calls  *ebpf.MapSpec `ebpf:"calls"`
+	Events *ebpf.MapSpec `ebpf:"events"`
+	Slots  *ebpf.MapSpec `ebpf:"slots"`
+	Users  *ebpf.MapSpec `ebpf:"users"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -173,10 +164,12 @@ type bpfVariableSpecs struct {
 	ErrnoEnotsock      *ebpf.VariableSpec `ebpf:"errno_enotsock"`
 	EventType          *ebpf.VariableSpec `ebpf:"event_type"`
 	EventsLost         *ebpf.VariableSpec `ebpf:"events_lost"`
+	IndexFactor        *ebpf.VariableSpec `ebpf:"index_factor"`
 	ProbeAddr          *ebpf.VariableSpec `ebpf:"probe_addr"`
 	ProbesSeen         *ebpf.VariableSpec `ebpf:"probes_seen"`
+	RingSize           *ebpf.VariableSpec `ebpf:"ring_size"`
+	SlotIndex          *ebpf.VariableSpec `ebpf:"slot_index"`
 	Unattributed       *ebpf.VariableSpec `ebpf:"unattributed"`
-	WatchedPorts       *ebpf.VariableSpec `ebpf:"watched_ports"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -199,22 +192,18 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Calls        *ebpf.Map `ebpf:"calls"`
-	Events       *ebpf.Map `ebpf:"events"`
-	FreeSlots    *ebpf.Map `ebpf:"free_slots"`
-	SlotIndex    *ebpf.Map `ebpf:"slot_index"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	WatchedNetns *ebpf.Map `ebpf:"watched_netns"`
+	Calls  *ebpf.Map `ebpf:"calls"`
+	Events *ebpf.Map `ebpf:"events"`
+	Slots  *ebpf.Map `ebpf:"slots"`
+	Users  *ebpf.Map `ebpf:"users"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Calls,
 		m.Events,
-		m.FreeSlots,
-		m.SlotIndex,
 		m.Slots,
-		m.WatchedNetns,
+		m.Users,
 	)
 }
 
@@ -232,10 +221,12 @@ type bpfVariables struct {
 	ErrnoEnotsock      *ebpf.Variable `ebpf:"errno_enotsock"`
 	EventType          *ebpf.Variable `ebpf:"event_type"`
 	EventsLost         *ebpf.Variable `ebpf:"events_lost"`
+	IndexFactor        *ebpf.Variable `ebpf:"index_factor"`
 	ProbeAddr          *ebpf.Variable `ebpf:"probe_addr"`
 	ProbesSeen         *ebpf.Variable `ebpf:"probes_seen"`
+	RingSize           *ebpf.Variable `ebpf:"ring_size"`
+	SlotIndex          *ebpf.Variable `ebpf:"slot_index"`
 	Unattributed       *ebpf.Variable `ebpf:"unattributed"`
-	WatchedPorts       *ebpf.Variable `ebpf:"watched_ports"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

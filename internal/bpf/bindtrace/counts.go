@@ -2,13 +2,7 @@
 
 package bindtrace
 
-import (
-	"encoding/binary"
-	"fmt"
-
-	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // Op is the system call that failed.
 type Op uint8
@@ -77,17 +71,24 @@ func (p Protocol) String() string {
 	}
 }
 
-// Bits of the reuse and flags bytes in bindtrace.c.
+// Bits of the flags byte of an event in bindtrace.c.
 const (
 	flagReuseAddr = 1 << iota
 	flagReusePort
 	flagV6Only
 	flagPortKnown
-	reuses = flagReuseAddr | flagReusePort + 1
 )
 
-// fixedSlots is FIXED_SLOTS of bindtrace.c.
-const fixedSlots = int(ops) * int(families) * int(protocols) * 16 * reuses
+// How many counts a slot of bindtrace.c has, and of which calls.
+const (
+	errnoClassCount = 16
+	connectErrors   = 2
+
+	bindCounts    = int(families) * int(protocols) * errnoClassCount
+	listenCounts  = int(families) * int(protocols)
+	connectCounts = int(families) * int(protocols) * connectErrors
+	slotCounts    = bindCounts + listenCounts + connectCounts
+)
 
 // A Key says which failures a Count counts.
 type Key struct {
@@ -97,9 +98,7 @@ type Key struct {
 	Op        Op
 	Family    Family // of the socket
 	Protocol  Protocol
-	Errno     unix.Errno // 0: an error without a class
-	ReuseAddr bool       // the socket had SO_REUSEADDR
-	ReusePort bool       // the socket had SO_REUSEPORT
+	Errno     unix.Errno // 0: an error without a class, or one more than the port may have
 }
 
 // A Count is the number of failures with one key since New.
@@ -108,94 +107,40 @@ type Count struct {
 	N uint64
 }
 
-// table reads the kernel's slots from mapped memory. It decodes each key once: a key does not change
-// after its count is above 0.
-type table struct {
-	memory *ebpf.Memory
-	size   int // of a slot
-	keys   []Key
-	known  []bool
-}
-
-func newTable(slots *ebpf.Map) (*table, error) {
-	memory, err := slots.Memory()
-	if err != nil {
-		return nil, fmt.Errorf("map counts: %w", err)
-	}
-	n := int(slots.MaxEntries())
-	t := &table{memory: memory, size: int(slots.ValueSize()), keys: make([]Key, n), known: make([]bool, n)}
-	for i := range fixedSlots {
-		t.keys[i], t.known[i] = fixedKey(i), true
-	}
-	return t, nil
-}
-
-// appendTo appends the counts above 0.
-func (t *table) appendTo(dst []Count) ([]Count, error) {
-	for i := range t.keys {
-		n, err := t.count(i)
-		if err != nil {
-			return dst, err
-		}
-		if n == 0 {
-			continue
-		}
-		if !t.known[i] {
-			if t.keys[i], err = t.key(i); err != nil {
-				return dst, err
-			}
-			t.known[i] = true
-		}
-		dst = append(dst, Count{Key: t.keys[i], N: n})
-	}
-	return dst, nil
-}
-
-// count reads the count of struct slot. It is an aligned word, so it is read in one piece: see
-// ebpf.Memory.
-func (t *table) count(slot int) (uint64, error) {
-	var word [8]byte
-	if _, err := t.memory.ReadAt(word[:], int64(slot*t.size)); err != nil {
-		return 0, fmt.Errorf("read count %d: %w", slot, err)
-	}
-	return binary.NativeEndian.Uint64(word[:]), nil
-}
-
-func (t *table) key(slot int) (Key, error) {
-	var k bpfKey
-	raw := make([]byte, binary.Size(k))
-	if _, err := t.memory.ReadAt(raw, int64(slot*t.size+8)); err != nil {
-		return Key{}, fmt.Errorf("read key %d: %w", slot, err)
-	}
-	if _, err := binary.Decode(raw, binary.NativeEndian, &k); err != nil {
-		return Key{}, fmt.Errorf("decode key %d: %w", slot, err)
-	}
-	return Key{
-		Netns:     k.Netns,
-		Port:      k.Port,
-		OtherPort: k.PortOther != 0,
-		Op:        Op(k.Op),
-		Family:    Family(k.Family),
-		Protocol:  Protocol(k.Protocol),
-		Errno:     errnoClasses()[k.ErrnoClass%16],
-		ReuseAddr: k.Reuse&flagReuseAddr != 0,
-		ReusePort: k.Reuse&flagReusePort != 0,
-	}, nil
-}
-
-// fixedKey reverses fixed_slot_of of bindtrace.c.
-func fixedKey(slot int) Key {
-	k := Key{OtherPort: true}
+// keyOf reverses count_of of bindtrace.c: it says what count number i of the slot of a port counts.
+func keyOf(p place, i int) Key {
+	k := Key{Netns: p.netns, Port: p.port, OtherPort: p.other}
 	digit := func(base int) int {
-		d := slot % base
-		slot /= base
+		d := i % base
+		i /= base
 		return d
 	}
-	reuse := digit(reuses)
-	k.ReuseAddr, k.ReusePort = reuse&flagReuseAddr != 0, reuse&flagReusePort != 0
-	k.Errno = errnoClasses()[digit(16)]
+	switch {
+	case i < bindCounts:
+		k.Op, k.Errno = OpBind, errnoClasses()[digit(errnoClassCount)]
+	case i < bindCounts+listenCounts:
+		i -= bindCounts
+		k.Op, k.Errno = OpListen, unix.EADDRINUSE
+	default:
+		i -= bindCounts + listenCounts
+		k.Op, k.Errno = OpConnect, [connectErrors]unix.Errno{unix.EADDRNOTAVAIL, unix.EAGAIN}[digit(connectErrors)]
+	}
 	k.Protocol = Protocol(digit(int(protocols)))
 	k.Family = Family(digit(int(families)))
-	k.Op = Op(digit(int(ops)))
 	return k
 }
+
+// common says that each port may have the count: the errors that servers usually get.
+func (k *Key) common() bool {
+	if k.Op != OpBind || k.Errno == 0 {
+		return true
+	}
+	switch k.Protocol {
+	case ProtocolTCP, ProtocolUDP, ProtocolMPTCP:
+		return k.Errno == unix.EADDRINUSE || k.Errno == unix.EADDRNOTAVAIL || k.Errno == unix.EACCES
+	}
+	return false
+}
+
+// withoutErrno returns the number of the count of other errors, for count i of bind.
+func withoutErrno(i int) int { return i - i%errnoClassCount }

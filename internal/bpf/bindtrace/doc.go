@@ -10,16 +10,35 @@
 // Each bind system call that fails on a socket of AF_INET or AF_INET6, and each listen that fails
 // with EADDRINUSE, counts once, whether or not anybody reads the events. A [Count] has the network
 // namespace, the port, the socket's address family (a v4 address on a v6 socket counts as v6), the
-// protocol, the errno, and SO_REUSEADDR and SO_REUSEPORT of the socket.
+// protocol and the errno.
 //
-// A watched port ([Tracer.SetWatch]) counts by its number, and so does port 0 (any). Other ports
-// count under [Key.OtherPort]. So does a call without a port that the kernel would have read: its
+// A watched port ([Tracer.SetWatch]) counts by its number, and so does port 0 (any). Other ports of
+// the namespace count under [Key.OtherPort]. So does a call without a port that the kernel would have read: its
 // sockaddr cannot be read (EFAULT), is shorter than sockaddr_in or SIN6_LEN_RFC2133 or longer than
 // sockaddr_storage (EINVAL), or has a family other than AF_INET, AF_INET6 and AF_UNSPEC
-// (EAFNOSUPPORT). A namespace that is not watched ([Tracer.SetNamespaces]) counts as 0. So user
-// space decides how many keys there are. Where there are more than Options.MaxCounts, failures of
-// new keys count under OtherPort in namespace 0. Counts never fall while the tracer lives, whatever
-// is watched.
+// (EAFNOSUPPORT). A namespace that is not watched counts as 0.
+//
+// # Who can use up what
+//
+// Each watched port of a namespace has a slot of its own, and so have the other ports of the
+// namespace, and port 0. A process can choose family, protocol and errno: a slot has a count for
+// each combination. So no process can take the count of another one's port, and only what is
+// watched takes slots. Where there are more ports than Options.MaxSlots, those that have a slot keep
+// it, and the rest counts under OtherPort: [Stats.SlotsLacking].
+//
+// A port that is not watched any more gives its slot back. Its counts move to OtherPort of its
+// namespace. Those of a namespace move to namespace 0. When the port is watched again, it starts at
+// 0. So no old total looks like new failures of the port, and no sum falls.
+//
+// Each port has a Key for the errors that servers usually get. Of other errors it has 8, the first
+// that came; what is more counts as errno 0.
+//
+// An event costs space in the ring. One user has 1,024 events a second, and half of the ring is
+// for ports with a slot. A user is a namespace and uid, all namespaces that are not watched being
+// one. In a user namespace, it is the uid of the user who made the outermost one: [Event.User].
+// What has no event is counted all the same, and in [Stats.Lost].
+//
+// A call that works costs a run of the program. It never wakes the reader.
 //
 // SOCK_RAW sockets count as [ProtocolOther]: their protocol is a filter. An errno that bind and
 // listen do not return by themselves counts as errno 0.
@@ -83,7 +102,7 @@
 //
 // # Exactness
 //
-// No count is lost to races between CPUs, a full map or a full ring. Only calls for which the kernel
+// No count is lost to races between CPUs, a lack of slots or a full ring. Only calls for which the kernel
 // skips a program are lost. [Stats.Missed] counts them.
 //
 // fexit programs do not nest on a CPU (__bpf_prog_enter_recur). Where kernel code cannot be
@@ -109,7 +128,7 @@
 // above 2, the default on Debian, tracepoints need CAP_SYS_ADMIN instead of CAP_BPF and CAP_PERFMON.
 //
 // After New no capability is needed, with one exception: before Linux 5.19, where
-// kernel.unprivileged_bpf_disabled is set, SetNamespaces and Stats need CAP_BPF.
+// kernel.unprivileged_bpf_disabled is set, Stats needs CAP_BPF.
 //
 // Nothing is pinned. The kernel removes the programs with the last descriptor, also when the
 // process is killed.

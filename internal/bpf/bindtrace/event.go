@@ -19,6 +19,7 @@ type Event struct {
 	Time     time.Time // when the call returned, by the wall clock at the time of Read
 	PID, TID uint32    // in the initial pid namespace
 	UID      uint32    // in the initial user namespace
+	User     uint32    // UID, or in a user namespace that of the user who made the outermost one
 	Comm     [16]byte  // the thread's name: any bytes
 	CgroupID uint64    // inode number in the cgroup v2 hierarchy
 
@@ -60,6 +61,7 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 		PID:       raw.Pid,
 		TID:       raw.Tid,
 		UID:       raw.Uid,
+		User:      raw.User,
 		Comm:      raw.Comm,
 		CgroupID:  raw.CgroupId,
 		Netns:     raw.Netns,

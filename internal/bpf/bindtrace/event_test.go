@@ -12,23 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestFixedKeysAreAllDifferent(t *testing.T) {
+func TestKeysOfASlotAreAllDifferent(t *testing.T) {
+	if words := len(bpfSlot{}.Counts); slotSize != binary.Size(bpfSlot{}) || slotCounts > words {
+		t.Errorf("slots of %d bytes with %d counts, want %d and at most %d", slotSize, slotCounts, binary.Size(bpfSlot{}), words)
+	}
 	seen := make(map[Key]int)
-	for i := range fixedSlots {
-		k := fixedKey(i)
-		if k.Netns != 0 || !k.OtherPort || k.Port != 0 {
-			t.Errorf("slot %d is of %+v", i, k)
+	for _, p := range []place{{}, {other: true}, {netns: 1}, {netns: 1, port: 80}, {netns: 1, other: true}} {
+		for i := range slotCounts {
+			k := keyOf(p, i)
+			if k.Netns != p.netns || k.OtherPort != p.other || k.Port != p.port {
+				t.Errorf("count %d of %+v is of %+v", i, p, k)
+			}
+			if before, twice := seen[k]; twice {
+				t.Errorf("counts %d and %d of %+v are both of %+v", before, i, p, k)
+			}
+			seen[k] = i
 		}
-		if before, twice := seen[k]; twice {
-			t.Errorf("slots %d and %d are both of %+v", before, i, k)
-		}
-		seen[k] = i
 	}
 }
 
 func TestDecodeEvent(t *testing.T) {
 	raw := bpfEvent{
-		BootNs: 5e9, CgroupId: 7, Pid: 10, Tid: 11, Uid: 1000, Netns: 4026531840, Ifindex: 3, ScopeId: 2,
+		BootNs: 5e9, CgroupId: 7, Pid: 10, Tid: 11, Uid: 1000, User: 1001, Netns: 4026531840, Ifindex: 3, ScopeId: 2,
 		Error: uint32(unix.EADDRINUSE), Port: 4840, AddrFamily: unix.AF_INET6,
 		Op: uint8(OpListen), Family: uint8(FamilyIPv6), Protocol: uint8(ProtocolMPTCP),
 		Flags: flagReusePort | flagV6Only | flagPortKnown,
@@ -37,7 +42,7 @@ func TestDecodeEvent(t *testing.T) {
 	}
 	boot := time.Unix(1000, 0)
 	want := Event{
-		Time: boot.Add(5 * time.Second), PID: 10, TID: 11, UID: 1000, Comm: raw.Comm, CgroupID: 7,
+		Time: boot.Add(5 * time.Second), PID: 10, TID: 11, UID: 1000, User: 1001, Comm: raw.Comm, CgroupID: 7,
 		Netns: 4026531840, Op: OpListen, Family: FamilyIPv6, Protocol: ProtocolMPTCP, Errno: unix.EADDRINUSE,
 		PortKnown: true, Port: 4840, Addr: netip.MustParseAddr("fe80::1%2"), Ifindex: 3,
 		ReusePort: true, V6Only: true,
@@ -64,7 +69,7 @@ func TestDecodeEvent(t *testing.T) {
 }
 
 func TestOptionsOutOfRange(t *testing.T) {
-	for _, o := range []Options{{RingSize: -1}, {RingSize: maxRingSize + 1}, {MaxCounts: -1}, {MaxCounts: maxMaxCounts + 1}} {
+	for _, o := range []Options{{RingSize: -1}, {RingSize: maxRingSize + 1}, {MaxSlots: -1}, {MaxSlots: MaxSlots + 1}} {
 		if err := o.normalize(); !errors.Is(err, errOutOfRange) {
 			t.Errorf("%+v: want %v, got %v", o, errOutOfRange, err)
 		}

@@ -45,7 +45,12 @@ func TestMain(m *testing.M) {
 // roles are the processes that tests start.
 func roles() map[string]func() error {
 	return map[string]func() error{
-		"storm":         storm,
+		"storm": storm,
+
+		"fail-in-every-way": failInEveryWay,
+		"in-user-namespace": startInUserNamespace,
+		"fail-when-told":    failWhenTold,
+
 		"connect-storm": connectStorm,
 		"trace":         traceUntilKilled,
 		"caps":          traceWithoutCaps,
@@ -69,6 +74,9 @@ func requiredModes() ([]string, bool) {
 // eachMode runs f with a new tracer of each mode.
 func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 	kerneltest.RequireRoot(t)
+	if opts.maxDetails == 0 {
+		opts.maxDetails = slotCounts
+	}
 	required, set := requiredModes()
 	for _, mode := range []Mode{ModeFexit, ModeTracepoint} {
 		if set && !slices.Contains(required, mode.String()) {
@@ -111,10 +119,15 @@ func shareHost(t *testing.T) {
 	}
 }
 
-// watchOnly makes the tracer watch one namespace and some ports.
+// watchOnly makes the tracer watch one namespace, and some ports there and in namespaces that are not
+// watched.
 func watchOnly(t *testing.T, tr *Tracer, ns *kerneltest.NetNS, ports ...uint16) {
 	t.Helper()
-	if err := errors.Join(tr.SetNamespaces([]uint32{uint32(ns.Inode())}), tr.SetWatch(ports)); err != nil {
+	var watch []Port
+	for _, p := range ports {
+		watch = append(watch, Port{Netns: uint32(ns.Inode()), Number: p}, Port{Number: p})
+	}
+	if err := tr.SetWatch([]uint32{uint32(ns.Inode())}, watch); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -132,11 +132,10 @@ func TestCloseLeavesNothingInTheKernel(t *testing.T) {
 			t.Errorf("after Close there are %v", still)
 		}
 		for name, call := range map[string]func() error{
-			"Counts":        func() error { _, err := tr.Counts(nil); return err },
-			"Stats":         func() error { _, err := tr.Stats(); return err },
-			"SetWatch":      func() error { return tr.SetWatch(nil) },
-			"SetNamespaces": func() error { return tr.SetNamespaces(nil) },
-			"Read":          func() error { return tr.Read(time.Time{}, new(Event)) },
+			"Counts":   func() error { _, err := tr.Counts(nil); return err },
+			"Stats":    func() error { _, err := tr.Stats(); return err },
+			"SetWatch": func() error { return tr.SetWatch(nil, nil) },
+			"Read":     func() error { return tr.Read(time.Time{}, new(Event)) },
 		} {
 			if err := call(); !errors.Is(err, os.ErrClosed) {
 				t.Errorf("%s after Close: want %v, got %v", name, os.ErrClosed, err)
@@ -247,8 +246,7 @@ func traceWithoutCaps() error {
 		return err
 	}
 	own := uint32(inode)
-	err = errors.Join(tr.SetNamespaces([]uint32{own, own + 1}), tr.SetWatch([]uint16{443}))
-	if err != nil {
+	if err := tr.SetWatch([]uint32{own, own + 1}, []Port{{Netns: own, Number: 443}}); err != nil {
 		return err
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

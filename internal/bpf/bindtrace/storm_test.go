@@ -5,6 +5,7 @@ package bindtrace
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
@@ -210,41 +211,48 @@ func TestFullRingLosesEventsOnly(t *testing.T) {
 	})
 }
 
-// New keys of a full map count under the other port of namespace 0.
-func TestFullMapLosesNothing(t *testing.T) {
+// Ports for which there is no slot count as other ports of their namespace.
+func TestPortsWithoutASlotLoseNothing(t *testing.T) {
 	const processes, calls, ports, slots = 4, 1000, 10, 3
-	eachMode(t, Options{MaxCounts: slots}, func(t *testing.T, tr *Tracer) {
+	const others = 1 + 1 + 2 // all other namespaces and port 0 there; the same of this one
+	eachMode(t, Options{MaxSlots: others + slots}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
-		var watch []uint16
+		var watch []Port
 		for i := range ports {
-			watch = append(watch, uint16(testPort+i))
+			watch = append(watch, Port{Netns: uint32(ns.Inode()), Number: uint16(testPort + i)})
 		}
-		watchOnly(t, tr, ns, watch...)
-		overflow := Key{OtherPort: true, Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}
-		before := countsOf(t, tr, 0)[overflow]
-		runStorm(t, ns, processes, calls, ports)
-		own := countsOf(t, tr, uint32(ns.Inode()))
-		if len(own) != slots {
-			t.Errorf("%d keys in the map, want %d", len(own), slots)
-		}
-		over := countsOf(t, tr, 0)[overflow] - before
-		if total(own)+over != processes*calls {
-			t.Errorf("counted %d in the map and %d outside, want %d together", total(own), over, processes*calls)
-		}
-		for key, n := range own {
-			if n != processes*calls/ports {
-				t.Errorf("key %+v counted %d times, want %d", key, n, processes*calls/ports)
+		// The tracer has watched its own namespace. Its slots are free after a moment.
+		for start := time.Now(); time.Since(start) < leavingTime; time.Sleep(leavingTime / 10) {
+			if err := tr.SetWatch(nil, nil); err != nil {
+				t.Fatal(err)
 			}
 		}
-		checkStats(t, tr)
+		if err := tr.SetWatch([]uint32{uint32(ns.Inode())}, watch); err != nil {
+			t.Fatal(err)
+		}
+		runStorm(t, ns, processes, calls, ports)
+		got := countsOf(t, tr, uint32(ns.Inode()))
+		want := map[Key]uint64{}
+		for i := range ports {
+			key := Key{Netns: uint32(ns.Inode()), Port: uint16(testPort + i), Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}
+			if i >= slots {
+				key.Port, key.OtherPort = 0, true
+			}
+			want[key] += processes * calls / ports
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("counted %+v, want %+v", got, want)
+		}
+		if s := checkStats(t, tr); s.SlotsUsed != others+slots || s.SlotsLimit != others+slots || s.SlotsLacking != ports-slots {
+			t.Errorf("stats %+v: want %d slots, all used, and %d lacking", s, others+slots, ports-slots)
+		}
 	})
 }
 
-// Several threads meet one new key after the other at the same moment.
-func TestRaceForNewKeysLosesNothing(t *testing.T) {
-	const threads, ports = 4, 2000
-	// A thread that loses the race holds a slot for a moment.
-	eachMode(t, Options{MaxCounts: ports + threads}, func(t *testing.T, tr *Tracer) {
+// Several threads meet one port after the other at the same moment.
+func TestCallsAtTheSameMomentLoseNothing(t *testing.T) {
+	const threads, ports = 4, 1000 // watchOnly watches each twice
+	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		var watch []uint16
 		for i := range ports {

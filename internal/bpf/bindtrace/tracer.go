@@ -19,23 +19,35 @@ import (
 
 // Options configure a Tracer. The zero value is ready for use.
 type Options struct {
-	Logger    *slog.Logger // for debug messages only; nil: none
-	Mode      Mode         // how to attach; 0: ModeAuto
-	RingSize  int          // bytes for events, rounded up to a power of two; 0: 1 MiB
-	MaxCounts int          // keys with a count of their own; 0: 8192
+	Logger   *slog.Logger // for debug messages only; nil: none
+	Mode     Mode         // how to attach; 0: ModeAuto
+	RingSize int          // bytes for events, rounded up to a power of two; 0: 1 MiB
+
+	// MaxSlots is how many ports can be watched: each port of each namespace is one, and each
+	// namespace is two more. The kernel allocates 1.5 KiB for each. 0: 2304. At most MaxSlots, the
+	// constant.
+	MaxSlots int
 
 	// NoConnects switches off the tracing of connect(2).
 	NoConnects bool
+
+	maxDetails int // 0: defaultMaxDetails
 }
 
+// MaxSlots is the most that Options can ask for. The index of the programs is half full then.
+const MaxSlots = indexSize / 2
+
 const (
-	defaultRingSize  = 1 << 20
-	maxRingSize      = 1 << 30
-	defaultMaxCounts = 8192
-	maxMaxCounts     = 1 << 20
-	// maxNamespaces bounds the watched namespaces: each one multiplies the possible keys.
-	maxNamespaces = 4096
+	defaultRingSize = 1 << 20
+	maxRingSize     = 1 << 30
+	defaultMaxSlots = 2304
 )
+
+// A Port is a port of a network namespace.
+type Port struct {
+	Netns  uint32 // inode number; 0: all namespaces that are not watched
+	Number uint16
+}
 
 var errOutOfRange = errors.New("not within")
 
@@ -51,11 +63,9 @@ type Tracer struct {
 
 	connectsErr error
 
-	countsMu sync.Mutex
-	table    *table
-
-	watchMu sync.Mutex
-	netns   []uint32
+	watchMu sync.Mutex // also for reading counts
+	memory  *slotMemory
+	slots   *slots
 
 	readMu sync.Mutex
 	ring   *ringbuf.Reader
@@ -90,14 +100,17 @@ func (o *Options) normalize() error {
 	if o.RingSize == 0 {
 		o.RingSize = defaultRingSize
 	}
-	if o.MaxCounts == 0 {
-		o.MaxCounts = defaultMaxCounts
+	if o.MaxSlots == 0 {
+		o.MaxSlots = defaultMaxSlots
+	}
+	if o.maxDetails == 0 {
+		o.maxDetails = defaultMaxDetails
 	}
 	switch {
 	case o.RingSize < 0 || o.RingSize > maxRingSize:
 		return fmt.Errorf("RingSize %d: %w 1 to %d", o.RingSize, errOutOfRange, maxRingSize)
-	case o.MaxCounts < 0 || o.MaxCounts > maxMaxCounts:
-		return fmt.Errorf("MaxCounts %d: %w 1 to %d", o.MaxCounts, errOutOfRange, maxMaxCounts)
+	case o.MaxSlots < 0 || o.MaxSlots > MaxSlots:
+		return fmt.Errorf("MaxSlots %d: %w 1 to %d", o.MaxSlots, errOutOfRange, MaxSlots)
 	}
 	o.RingSize = 1 << bits.Len(uint(max(o.RingSize, os.Getpagesize())-1))
 	return nil
@@ -110,71 +123,53 @@ func (t *Tracer) Mode() Mode { return t.mode }
 // Options.NoConnects, otherwise a [*sock.UnavailableError].
 func (t *Tracer) ConnectsErr() error { return t.connectsErr }
 
-// SetWatch sets the ports that count by their number. Existing counts stay.
-func (t *Tracer) SetWatch(ports []uint16) error {
-	t.watchMu.Lock()
-	defer t.watchMu.Unlock()
-	var bitmap [65536 / 64]uint64
+// SetWatch sets the network namespaces, by inode number, that count on their own, and the ports of
+// them that count by number. It replaces the earlier ones. Where there are more than
+// Options.MaxSlots, those that were there before stay, and the first of the others come in: see
+// [Stats.SlotsLacking]. Counts of what is not watched any more move to the other ports of their
+// namespace, or of namespace 0.
+func (t *Tracer) SetWatch(namespaces []uint32, ports []Port) error {
+	places := []place{{}} // port 0 of other namespaces
+	for _, n := range namespaces {
+		places = append(places, place{netns: n, other: true}, place{netns: n})
+	}
 	for _, p := range ports {
-		bitmap[p/64] |= 1 << (p % 64)
+		places = append(places, place{netns: p.Netns, port: p.Number})
 	}
-	return t.whileOpen(func() error {
-		if err := t.objects.WatchedPorts.Set(bitmap); err != nil {
-			return fmt.Errorf("set watched ports: %w", err)
-		}
-		return nil
-	})
-}
-
-// SetNamespaces sets the network namespaces, by inode number, that count on their own. It replaces
-// the earlier ones. Existing counts stay. More than 4096 are an error.
-func (t *Tracer) SetNamespaces(inodes []uint32) error {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
-	inodes = slices.Compact(slices.Sorted(slices.Values(inodes)))
-	if len(inodes) > maxNamespaces {
-		return fmt.Errorf("watch %d network namespaces: %w 0 to %d", len(inodes), errOutOfRange, maxNamespaces)
-	}
-	return t.whileOpen(func() error { return t.replaceNamespaces(inodes) })
+	return t.whileOpen(func() error { return t.assign(places) })
 }
 
-// replaceNamespaces adds the new namespaces before it removes old ones, so that one that stays is
-// never absent from the map.
-func (t *Tracer) replaceNamespaces(inodes []uint32) error {
-	before := t.netns
-	t.netns = slices.Concat(before, inodes) // until the map has the new ones only
-	for _, n := range inodes {
-		if err := t.objects.WatchedNetns.Put(n, uint8(1)); err != nil {
-			return fmt.Errorf("watch network namespace %d: %w", n, err)
-		}
-	}
-	for _, n := range before {
-		if _, stays := slices.BinarySearch(inodes, n); stays {
-			continue
-		}
-		if err := t.objects.WatchedNetns.Delete(n); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("stop watching network namespace %d: %w", n, err)
-		}
-	}
-	t.netns = inodes
-	return nil
-}
-
-// Counts appends the count of each key with at least one failure to dst. Each key comes once. A
-// count never falls.
-func (t *Tracer) Counts(dst []Count) ([]Count, error) {
-	t.countsMu.Lock()
-	defer t.countsMu.Unlock()
-	err := t.whileOpen(func() (err error) {
-		dst, err = t.table.appendTo(dst)
+// assign also tells the programs. They only read memory: a bpf(2) command would need privileges.
+func (t *Tracer) assign(places []place) error {
+	err := t.slots.assign(places)
+	if !t.slots.index.changed {
 		return err
+	}
+	if setErr := t.objects.SlotIndex.Set(t.slots.index.words[:]); setErr != nil {
+		return errors.Join(err, fmt.Errorf("set watched ports: %w", setErr))
+	}
+	t.slots.index.changed = false
+	return err
+}
+
+// Counts appends the count of each key with at least one failure to dst. Each key comes once. The
+// count of a key does not fall while its port is watched, and those of OtherPort never do.
+func (t *Tracer) Counts(dst []Count) ([]Count, error) {
+	t.watchMu.Lock()
+	defer t.watchMu.Unlock()
+	err := t.whileOpen(func() error {
+		dst = t.slots.appendTo(dst)
+		return nil
 	})
 	return dst, err
 }
 
-// Stats count what the tracer missed since New.
+// Stats are about the tracer itself. The counters count since New.
 type Stats struct {
-	// Lost events: failures that were counted, but had no event since the ring was full.
+	// Lost events: failures that were counted, but had no event. The ring was full, or the user
+	// had more events than a user may have.
 	Lost uint64
 	// Unattributed failures were seen and not counted: the socket was closed when the call
 	// returned, or there was no memory to keep the arguments of the call.
@@ -182,11 +177,17 @@ type Stats struct {
 	// Missed runs of a program, for calls that failed and for others: see Exactness in the package
 	// documentation. With tracepoints a call has two runs.
 	Missed uint64
+
+	SlotsUsed, SlotsLimit int // Options.MaxSlots is the limit
+	// SlotsLacking are watched ports without a slot. Their failures count under OtherPort.
+	SlotsLacking int
 }
 
 // Stats reads the tracer's own counters.
 func (t *Tracer) Stats() (Stats, error) {
 	var s Stats
+	t.watchMu.Lock()
+	defer t.watchMu.Unlock()
 	err := t.whileOpen(func() error {
 		err := errors.Join(t.objects.EventsLost.Get(&s.Lost), t.objects.Unattributed.Get(&s.Unattributed))
 		if err != nil {
@@ -199,6 +200,7 @@ func (t *Tracer) Stats() (Stats, error) {
 			}
 			s.Missed += stats.RecursionMisses
 		}
+		s.SlotsUsed, s.SlotsLimit, s.SlotsLacking = t.slots.used(), t.slots.limit, t.slots.lacking
 		return nil
 	})
 	return s, err
@@ -220,7 +222,7 @@ func (t *Tracer) Read(deadline time.Time, e *Event) error {
 	return e.decode(t.record.RawSample, boot)
 }
 
-// Close detaches the programs and ends a waiting Read. The memory of mapped maps stays in the kernel
+// Close detaches the programs and ends a waiting Read. The memory of variables stays in the kernel
 // until the next garbage collection; nothing else does.
 func (t *Tracer) Close() error {
 	t.closeOnce.Do(func() { t.closeErr = t.close() })
@@ -241,9 +243,12 @@ func (t *Tracer) close() error {
 	for _, p := range t.programs {
 		errs = append(errs, p.Close())
 	}
+	if t.memory != nil {
+		errs = append(errs, t.memory.close())
+	}
 	errs = append(errs, t.objects.Close())
 	// ebpf.Memory is unmapped by the garbage collector.
-	t.objects, t.table = objects{}, nil
+	t.objects, t.memory, t.slots = objects{}, nil, nil
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close bind tracer: %w", err)
 	}

@@ -19,8 +19,11 @@
 //
 // # What is not known
 //
-// It is absent. The number of groups is bounded ([Options.MaxGroups]; one port may have a quarter
-// of them). A port with more groups is in [Result.Missed], and its Groups are not complete.
+// It is absent. The number of groups is bounded ([Options.MaxGroups]), and no port can take the room of
+// others: half of it is shared, and each port takes a quarter of what is left there; each port has an
+// equal share of the rest. Beyond the shared half, sockets are folded: [Request.Expected] says which
+// binds have to tell them apart. A port with more groups even so is in [Result.Missed], and its Groups
+// are not complete.
 //
 // # Cost
 //

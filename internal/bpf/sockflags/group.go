@@ -25,6 +25,12 @@ func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Dur
 		UID:     k.Uid,
 		Count:   v.Count,
 	}
+	if k.Flags&flagElsewhere != 0 {
+		g.Addr, g.Elsewhere = netip.Addr{}, sock.FamilyIPv4
+		if k.V6 != 0 {
+			g.Elsewhere = sock.FamilyIPv6
+		}
+	}
 	// A socket whose timer is due stays in the table until the timer runs.
 	if left := int64(v.Expires - now); g.Kind == sock.KindTimeWait && left > 0 {
 		g.Expires = time.Duration(left) * tick

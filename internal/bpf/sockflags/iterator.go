@@ -25,6 +25,7 @@ const (
 	flagReuse     = 1 << 0
 	flagReusePort = 1 << 1
 	flagV6Only    = 1 << 2
+	flagElsewhere = 1 << 3
 )
 
 const (
@@ -47,10 +48,11 @@ type iterator struct {
 	}
 	link *link.Iter
 
-	groupsMax uint32 // for one port
+	groupsMax uint32
 	tick      time.Duration
-	ports     []uint32 // watched in the last walk, which changed only these keys of objs.Ports
-	dirty     bool     // the maps may have entries of an earlier walk
+	expected  []sockflagsExpectedKey // in objs.Expected, sorted
+	ports     []uint32               // watched in the last walk, which changed only these keys of objs.Ports
+	dirty     bool                   // the maps may have entries of an earlier walk
 
 	buf    []byte
 	keys   []sockflagsGroupKey
@@ -62,7 +64,7 @@ type iterator struct {
 
 func newIterator(opts Options) (*iterator, error) {
 	it := &iterator{
-		groupsMax: uint32(opts.MaxGroups / 4),
+		groupsMax: uint32(opts.MaxGroups),
 		buf:       make([]byte, seqBufSize),
 		keys:      make([]sockflagsGroupKey, batchSize),
 		values:    make([]sockflagsGroup, batchSize),
@@ -96,6 +98,7 @@ func (it *iterator) load(opts Options) error {
 	}
 	spec.Maps[sockflagsMapGroups].MaxEntries = uint32(opts.MaxGroups)
 	spec.Maps[sockflagsMapBuckets].MaxEntries = uint32(opts.MaxGroups)
+	spec.Maps[sockflagsMapExpected].MaxEntries = maxExpected
 	if err := spec.LoadAndAssign(&it.objs, nil); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
@@ -155,7 +158,18 @@ func (it *iterator) readOnce(ctx context.Context, req Request) (*Result, error) 
 	if err := it.reset(); err != nil {
 		return nil, err
 	}
-	config := sockflagsConfig{PortGroupsMax: it.groupsMax}
+	// Half of the map is for groups as they come, and each port has a share of the rest.
+	config := sockflagsConfig{
+		SharedMax: it.groupsMax / 2,
+		OwnMax:    max(1, it.groupsMax/2/uint32(max(1, len(req.Ports)))),
+	}
+	var unexpected map[uint16]bool
+	if !req.ListenersOnly {
+		var err error
+		if unexpected, err = it.expect(req.Expected); err != nil {
+			return nil, err
+		}
+	}
 	it.ports = it.ports[:0]
 	if req.ListenersOnly {
 		config.ListenersOnly = 1
@@ -182,7 +196,7 @@ func (it *iterator) readOnce(ctx context.Context, req Request) (*Result, error) 
 	if err != nil || req.ListenersOnly {
 		return result, err
 	}
-	return result, it.collect(result)
+	return result, it.collect(result, unexpected)
 }
 
 // reset clears what an earlier Read left in the maps, for example one whose context ended.
@@ -274,8 +288,9 @@ func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint
 	}
 }
 
-// collect reads the groups of the walk, and counts of the sockets that are in none.
-func (it *iterator) collect(result *Result) error {
+// collect reads the groups of the walk, and counts of the sockets that are in none. Folded groups of
+// ports whose binds are not expected say nothing of these binds.
+func (it *iterator) collect(result *Result, unexpected map[uint16]bool) error {
 	var end sockflagsResults
 	if err := it.objs.Results.Lookup(uint32(0), &end); err != nil {
 		return fmt.Errorf("look up results: %w", err)
@@ -303,6 +318,13 @@ func (it *iterator) collect(result *Result) error {
 		return err
 	}
 	return it.drain(func(k *sockflagsGroupKey, v *sockflagsGroup) {
+		if unexpected[k.Port] && isFolded(k) {
+			if result.Missed == nil {
+				result.Missed = make(map[uint16]uint64)
+			}
+			result.Missed[k.Port] += v.Count
+			return
+		}
 		result.Groups = append(result.Groups, newGroup(k, v, end.End, it.tick))
 	})
 }

@@ -90,8 +90,8 @@ func (l loaded) waitGone(t *testing.T) {
 func checkLoaded(t *testing.T, l loaded) {
 	t.Helper()
 	left := l.left(t)
-	if len(left["prog_id"]) != 1 || len(left["link_id"]) != 1 || len(left["map_id"]) != 5 {
-		t.Fatalf("loaded %v, want a program, a link and five maps", left)
+	if len(left["prog_id"]) != 1 || len(left["link_id"]) != 1 || len(left["map_id"]) != 6 {
+		t.Fatalf("loaded %v, want a program, a link and six maps", left)
 	}
 }
 

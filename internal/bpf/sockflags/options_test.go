@@ -14,6 +14,7 @@ func TestNewRefusesOptionsOutOfRange(t *testing.T) {
 	}{
 		{sockflags.Options{Mode: "ptrace"}, `reuse flags: no mode "ptrace"`},
 		{sockflags.Options{MaxGroups: 3}, "reuse flags: MaxGroups 3, PidfdInterval 1m0s: out of range"},
+		{sockflags.Options{MaxGroups: 65537}, "reuse flags: MaxGroups 65537, PidfdInterval 1m0s: out of range"},
 		{sockflags.Options{MaxGroups: -1}, "reuse flags: MaxGroups -1, PidfdInterval 1m0s: out of range"},
 		{sockflags.Options{PidfdInterval: -time.Second}, "reuse flags: MaxGroups 16384, PidfdInterval -1s: out of range"},
 	} {

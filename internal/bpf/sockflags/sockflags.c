@@ -15,7 +15,10 @@ enum flag {
 	FLAG_REUSE = 1 << 0,
 	FLAG_REUSEPORT = 1 << 1,
 	FLAG_V6ONLY = 1 << 2,
+	FLAG_ELSEWHERE = 1 << 3, /* no address of expected; addr is 0 */
 };
+
+#define OTHER 0xffffffff /* no device and no uid has this number */
 
 enum kind {
 	KIND_FULL,
@@ -74,7 +77,8 @@ struct {
 
 struct port {
 	u32 missed; /* sockets that are in no group */
-	u32 groups;
+	u16 shared; /* groups in the part of the map that all ports share */
+	u16 own;    /* groups in the port's own part */
 	u32 bucket; /* 1: the bucket of the port is in buckets */
 };
 
@@ -85,13 +89,39 @@ struct {
 	__type(value, struct port);
 } ports SEC(".maps");
 
+/*
+ * What the binds are to that the caller will ask about: fold keeps it apart. The loader writes it
+ * before a walk.
+ */
+enum what {
+	WHAT_ADDRESS,
+	WHAT_UID,    /* of a bind to the address */
+	WHAT_DEVICE, /* of a bind to the address */
+};
+
+struct expected_key {
+	u32 addr[4]; /* IPv4 as v4-mapped; 0: any bind, or one to a wildcard */
+	u32 value;   /* the uid or device */
+	u16 port;
+	u8 what;
+	u8 any; /* 1: any bind, which is what a socket on a wildcard address meets */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct expected_key);
+	__type(value, u8);
+} expected SEC(".maps");
+
 /* The loader writes it before a walk, and stop also during a walk. */
 struct config {
 	u64 watched[PORTS / 64];
-	u32 port_groups_max;
+	u32 shared_max; /* groups that all ports share */
+	u32 own_max;    /* folded groups that each port may have beside */
 	u32 stop;
 	u32 listeners_only;
-	u32 pad;
 } cfg SEC(".data.config");
 
 /* The loader clears it and ports before a walk, and reads them afterwards. */
@@ -103,9 +133,11 @@ struct results {
 	struct group_key last;
 	struct group pending;
 	struct listener listener; /* the record being written */
+	struct group_key folded;  /* of last */
 
 	u64 end; /* bpf_jiffies64 at the end of the walk */
 	u64 missed;
+	u64 shared; /* groups of all ports together */
 } res SEC(".data.results");
 
 static struct port *get_port(u32 number)
@@ -122,32 +154,117 @@ static void miss(u16 port, u64 n)
 		p->missed += n;
 }
 
+static int is_expected(const struct expected_key *key)
+{
+	return bpf_map_lookup_elem(&expected, key) != 0;
+}
+
+/* A bind to the address of key, or to a wildcard, is of this uid or device. */
+static int is_named(struct expected_key *key, u8 what, u32 value)
+{
+	struct expected_key wildcard = { .port = key->port, .value = value, .what = what, .any = key->any };
+
+	key->what = what;
+	key->value = value;
+	return is_expected(key) || is_expected(&wildcard);
+}
+
+/*
+ * Replaces what the expected binds to the port cannot tell apart, as bindrule.Folding does. Any user
+ * can have sockets on millions of addresses, and some with thousands of uids.
+ */
+static void fold(const struct group_key *key, struct group_key *to)
+{
+	struct expected_key e = { .port = key->port };
+
+	*to = *key;
+	if (key->kind == KIND_REQUEST) {
+		to->uid = 0;
+		return;
+	}
+	if (key->v6) {
+		e.addr[0] = key->addr[0];
+		e.addr[1] = key->addr[1];
+		e.addr[2] = key->addr[2];
+		e.addr[3] = key->addr[3];
+	} else {
+		e.addr[2] = be32(0xffff);
+		e.addr[3] = key->addr[0];
+	}
+	/* 0.0.0.0, ::ffff:0.0.0.0 and :: */
+	if (!e.addr[0] && !e.addr[1] && !e.addr[3] && (!e.addr[2] || e.addr[2] == be32(0xffff))) {
+		e.addr[2] = 0;
+		e.any = 1;
+	} else if (!is_expected(&e)) {
+		/* A v4-mapped address counts as IPv4. */
+		if (!e.addr[0] && !e.addr[1] && e.addr[2] == be32(0xffff))
+			to->v6 = 0;
+		to->addr[0] = to->addr[1] = to->addr[2] = to->addr[3] = 0;
+		to->flags |= FLAG_ELSEWHERE;
+	}
+	if (key->kind == KIND_FULL && !is_named(&e, WHAT_UID, key->uid))
+		to->uid = OTHER;
+	if (key->ifindex && !is_named(&e, WHAT_DEVICE, key->ifindex))
+		to->ifindex = OTHER;
+}
+
+static int add_to(const struct group_key *key, const struct group *from)
+{
+	struct group *g = bpf_map_lookup_elem(&groups, key);
+
+	if (!g)
+		return 0;
+	g->count += from->count;
+	if ((long)(from->expires - g->expires) > 0)
+		g->expires = from->expires;
+	return 1;
+}
+
+/*
+ * Each port may take a quarter of what the others have left of the shared part, so that no number of
+ * crowded ports takes all of it. Beyond that its sockets are folded: few groups are left, and they
+ * have room of their own.
+ */
 static void insert(const struct group_key *key, const struct group *g)
 {
 	struct port *p = get_port(key->port);
+	u64 room;
 
-	if (!p || p->groups >= cfg.port_groups_max ||
-	    bpf_map_update_elem(&groups, key, g, BPF_ANY))
-		miss(key->port, g->count);
-	else
-		p->groups++;
+	if (!p)
+		return;
+	room = cfg.shared_max - res.shared;
+	if (p->shared < (room + 3) / 4) {
+		if (!bpf_map_update_elem(&groups, key, g, BPF_ANY)) {
+			p->shared++;
+			res.shared++;
+			return;
+		}
+	} else {
+		fold(key, &res.folded);
+		if (add_to(&res.folded, g))
+			return;
+		if (p->own < cfg.own_max) {
+			if (!bpf_map_update_elem(&groups, &res.folded, g, BPF_ANY)) {
+				p->own++;
+				return;
+			}
+		} else if (p->shared < room / 2) {
+			if (!bpf_map_update_elem(&groups, &res.folded, g, BPF_ANY)) {
+				p->shared++;
+				res.shared++;
+				return;
+			}
+		}
+	}
+	miss(key->port, g->count);
 }
 
 static void flush(void)
 {
-	struct group_key *key = &res.last;
-	struct group *g;
-
 	if (!res.pending.count)
 		return;
-	g = bpf_map_lookup_elem(&groups, key);
-	if (g) {
-		g->count += res.pending.count;
-		if ((long)(res.pending.expires - g->expires) > 0)
-			g->expires = res.pending.expires;
-	} else {
-		insert(key, &res.pending);
-	}
+	if (!add_to(&res.last, &res.pending))
+		insert(&res.last, &res.pending);
 	res.pending.count = 0;
 }
 

@@ -37,7 +37,7 @@ type Options struct {
 	// Mode is ModeAuto when empty.
 	Mode Mode
 	// MaxGroups bounds the groups of a Read in ModeBPF, and so its kernel memory: about 110 bytes
-	// for each group. At least 4; 0 means DefaultMaxGroups.
+	// for each group. 4 to 65,536; 0 means DefaultMaxGroups.
 	MaxGroups int
 	// PidfdInterval is how long ModePidfd uses an answer: the flags of a listener, or that it was
 	// not found. 0 means DefaultPidfdInterval.
@@ -51,11 +51,23 @@ type Request struct {
 	NetNS int
 	// Ports are the local ports to read in ModeBPF.
 	Ports []uint16
+	// Expected are, by port, the binds that the caller will ask about. Groups of a port with very
+	// many are folded: what these binds, and binds to wildcard addresses, cannot tell apart is one
+	// Group.
+	Expected map[uint16][]Bind
 	// ListenersOnly ends the walk of ModeBPF before the table of connections, which can be large.
 	// Groups is then empty.
 	ListenersOnly bool
 	// Listeners are the listeners to ask. In ModeBPF, none means all on the ports.
 	Listeners []ListenerID
+}
+
+// A Bind is what a socket is to be bound to, and by whom.
+type Bind struct {
+	Addr     netip.Addr // a zone is ignored
+	Ifindex  uint32
+	UID      uint32
+	UIDKnown bool
 }
 
 // A ListenerID identifies a listener as sock_diag shows it.
@@ -100,7 +112,11 @@ type Group struct {
 	// is an IPv4 connection of a dual-stack socket. KindRequest has the unspecified address of its
 	// family.
 	Addr netip.Addr
-	// Ifindex of the device that the sockets are bound to (SO_BINDTODEVICE), or 0.
+	// Elsewhere is set in place of Addr where the sockets were folded: to the family of their
+	// addresses, none of which is expected. v4-mapped addresses count as IPv4.
+	Elsewhere sock.Family
+	// Ifindex of the device that the sockets are bound to (SO_BINDTODEVICE), or 0. It is
+	// sock.OtherIfindex of folded sockets whose device is not expected.
 	Ifindex uint32
 	// V6Only is IPV6_V6ONLY; false for AF_INET and KindRequest.
 	V6Only bool
@@ -110,6 +126,7 @@ type Group struct {
 	// Flags of the sockets. KindRequest has the flags of its listener.
 	Flags
 	// UID that bind() compares, in the reader's user namespace. 0 for KindTimeWait, which has none.
+	// It is sock.OtherUID of folded sockets whose user is not expected.
 	UID uint32
 
 	// Count is the number of sockets, at least 1.
@@ -150,7 +167,7 @@ func New(opts Options) (*Reader, error) {
 	if opts.PidfdInterval == 0 {
 		opts.PidfdInterval = DefaultPidfdInterval
 	}
-	if opts.MaxGroups < 4 || opts.PidfdInterval < 0 {
+	if opts.MaxGroups < 4 || opts.MaxGroups > 1<<16 || opts.PidfdInterval < 0 {
 		return nil, fmt.Errorf("reuse flags: MaxGroups %d, PidfdInterval %v: out of range",
 			opts.MaxGroups, opts.PidfdInterval)
 	}

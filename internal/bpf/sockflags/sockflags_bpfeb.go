@@ -31,10 +31,19 @@ type sockflagsBucketKey struct {
 type sockflagsConfig struct {
 	_             structs.HostLayout
 	Watched       [1024]uint64
-	PortGroupsMax uint32
+	SharedMax     uint32
+	OwnMax        uint32
 	Stop          uint32
 	ListenersOnly uint32
-	Pad           uint32
+}
+
+type sockflagsExpectedKey struct {
+	_     structs.HostLayout
+	Addr  [4]uint32
+	Value uint32
+	Port  uint16
+	What  uint8
+	Any   uint8
 }
 
 type sockflagsGroup struct {
@@ -59,7 +68,8 @@ type sockflagsGroupKey struct {
 type sockflagsPort struct {
 	_      structs.HostLayout
 	Missed uint32
-	Groups uint32
+	Shared uint16
+	Own    uint16
 	Bucket uint32
 }
 
@@ -87,8 +97,21 @@ type sockflagsResults struct {
 		Cookie uint64
 		Flags  uint64
 	}
+	Folded struct {
+		_       structs.HostLayout
+		Addr    [4]uint32
+		Ifindex uint32
+		Uid     uint32
+		Port    uint16
+		V6      uint8
+		State   uint8
+		Kind    uint8
+		Flags   uint8
+		Pad     [2]uint8
+	}
 	End    uint64
 	Missed uint64
+	Shared uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -96,6 +119,7 @@ type sockflagsResults struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	sockflagsMapBuckets    = "buckets"
+	sockflagsMapExpected   = "expected"
 	sockflagsMapGroups     = "groups"
 	sockflagsMapPorts      = "ports"
 	sockflagsProgSockflags = "sockflags"
@@ -152,9 +176,10 @@ type sockflagsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockflagsMapSpecs struct {
-	Buckets *ebpf.MapSpec `ebpf:"buckets"`
-	Groups  *ebpf.MapSpec `ebpf:"groups"`
-	Ports   *ebpf.MapSpec `ebpf:"ports"`
+	Buckets  *ebpf.MapSpec `ebpf:"buckets"`
+	Expected *ebpf.MapSpec `ebpf:"expected"`
+	Groups   *ebpf.MapSpec `ebpf:"groups"`
+	Ports    *ebpf.MapSpec `ebpf:"ports"`
 }
 
 // sockflagsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -185,14 +210,16 @@ func (o *sockflagsObjects) Close() error {
 //
 // It can be passed to loadSockflagsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockflagsMaps struct {
-	Buckets *ebpf.Map `ebpf:"buckets"`
-	Groups  *ebpf.Map `ebpf:"groups"`
-	Ports   *ebpf.Map `ebpf:"ports"`
+	Buckets  *ebpf.Map `ebpf:"buckets"`
+	Expected *ebpf.Map `ebpf:"expected"`
+	Groups   *ebpf.Map `ebpf:"groups"`
+	Ports    *ebpf.Map `ebpf:"ports"`
 }
 
 func (m *sockflagsMaps) Close() error {
 	return _SockflagsClose(
 		m.Buckets,
+		m.Expected,
 		m.Groups,
 		m.Ports,
 	)

@@ -2,6 +2,7 @@ package probetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -51,6 +52,9 @@ type Namespace struct {
 	LocalPortsAre sock.PortRange // net.ipv4.ip_local_port_range
 	TCPSockets    *uint64        // what the kernel counts; nil: it is not asked
 	DeviceNames   map[uint32]string
+
+	// Addresses are the local ones; nil: every address is.
+	Addresses map[netip.Addr]struct{}
 
 	mu    sync.Mutex
 	asked []Question
@@ -238,6 +242,14 @@ func (n *Namespace) LocalPorts() sock.PortRange { return n.LocalPortsAre }
 // OnlyListeners implements probe.Namespace.
 func (n *Namespace) OnlyListeners(listeners uint64) bool {
 	return n.TCPSockets != nil && *n.TCPSockets == listeners
+}
+
+// LocalAddresses implements probe.Namespace.
+func (n *Namespace) LocalAddresses() (map[netip.Addr]struct{}, error) {
+	if n.Addresses == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return n.Addresses, nil
 }
 
 // Devices implements probe.Namespace.

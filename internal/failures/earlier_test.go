@@ -1,0 +1,104 @@
+package failures
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/verdict"
+)
+
+// The failure that makes a port watched counts under its number, and what was shown does not fall.
+func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
+	tracer := newFakeTracer()
+	r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns}})
+	nobody := map[uint32][]ports.Set{ownNetns: nil}
+	web := map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}
+	type shown struct{ port, other uint64 }
+	update := func(sets map[uint32][]ports.Set, port, other uint64) shown {
+		t.Helper()
+		key := bindtrace.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP, Errno: unix.EADDRINUSE}
+		off := key
+		off.Port, off.OtherPort = 0, true
+		tracer.counts = []bindtrace.Count{{Key: key, N: port}, {Key: off, N: other}}
+		binds, err := r.Update(sets, new(netns.Set))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s shown
+		for _, c := range binds.Counts {
+			switch c.Key {
+			case key:
+				s.port = c.N
+			case off:
+				s.other = c.N
+			}
+		}
+		return s
+	}
+	fail := func(port uint16) {
+		e := failed(port, "x", 0)
+		r.add(&e)
+	}
+	for _, step := range []struct {
+		what        string
+		fails       []uint16
+		sets        map[uint32][]ports.Set
+		port, other uint64 // as the tracer counts
+		want        shown
+	}{
+		{"old failures", []uint16{80, 81}, nobody, 0, 2, shown{0, 2}},
+		{"nothing", nil, nobody, 0, 2, shown{0, 2}},
+		{"nothing again", nil, nobody, 0, 2, shown{0, 2}},
+		{"a failure, and the watch of its port", []uint16{80, 81}, web, 0, 4, shown{1, 3}},
+		{"the next failure", []uint16{80}, web, 1, 4, shown{2, 3}},
+		{"the port leaves", nil, nobody, 0, 5, shown{0, 5}},
+		{"a failure that was shown with others", []uint16{80}, nobody, 0, 6, shown{0, 6}},
+		{"and the watch of its port", nil, web, 0, 6, shown{1, 6}},
+		{"another port catches up", []uint16{81}, web, 0, 7, shown{1, 6}},
+		{"and goes on", []uint16{81}, web, 0, 8, shown{1, 7}},
+	} {
+		for _, port := range step.fails {
+			fail(port)
+		}
+		if got := update(step.sets, step.port, step.other); got != step.want {
+			t.Errorf("%s: got %+v, want %+v", step.what, got, step.want)
+		}
+	}
+}
+
+func TestCauseOfTheFailureThatMadeAPortWatched(t *testing.T) {
+	r := newRecorder()
+	off := Key{Netns: ownNetns, OtherPort: true, Protocol: bindtrace.ProtocolTCP}
+	port := &waitingPort{binds: map[waitingBind]*waitingBinds{{key: off}: {n: 1}}}
+	r.conflicts.settle(portID{ownNetns, 80}, port, new(bindrule.Port))
+	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}, nil)
+	got := r.conflicts.all()
+	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Cause != verdict.CauseUnknown || got[1].N != 0 {
+		t.Errorf("got %+v, want one failure of port 80, and none of others", got)
+	}
+}
+
+// One user who asks for all ports leaves room for others.
+func TestEarlierFailuresOfOneUserAreBounded(t *testing.T) {
+	r := newRecorder()
+	for port := range uint16(60_000) {
+		e := failed(1+port, "hostile", 0)
+		e.User = 65534
+		r.add(&e)
+	}
+	e := failed(65_000, "server", 0)
+	r.add(&e)
+	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(65_000))}}, nil)
+	if n := len(r.earlier.old.counts); n != earlierOfUser {
+		t.Errorf("%d ports of one user are kept, want %d", n, earlierOfUser)
+	}
+	if n := len(r.earlier.moved); n != 1 {
+		t.Errorf("%d failures moved, want that of the server", n)
+	}
+}
