@@ -45,37 +45,40 @@ func newTestHandler(t *testing.T, args ...string) (http.Handler, *sources.Source
 	return h, src
 }
 
+// In a bubble, so that no client counts as slow on a busy machine.
 func TestPagesTakeNoPlaceOfScrapes(t *testing.T) {
-	h, _ := newTestHandler(t, "--web.max-requests=1")
-	release := make(chan struct{})
-	var slow sync.WaitGroup
-	begin := func(path string) {
-		w := &slowWriter{entered: make(chan struct{}), release: release}
-		slow.Go(func() { h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil)) })
-		<-w.entered
-	}
-	want := func(path string, status int) {
-		t.Helper()
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-		if w.Code != status {
-			t.Errorf("GET %s: status %d, want %d", path, w.Code, status)
+	synctest.Test(t, func(t *testing.T) {
+		h, _ := newTestHandler(t, "--web.max-requests=1", "--no-collector.owner")
+		release := make(chan struct{})
+		var slow sync.WaitGroup
+		begin := func(path string) {
+			w := &slowWriter{entered: make(chan struct{}), release: release}
+			slow.Go(func() { h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil)) })
+			<-w.entered
 		}
-	}
-	for n := range maxPages {
-		begin([]string{"/ports", "/failures"}[n%2])
-	}
-	want("/ports", http.StatusServiceUnavailable)
-	want("/failures", http.StatusServiceUnavailable)
-	want("/metrics", http.StatusOK)
-	begin("/metrics")
-	want("/metrics", http.StatusServiceUnavailable)
-	want("/", http.StatusOK)
-	want("/-/healthy", http.StatusOK)
-	close(release)
-	slow.Wait()
-	want("/ports", http.StatusOK)
-	want("/metrics", http.StatusOK)
+		want := func(path string, status int) {
+			t.Helper()
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+			if w.Code != status {
+				t.Errorf("GET %s: status %d, want %d", path, w.Code, status)
+			}
+		}
+		for n := range maxPages {
+			begin([]string{"/ports", "/failures"}[n%2])
+		}
+		want("/ports", http.StatusServiceUnavailable)
+		want("/failures", http.StatusServiceUnavailable)
+		want("/metrics", http.StatusOK)
+		begin("/metrics")
+		want("/metrics", http.StatusServiceUnavailable)
+		want("/", http.StatusOK)
+		want("/-/healthy", http.StatusOK)
+		close(release)
+		slow.Wait()
+		want("/ports", http.StatusOK)
+		want("/metrics", http.StatusOK)
+	})
 }
 
 func TestReadyAfterTheFirstSnapshot(t *testing.T) {
@@ -169,7 +172,7 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.port=80:a --watch.port=80:b", `--watch.port: port 80 has two names, "a" (from "80:a") and "b" (from "80:b"), want one`},
 		{"--watch.port=53/icmp", `--watch.port=53/icmp: protocol "icmp" is not known, want tcp or udp (try --help)`},
 		{"--watch.remote-port=0", `--watch.remote-port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
-		{"--watch.remote-port=1-1000", `--watch.remote-port: 1000 ports, want --watch.max-ports=512 or fewer`},
+		{"--watch.remote-port=1-2000", `--watch.remote-port: 2000 ports, want --watch.max-ports=1024 or fewer`},
 		{"--netns=a/b", `--netns=a/b: network namespace "a/b": a path must begin with a slash (try --help)`},
 		{"--watch.exclude=1-x", `--watch.exclude=1-x: range "1-x": port "x" is not a number, want 1 to 65535 (try --help)`},
 		{"--watch.retention=soon", `--watch.retention=soon: want a duration of 0s or more, such as 90s or 10m (try --help)`},

@@ -45,6 +45,7 @@ func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 		b.Fatal(err)
 	}
 	var snap snapshot.Snapshot
+	snap.Inode = ownNetns
 	snap.Watch.Data = w.Update(time.Time{}, nil)
 	for _, p := range snap.Watch.Data.Ports {
 		snap.TCP.Data = append(snap.TCP.Data, ports.PortSockets{Number: p.Number})
@@ -61,5 +62,6 @@ func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 			Restarts: []verdict.Restart{{Address: netip.IPv4Unspecified(), Verdict: free}},
 		})
 	}
+	new(snapshot.Memory).Note(&snap.Namespace)
 	return snap
 }

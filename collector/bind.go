@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"cmp"
 	"iter"
 	"maps"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/internal/verdict"
 )
 
 // bindFamily shows the calls of bind() and listen() that failed on this host.
@@ -64,25 +64,54 @@ func (*bindFamily) outcome(s *snapshot.Snapshot) result {
 	return result{took: s.Binds.Duration, err: s.Binds.Err}
 }
 
-// A series has the label values of a counter, in the order of its labels. The rest is empty.
-type series [6]string
+// A failedCall has what the labels of a counter of failed calls say. What a counter has no label
+// for is zero.
+type failedCall struct {
+	netns     string
+	port      uint16
+	otherPort bool
+	protocol  string
+	family    string
+	errno     string
+	reuseAddr string
+	cause     string
+}
+
+func (c *failedCall) compare(o *failedCall) int {
+	return cmp.Or(
+		cmp.Compare(c.netns, o.netns),
+		cmp.Compare(c.portLabel(), o.portLabel()),
+		cmp.Compare(c.protocol, o.protocol),
+		cmp.Compare(c.family, o.family),
+		cmp.Compare(c.errno, o.errno),
+		cmp.Compare(c.reuseAddr, o.reuseAddr),
+		cmp.Compare(c.cause, o.cause),
+	)
+}
+
+func (c *failedCall) portLabel() string { return askedPort(c.port, c.otherPort) }
 
 // A tally adds up the counts with the same labels.
-type tally map[series]uint64
+type tally map[failedCall]uint64
 
-// put adds the series that are always there, and then all others that were counted.
-func (t tally) put(ch *sink, m *Metric, always iter.Seq[series]) {
-	for s := range always {
-		n, counted := t[s]
-		if counted {
-			delete(t, s)
-		}
-		ch.put(m, float64(n), s[:len(m.Labels)]...)
+func (t tally) add(c failedCall, n uint64) {
+	if n > 0 {
+		t[c] += n
 	}
-	others := slices.SortedFunc(maps.Keys(t), func(a, b series) int { return slices.Compare(a[:], b[:]) })
-	for _, s := range others {
-		ch.put(m, float64(t[s]), s[:len(m.Labels)]...)
+}
+
+// take removes a count, which may be 0.
+func (t tally) take(c failedCall) uint64 {
+	n, counted := t[c]
+	if counted {
+		delete(t, c)
 	}
+	return n
+}
+
+// sorted are the calls in an order that does not change from one scrape to the next.
+func (t tally) sorted() []failedCall {
+	return slices.SortedFunc(maps.Keys(t), func(a, b failedCall) int { return a.compare(&b) })
 }
 
 func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
@@ -90,29 +119,8 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		return
 	}
 	netns := netnsLabels(s)
-	binds, listens, conflicts := make(tally), make(tally), make(tally)
-	for _, c := range s.Binds.Data.Counts {
-		of := binds
-		switch c.Op {
-		case bindtrace.OpListen:
-			of = listens
-		case bindtrace.OpConnect:
-			continue
-		}
-		of[series{
-			netns.of(c.Netns),
-			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), errnoLabel(c.Errno),
-		}] += c.N
-	}
-	for _, c := range s.Binds.Data.Conflicts {
-		conflicts[series{
-			netns.of(c.Netns),
-			askedPort(c.Port, c.OtherPort), c.Protocol.String(), c.Family.String(), strconv.FormatBool(c.ReuseAddr), c.Cause.String(),
-		}] += c.N
-	}
-	binds.put(ch, f.failures, eachPort(s, errnoLabels(syscall.EADDRINUSE, syscall.EADDRNOTAVAIL, syscall.EACCES), []string{""}, sock.TCP, sock.UDP))
-	listens.put(ch, f.listenFailures, eachPort(s, errnoLabels(syscall.EADDRINUSE), []string{""}, sock.TCP))
-	conflicts.put(ch, f.conflicts, eachPort(s, []string{"false", "true"}, causeLabels(), sock.TCP))
+	f.collectCalls(s, netns, ch)
+	f.collectConflicts(s, netns, ch)
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
@@ -125,21 +133,64 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	ch.put(f.slotsLacking, float64(s.Binds.Data.Stats.SlotsLacking))
 }
 
-// eachPort are the series of watched ports that exist before the first failure, so that it
-// shows as an increase: both families, with each value of the last two labels.
-func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...sock.Protocol) iter.Seq[series] {
-	return func(yield func(series) bool) {
+func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *sink) {
+	binds, listens := make(tally), make(tally)
+	for _, c := range s.Binds.Data.Counts {
+		of := binds
+		switch c.Op {
+		case bindtrace.OpListen:
+			of = listens
+		case bindtrace.OpConnect:
+			continue
+		}
+		of.add(failedCall{
+			netns: netns.of(c.Netns), port: c.Port, otherPort: c.OtherPort,
+			protocol: c.Protocol.String(), family: c.Family.String(), errno: errnoLabel(c.Errno),
+		}, c.N)
+	}
+	put := func(m *Metric, c *failedCall, n uint64) {
+		ch.put(m, float64(n), c.netns, c.portLabel(), c.protocol, c.family, c.errno)
+	}
+	for c := range expectedFailures(s) {
+		put(f.failures, &c, binds.take(c))
+	}
+	for _, c := range binds.sorted() {
+		put(f.failures, &c, binds[c])
+	}
+	for _, c := range listens.sorted() {
+		put(f.listenFailures, &c, listens[c])
+	}
+}
+
+func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch *sink) {
+	conflicts := make(tally)
+	for _, c := range s.Binds.Data.Conflicts {
+		conflicts.add(failedCall{
+			netns: netns.of(c.Netns), port: c.Port, otherPort: c.OtherPort,
+			protocol: c.Protocol.String(), family: c.Family.String(), reuseAddr: strconv.FormatBool(c.ReuseAddr), cause: c.Cause.String(),
+		}, c.N)
+	}
+	for _, c := range conflicts.sorted() {
+		ch.put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(), c.protocol, c.family, c.reuseAddr, c.cause)
+	}
+}
+
+// expectedFailures are the failures of watched ports that have series before the first one, so that
+// it shows as an increase.
+func expectedFailures(s *snapshot.Snapshot) iter.Seq[failedCall] {
+	return func(yield func(failedCall) bool) {
 		for ns := range s.Namespaces() {
-			one := series{0: ns.Label()}
+			one := failedCall{netns: ns.Label(), errno: errnoLabel(syscall.EADDRINUSE)}
 			for protocol, set := range watched(ns) {
-				if !slices.Contains(protocols, protocol) {
-					continue
-				}
-				one[2] = protocol.String()
+				one.protocol = protocol.String()
 				for _, p := range set.Ports {
-					one[1] = strconv.Itoa(int(p.Number))
-					if !eachFamily(one, last, veryLast, yield) {
-						return
+					one.port = p.Number
+					seen := seenOn(ns, protocol, p.Number)
+					for _, family := range sock.Families() {
+						one.family = family.String()
+						if seen.InUse(family) && !yield(one) {
+							return
+						}
 					}
 				}
 			}
@@ -147,33 +198,11 @@ func eachPort(s *snapshot.Snapshot, last, veryLast []string, protocols ...sock.P
 	}
 }
 
-func eachFamily(one series, last, veryLast []string, yield func(series) bool) bool {
-	for _, one[3] = range []string{bindtrace.FamilyIPv4.String(), bindtrace.FamilyIPv6.String()} {
-		for _, one[4] = range last {
-			for _, one[5] = range veryLast {
-				if !yield(one) {
-					return false
-				}
-			}
-		}
+func seenOn(ns *snapshot.Namespace, protocol sock.Protocol, port uint16) snapshot.SeenPort {
+	if protocol == sock.UDP {
+		return ns.Seen.UDP(port)
 	}
-	return true
-}
-
-func errnoLabels(errnos ...syscall.Errno) []string {
-	out := make([]string, len(errnos))
-	for i, errno := range errnos {
-		out[i] = errnoLabel(errno)
-	}
-	return out
-}
-
-func causeLabels() []string {
-	var out []string
-	for _, cause := range verdict.Causes() {
-		out = append(out, cause.String())
-	}
-	return out
+	return ns.Seen.TCP(port)
 }
 
 func askedPort(port uint16, other bool) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type Collector struct {
 	success   *Metric
 	duration  *Metric
 	inNetns   *Metric
+	series    *Metric
 
 	limit   *loglimit.Limiter
 	mu      sync.Mutex
@@ -77,7 +79,9 @@ func New(take func(context.Context) snapshot.Snapshot, features func() []sock.Fe
 		duration: gauge("scrape_collector_duration_seconds",
 			"Seconds that the collector's data sources took.", "collector"),
 		inNetns: gauge("netns_collector_success",
-			"1 if the collector got all its data from the network namespace in time, 0 if it did not.", "netns", "collector"),
+			"0 if the collector did not get all its data from the network namespace in time.", "netns", "collector"),
+		series: gauge("exposition_series",
+			"Series with the prefix sockstate_ in this scrape, by collector.", "collector"),
 		limit:  loglimit.New(logBurst, logPause),
 		states: make(map[string]*state),
 	}
@@ -89,40 +93,60 @@ func (c *Collector) Metrics() []*Metric {
 	for _, f := range c.renderers {
 		all = append(all, f.metrics()...)
 	}
-	return append(all, c.success, c.duration, c.inNetns)
+	return append(all, c.success, c.duration, c.inNetns, c.series)
 }
 
 // Gather takes a snapshot, which may take as long as ctx lasts, and renders it.
 func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
 	snap := c.take(ctx)
-	return c.render(&snap)
+	return c.render(&snap, 0)
 }
 
-func (c *Collector) render(snap *snapshot.Snapshot) []*dto.MetricFamily {
+// ownSeries counts the series that the exporter has beside those of a Collector.
+func ownSeries(families []*dto.MetricFamily) (n int) {
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), prefix) {
+			n += len(f.GetMetric())
+		}
+	}
+	return n
+}
+
+// render makes the metrics of a snapshot. There are so many other series of the exporter.
+func (c *Collector) render(snap *snapshot.Snapshot, rest int) []*dto.MetricFamily {
 	c.reportDropped(snap)
 	ch := newSink()
 	for _, r := range c.renderers {
+		before := ch.series
 		r.collect(snap, ch)
-		how := r.outcome(snap)
-		if errors.Is(how.err, snapshot.ErrOff) {
-			continue
+		if how := r.outcome(snap); !errors.Is(how.err, snapshot.ErrOff) {
+			c.report(r.name(), how.err)
+			ch.put(c.success, boolValue(how.err == nil), r.name())
+			ch.put(c.duration, how.took.Seconds(), r.name())
+			c.putInNetns(ch, snap, r.name(), how)
 		}
-		c.report(r.name(), how.err)
-		ch.put(c.success, boolValue(how.err == nil), r.name())
-		ch.put(c.duration, how.took.Seconds(), r.name())
-		c.putInNetns(ch, snap, r.name(), how)
+		switch {
+		case r.name() == "":
+			rest += ch.series - before
+		case ch.series > before:
+			ch.put(c.series, float64(ch.series-before+1), r.name()) // this one counts as well
+		}
 	}
+	ch.put(c.series, float64(rest+1), exporterItself)
 	return ch.gathered()
 }
 
-// putInNetns says for each namespace whether the collector had its data.
+// exporterItself is the label value for series that belong to no collector.
+const exporterItself = "exporter"
+
+// putInNetns says in which namespaces the collector has not all its data.
 func (c *Collector) putInNetns(ch *sink, s *snapshot.Snapshot, name string, how result) {
 	if how.in == nil {
 		return
 	}
 	for ns := range s.Namespaces() {
-		if _, err := how.in(ns); !errors.Is(err, snapshot.ErrOff) {
-			ch.put(c.inNetns, boolValue(err == nil), ns.Label(), name)
+		if _, err := how.in(ns); err != nil && !errors.Is(err, snapshot.ErrOff) {
+			ch.put(c.inNetns, 0, ns.Label(), name)
 		}
 	}
 }

@@ -1,8 +1,6 @@
 package collector
 
 import (
-	"syscall"
-
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/snapshot"
 )
@@ -32,19 +30,13 @@ func (f *connectFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		return
 	}
 	netns := netnsLabels(s)
-	failures := make(tally)
+	calls := make(tally)
 	for _, c := range s.Binds.Data.Counts {
 		if c.Op == bindtrace.OpConnect && !c.OtherPort {
-			failures[series{netns.of(c.Netns), c.Family.String(), errnoLabel(c.Errno)}] += c.N
+			calls.add(failedCall{netns: netns.of(c.Netns), family: c.Family.String(), errno: errnoLabel(c.Errno)}, c.N)
 		}
 	}
-	failures.put(ch, f.failures, func(yield func(series) bool) {
-		for ns := range s.Namespaces() {
-			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
-				if !yield(series{ns.Label(), family.String(), errnoLabel(syscall.EADDRNOTAVAIL)}) {
-					return
-				}
-			}
-		}
-	})
+	for _, c := range calls.sorted() {
+		ch.put(f.failures, float64(calls[c]), c.netns, c.family, c.errno)
+	}
 }

@@ -92,7 +92,7 @@ func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, slot 
 			return nil, err
 		}
 		families, err := process.Gather()
-		families = append(families, c.render(&snap)...)
+		families = append(families, c.render(&snap, ownSeries(families))...)
 		slices.SortFunc(families, byName)
 		return families, err
 	}

@@ -33,10 +33,6 @@ func (take source) handler(log *logbook) http.Handler {
 	return New(take, nil, newLogger(log)).Handler(prometheus.NewRegistry(), newLogger(log))
 }
 
-func constant(s snapshot.Snapshot) source {
-	return func(context.Context) snapshot.Snapshot { return s }
-}
-
 // samples decodes an answer in whatever format it is.
 func samples(t *testing.T, res *http.Response) map[string]float64 {
 	t.Helper()

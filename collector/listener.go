@@ -30,7 +30,7 @@ func newListenerFamily() *listenerFamily {
 			"1 for each listening address, with the process and the systemd unit or container that listens there.",
 			"netns", "address", "port", "family", "interface", "v6only", "process", "unit"),
 		sockets: gauge("tcp_listener_sockets",
-			"Listening sockets on the address and port.", group...),
+			"Listening sockets that share the address and port.", group...),
 		queue: gauge("tcp_listener_accept_queue",
 			"Connections that wait for accept() on the address and port.", group...),
 		queueLimit: gauge("tcp_listener_accept_queue_limit",
@@ -65,20 +65,23 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *sink) {
 func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 	for i := range ns.Listeners.Data {
 		g := &ns.Listeners.Data[i]
+		seen := ns.Seen.TCP(g.Port)
 		group := groupValues(netns, &g.GroupKey, g.Interface)
 		v6only := ""
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
 		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, processLabel(g.Owner.Process, &g.Owner), unitLabel(&g.Owner))...)
-		ch.put(f.sockets, float64(g.Sockets), group...)
+		if g.Sockets > 1 || seen.Shared(g.GroupKey) {
+			ch.put(f.sockets, float64(g.Sockets), group...)
+		}
 		ch.put(f.queue, float64(g.Queue), group...)
 		ch.put(f.queueLimit, float64(g.QueueLimit), group...)
 		ch.put(f.queueRatio, g.QueueRatio, group...)
 		if g.DropsKnown {
 			ch.put(f.drops, float64(g.Drops), group...)
 		}
-		if i == 0 || g.Port != ns.Listeners.Data[i-1].Port {
+		if seen.GroupsDropped && (i == 0 || g.Port != ns.Listeners.Data[i-1].Port) {
 			ch.put(f.dropped, float64(ns.GroupsDropped[g.Port]), netns, strconv.Itoa(int(g.Port)))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -129,6 +130,14 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	}
 }
 
+// everyMetric is a snapshot in which each metric has a series: a collector fails, and has its data.
+func everyMetric(t testing.TB) snapshot.Snapshot {
+	t.Helper()
+	s := wholeSnapshot(t)
+	s.Stack.Err = errBroken
+	return s
+}
+
 // someVerdicts: 0.0.0.0:80 is free but for 212 sockets in TIME_WAIT that lack SO_REUSEADDR,
 // and a live one is on [::]:80.
 func someVerdicts() []verdict.Port {
@@ -146,7 +155,7 @@ func someVerdicts() []verdict.Port {
 			{Address: v6, Verdict: live}, {Address: v6, ReuseAddr: true, Verdict: unknown},
 		},
 		Restarts: []verdict.Restart{
-			{Address: v4, Verdict: waiting}, {Address: v6, Verdict: live},
+			{Address: v4, Verdict: waiting}, {Address: v6, Listening: true, Verdict: live},
 		},
 	}}
 }
@@ -187,6 +196,13 @@ func someBinds() failures.Binds {
 			changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 17), byConnect),
 			changed(changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 1000), byConnect), otherPort),
 		},
+		Conflicts: []failures.ConflictCount{{
+			ConflictKey: failures.ConflictKey{
+				Key:       failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
+				ReuseAddr: true, Cause: verdict.CauseTimeWait,
+			},
+			N: 2,
+		}},
 		Connects: true,
 		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
 		Latest: []failures.Failure{{
@@ -202,7 +218,23 @@ func someBinds() failures.Binds {
 // collectorOf makes metrics of the same snapshot again and again.
 func collectorOf(s snapshot.Snapshot) (*Collector, *logbook) {
 	log := new(logbook)
-	return New(func(context.Context) snapshot.Snapshot { return s }, nil, slog.New(log)), log
+	return New(constant(s), nil, slog.New(log)), log
+}
+
+// constant takes the same snapshot again and again, as the first one of a Taker.
+func constant(s snapshot.Snapshot) source {
+	note(&s, func(*snapshot.Namespace) *snapshot.Memory { return new(snapshot.Memory) })
+	return func(context.Context) snapshot.Snapshot { return s }
+}
+
+// note does what a Taker does with the namespaces of a snapshot.
+func note(s *snapshot.Snapshot, memory func(*snapshot.Namespace) *snapshot.Memory) {
+	s.Others = slices.Clone(s.Others)
+	for ns := range s.Namespaces() {
+		m := memory(ns)
+		m.Note(ns)
+		m.NoteFailures(ns, s.Binds.Data.Counts)
+	}
 }
 
 // exposition is what the Collector exposes, as text.

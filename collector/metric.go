@@ -14,14 +14,28 @@ type Metric struct {
 	Type   prometheus.ValueType
 	Labels []string
 	Help   string // one short sentence; internal/metricsdoc has the rest
+
+	order []int // indices of Labels, sorted by name
 }
 
+// prefix of all metrics.
+const prefix = "sockstate_"
+
 func gauge(name, help string, labels ...string) *Metric {
-	return &Metric{Name: "sockstate_" + name, Type: prometheus.GaugeValue, Labels: labels, Help: help}
+	return newMetric(name, prometheus.GaugeValue, help, labels)
 }
 
 func counter(name, help string, labels ...string) *Metric {
-	return &Metric{Name: "sockstate_" + name, Type: prometheus.CounterValue, Labels: labels, Help: help}
+	return newMetric(name, prometheus.CounterValue, help, labels)
+}
+
+func newMetric(name string, typ prometheus.ValueType, help string, labels []string) *Metric {
+	m := &Metric{Name: prefix + name, Type: typ, Labels: labels, Help: help}
+	for i := range labels {
+		m.order = append(m.order, i)
+	}
+	slices.SortFunc(m.order, func(i, j int) int { return strings.Compare(labels[i], labels[j]) })
+	return m
 }
 
 // A sink takes the samples of a scrape and builds the families that a prometheus.Registry would
@@ -37,13 +51,14 @@ type sink struct {
 	counters slab[dto.Counter]
 	values   slab[float64]
 	labels   slab[*dto.LabelPair]
+
+	series int // put so far
 }
 
 // A family has the samples of a Metric.
 type family struct {
-	dto   *dto.MetricFamily
-	order []int // indices of the Metric's labels, sorted by name
-	last  []*dto.LabelPair
+	dto  *dto.MetricFamily
+	last []*dto.LabelPair // by Metric.order
 }
 
 type pair struct{ name, value string }
@@ -52,18 +67,24 @@ func newSink() *sink {
 	return &sink{families: make(map[*Metric]*family), pairs: make(map[pair]*dto.LabelPair)}
 }
 
-// put adds a sample. values are of m.Labels. The caller puts each combination once.
+// put adds a sample. values are of m.Labels. An empty one is the same as no label, and is left out.
+// The caller puts each combination once.
 func (s *sink) put(m *Metric, value float64, values ...string) {
+	s.series++
 	f := s.family(m)
 	sample := &s.metrics.take(1)[0]
-	sample.Label = s.labels.take(len(f.order))
-	for i, j := range f.order {
+	labels := s.labels.take(len(m.order))[:0]
+	for i, j := range m.order {
+		if values[j] == "" {
+			continue
+		}
 		// Most values are the same as in the sample before.
 		if f.last[i] == nil || *f.last[i].Value != values[j] {
 			f.last[i] = s.pair(m.Labels[j], values[j])
 		}
-		sample.Label[i] = f.last[i]
+		labels = append(labels, f.last[i])
 	}
+	sample.Label = labels
 	number := &s.values.take(1)[0]
 	*number = value
 	if m.Type == prometheus.CounterValue {
@@ -84,12 +105,10 @@ func (s *sink) family(m *Metric) *family {
 	if m.Type == prometheus.CounterValue {
 		typ = dto.MetricType_COUNTER
 	}
-	f := &family{dto: &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: &typ}}
-	for i := range m.Labels {
-		f.order = append(f.order, i)
+	f := &family{
+		dto:  &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: &typ},
+		last: make([]*dto.LabelPair, len(m.order)),
 	}
-	slices.SortFunc(f.order, func(i, j int) int { return strings.Compare(m.Labels[i], m.Labels[j]) })
-	f.last = make([]*dto.LabelPair, len(f.order))
 	s.families[m] = f
 	return f
 }

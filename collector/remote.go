@@ -4,9 +4,8 @@ import (
 	"strconv"
 	"time"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/sock"
 )
 
 // remoteFamily shows the sockets to watched remote ports.
@@ -28,20 +27,22 @@ func (*remoteFamily) outcome(s *snapshot.Snapshot) result {
 func (f *remoteFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.Remote.Err == nil {
-			f.collectIn(ns.Remote.Data, ns.Label(), ch)
+			f.collectIn(ns, ns.Label(), ch)
 		}
 	}
 }
 
-// collectIn leaves out the states that have no peer.
-func (f *remoteFamily) collectIn(ports []ports.RemotePort, netns string, ch *sink) {
-	for i := range ports {
-		p := &ports[i]
-		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
-			for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
-				if state != netlinkdiag.StateListen && state != netlinkdiag.StateClose {
-					ch.put(f.sockets, float64(p.Of(family)[state]), netns, strconv.Itoa(int(p.Number)), family.String(), state.String())
-				}
+func (f *remoteFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
+	for i := range ns.Remote.Data {
+		p := &ns.Remote.Data[i]
+		seen := ns.Seen.Remote(i)
+		port := strconv.Itoa(int(p.Number))
+		for _, family := range sock.Families() {
+			if !seen.InUse(family) {
+				continue
+			}
+			for state := range shownStates(seen.States(family)) {
+				ch.put(f.sockets, float64(p.Of(family)[state]), netns, port, family.String(), state.String())
 			}
 		}
 	}
@@ -68,12 +69,13 @@ func (f *ephemeralFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		if ns.Ephemeral.Err != nil {
 			continue
 		}
-		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+		for _, family := range sock.Families() {
 			used := ns.Ephemeral.Data.Of(family)
-			if len(used) == 0 {
-				used = []uint64{0}
-			}
-			for rank, n := range used {
+			for rank := range ns.Seen.Destinations(family) {
+				n := uint64(0)
+				if rank < len(used) {
+					n = used[rank]
+				}
 				ch.put(f.used, float64(n), ns.Label(), family.String(), strconv.Itoa(rank+1))
 			}
 		}

@@ -2,14 +2,12 @@ package collector
 
 import (
 	"math"
-	"net/netip"
 	"strconv"
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
-	"sockstate_exporter/netlinkdiag"
 )
 
 // restartFamily shows whether a restart of a listener could bind now.
@@ -29,7 +27,7 @@ func newRestartFamily() *restartFamily {
 		restart: gauge("tcp_restart_blocked_seconds",
 			"Seconds until the listener could bind if it restarted; 0 means now, +Inf means blocked by a live socket.", "netns", "address", "port", "family"),
 		info: gauge("tcp_restart_info",
-			"1 for each address, with the process and the systemd unit or container that listened there last.", "netns", "address", "port", "family", "process", "unit"),
+			"1 for each address without a listener, with the process and the unit or container that listened there last.", "netns", "address", "port", "family", "process", "unit"),
 	}
 }
 
@@ -43,14 +41,6 @@ func (*restartFamily) outcome(s *snapshot.Snapshot) result {
 	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.Verdicts.Duration, ns.Verdicts.Err })
 }
 
-// blockingStates are the states in which a socket can block a bind.
-func blockingStates() []netlinkdiag.State {
-	return []netlinkdiag.State{
-		netlinkdiag.StateEstablished, netlinkdiag.StateSynSent, netlinkdiag.StateFinWait1, netlinkdiag.StateFinWait2,
-		netlinkdiag.StateTimeWait, netlinkdiag.StateClose, netlinkdiag.StateCloseWait, netlinkdiag.StateLastAck, netlinkdiag.StateClosing,
-	}
-}
-
 func (f *restartFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.Verdicts.Err == nil {
@@ -60,11 +50,15 @@ func (f *restartFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
-	states := blockingStates()
-	for _, p := range ns.Verdicts.Data {
+	for i := range ns.Verdicts.Data {
+		p := &ns.Verdicts.Data[i]
+		seen := ns.Seen.TCP(p.Number)
 		port := strconv.Itoa(int(p.Number))
 		for i := range p.Binds {
 			b := &p.Binds[i]
+			if !seen.InUse(sock.FamilyOf(b.Address)) {
+				continue
+			}
 			address, family, reuseaddr := b.Address.String(), sock.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
 			if seconds, ok := blockedSeconds(&b.Verdict); ok {
 				ch.put(f.blocked, seconds, netns, address, port, family, reuseaddr)
@@ -72,7 +66,7 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 			if !b.BlockersKnown {
 				continue
 			}
-			for _, state := range states {
+			for state := range statesOf(seen.Blockers(b)) {
 				ch.put(f.blockers, float64(b.Blockers[state]), netns, address, port, family, reuseaddr, state.String())
 			}
 		}
@@ -81,27 +75,25 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 }
 
 // restarts shows one verdict per address. If listeners on several devices share an address, it
-// is the worst.
+// is the worst. While one listens there, tcp_listener_info says who it is.
 func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string, ch *sink) {
-	worst := make(map[netip.Addr]*verdict.Restart, len(restarts))
-	var order []netip.Addr
-	for i := range restarts {
-		r := &restarts[i]
-		before, seen := worst[r.Address]
-		if !seen {
-			order = append(order, r.Address)
+	for len(restarts) > 0 {
+		r, listening := &restarts[0], false
+		n := 0 // by address: those of one are in a row
+		for ; n < len(restarts) && restarts[n].Address == r.Address; n++ {
+			listening = listening || restarts[n].Listening
+			if restarts[n].Worse(&r.Verdict) {
+				r = &restarts[n]
+			}
 		}
-		if !seen || r.Worse(&before.Verdict) {
-			worst[r.Address] = r
-		}
-	}
-	for _, address := range order {
-		r := worst[address]
-		labels := []string{netns, address.String(), port, sock.FamilyOf(address).String()}
+		restarts = restarts[n:]
+		address, family := r.Address.String(), sock.FamilyOf(r.Address).String()
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
-			ch.put(f.restart, seconds, labels...)
+			ch.put(f.restart, seconds, netns, address, port, family)
 		}
-		ch.put(f.info, 1, append(labels, processLabel(r.Owner.Process, &r.Owner), unitLabel(&r.Owner))...)
+		if !listening {
+			ch.put(f.info, 1, netns, address, port, family, processLabel(r.Owner.Process, &r.Owner), unitLabel(&r.Owner))
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ func TestReuseFlagsAreOneZeroOrAbsent(t *testing.T) {
 	c, _ := collectorOf(s)
 	text := exposition(t, c)
 	series := func(port string) string {
-		return `address="::",family="ipv6",interface="",netns="",port="` + port + `"`
+		return `address="::",family="ipv6",port="` + port + `"`
 	}
 	for metric, want := range map[string]map[string]string{
 		"sockstate_tcp_listener_reuseaddr": {
@@ -50,7 +50,7 @@ func TestReuseFlagsHaveTheLabelsOfTheirListener(t *testing.T) {
 	s := wholeSnapshot(t)
 	c, _ := collectorOf(s)
 	text := exposition(t, c)
-	listeners := values(text, "sockstate_tcp_listener_sockets")
+	listeners := values(text, "sockstate_tcp_listener_accept_queue")
 	flags := values(text, "sockstate_tcp_listener_reuseport")
 	if len(flags) != len(s.Listeners.Data) {
 		t.Errorf("%d groups have flags, want %d", len(flags), len(s.Listeners.Data))
@@ -70,9 +70,9 @@ func TestFeaturesSayHowTheyWorkOrWhyNot(t *testing.T) {
 	}
 	c := New(constant(s), func() []sock.Feature { return features }, newLogger(new(logbook)))
 	want := map[string]string{
-		`feature="bind_tracing",mode="",reason="no_tracefs"`:  "0",
+		`feature="bind_tracing",reason="no_tracefs"`:          "0",
 		`feature="reuse_flags",mode="pidfd",reason="cap_bpf"`: "1",
-		`feature="sock_diag",mode="",reason=""`:               "1",
+		`feature="sock_diag"`:                                 "1",
 	}
 	if got := values(exposition(t, c), "sockstate_feature_available"); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

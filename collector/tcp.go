@@ -1,11 +1,12 @@
 package collector
 
 import (
+	"iter"
 	"strconv"
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/sock"
 )
 
 // tcpFamily shows the sockets on each watched port.
@@ -44,16 +45,37 @@ func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 	for i := range ns.TCP.Data {
 		p := &ns.TCP.Data[i]
+		seen := ns.Seen.TCP(p.Number)
 		port := strconv.Itoa(int(p.Number))
-		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
-			half := p.Of(family)
-			for state := netlinkdiag.StateEstablished; state < netlinkdiag.NumStates; state++ {
-				if p.Unseen.Has(state) {
-					continue
-				}
-				ch.put(f.sockets, float64(half.States[state]), netns, port, family.String(), state.String())
+		for _, family := range sock.Families() {
+			if !seen.InUse(family) {
+				continue
 			}
-			ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), netns, port, family.String())
+			half, states := p.Of(family), seen.States(family)
+			for state := range shownStates(states) {
+				if !p.Unseen.Has(state) {
+					ch.put(f.sockets, float64(half.States[state]), netns, port, family.String(), state.String())
+				}
+			}
+			if states.Has(sock.StateTimeWait) {
+				ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), netns, port, family.String())
+			}
+		}
+	}
+}
+
+// shownStates are the states that have series, where a socket was seen in some: those that people
+// ask for first always have one.
+func shownStates(seen sock.StateSet) iter.Seq[sock.State] {
+	return statesOf(seen | sock.States(sock.StateEstablished, sock.StateTimeWait, sock.StateCloseWait))
+}
+
+func statesOf(set sock.StateSet) iter.Seq[sock.State] {
+	return func(yield func(sock.State) bool) {
+		for state := sock.StateEstablished; state < sock.NumStates; state++ {
+			if set.Has(state) && !yield(state) {
+				return
+			}
 		}
 	}
 }

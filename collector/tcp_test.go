@@ -4,15 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/netlinkdiag"
 )
 
 func TestStatesThatWereNotLookedForAreAbsent(t *testing.T) {
 	s := wholeSnapshot(t)
-	s.TCP.Data = []ports.PortSockets{{
-		Number: 80, Unseen: netlinkdiag.States(netlinkdiag.StateSynRecv, netlinkdiag.StateClose),
-	}}
+	s.TCP.Data = s.TCP.Data[1:] // has sockets in all states
+	s.TCP.Data[0].Unseen = netlinkdiag.States(netlinkdiag.StateSynRecv, netlinkdiag.StateClose)
 	c, _ := collectorOf(s)
 	states := make(map[string]int)
 	for line := range strings.Lines(string(exposition(t, c))) {

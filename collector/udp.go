@@ -4,9 +4,8 @@ import (
 	"strconv"
 	"time"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/netlinkdiag"
+	"sockstate_exporter/internal/sock"
 )
 
 // udpFamily shows the sockets of watched UDP ports.
@@ -39,17 +38,22 @@ func (*udpFamily) outcome(s *snapshot.Snapshot) result {
 func (f *udpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	for ns := range s.Namespaces() {
 		if ns.UDP.Err == nil {
-			f.collectIn(ns.UDP.Data.Ports, ns.Label(), ch)
+			f.collectIn(ns, ns.Label(), ch)
 		}
 	}
 }
 
-func (f *udpFamily) collectIn(ports []ports.UDPPort, netns string, ch *sink) {
-	for i := range ports {
-		p := &ports[i]
-		for _, family := range []netlinkdiag.Family{netlinkdiag.FamilyIPv4, netlinkdiag.FamilyIPv6} {
+func (f *udpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
+	for i := range ns.UDP.Data.Ports {
+		p := &ns.UDP.Data.Ports[i]
+		seen := ns.Seen.UDP(p.Number)
+		port := strconv.Itoa(int(p.Number))
+		for _, family := range sock.Families() {
+			if !seen.InUse(family) {
+				continue
+			}
 			half := p.Of(family)
-			labels := []string{netns, strconv.Itoa(int(p.Number)), family.String()}
+			labels := []string{netns, port, family.String()}
 			ch.put(f.sockets, float64(half.Sockets), labels...)
 			ch.put(f.queue, float64(half.Queue), labels...)
 			if half.DropsKnown {

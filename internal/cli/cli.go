@@ -52,7 +52,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[ports.Exclusion]{flag: "--watch.exclude", parse: ports.ParseExclusion, list: &watching.Exclude})
 	app.Flag("watch.remote-port", "Count TCP sockets to this remote port or range. Repeatable. Examples: 5432, 9092-9095.").
 		PlaceHolder("PORT|RANGE").SetValue(&value[sock.PortRange]{flag: "--watch.remote-port", parse: ports.ParseRange, list: &opts.Sources.RemotePorts})
-	app.Flag("watch.max-ports", "Maximum number of ports to watch in all network namespaces together. Ports from --watch.port come first. Others keep their place, and each user has a fair share.").Default("512").
+	app.Flag("watch.max-ports", "Maximum number of ports to watch in all network namespaces together. Ports from --watch.port come first. Others keep their place, and each user has a fair share.").Default("1024").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
 	app.Flag("netns", "Also watch this network namespace: a name in /run/netns, a path, or a glob of either. Repeatable. Examples: blue, cni-*, /var/run/docker/netns/*.").

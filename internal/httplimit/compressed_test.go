@@ -77,7 +77,7 @@ func noise(t *testing.T) string {
 	return string(b)
 }
 
-// asks asks and does not read.
+// asks sends a request and does not read the answer.
 func (s *site) asks(t *testing.T, address string) net.Conn {
 	t.Helper()
 	conn := s.dial(t, address)

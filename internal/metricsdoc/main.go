@@ -50,18 +50,18 @@ port is watched. [Details](#details) says when else a metric is absent.
 
 ## Labels
 
-A label with an empty value is the same as no label.
+A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + ` selects the series without it.
 
 | label | value |
 |---|---|
-| ` + "`netns`" + ` | network namespace; empty for the exporter's own. It keeps its name as long as it exists. Failed calls in network namespaces that are not watched have the value ` + "`other`" + ` |
+| ` + "`netns`" + ` | network namespace; missing for the exporter's own. It keeps its name as long as it exists. Failed calls in network namespaces that are not watched have the value ` + "`other`" + ` |
 | ` + "`port`" + ` | local port, decimal. For failed calls it is the requested port if that is watched, ` + "`0`" + ` if the kernel was to choose one, and ` + "`other`" + ` for the rest |
 | ` + "`protocol`" + ` | ` + "`tcp`, `udp`, `mptcp`, `sctp`, `other`" + `. Go programs try MPTCP before TCP, so a failed Listen counts as one failed bind of each |
 | ` + "`errno`" + ` | name of the error: ` + "`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, ...; `other`" + ` for errors that ` + "`bind()`" + ` itself never returns |
 | ` + "`family`" + ` | ` + "`ipv4` or `ipv6`" + `: address family of the socket. An IPv4 client of a dual-stack ` + "`::`" + ` listener counts under ` + "`ipv6`" + ` |
 | ` + "`address`" + ` | local address to which the socket is bound |
-| ` + "`interface`" + ` | network device to which the socket is bound (SO_BINDTODEVICE); usually empty. ` + "`if7`" + ` is a device that is gone, by its index. A device with such a name, or with a ` + "`#`" + ` in it, has its index after a ` + "`#`" + ` |
-| ` + "`v6only`" + ` | ` + "`true` or `false`" + `: whether an IPv6 listener has IPV6_V6ONLY; empty for IPv4 |
+| ` + "`interface`" + ` | network device to which the socket is bound (SO_BINDTODEVICE); usually missing. ` + "`if7`" + ` is a device that is gone, by its index. A device with such a name, or with a ` + "`#`" + ` in it, has its index after a ` + "`#`" + ` |
+| ` + "`v6only`" + ` | ` + "`true` or `false`" + `: whether an IPv6 listener has IPV6_V6ONLY; missing for IPv4 |
 | ` + "`reuseaddr`" + ` | ` + "`true` or `false`" + `: whether the socket that binds has SO_REUSEADDR |
 | ` + "`cause`" + ` | what blocked a bind: ` + "`listener`, `connection` (live or closing), `bound` (neither listening nor connected), `time_wait`, `unknown`" + ` |
 | ` + "`process`" + ` | name that the process or thread gave itself: printable, at most 64 characters. Do not trust it. ` + "`(many)`" + ` if its user has had more than 8 names on the port in an hour |
@@ -70,7 +70,7 @@ A label with an empty value is the same as no label.
 | ` + "`rank`" + ` | ` + "`1`" + ` for the busiest destination, ` + "`2`" + ` for the next |
 | ` + "`name`" + ` | name of the port, from ` + "`--watch.port`" + ` |
 | ` + "`source`" + ` | why the port is watched: ` + "`flag` or `listener`" + ` |
-| ` + "`collector`" + ` | as in the flag ` + "`--collector.NAME`" + `; ` + "`watch`" + ` and ` + "`netns`" + ` have no flag |
+| ` + "`collector`" + ` | as in the flag ` + "`--collector.NAME`" + `; ` + "`watch`, `netns` and `exporter`" + ` have no flag |
 | ` + "`feature`, `mode`, `reason`" + ` | see [privileges.md](privileges.md) |
 | ` + "`state`" + ` | ` + "`established`, `syn_sent`, `syn_recv`, `fin_wait1`, `fin_wait2`, `time_wait`, `close`, `close_wait`, `last_ack`, `listen`, `closing`" + ` |
 
@@ -99,6 +99,7 @@ func reference(metrics []*collector.Metric, notes map[string]note) ([]byte, erro
 	for _, m := range metrics {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.Name, typeOf(m), labelsOf(m), cell(m.Help))
 	}
+	writeCosts(&b)
 	b.WriteString(details)
 	for _, m := range metrics {
 		n := notes[key(m)]

@@ -25,23 +25,28 @@ func notes() map[string]note {
 		undecided = "if the answer depends on something that the exporter cannot see"
 		exporter  = "the exporter"
 		procfs    = "if the exporter cannot read the source"
+
+		unused     = "an address family that the port does not use"
+		firstEvent = "before the first failure"
 	)
 	return map[string]note{
 		"tcp_sockets": {
-			unit:    sockets,
-			details: "From Linux 6.8 on, `close` counts sockets that are bound but neither listen nor connect. Older kernels do not show them.",
-			absent:  "`syn_recv` and `close`, in a network namespace other than the exporter's own, if the kernel counts only listeners there and a search for these states would take too long",
-			source:  "sock_diag, `idiag_state`",
+			unit: sockets,
+			details: "From Linux 6.8 on, `close` counts sockets that are bound but neither listen nor connect. Older kernels do not show them. " +
+				"`established`, `time_wait` and `close_wait` always have a series.",
+			absent: "any other state before a socket was seen in it; " + unused + "; `syn_recv` and `close`, in a network namespace other than the exporter's own, if the kernel counts only listeners there and a search for these states would take too long",
+			source: "sock_diag, `idiag_state`",
 		},
 		"tcp_time_wait_remaining_seconds": {
 			unit:    "seconds, 0 or more",
 			details: "The kernel runs these timers late: by up to 2 seconds with `CONFIG_HZ=250`, by up to 4 seconds with `CONFIG_HZ=1000`. This metric does not include the delay. The bind and restart metrics do.",
+			absent:  "before a TIME_WAIT socket was seen on the port",
 			source:  "sock_diag, `idiag_expires`",
 		},
 		"tcp_listener_info": {
 			unit: one,
 			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
-				"`v6only` is `true` or `false`, and empty for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are empty if the owner is not known. " +
+				"`v6only` is `true` or `false`, and missing for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are missing if the owner is not known. " +
 				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
 				"The unit of a user's own service manager has that user before its name: `user@1000/foo.service`.",
 			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
@@ -49,6 +54,7 @@ func notes() map[string]note {
 		"tcp_listener_sockets": {
 			unit:    "sockets, 1 or more",
 			details: "Several sockets can share an address and port with SO_REUSEPORT.",
+			absent:  "before the address had several sockets at once",
 			source:  "sock_diag",
 		},
 		"tcp_listener_accept_queue": {
@@ -76,7 +82,7 @@ func notes() map[string]note {
 			unit: "listening addresses, 0 or more",
 			details: "At most 64 listening addresses on a port have series. In a network namespace at most 4096 have series, but each port has at least one. " +
 				"Wildcard addresses come first. Loopback addresses other than `127.0.0.1` and `::1` come last. Sockets without series still count in `sockstate_tcp_sockets`, and they still count when they block a bind.",
-			absent: "if nothing listens on the port",
+			absent: "before an address was left out; if nothing listens on the port",
 			source: exporter,
 		},
 		"tcp_listener_reuseaddr": {
@@ -93,14 +99,15 @@ func notes() map[string]note {
 			unit: sockets,
 			details: "`reuseaddr` says whether the binding socket has SO_REUSEADDR. The addresses are those on which something listens, or listened last. " +
 				"If there are none, they are `0.0.0.0` and `::`.",
-			absent: undecided,
+			absent: "before a socket in the state blocked the bind; " + undecided + "; " + unused,
 			source: bindRules,
 		},
 		"tcp_bind_blocked_seconds": {
 			unit: "seconds, 0 or more, or +Inf",
 			details: "Listeners do not count, because a restart closes them. `reuseaddr` says whether the binding socket has SO_REUSEADDR. " +
-				"The addresses are those of `sockstate_tcp_bind_blockers`. +Inf means that no timer of the kernel ends the block.",
-			absent: undecided,
+				"The addresses are those on which something listens, or listened last. If there are none, they are `0.0.0.0` and `::`. " +
+				"+Inf means that no timer of the kernel ends the block.",
+			absent: undecided + "; " + unused,
 			source: bindRules,
 		},
 		"tcp_restart_blocked_seconds": {
@@ -112,9 +119,9 @@ func notes() map[string]note {
 		},
 		"tcp_restart_info": {
 			unit: one,
-			details: "The addresses are those of `sockstate_tcp_restart_blocked_seconds`. `process` and `unit` are the same as in `sockstate_tcp_listener_info`. " +
+			details: "`process` and `unit` are the same as in `sockstate_tcp_listener_info`, which describes the address while something listens there. " +
 				"The series stays for `--watch.retention` after the listener closed.",
-			absent: "if nothing has listened on the port yet",
+			absent: "while something listens on the address",
 			source: owner,
 		},
 		"bind_failures_total": {
@@ -122,24 +129,27 @@ func notes() map[string]note {
 			details: "`port` is the requested port if its network namespace watches it, `0` if the kernel was to choose one, and `other` for the rest. " +
 				"Network namespaces that are not watched have the label `netns=\"other\"`, and the numbers of ports that any namespace watches. " +
 				"When a port is not watched any more, its count moves to `other`. If it is watched again, it starts at 0. A failure just before its port was watched counts under the number of the port. " +
-				"Beside the usual errors, a port has at most 8 series; what is more counts as `errno=\"other\"`. Watched ports have series for `EADDRINUSE`, `EADDRNOTAVAIL` and `EACCES` from the first scrape on.",
+				"Beside the usual errors, a port has at most 8 series; what is more counts as `errno=\"other\"`. Watched ports have a series for `EADDRINUSE` from the first scrape on.",
+			absent: "any other error, port or network namespace before its first failure; " + unused,
 			source: "eBPF, `__sys_bind`",
 		},
 		"listen_failures_total": {
 			unit:    calls,
-			details: "Two sockets with SO_REUSEADDR can bind to the same address and port. The second one that calls `listen()` fails. Watched TCP ports have series from the first scrape on.",
+			details: "Two sockets with SO_REUSEADDR can bind to the same address and port. The second one that calls `listen()` fails.",
+			absent:  firstEvent,
 			source:  "eBPF, `__sys_listen`",
 		},
 		"bind_conflicts_total": {
 			unit: calls,
 			details: "If several sockets block the bind, `cause` is the first of `listener`, `connection` (live or closing), `bound` (neither listening nor connected) and `time_wait`. " +
 				"`cause` is `unknown` if the blocking socket was gone before the exporter could look, if the exporter cannot see it, if the protocol is neither TCP nor MPTCP, or if the network namespace is not watched. " +
-				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. When a port is not watched any more, its count moves to `port=\"other\"`. Watched TCP ports have a series for each cause from the first scrape on.",
+				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. When a port is not watched any more, its count moves to `port=\"other\"`.",
+			absent: firstEvent,
 			source: "eBPF, sock_diag, and the rules of `inet_csk_get_port`",
 		},
 		"bind_last_failure_timestamp_seconds": {
 			unit:    "seconds since 1970-01-01 UTC",
-			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and empty if that is not known.",
+			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and missing if that is not known.",
 			absent:  "if no `bind()` has failed for the port yet, or the port is not watched any more",
 			source:  "eBPF, `__sys_bind`",
 		},
@@ -165,7 +175,7 @@ func notes() map[string]note {
 		},
 		"bind_tracer_slots_limit": {
 			unit:    "slots",
-			details: "This is twice `--watch.max-ports`, and 512 for 256 network namespaces. It is at most 8,192.",
+			details: "This is twice `--watch.max-ports`, 128 for ports where binds fail, and 512 for 256 network namespaces. It is at most 8,192.",
 			source:  "eBPF map `slots`",
 		},
 		"bind_tracer_slots_lacking": {
@@ -177,35 +187,39 @@ func notes() map[string]note {
 			unit: calls,
 			details: "For TCP the error is `EADDRNOTAVAIL`: every local port is in use for this destination. For UDP and others it is `EAGAIN`: every local port is in use. " +
 				"`EADDRNOTAVAIL` for another reason does not count. Network namespaces that are not watched have the label `netns=\"other\"`.",
+			absent: firstEvent,
 			source: "eBPF, `__sys_connect`",
 		},
 		"udp_sockets": {
 			unit:    sockets,
 			details: "Connected sockets count as well.",
+			absent:  unused,
 			source:  "sock_diag",
 		},
 		"udp_receive_queue_bytes": {
 			unit:    "bytes, 0 or more",
 			details: "This is the sum over all sockets on the port. Each datagram counts with the memory that the kernel keeps for it.",
+			absent:  unused,
 			source:  "sock_diag, `idiag_rqueue` (`sk_rmem_alloc`)",
 		},
 		"udp_drops_total": {
 			unit:    "datagrams, 0 or more, including those from before the exporter started",
 			details: "The reason is a full receive queue or a wrong checksum. The counter keeps its value when a socket closes or another one replaces it.",
-			absent:  "if the kernel does not report the drops of a socket",
+			absent:  "if the kernel does not report the drops of a socket; " + unused,
 			source:  "sock_diag, `SK_MEMINFO_DROPS` (`sk_drops`)",
 		},
 		"tcp_remote_sockets": {
 			unit:    sockets,
-			details: "Only the states with a peer have series: `listen` and `close` are left out.",
-			absent:  "if `--watch.remote-port` is not used",
-			source:  "sock_diag, `idiag_state`",
+			details: "`established`, `time_wait` and `close_wait` always have a series.",
+			absent: "any other state before a socket was seen in it; an address family without a socket to the port so far, if the other one had some; " +
+				"in other network namespaces than the exporter's own, before the first socket to the port; if `--watch.remote-port` is not used",
+			source: "sock_diag, `idiag_state`",
 		},
 		"netns_ephemeral_ports_used": {
 			unit: ports + ", at most `sockstate_netns_ephemeral_ports_limit`",
 			details: "A destination is an address and port as seen from one source address. `rank` is 1 for the busiest destination of the address family, then 2 and 3. Ports in TIME_WAIT count as in use, ports of servers do not. IPv4-mapped destinations count as IPv4. " +
-				"Without any destination, the series of rank 1 is 0. The value can be too low by at most 1/8192 of all client connections.",
-			absent: "ranks 2 and 3, if there are fewer destinations",
+				"The value can be too low by at most 1/8192 of all client connections.",
+			absent: "before the address family had so many destinations",
 			source: "sock_diag",
 		},
 		"netns_time_wait_sockets": {
@@ -243,7 +257,7 @@ func notes() map[string]note {
 		},
 		"watched_port_info": {
 			unit:    one,
-			details: "`name` comes from `--watch.port`, and is empty if it gives none. `source` is `flag` for a port that `--watch.port` names, `listener` for a port that the exporter discovered, and `failure` for a port without a listener to which a bind failed less than `--watch.retention` ago.",
+			details: "`name` comes from `--watch.port`, and is missing if it gives none. `source` is `flag` for a port that `--watch.port` names, `listener` for a port that the exporter discovered, and `failure` for a port without a listener to which a bind failed less than `--watch.retention` ago.",
 			source:  plan,
 		},
 		"watched_ports": {
@@ -297,10 +311,17 @@ func notes() map[string]note {
 			source:  exporter,
 		},
 		"netns_collector_success": {
-			unit:    flags,
+			unit:    "always 0",
 			details: "Only collectors that look at each network namespace separately have this metric.",
-			absent:  "if the collector is switched off",
+			absent:  "if the collector got all its data; if the collector is switched off",
 			source:  exporter,
+		},
+		"exposition_series": {
+			unit: "series, 1 or more",
+			details: "It includes the series of this metric. `sockstate_scrape_collector_*` and `sockstate_netns_collector_success` count for their collector. " +
+				"`collector=\"exporter\"` has what belongs to no collector.",
+			absent: "if the collector is switched off",
+			source: exporter,
 		},
 	}
 }

@@ -216,9 +216,9 @@ func TestMissedNamespacesAreBounded(t *testing.T) {
 
 func TestParseMount(t *testing.T) {
 	for line, want := range map[string]string{
-		`100 29 0:4 net:[4026532317] /run/netns/blue rw shared:5 - nsfs nsfs rw`: "/run/netns/blue",
-		`100 29 0:4 net:[4026532317] /run/a\040b\134c\043 rw - nsfs nsfs rw`:     `/run/a b\c#`,
-		`100 29 0:4 mnt:[4026532317] /run/netns/blue rw - nsfs nsfs rw`:          "",
+		`100 29 0:4 net:[4026532317] /run/netns/blue rw shared:5 - nsfs none rw`: "/run/netns/blue",
+		`100 29 0:4 net:[4026532317] /run/a\040b\134c\043 rw - nsfs none rw`:     `/run/a b\c#`,
+		`100 29 0:4 mnt:[4026532317] /run/netns/blue rw - nsfs none rw`:          "",
 		`100 29 0:4 / /net:[4026532317] rw - ext4 /dev/vda rw`:                   "",
 		`100 29 0:4 net:[4026532317]`:                                            "",
 		``:                                                                       "",

@@ -62,10 +62,11 @@ type entry struct {
 	inode uint32
 	found bool
 	holders
-	misses int       // scans in a row that did not find an owner
-	looked bool      // a scan has looked for it
-	due    time.Time // when to look for it, or confirm its owner, again
-	asked  time.Time // when a caller last asked about it
+	misses  int       // scans in a row that did not find an owner
+	looked  bool      // a scan has looked for it
+	due     time.Time // when to look for it, or confirm its owner, again
+	asked   time.Time // when a caller last asked about it
+	checked time.Time // when its owner was last looked for or confirmed
 }
 
 // New makes a Finder. The caller closes it.

@@ -36,7 +36,8 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // due returns the descriptors to confirm, by owner, and whether a scan has to look for a socket. If
-// there is neither, the worker ends.
+// there is neither, the worker ends. It looks only for what a caller has asked about since the last
+// look: an exporter that nobody scrapes does nothing.
 func (f *Finder) due() (stale map[identity][]linux.SocketFD, missing bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -45,6 +46,7 @@ func (f *Finder) due() (stale map[identity][]linux.SocketFD, missing bool) {
 	for _, e := range f.known {
 		switch {
 		case e.due.After(now):
+		case e.asked.Before(e.checked): // nobody wants to know any more
 		case e.settled():
 			stale[e.owner.identity] = append(stale[e.owner.identity], e.at)
 		default:
@@ -97,7 +99,7 @@ func (f *Finder) confirm(stale map[identity][]linux.SocketFD) (lost bool) {
 			lost = true
 			continue
 		}
-		e.owner, e.due = owner, now.Add(confirmEvery)
+		e.owner, e.checked, e.due = owner, now, now.Add(confirmEvery)
 	}
 	return lost
 }
@@ -129,7 +131,7 @@ func (f *Finder) conclude(wanted map[uint32]bool, found scanResult, err error) {
 		if !wanted[e.inode] {
 			continue // added after the scan began
 		}
-		e.looked = true
+		e.looked, e.checked = true, now
 		if h := found.holders[e.inode]; h != nil {
 			e.found, e.holders = true, *h
 		} else if err == nil {

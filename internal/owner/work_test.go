@@ -352,3 +352,19 @@ func TestCloseEndsTheWait(t *testing.T) {
 	}
 	check(t, find(t, f, socket), map[uint64]Owner{})
 }
+
+// However long a scan takes, and so its rest, the worker ends when nobody asks any more.
+func TestNothingIsDueThatNobodyAskedAboutSinceTheLastLook(t *testing.T) {
+	now := time.Now()
+	for _, found := range []bool{false, true} {
+		e := &entry{inode: inode, found: found, due: now.Add(-time.Hour), asked: now.Add(-3 * time.Hour), checked: now.Add(-2 * time.Hour)}
+		f := &Finder{ctx: t.Context(), known: map[uint64]*entry{cookie: e}}
+		if stale, missing := f.due(); len(stale) > 0 || missing || f.working {
+			t.Errorf("found %v: %d owners to confirm, missing %v, though nobody asked", found, len(stale), missing)
+		}
+		e.asked = now
+		if stale, missing := f.due(); len(stale) == 0 && !missing || !f.working {
+			t.Errorf("found %v: nothing is due, though somebody asked", found)
+		}
+	}
+}

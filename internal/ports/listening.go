@@ -272,7 +272,7 @@ func (s *selected) add(l *Listener) {
 
 // makeRoom removes the least important group, if that is less important than another one.
 func (s *selected) makeRoom(newcomer GroupKey) bool {
-	least := s.order[0]
+	least := s.order.keys[0]
 	if ByRank(least, newcomer) <= 0 {
 		return false
 	}
@@ -286,16 +286,24 @@ func (s *selected) makeRoom(newcomer GroupKey) bool {
 }
 
 // leastFirst is a heap.Interface.
-type leastFirst []GroupKey
+type leastFirst struct{ keys []GroupKey }
 
-func (h leastFirst) Len() int           { return len(h) }
-func (h leastFirst) Less(i, j int) bool { return ByRank(h[i], h[j]) > 0 }
-func (h leastFirst) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *leastFirst) Push(k any)        { *h = append(*h, k.(GroupKey)) }
+func (h *leastFirst) Len() int           { return len(h.keys) }
+func (h *leastFirst) Less(i, j int) bool { return ByRank(h.keys[i], h.keys[j]) > 0 }
+func (h *leastFirst) Swap(i, j int)      { h.keys[i], h.keys[j] = h.keys[j], h.keys[i] }
+
+// Push implements heap.Interface.
+func (h *leastFirst) Push(k any) {
+	if key, ok := k.(GroupKey); ok {
+		h.keys = append(h.keys, key)
+	}
+}
+
+// Pop implements heap.Interface.
 func (h *leastFirst) Pop() any {
-	last := len(*h) - 1
-	k := (*h)[last]
-	*h = (*h)[:last]
+	last := len(h.keys) - 1
+	k := h.keys[last]
+	h.keys = h.keys[:last]
 	return k
 }
 

@@ -110,5 +110,5 @@ func (p *Plan) Elsewhere(protocol sock.Protocol, netns uint32) *Watcher {
 	return w
 }
 
-// Limit returns Config.MaxPorts.
-func (p *Plan) Limit() int { return p.budget.limit }
+// MostPorts returns how many ports all Watchers can watch: Config.MaxPorts, and those where binds fail.
+func (p *Plan) MostPorts() int { return p.budget.limit + maxFailing }

@@ -120,7 +120,13 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		}
 		return h.cfg.Failures.Update(h.watched(set), withMissed(set))
 	})
-	publish(func(s *Snapshot) { s.Binds = binds })
+	publish(func(s *Snapshot) {
+		s.Binds = binds
+		h.own.memory.NoteFailures(&s.Namespace, binds.Data.Counts)
+		for i, ns := range set.Namespaces {
+			h.others[ns.ID].memory.NoteFailures(&s.Others[i], binds.Data.Counts)
+		}
+	})
 }
 
 // discover finds the other namespaces that exist now. The caller closes the Set.

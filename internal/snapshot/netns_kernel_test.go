@@ -1,14 +1,19 @@
 package snapshot
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
@@ -132,18 +137,16 @@ func TestKernelIdleNamespaceIsLookedIntoWhileThereIsTime(t *testing.T) {
 	}
 }
 
-// A namespace that is not found once is the same one when it is found again: its counters and its
-// watched ports go on.
-func TestKernelMissedNamespaceKeepsItsCounters(t *testing.T) {
-	own, blue := kerneltest.New(t), kerneltest.New(t)
-	path := filepath.Join(t.TempDir(), "blue")
-	link := func() {
-		if err := os.Symlink(blue.Path(), path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	link()
-	spec, err := netns.ParseSpec(path)
+// A flicker is a namespace beside the own that can be missed: its file goes and comes.
+type flicker struct {
+	*kerneltest.NetNS
+	path string
+}
+
+func newFlicker(t *testing.T) (*flicker, *netns.Discoverer) {
+	t.Helper()
+	f := &flicker{NetNS: kerneltest.New(t), path: filepath.Join(t.TempDir(), "blue")}
+	spec, err := netns.ParseSpec(f.path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +154,29 @@ func TestKernelMissedNamespaceKeepsItsCounters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.come(t)
+	return f, discoverer
+}
+
+func (f *flicker) come(t *testing.T) {
+	t.Helper()
+	if err := os.Symlink(f.Path(), f.path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (f *flicker) leave(t *testing.T) {
+	t.Helper()
+	if err := os.Remove(f.path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A namespace that is not found once is the same one when it is found again: its counters and its
+// watched ports go on.
+func TestKernelMissedNamespaceKeepsItsCounters(t *testing.T) {
+	own := kerneltest.New(t)
+	blue, discoverer := newFlicker(t)
 	taker := newTaker(t, Config{
 		Host:      &probe.Host{Config: probe.Config{NetNS: own.FD()}, Others: discoverer},
 		Retention: retention,
@@ -168,24 +194,94 @@ func TestKernelMissedNamespaceKeepsItsCounters(t *testing.T) {
 	_ = l.Close()
 	worker := taker.host.others[onlyID(t, taker)]
 
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	blue.leave(t)
 	for range 5 {
 		s := taker.Take(t.Context())
 		if len(s.Others) != 0 || len(s.Missed) != 1 || s.Missed[0].Label() != "blue" || uint64(s.Missed[0].Inode) != blue.Inode() {
 			t.Errorf("missed: others %+v, missed %+v, want blue to be missed", s.Others, s.Missed)
 		}
-		watched := taker.host.watched(&netns.Set{Missed: []netns.Missed{{ID: onlyID(t, taker)}}})
-		if sets := watched[uint32(blue.Inode())]; len(sets) == 0 || len(sets[0].Ports) != 1 {
-			t.Errorf("missed: %+v is watched, want its port", watched)
-		}
 	}
-	link()
+	blue.come(t)
 	found("again")
 	if taker.host.others[onlyID(t, taker)] != worker {
 		t.Error("found again: it has another worker")
 	}
+}
+
+func TestKernelMissedNamespaceKeepsItsFailures(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	own := kerneltest.New(t)
+	blue, discoverer := newFlicker(t)
+	host := &probe.Host{Config: probe.Config{NetNS: own.FD()}, OwnInode: uint32(own.Inode()), Others: discoverer}
+	taker := newTaker(t, Config{
+		Host:      host,
+		Retention: retention,
+		Parts:     Parts{Listeners: true},
+		Failures:  failures.New(failures.Config{Tracer: newTracer(t, own), Host: host}),
+	}, discovering())
+	addr := netip.MustParseAddrPort("127.0.0.1:80")
+	blue.Listen(t, addr, kerneltest.Options{})
+	taker.Take(t.Context())
+	fail := func() {
+		t.Helper()
+		l, err := blue.OpenListener(addr, kerneltest.Options{})
+		if err == nil {
+			_ = l.Close()
+			t.Fatal("a second listener could bind")
+		}
+	}
+	failed := func(what string, want uint64) {
+		t.Helper()
+		s := taker.Take(t.Context())
+		if s.Binds.Err != nil {
+			t.Fatal(s.Binds.Err)
+		}
+		var n uint64
+		for _, c := range s.Binds.Data.Counts {
+			if c.Netns == uint32(blue.Inode()) && c.Port == 80 && !c.OtherPort {
+				n += c.N
+			}
+		}
+		if n != want {
+			t.Errorf("%s: %d binds failed, want %d: %+v", what, n, want, s.Binds.Data.Counts)
+		}
+	}
+	fail()
+	failed("found", 1)
+	blue.leave(t)
+	failed("missed", 1)
+	fail()
+	failed("missed again", 2)
+	blue.come(t)
+	fail()
+	failed("found again", 3)
+}
+
+// newTracer traces with the namespace as its own. The tracefs that it may need goes with the thread
+// that mounts it.
+func newTracer(t *testing.T, own *kerneltest.NetNS) *bindtrace.Tracer {
+	t.Helper()
+	var tracer *bindtrace.Tracer
+	err := own.Run(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "") // fexit does without
+		tracer, err = bindtrace.New(bindtrace.Options{})
+		return err
+	})
+	var unavailable *sock.UnavailableError
+	if errors.As(err, &unavailable) {
+		kerneltest.Skip(t, "%v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tracer.Close() })
+	return tracer
 }
 
 // onlyID is that of the one namespace beside the own.

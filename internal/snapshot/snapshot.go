@@ -95,6 +95,9 @@ type Namespace struct {
 	// Stack has the namespace's counters and limits. What could be read is there also where Err
 	// is not nil.
 	Stack Part[stack.Stats]
+
+	// Seen is what was seen on the watched ports, in this snapshot or before.
+	Seen Seen
 }
 
 // A Part is the answer of one source.

@@ -20,6 +20,7 @@ type worker struct {
 	drops   *ports.DropCounter
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
+	memory  Memory
 	names   map[uint16]*owner.Names // of those who listen, by port
 
 	few bool // there were no more than fewSockets on the watched ports last time

@@ -32,6 +32,9 @@ const NumStates = netlinkdiag.NumStates
 // A StateSet is a set of states.
 type StateSet = netlinkdiag.StateSet
 
+// States returns the set of the given states.
+func States(states ...State) StateSet { return netlinkdiag.States(states...) }
+
 // A Kind says which struct the kernel keeps for a connection.
 type Kind uint8
 
@@ -50,6 +53,9 @@ const (
 	FamilyIPv4 = netlinkdiag.FamilyIPv4
 	FamilyIPv6 = netlinkdiag.FamilyIPv6
 )
+
+// Families returns both.
+func Families() [2]Family { return [...]Family{FamilyIPv4, FamilyIPv6} }
 
 // FamilyOf returns the family of a socket that is bound to the address. An IPv4-mapped address
 // belongs to an IPv6 socket.

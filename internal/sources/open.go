@@ -98,7 +98,7 @@ func (s *Sources) openOwners(logger *slog.Logger) {
 
 func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	tracer, err := bindtrace.New(bindtrace.Options{
-		Logger: logger, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts.Watch.Limit()),
+		Logger: logger, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts.Watch.MostPorts()),
 	})
 	if err != nil {
 		s.fails(logger, "bind_tracing", err)
@@ -117,9 +117,9 @@ func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	s.works(logger, sock.Feature{Name: "connect_tracing", Mode: mode})
 }
 
-// tracerSlots is how many slots the tracer needs for that many watched ports. Each port is counted in
-// the namespaces that are not watched, too. A namespace has two more slots: there is room for some
-// hundred.
+// tracerSlots is how many slots the tracer needs for that many watched ports. Each port is counted
+// in the namespaces that are not watched, too. A namespace has two more slots: there is room for
+// some hundred.
 func tracerSlots(ports int) int {
 	const namespaces = 256
 	return min(2*(ports+namespaces), bindtrace.MaxSlots)

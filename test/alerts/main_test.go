@@ -37,14 +37,15 @@ func alertNames(rules *promcheck.Rules) []string {
 	return names
 }
 
-// A unitTests is what promtool test rules reads, as far as it concerns alerts.
+// A unitTests is what promtool test rules reads, as far as these tests need it.
 type unitTests struct {
 	Tests []unitTest
 }
 
 type unitTest struct {
 	Name  string
-	Cases []unitTestCase `yaml:"alert_rule_test"`
+	Cases []unitTestCase          `yaml:"alert_rule_test"`
+	Exprs []struct{ Expr string } `yaml:"promql_expr_test"`
 }
 
 type unitTestCase struct {

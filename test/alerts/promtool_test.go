@@ -58,7 +58,10 @@ func TestUnitTestsAreOfAlertsThatExistAndSayWhatTheyShow(t *testing.T) {
 		known[alert] = true
 	}
 	for _, test := range loadUnitTests(t) {
-		firing := false
+		firing, counts := false, len(test.Exprs) > 0 && len(test.Cases) == 0
+		if len(test.Exprs) == 0 && len(test.Cases) == 0 {
+			t.Errorf("%q looks at nothing", test.Name)
+		}
 		for _, c := range test.Cases {
 			if !known[c.Alert] {
 				t.Errorf("%q: there is no alert %q", test.Name, c.Alert)
@@ -70,7 +73,11 @@ func TestUnitTestsAreOfAlertsThatExistAndSayWhatTheyShow(t *testing.T) {
 				}
 			}
 		}
-		if want := map[bool]string{true: "fires: ", false: "quiet: "}[firing]; !strings.HasPrefix(test.Name, want) {
+		want := map[bool]string{true: "fires: ", false: "quiet: "}[firing]
+		if counts {
+			want = "counts: "
+		}
+		if !strings.HasPrefix(test.Name, want) {
 			t.Errorf("%q: its name does not begin with %q", test.Name, want)
 		}
 	}

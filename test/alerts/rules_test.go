@@ -180,16 +180,76 @@ func TestAnnotationsNameLabelsThatTheAlertHas(t *testing.T) {
 	}
 }
 
+// loadDashboardQueries are the queries of all dashboards.
+func loadDashboardQueries(t *testing.T) []promcheck.Query {
+	t.Helper()
+	dashboards, err := promcheck.LoadDashboards("../../dashboards")
+	if err != nil || len(dashboards) == 0 {
+		t.Fatalf("dashboards: %v, %v", dashboards, err)
+	}
+	var queries []promcheck.Query
+	for _, d := range dashboards {
+		queries = append(queries, d.Queries()...)
+	}
+	return queries
+}
+
 func TestEveryRecordingRuleIsUsed(t *testing.T) {
-	rules := loadRules(t)
+	rules, panels := loadRules(t), loadDashboardQueries(t)
 	for _, r := range rules.All() {
 		if r.Record == "" {
 			continue
 		}
 		if !slices.ContainsFunc(rules.All(), func(other promcheck.Rule) bool {
 			return other.Record != r.Record && strings.Contains(other.Expr, r.Record)
-		}) {
-			t.Errorf("no other rule uses %s", r.Record)
+		}) && !slices.ContainsFunc(panels, func(q promcheck.Query) bool { return strings.Contains(q.Expr, r.Record) }) {
+			t.Errorf("no other rule and no panel uses %s", r.Record)
+		}
+	}
+}
+
+// Most counters appear with their first event, which increase() of the counter itself misses.
+func TestNoQueryMissesTheFirstEventOfACounter(t *testing.T) {
+	rules := loadRules(t)
+	counters := rules.FromZero()
+	if len(counters) == 0 {
+		t.Fatal("no rule records a counter from 0")
+	}
+	queries := slices.Concat(rules.Queries(), loadDashboardQueries(t))
+	runbookQueries, err := promcheck.LoadRunbooks(runbooks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	annotations, err := rules.TemplateQueries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range slices.Concat(queries, runbookQueries, annotations) {
+		if err := counters.Check(q); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// first_events.yml says in its tests that they hold for each of these counters.
+func TestEachCounterFromZeroIsInTheTestsOfFirstEvents(t *testing.T) {
+	data, err := os.ReadFile("../../alerts/tests/first_events.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range strings.Split(string(data), "\n  - name: ")[1:] {
+		name, series, _ := strings.Cut(test, "\n")
+		if !strings.Contains(name, "in each") {
+			continue
+		}
+		for counter := range loadRules(t).FromZero() {
+			// A port's return says nothing of a counter without a port.
+			if strings.Contains(name, "a port that") && counter == "sockstate_connect_failures_total" {
+				continue
+			}
+			if !strings.Contains(series, "series: "+counter+"{") {
+				t.Errorf("%s: no %s", name, counter)
+			}
 		}
 	}
 }

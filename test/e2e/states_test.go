@@ -36,6 +36,7 @@ const (
 	portForeign      = 4012 // bind fails: no such address
 	portEverywhere   = 4013 // listens, on IPv4 and IPv6
 	portDestination  = 4014 // connections to it take the ephemeral ports
+	portAddresses    = 4015 // listens on more addresses than have series
 	portPrivileged   = 443  // bind fails: not allowed
 )
 
@@ -117,6 +118,9 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 	}
 	ns.ListenUDP(t, loopback(portUDP), kerneltest.Options{})
 	ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), portEverywhere), kerneltest.Options{V6Only: new(false)})
+	for i := range byte(70) {
+		ns.Listen(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, i + 1}), portAddresses), kerneltest.Options{})
+	}
 	reuse := kerneltest.Options{ReuseAddr: true}
 	first, second := ns.Bind(t, loopback(portListenFailed), reuse), ns.Bind(t, loopback(portListenFailed), reuse)
 	if err := unix.Listen(first.FD(), 1); err != nil {

@@ -21,7 +21,7 @@ const (
 	// boundPort is watched. No other test asks for it: they may run at the same time, and
 	// the tracer sees the whole host.
 	boundPort = 2743
-	// unwatchedPort is not.
+	// unwatchedPort is not, and excluded: otherwise it would be watched once a bind to it has failed.
 	unwatchedPort = 2744
 	// lowPort is watched, and privileged.
 	lowPort = 443
@@ -85,7 +85,11 @@ func checkGrown(t *testing.T, before, after, want map[string]float64) {
 func startTracing(t *testing.T, ns *kerneltest.NetNS, args ...string) *exporter {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	e := start(t, ns, append([]string{fmt.Sprintf("--watch.port=%d", boundPort), fmt.Sprintf("--watch.port=%d", lowPort)}, args...)...)
+	flags := []string{fmt.Sprintf("--watch.port=%d", boundPort), fmt.Sprintf("--watch.port=%d", lowPort)}
+	for _, port := range []int{unwatchedPort, lowPort + 1} {
+		flags = append(flags, fmt.Sprintf("--watch.exclude=%d", port), fmt.Sprintf("--watch.exclude=%d/udp", port))
+	}
+	e := start(t, ns, append(flags, args...)...)
 	if f := featureOf(t, e, "bind_tracing"); !f.works {
 		kerneltest.Skip(t, "binds are not traced here: %s\n%s", f.reason, e.Log)
 	}

@@ -255,7 +255,8 @@ func TestNamespaceThatGoesTakesItsSeriesAlong(t *testing.T) {
 	wantLines(t, metrics, `sockstate_watched_namespaces 0`, `sockstate_scrape_collector_success{collector="netns"} 1`)
 }
 
-func TestOwnNamespaceComesFirstWherePortsAreMany(t *testing.T) {
+// A user is a network namespace and uid: root here and root there are two.
+func TestNamespacesShareTheBudgetWherePortsAreMany(t *testing.T) {
 	dir := pinDir(t)
 	own, blue := kerneltest.New(t), kerneltest.New(t)
 	pin(t, blue, dir, "blue")
@@ -267,7 +268,7 @@ func TestOwnNamespaceComesFirstWherePortsAreMany(t *testing.T) {
 	row := func(netns string, port int) string {
 		return fmt.Sprintf(`sockstate_watched_port_info{name="",netns="%s",port="%d",protocol="tcp",source="listener"} 1`, netns, port)
 	}
-	wantLines(t, e.Get(t, "/metrics"), row("", 2001), row("", 2002), row("", 2003), row("blue", 1001),
+	wantLines(t, e.Get(t, "/metrics"), row("", 2001), row("", 2002), row("blue", 1001), row("blue", 1002),
 		`sockstate_watched_ports 4`, `sockstate_watched_ports_dropped 2`)
 }
 

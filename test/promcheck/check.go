@@ -27,7 +27,7 @@ func (m *Metrics) labelsOf(q Query) (labelSet, error) {
 	if err != nil {
 		return labelSet{}, fmt.Errorf("%s: %w\n\t%s", q.Place, err, q.Expr)
 	}
-	c := checker{metrics: m}
+	c := checker{metrics: m, recording: q.Kind == KindRecord}
 	set := c.expr(expr)
 	if q.Label != "" {
 		c.need(set, q.Label, "label_values asks for")
@@ -40,8 +40,9 @@ func (m *Metrics) labelsOf(q Query) (labelSet, error) {
 
 // A checker goes through one expression.
 type checker struct {
-	metrics *Metrics
-	errs    []error
+	metrics   *Metrics
+	recording bool // a recording rule, which may make a counter of a counter
+	errs      []error
 }
 
 func (c *checker) errorf(format string, args ...any) {
@@ -253,7 +254,7 @@ func (c *checker) types(e *parser.Call) {
 		case !known: // said already
 		case counters && !x.counter:
 			c.errorf("%s() over %s, which is a gauge", e.Func.Name, selector.Name)
-		case gauges && x.counter:
+		case gauges && x.counter && (!c.recording || e.Func.Name != "min_over_time"):
 			c.errorf("%s() over %s, which is a counter", e.Func.Name, selector.Name)
 		}
 	}

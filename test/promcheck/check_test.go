@@ -162,6 +162,51 @@ func TestRecordingRulesHaveTheLabelsOfTheirExpression(t *testing.T) {
 	}
 }
 
+func TestRecordingRuleOfACounterIsACounter(t *testing.T) {
+	rules, err := promcheck.LoadRules(write(t, "rules.yml", "groups: [{name: g, rules: ["+
+		"{record: 'a:process_cpu_seconds_total:from_zero', expr: 'min_over_time(process_cpu_seconds_total[3m])'}, {record: 'a:b:c', expr: up}]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := known(t)
+	if err := m.AddRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	for expr, accepted := range map[string]bool{
+		`rate(a:process_cpu_seconds_total:from_zero[5m])`:          true,
+		`min_over_time(a:process_cpu_seconds_total:from_zero[5m])`: false,
+		`rate(a:b:c[5m])`: false,
+	} {
+		if err := m.Check(promcheck.Query{Place: "here", Expr: expr}); (err == nil) != accepted {
+			t.Errorf("%s: %v", expr, err)
+		}
+	}
+}
+
+func TestQueriesThatMissTheFirstEventAreRefused(t *testing.T) {
+	rules, err := promcheck.LoadRules(write(t, "rules.yml", "groups: [{name: g, rules: [{record: 'a:x_total:from_zero', expr: x_total}]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counters := rules.FromZero()
+	for expr, accepted := range map[string]bool{
+		`rate(a:x_total:from_zero[5m])`: true,
+		`rate(y_total[5m])`:             true,
+		`sum(rate(a:x_total:from_zero{b="c"}[5m]) or rate(x_total{b="c"}[5m])) > 0`: true,
+		`x_total > 0`:                           true,
+		`rate(x_total[5m])`:                     false,
+		`sum(increase(x_total{b="c"}[5m])) > 0`: false,
+		`rate(a:x_total:from_zero{b="c"}[5m]) or rate(x_total[5m])`: false,
+		`increase(a:x_total:from_zero[5m]) or rate(x_total[5m])`:    false,
+		`rate(x_total[5m]) or rate(a:x_total:from_zero[5m])`:        false,
+		`rate(a:x_total:from_zero[5m]) and rate(x_total[5m])`:       false,
+	} {
+		if err := counters.Check(promcheck.Query{Place: "here", Expr: expr}); (err == nil) != accepted {
+			t.Errorf("%s: %v", expr, err)
+		}
+	}
+}
+
 func TestRecordingRuleThatUsesItselfHasNoOtherLabels(t *testing.T) {
 	rules, err := promcheck.LoadRules(write(t, "r.yml", ruleFile))
 	if err != nil {

@@ -109,8 +109,8 @@ func (r *Rules) TemplateQueries() ([]Query, error) {
 }
 
 // AddRules makes the metrics of recording rules known, each with the labels that its
-// expression can have. They are gauges. A rule may use those before it, and what it recorded
-// itself before.
+// expression can have. Those named after a counter, level:NAME_total:operation, are counters, the
+// others are gauges. A rule may use those before it, and what it recorded itself before.
 func (m *Metrics) AddRules(r *Rules) error {
 	var errs []error
 	for _, rule := range r.All() {
@@ -118,17 +118,18 @@ func (m *Metrics) AddRules(r *Rules) error {
 			continue
 		}
 		own := slices.Collect(maps.Keys(rule.Labels))
+		counter := strings.HasSuffix(strings.Join(strings.SplitN(rule.Record, ":", 3)[:2], ":"), "_total")
 		// What it has of itself brings no label that it has not from elsewhere.
-		m.byName[rule.Record] = metric{labels: anyLabels()}
+		m.byName[rule.Record] = metric{counter: counter, labels: anyLabels()}
 		if set, err := m.labelsOf(r.query(rule)); err == nil {
-			m.byName[rule.Record] = metric{labels: newLabelSet(set.list()...).with(own...)}
+			m.byName[rule.Record] = metric{counter: counter, labels: newLabelSet(set.list()...).with(own...)}
 		}
 		set, err := m.labelsOf(r.query(rule))
 		if err != nil {
 			errs = append(errs, err)
 			continue // any label, so that those who use it are not refused as well
 		}
-		m.byName[rule.Record] = metric{labels: set.with(own...)}
+		m.byName[rule.Record] = metric{counter: counter, labels: set.with(own...)}
 	}
 	return errors.Join(errs...)
 }

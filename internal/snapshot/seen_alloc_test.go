@@ -1,0 +1,17 @@
+//go:build !race
+
+package snapshot
+
+import (
+	"testing"
+
+	"sockstate_exporter/internal/sock"
+)
+
+func TestSeeingNothingNewAllocatesNothing(t *testing.T) {
+	w := newWatch(t)
+	ns := w.see([]uint16{80, 81}, sockets(80, v4, sock.StateTimeWait))
+	if n := testing.AllocsPerRun(100, func() { w.memory.Note(ns) }); n > 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+}
