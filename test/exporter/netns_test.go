@@ -276,9 +276,10 @@ func TestNamespacesShareTheBudgetWherePortsAreMany(t *testing.T) {
 	}
 	e := start(t, own, withoutPrivileges("--watch.exclude=10048", "--watch.max-ports=4", "--netns="+dir+"/*")...)
 	row := func(netns string, port int) string {
-		return fmt.Sprintf(`sockstate_watched_port_info{netns="%s",port="%d",protocol="tcp",source="listener"} 1`, netns, port)
+		return fmt.Sprintf(`sockstate_watched_port_info{%sport="%d",protocol="tcp",source="listener"} 1`, netns, port)
 	}
-	wantLines(t, e.Get(t, "/metrics"), row("", 2001), row("", 2002), row("blue", 1001), row("blue", 1002),
+	const ofBlue = `netns="blue",`
+	wantLines(t, e.Get(t, "/metrics"), row("", 2001), row("", 2002), row(ofBlue, 1001), row(ofBlue, 1002),
 		`sockstate_watched_ports 4`, `sockstate_watched_ports_dropped 2`)
 }
 
@@ -498,9 +499,6 @@ func TestFailedBindsOfAnotherNamespace(t *testing.T) {
 	if n, ok := before[failure("blue")]; !ok || n != 0 {
 		t.Errorf("before: %v, want a 0 of %s", before, failure("blue"))
 	}
-	if n, ok := before[conflict("blue", "listener")]; !ok || n != 0 {
-		t.Errorf("before: %v, want a 0 of %s", before, conflict("blue", "listener"))
-	}
 	bind := func(ns *kerneltest.NetNS) {
 		s, err := ns.OpenBound(loopback(port), kerneltest.Options{})
 		if err == nil {
@@ -534,7 +532,12 @@ func TestFailedBindsOfAnotherNamespace(t *testing.T) {
 	inode := blue.Inode()
 	_ = blue.Close()
 	unpin()
-	gone := binds()
+	// A namespace that is missed keeps its counters for a minute.
+	gone := map[string]float64(nil)
+	eventually(t, "the namespace is forgotten", func() bool {
+		gone = binds()
+		return gone[failure("other")] > 0
+	})
 	if gone[failure("other")] != n || gone[conflict("other", "listener")] < listener {
 		t.Errorf("once it is gone: %v, want %v failures of others, %v of them for a listener", gone, n, listener)
 	}
