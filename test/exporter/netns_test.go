@@ -399,7 +399,12 @@ func TestNamespacesThatGoInMidScrapeLeaveNothing(t *testing.T) {
 	last := kerneltest.New(t)
 	last.Listen(t, loopback(80), kerneltest.Options{})
 	pin(t, last, dir, "last")
-	wantLines(t, e.Get(t, "/metrics"), `sockstate_watched_ports 1`, `sockstate_watched_ports_dropped 0`)
+	// Those that went last are only missed for a minute, and keep theirs as long.
+	eventually(t, "the ports are given back", func() bool {
+		metrics = e.Get(t, "/metrics")
+		return strings.Contains(metrics, "\nsockstate_watched_ports 1\n")
+	})
+	wantLines(t, metrics, `sockstate_watched_ports_dropped 0`)
 }
 
 func TestFiveHundredNamespaces(t *testing.T) {
@@ -527,24 +532,27 @@ func TestFailedBindsOfAnotherNamespace(t *testing.T) {
 		t.Errorf("latest failures are %v", last)
 	}
 
-	listener := binds()[conflict("blue", "listener")]
+	// What nobody watches any more counts for other namespaces and ports.
+	others := func() float64 {
+		all := samples(t, e, "sockstate_bind_failures_total")
+		return all[failure("other")] + all[call{"ipv4", "tcp"}.series("other", "other", "EADDRINUSE")]
+	}
+	counted := others()
 	_ = l.Close()
 	inode := blue.Inode()
 	_ = blue.Close()
 	unpin()
 	// A namespace that is missed keeps its counters for a minute.
-	gone := map[string]float64(nil)
 	eventually(t, "the namespace is forgotten", func() bool {
-		gone = binds()
-		return gone[failure("other")] > 0
-	})
-	if gone[failure("other")] != n || gone[conflict("other", "listener")] < listener {
-		t.Errorf("once it is gone: %v, want %v failures of others, %v of them for a listener", gone, n, listener)
-	}
-	for series := range gone {
-		if strings.Contains(series, `netns="blue"`) {
-			t.Errorf("once it is gone: %s", series)
+		for series := range binds() {
+			if strings.Contains(series, `netns="blue"`) {
+				return false
+			}
 		}
+		return true
+	})
+	if got := others(); got < counted+n {
+		t.Errorf("%v failures elsewhere once it is gone, want %v more than the %v before", got, n, counted)
 	}
 	// The kernel hands out the lowest free number, unless somebody else gets it.
 	next := kerneltest.New(t)
@@ -563,7 +571,7 @@ func TestFailedBindsOfAnotherNamespace(t *testing.T) {
 		t.Errorf("another namespace begins with %v, want a 0 of %s", n, failure("red"))
 	}
 	bind(next)
-	if got := samples(t, e, "sockstate_bind_failures_total"); got[failure("red")] != 1 || got[failure("other")] != n {
-		t.Errorf("%v in red, %v elsewhere, want 1 and %v", got[failure("red")], got[failure("other")], n)
+	if got := samples(t, e, "sockstate_bind_failures_total"); got[failure("red")] != 1 {
+		t.Errorf("%v in red, want 1", got[failure("red")])
 	}
 }
