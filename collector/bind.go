@@ -80,7 +80,8 @@ type failedCall struct {
 func (c *failedCall) compare(o *failedCall) int {
 	return cmp.Or(
 		cmp.Compare(c.netns, o.netns),
-		cmp.Compare(c.portLabel(), o.portLabel()),
+		cmp.Compare(c.port, o.port),
+		compareBool(c.otherPort, o.otherPort),
 		cmp.Compare(c.protocol, o.protocol),
 		cmp.Compare(c.family, o.family),
 		cmp.Compare(c.errno, o.errno),
@@ -89,7 +90,18 @@ func (c *failedCall) compare(o *failedCall) int {
 	)
 }
 
-func (c *failedCall) portLabel() string { return askedPort(c.port, c.otherPort) }
+// compareBool puts false first.
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+func (c *failedCall) portLabel(ch *sink) string { return askedPort(ch, c.port, c.otherPort) }
 
 // A tally adds up the counts with the same labels.
 type tally map[failedCall]uint64
@@ -123,7 +135,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	f.collectConflicts(s, netns, ch)
 	for _, l := range s.Binds.Data.Latest {
 		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
+			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
 	}
 	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
@@ -149,7 +161,7 @@ func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *si
 		}, c.N)
 	}
 	put := func(m *Metric, c *failedCall, n uint64) {
-		ch.put(m, float64(n), c.netns, c.portLabel(), c.protocol, c.family, c.errno)
+		ch.put(m, float64(n), c.netns, c.portLabel(ch), c.protocol, c.family, c.errno)
 	}
 	for c := range expectedFailures(s) {
 		put(f.failures, &c, binds.take(c))
@@ -171,7 +183,7 @@ func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch
 		}, c.N)
 	}
 	for _, c := range conflicts.sorted() {
-		ch.put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(), c.protocol, c.family, c.reuseAddr, c.cause)
+		ch.put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(ch), c.protocol, c.family, c.reuseAddr, c.cause)
 	}
 }
 
@@ -205,11 +217,11 @@ func seenOn(ns *snapshot.Namespace, protocol sock.Protocol, port uint16) snapsho
 	return ns.Seen.TCP(port)
 }
 
-func askedPort(port uint16, other bool) string {
+func askedPort(ch *sink, port uint16, other bool) string {
 	if other {
 		return "other"
 	}
-	return strconv.Itoa(int(port))
+	return ch.port(port)
 }
 
 // errnoLabel is the symbolic name, or other: for errors that the tracer does not tell apart, and

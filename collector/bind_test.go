@@ -2,6 +2,7 @@ package collector
 
 import (
 	"maps"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -187,7 +188,7 @@ func TestHostileProcessNames(t *testing.T) {
 		if label == "" {
 			process = ""
 		}
-		want[`errno="EACCES",family="ipv4",port="`+askedPort(port, false)+`",`+process+`protocol="tcp"`] = "1.7000000005e+09"
+		want[`errno="EACCES",family="ipv4",port="`+strconv.Itoa(int(port))+`",`+process+`protocol="tcp"`] = "1.7000000005e+09"
 	}
 	text := bindText(t, binds)
 	if !utf8.Valid(text) {

@@ -66,12 +66,13 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 	for i := range ns.Listeners.Data {
 		g := &ns.Listeners.Data[i]
 		seen := ns.Seen.TCP(g.Port)
-		group := groupValues(netns, &g.GroupKey, g.Interface)
+		labels := groupValues(ch, netns, &g.GroupKey, g.Interface)
+		group := labels[:]
 		v6only := ""
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.put(f.info, 1, append(group[:len(group):len(group)], v6only, processLabel(g.Owner.Process, &g.Owner), unitLabel(&g.Owner))...)
+		ch.put(f.info, 1, labels[0], labels[1], labels[2], labels[3], labels[4], v6only, processLabel(g.Owner.Process, &g.Owner), unitLabel(&g.Owner))
 		if g.Sockets > 1 || seen.Shared(g.GroupKey) {
 			ch.put(f.sockets, float64(g.Sockets), group...)
 		}
@@ -82,7 +83,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sin
 			ch.put(f.drops, float64(g.Drops), group...)
 		}
 		if seen.GroupsDropped && (i == 0 || g.Port != ns.Listeners.Data[i-1].Port) {
-			ch.put(f.dropped, float64(ns.GroupsDropped[g.Port]), netns, strconv.Itoa(int(g.Port)))
+			ch.put(f.dropped, float64(ns.GroupsDropped[g.Port]), netns, ch.port(g.Port))
 		}
 	}
 }
@@ -92,8 +93,8 @@ func groupLabels() []string {
 	return []string{"netns", "address", "port", "family", "interface"}
 }
 
-func groupValues(netns string, g *ports.GroupKey, device string) []string {
-	return []string{netns, g.Address.String(), strconv.Itoa(int(g.Port)), g.Family.String(), interfaceLabel(device, g.Ifindex)}
+func groupValues(ch *sink, netns string, g *ports.GroupKey, device string) [5]string {
+	return [...]string{netns, ch.address(g.Address), ch.port(g.Port), g.Family.String(), interfaceLabel(device, g.Ifindex)}
 }
 
 // interfaceLabel is the device's name. If Printable changed the name, the index follows it:

@@ -1,7 +1,9 @@
 package collector
 
 import (
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,19 +54,70 @@ type sink struct {
 	values   slab[float64]
 	labels   slab[*dto.LabelPair]
 
+	ports     map[uint16]string
+	addresses map[netip.Addr]string
+
 	series int // put so far
 }
 
 // A family has the samples of a Metric.
 type family struct {
-	dto  *dto.MetricFamily
-	last []*dto.LabelPair // by Metric.order
+	dto *dto.MetricFamily
+	// last are the latest values of each label, by Metric.order: nearly always, a label has one of
+	// the few values that it had just before.
+	last []latest
+}
+
+// latest are pairs with different values. The first is the one of the sample before.
+type latest [4]*dto.LabelPair
+
+// find returns the pair with the value, if it is one of the latest, and puts it first.
+func (l *latest) find(value string) *dto.LabelPair {
+	for i, p := range l {
+		if p == nil {
+			return nil
+		}
+		if *p.Value == value {
+			copy(l[1:i+1], l[:i])
+			l[0] = p
+			return p
+		}
+	}
+	return nil
+}
+
+func (l *latest) add(p *dto.LabelPair) {
+	copy(l[1:], l[:])
+	l[0] = p
 }
 
 type pair struct{ name, value string }
 
 func newSink() *sink {
-	return &sink{families: make(map[*Metric]*family), pairs: make(map[pair]*dto.LabelPair)}
+	return &sink{
+		families: make(map[*Metric]*family), pairs: make(map[pair]*dto.LabelPair),
+		ports: make(map[uint16]string), addresses: make(map[netip.Addr]string),
+	}
+}
+
+// port is the label of a port. Most collectors ask for it.
+func (s *sink) port(number uint16) string {
+	label, ok := s.ports[number]
+	if !ok {
+		label = strconv.Itoa(int(number))
+		s.ports[number] = label
+	}
+	return label
+}
+
+// address is the label of an address. Most ports have the same ones.
+func (s *sink) address(a netip.Addr) string {
+	label, ok := s.addresses[a]
+	if !ok {
+		label = a.String()
+		s.addresses[a] = label
+	}
+	return label
 }
 
 // put adds a sample. values are of m.Labels. An empty one is the same as no label, and is left out.
@@ -78,11 +131,12 @@ func (s *sink) put(m *Metric, value float64, values ...string) {
 		if values[j] == "" {
 			continue
 		}
-		// Most values are the same as in the sample before.
-		if f.last[i] == nil || *f.last[i].Value != values[j] {
-			f.last[i] = s.pair(m.Labels[j], values[j])
+		p := f.last[i].find(values[j])
+		if p == nil {
+			p = s.pair(m.Labels[j], values[j])
+			f.last[i].add(p)
 		}
-		labels = append(labels, f.last[i])
+		labels = append(labels, p)
 	}
 	sample.Label = labels
 	number := &s.values.take(1)[0]
@@ -107,7 +161,7 @@ func (s *sink) family(m *Metric) *family {
 	}
 	f := &family{
 		dto:  &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: &typ},
-		last: make([]*dto.LabelPair, len(m.order)),
+		last: make([]latest, len(m.order)),
 	}
 	s.families[m] = f
 	return f

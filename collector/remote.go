@@ -36,7 +36,7 @@ func (f *remoteFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink)
 	for i := range ns.Remote.Data {
 		p := &ns.Remote.Data[i]
 		seen := ns.Seen.Remote(i)
-		port := strconv.Itoa(int(p.Number))
+		port := ch.port(p.Number)
 		for _, family := range sock.Families() {
 			if !seen.InUse(family) {
 				continue

@@ -53,13 +53,13 @@ func (f *restartFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink
 	for i := range ns.Verdicts.Data {
 		p := &ns.Verdicts.Data[i]
 		seen := ns.Seen.TCP(p.Number)
-		port := strconv.Itoa(int(p.Number))
+		port := ch.port(p.Number)
 		for i := range p.Binds {
 			b := &p.Binds[i]
 			if !seen.InUse(sock.FamilyOf(b.Address)) {
 				continue
 			}
-			address, family, reuseaddr := b.Address.String(), sock.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
+			address, family, reuseaddr := ch.address(b.Address), sock.FamilyOf(b.Address).String(), strconv.FormatBool(b.ReuseAddr)
 			if seconds, ok := blockedSeconds(&b.Verdict); ok {
 				ch.put(f.blocked, seconds, netns, address, port, family, reuseaddr)
 			}
@@ -87,7 +87,7 @@ func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string,
 			}
 		}
 		restarts = restarts[n:]
-		address, family := r.Address.String(), sock.FamilyOf(r.Address).String()
+		address, family := ch.address(r.Address), sock.FamilyOf(r.Address).String()
 		if seconds, ok := blockedSeconds(&r.Verdict); ok {
 			ch.put(f.restart, seconds, netns, address, port, family)
 		}

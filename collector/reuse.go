@@ -39,14 +39,15 @@ func (f *reuseFamily) collect(s *snapshot.Snapshot, ch *sink) {
 }
 
 func (f *reuseFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
-	for _, g := range ns.Listeners.Data {
-		labels := groupValues(netns, &g.GroupKey, g.Interface)
+	for i := range ns.Listeners.Data {
+		g := &ns.Listeners.Data[i]
+		labels := groupValues(ch, netns, &g.GroupKey, g.Interface)
 		for _, flag := range []struct {
 			metric *Metric
 			value  bindrule.Flag
 		}{{f.reuseAddr, g.ReuseAddr}, {f.reusePort, g.ReusePort}} {
 			if flag.value != bindrule.FlagUnknown {
-				ch.put(flag.metric, boolValue(flag.value == bindrule.Yes), labels...)
+				ch.put(flag.metric, boolValue(flag.value == bindrule.Yes), labels[:]...)
 			}
 		}
 	}

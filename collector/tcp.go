@@ -2,7 +2,6 @@ package collector
 
 import (
 	"iter"
-	"strconv"
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
@@ -46,7 +45,7 @@ func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 	for i := range ns.TCP.Data {
 		p := &ns.TCP.Data[i]
 		seen := ns.Seen.TCP(p.Number)
-		port := strconv.Itoa(int(p.Number))
+		port := ch.port(p.Number)
 		for _, family := range sock.Families() {
 			if !seen.InUse(family) {
 				continue

@@ -1,7 +1,6 @@
 package collector
 
 import (
-	"strconv"
 	"time"
 
 	"sockstate_exporter/internal/snapshot"
@@ -47,7 +46,7 @@ func (f *udpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 	for i := range ns.UDP.Data.Ports {
 		p := &ns.UDP.Data.Ports[i]
 		seen := ns.Seen.UDP(p.Number)
-		port := strconv.Itoa(int(p.Number))
+		port := ch.port(p.Number)
 		for _, family := range sock.Families() {
 			if !seen.InUse(family) {
 				continue

@@ -2,7 +2,6 @@ package collector
 
 import (
 	"iter"
-	"strconv"
 	"time"
 
 	"sockstate_exporter/internal/ports"
@@ -45,7 +44,7 @@ func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		netns := ns.Label()
 		for protocol, set := range watched(ns) {
 			for _, p := range set.Ports {
-				ch.put(f.info, 1, netns, strconv.Itoa(int(p.Number)), protocol.String(), p.Name, string(p.Source))
+				ch.put(f.info, 1, netns, ch.port(p.Number), protocol.String(), p.Name, string(p.Source))
 			}
 		}
 	}
