@@ -106,7 +106,7 @@ func TestBindFailuresBySeries(t *testing.T) {
 			[]bindtrace.Count{changed(web, byListen), changed(changed(web, byListen), elsewhere)},
 			nil,
 			map[string]string{
-				`errno="EADDRINUSE",family="ipv4",port="80",protocol="tcp"`:      "3",
+				`errno="EADDRINUSE",family="ipv4",port="80",protocol="tcp"`:               "3",
 				`errno="EADDRINUSE",family="ipv4",netns="other",port="80",protocol="tcp"`: "3",
 			}},
 	} {

@@ -70,9 +70,9 @@ func TestFeaturesSayHowTheyWorkOrWhyNot(t *testing.T) {
 	}
 	c := New(constant(s), func() []sock.Feature { return features }, newLogger(new(logbook)))
 	want := map[string]string{
-		`feature="bind_tracing",reason="no_tracefs"`:  "0",
+		`feature="bind_tracing",reason="no_tracefs"`:          "0",
 		`feature="reuse_flags",mode="pidfd",reason="cap_bpf"`: "1",
-		`feature="sock_diag"`:               "1",
+		`feature="sock_diag"`:                                 "1",
 	}
 	if got := values(exposition(t, c), "sockstate_feature_available"); !maps.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -25,9 +25,9 @@ func (r *Recorder) keepInSight(e *bindtrace.Event) {
 	}
 	switch e.Protocol {
 	case bindtrace.ProtocolTCP, bindtrace.ProtocolMPTCP:
-		r.cfg.Watch.BindFailed(time.Now(), netns, sock.TCP, e.Port, e.UID)
+		r.cfg.Watch.BindFailed(time.Now(), netns, sock.TCP, e.Port, e.User)
 	case bindtrace.ProtocolUDP:
-		r.cfg.Watch.BindFailed(time.Now(), netns, sock.UDP, e.Port, e.UID)
+		r.cfg.Watch.BindFailed(time.Now(), netns, sock.UDP, e.Port, e.User)
 	default: // has no watched ports
 	}
 }

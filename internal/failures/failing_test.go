@@ -35,7 +35,7 @@ func TestFailedCallsStartAWatchOfTheirPort(t *testing.T) {
 	event := func(change func(*bindtrace.Event)) {
 		e := bindtrace.Event{
 			Netns: ownNetns, Op: bindtrace.OpBind, Protocol: bindtrace.ProtocolTCP, Errno: unix.EADDRINUSE,
-			PortKnown: true, Port: 8080, UID: 1000,
+			PortKnown: true, Port: 8080, User: 1000,
 		}
 		change(&e)
 		r.add(&e)
@@ -43,7 +43,7 @@ func TestFailedCallsStartAWatchOfTheirPort(t *testing.T) {
 	event(func(*bindtrace.Event) {})
 	event(func(e *bindtrace.Event) { e.Protocol, e.Port = bindtrace.ProtocolUDP, 53 })
 	event(func(e *bindtrace.Event) { e.Protocol, e.Port, e.Errno = bindtrace.ProtocolMPTCP, 80, unix.EACCES })
-	event(func(e *bindtrace.Event) { e.Netns, e.Op, e.UID = blue, bindtrace.OpListen, 0 })
+	event(func(e *bindtrace.Event) { e.Netns, e.Op, e.User = blue, bindtrace.OpListen, 0 })
 	for _, change := range []func(*bindtrace.Event){
 		func(e *bindtrace.Event) { e.Netns = elsewhere },
 		func(e *bindtrace.Event) { e.PortKnown = false },

@@ -224,7 +224,7 @@ func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.
 		names = new(owner.Names)
 		r.names[key] = names
 	}
-	return names.Add(e.Time, e.UID, e.Command(), by.Service())
+	return names.Add(e.Time, e.User, e.Command(), by.Service())
 }
 
 func (r *Recorder) keyOf(e *bindtrace.Event) Key {

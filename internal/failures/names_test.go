@@ -28,7 +28,7 @@ func TestNamesOfThoseWhoFailAreBounded(t *testing.T) {
 	}
 	for i := range 10_000 {
 		e := failed(80, fmt.Sprintf("x%d", i), time.Duration(i)*100*time.Millisecond)
-		e.UID = hostile
+		e.User, e.UID = hostile, 100_000+uint32(i) // a subordinate one each time
 		r.add(&e)
 		look()
 	}
@@ -37,7 +37,7 @@ func TestNamesOfThoseWhoFailAreBounded(t *testing.T) {
 	}
 	for _, port := range []uint16{80, 81} {
 		e := failed(port, "postgres", time.Hour/2)
-		e.UID = victim
+		e.User, e.UID = victim, victim
 		r.add(&e)
 	}
 	for _, f := range r.all() {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -307,9 +308,15 @@ func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 	if err := set.Namespaces[0].Close(); err != nil {
 		t.Fatal(err)
 	}
+	var mu sync.Mutex
 	var ns Namespace
+	publish := func(set func(*Namespace)) {
+		mu.Lock()
+		defer mu.Unlock()
+		set(&ns)
+	}
 	broken := newWorker(cfg, func(p sock.Protocol) *ports.Watcher { return cfg.Watch.Elsewhere(p, 1) }, cfg.Host.In(set.Namespaces[0])).
-		begin(func(set func(*Namespace)) { set(&ns) }, &walkBudget{left: time.Hour})
+		begin(publish, &walkBudget{left: time.Hour})
 	broken.list(t.Context())
 	broken.sockets(t.Context())
 	for name, err := range map[string]error{"Watch": ns.Watch.Err, "Listeners": ns.Listeners.Err, "TCP": ns.TCP.Err, "Verdicts": ns.Verdicts.Err} {

@@ -71,7 +71,7 @@ func metrics(ctx context.Context, port int, names []string) ([]string, error) {
 	}
 	var out []string
 	number := fmt.Sprintf(`port="%d"`, port)
-	for line := range strings.Lines(strings.ReplaceAll(body, `netns="",`, "")) {
+	for line := range strings.Lines(body) {
 		name, _, _ := strings.Cut(line, "{")
 		if slices.Contains(names, name) && strings.Contains(line, number) && !strings.Contains(line, "netns=") {
 			out = append(out, strings.TrimSpace(line))

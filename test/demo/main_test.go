@@ -88,7 +88,7 @@ func TestDemoTellsTheStoryAndLeavesNothing(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	want := []string{
-		`    sockstate_tcp_listener_reuseaddr{address="0.0.0.0",family="ipv4",interface="",port="4840"} 0`,
+		`    sockstate_tcp_listener_reuseaddr{address="0.0.0.0",family="ipv4",port="4840"} 0`,
 		`    sockstate_tcp_sockets{family="ipv4",port="4840",state="established"} 5`,
 		`    listen tcp4 0.0.0.0:4840: bind: address already in use`,
 		`    sockstate_tcp_sockets{family="ipv4",port="4841",state="time_wait"} 5`,

@@ -34,7 +34,7 @@ func (e *exporter) metrics(t *testing.T) string {
 // features are the rows of sockstate_feature_available by feature: "1", or why not.
 func (e *exporter) features(t *testing.T) map[string]string {
 	t.Helper()
-	rows := regexp.MustCompile(`(?m)^sockstate_feature_available\{feature="(\w+)",mode="(\w*)",reason="(\w*)"\} ([01])$`).
+	rows := regexp.MustCompile(`(?m)^sockstate_feature_available\{feature="(\w+)"(?:,mode="(\w*)")?(?:,reason="(\w*)")?\} ([01])$`).
 		FindAllStringSubmatch(e.metrics(t), -1)
 	out := make(map[string]string)
 	for _, row := range rows {

@@ -188,7 +188,7 @@ func flagRows(listeners [][4]string) map[string]float64 {
 			family = "ipv6"
 		}
 		for i, metric := range []string{"sockstate_tcp_listener_reuseaddr", "sockstate_tcp_listener_reuseport"} {
-			row := fmt.Sprintf(`%s{address="%s",family="%s",interface="",netns="",port="%s"}`, metric, l[0], family, l[1])
+			row := fmt.Sprintf(`%s{address="%s",family="%s",port="%s"}`, metric, l[0], family, l[1])
 			before, there := out[row]
 			out[row] = float64(l[2+i][0] - '0')
 			if there {

@@ -120,9 +120,7 @@ basic_auth_users:
   %s: %s
 `, webUser, webHash))
 	e := command(t, kerneltest.New(t), withoutPrivileges("--web.config.file="+filepath.Join(dir, "web.yml"))...)
-	if err := e.Cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	e.Start(t)
 	return e
 }
 

@@ -12,7 +12,8 @@ import (
 // Metrics is what an exporter serves on /metrics.
 type Metrics string
 
-// Samples are the lines of a metric that have all the labels.
+// Samples are the lines of a metric that have all the labels. As in PromQL, netns="" selects those
+// without the label.
 func (m Metrics) Samples(metric string, labels ...string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 	lines:
@@ -22,7 +23,7 @@ func (m Metrics) Samples(metric string, labels ...string) iter.Seq[string] {
 				continue
 			}
 			for _, label := range labels {
-				if !strings.Contains(rest, label) {
+				if name, missing := strings.CutSuffix(label, `=""`); missing && hasLabel(rest, name) || !missing && !strings.Contains(rest, label) {
 					continue lines
 				}
 			}
@@ -31,6 +32,10 @@ func (m Metrics) Samples(metric string, labels ...string) iter.Seq[string] {
 			}
 		}
 	}
+}
+
+func hasLabel(labels, name string) bool {
+	return strings.Contains(labels, "{"+name+"=") || strings.Contains(labels, ","+name+"=")
 }
 
 // Sum adds up the samples of a metric that have all the labels. There must be one.

@@ -16,6 +16,10 @@ n 6
 	if got, err := m.Sum("n"); got != 6 || err != nil {
 		t.Errorf("sum %v, %v, want 6", got, err)
 	}
+	const named = `name=""`
+	if got, err := m.Sum("m", named); got != 4 || err != nil {
+		t.Errorf("sum without a name %v, %v, want 4", got, err)
+	}
 	const want = `no m with ["state=\"close\""]`
 	if _, err := m.Sum("m", `state="close"`); err == nil || err.Error() != want {
 		t.Errorf("error %v for a sample that is not there, want %s", err, want)

@@ -176,7 +176,7 @@ func begin(t *testing.T, cmd *kerneltest.Cmd) (end func() string) {
 	}
 }
 
-// maxSeries bounds what --watch.max-ports=512 and the default bound of listener groups let any
+// maxSeries bounds what --watch.max-ports=1024 and the default bound of listener groups let any
 // user make. It is about twice what was seen.
 const maxSeries = 100_000
 
@@ -211,8 +211,8 @@ func TestCrowdOfListenersIsBounded(t *testing.T) {
 	if n := s.sum(t, "sockstate_tcp_listener_groups_dropped", crowdedPort); n != crowdSize-64 {
 		t.Errorf("%v groups are not shown, want %d", n, crowdSize-64)
 	}
-	if n := s.sum(t, "sockstate_watched_ports"); n != 512 {
-		t.Errorf("%v ports are watched, want 512", n)
+	if n := s.sum(t, "sockstate_watched_ports"); n != 1024 {
+		t.Errorf("%v ports are watched, want 1024", n)
 	}
 	s.sum(t, "sockstate_tcp_listener_info", fmt.Sprintf(`port="%d"`, server.Port())) // is there
 	if n := s.series(); n > maxSeries {

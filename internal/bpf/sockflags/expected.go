@@ -69,7 +69,7 @@ func (it *iterator) forgetExpected() error {
 
 // appendExpected adds what the program has to know of a bind: see enum what.
 func appendExpected(keys []sockflagsExpectedKey, port uint16, b *Bind) []sockflagsExpectedKey {
-	to, any := sockflagsExpectedKey{Port: port}, sockflagsExpectedKey{Port: port, Any: 1}
+	to, every := sockflagsExpectedKey{Port: port}, sockflagsExpectedKey{Port: port, Any: 1}
 	if addr := b.Addr.Unmap(); b.Addr.IsValid() && !addr.IsUnspecified() {
 		for i, bytes := 0, addr.As16(); i < len(to.Addr); i++ {
 			to.Addr[i] = binary.NativeEndian.Uint32(bytes[4*i:])
@@ -77,7 +77,7 @@ func appendExpected(keys []sockflagsExpectedKey, port uint16, b *Bind) []sockfla
 		keys = append(keys, to)
 	}
 	add := func(what uint8, value uint32) {
-		for _, k := range []sockflagsExpectedKey{to, any} {
+		for _, k := range []sockflagsExpectedKey{to, every} {
 			k.What, k.Value = what, value
 			keys = append(keys, k)
 		}
