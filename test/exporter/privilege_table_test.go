@@ -241,8 +241,8 @@ func refused(args ...string) func(*testing.T, *kerneltest.NetNS) page {
 	return func(t *testing.T, ns *kerneltest.NetNS) page {
 		t.Helper()
 		e := userCommand(t, ns, "", args...)
-		if err := e.Cmd.Run(); err == nil || e.Cmd.ProcessState.ExitCode() != 1 {
-			t.Fatalf("%v, want exit status 1\n%s", err, e.Log)
+		if status := e.Wait(t); status != 1 {
+			t.Fatalf("exit status %d, want 1\n%s", status, e.Log)
 		}
 		return page{log: e.Log.String()}
 	}
