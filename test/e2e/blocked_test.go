@@ -42,7 +42,7 @@ func TestBlockedRestartIsToldAndResolved(t *testing.T) {
 	})
 
 	eventually(t, "Prometheus knows whose it is", func() string {
-		return m.missing(`sockstate_tcp_restart_info{port="4840", family="ipv4", process="opcua-server"} == 1`)
+		return m.missing(`sockstate_tcp_listener_info{port="4840", family="ipv4", process="opcua-server"} == 1`)
 	})
 
 	server.Kill()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -28,7 +29,8 @@ func startAll(t *testing.T) *monitor {
 	web, edge, flaky, blind, gone := kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t)
 	further := kerneltest.New(t)
 	thenWeb, thenFurther, thenEdge := s.web(web), s.further(further), s.edge(edge)
-	blind.Listen(t, loopback(portEverywhere), kerneltest.Options{})
+	// The flags of the connection are not known to an exporter without privileges.
+	blind.Listen(t, loopback(portEverywhere), kerneltest.Options{}).Peers(t, kerneltest.StateEstablished, 1, netip.MustParseAddr("127.0.0.2"))
 
 	broken := &exporter{
 		instance: instanceFlaky, ns: flaky, args: append(watch(4840, 4841, 4842), "--watch.max-ports=2", "--no-collector.listener"),
