@@ -31,7 +31,7 @@ const (
 	fleetFailing  = 100              // one host in so many has a bind that fails
 
 	// fleetMemory is where Prometheus begins to spend CPU to stay below it.
-	fleetMemory = "4500MiB"
+	fleetMemory = "5400MiB"
 )
 
 // BenchmarkFleet measures what a fleet of usual hosts costs Prometheus, and how long it takes to
@@ -240,6 +240,7 @@ func (f *fleet) report(b *testing.B, took []float64) {
 	b.ReportMetric(f.value(b, "rate(prometheus_tsdb_head_samples_appended_total[5m])"), "samples/s")
 	b.ReportMetric(f.value(b, "rate(process_cpu_seconds_total{job=\"prometheus\"}[5m])"), "CPUs")
 	b.ReportMetric(f.value(b, "process_resident_memory_bytes{job=\"prometheus\"}"), "RSS-B")
+	b.ReportMetric(f.value(b, "rate(go_gc_duration_seconds_count{job=\"prometheus\"}[3m])"), "GCs/s")
 	b.ReportMetric(sum/float64(len(took))*1e9, "ns/op")
 	b.ReportMetric(slices.Min(took)*1e9, "min-ns/op")
 	b.ReportMetric(slices.Max(took)*1e9, "max-ns/op")
