@@ -2,6 +2,7 @@ package netns
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -264,7 +265,8 @@ func TestNameStaysWithItsFirstOwner(t *testing.T) {
 	check("at first")
 
 	// A user's process in a namespace of its own has a container's name.
-	cmd := thief.Command(t, "/bin/sleep", "1000").As(hostile, hostile)
+	cmd := thief.Command(t, "/proc/self/exe").As(hostile, hostile)
+	cmd.Env = append(os.Environ(), roleEnv+"=sleep")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
