@@ -105,7 +105,7 @@ func byCause(counts []ConflictCount, of func(ConflictCount) bool) map[string]uin
 
 func TestManyFailuresShareFewLooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		const n = 100_000
 		event := taken(80, 1)
 		start := time.Now()
@@ -232,7 +232,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 // failure has its cause all the same.
 func TestAnotherUsersFloodLeavesTheCauseOfAServersFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80), sock.PortRange{First: 1000, Last: 1400})}}, nil)
 		for port := uint16(1000); port < 1400; port++ {
 			hostile := taken(port, 1)[0]
@@ -291,7 +291,7 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 // Others cannot take the place of watched ports.
 func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		for port := uint16(1000); port < 2000; port++ {
 			f.send(taken(port, 1)...)
 		}
@@ -322,7 +322,7 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+				f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 				event := taken(80, 1)[0]
 				change(&event)
 				f.send(event)
@@ -340,7 +340,7 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 
 func TestOtherErrorsAreNoConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		denied, listen := taken(80, 1)[0], taken(80, 1)[0]
 		denied.Errno, listen.Op = unix.EACCES, bindtrace.OpListen
 		f.send(denied, listen)
@@ -375,8 +375,8 @@ func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := follow(t)
 		asked := 0
-		gone := diagtest.NewSocket(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0")
-		stays := []netlinkdiag.Socket{diagtest.NewTimeWait("127.0.0.0:80", "127.0.0.1:4000", time.Second)}
+		gone := diagtest.InState(netlinkdiag.StateClose, "0.0.0.0:80", "0.0.0.0:0")
+		stays := []netlinkdiag.Socket{diagtest.TimeWait("127.0.0.0:80", "127.0.0.1:4000", time.Second)}
 		f.kernel.script(func(req diagtest.Request) []diagtest.Datagram {
 			if asked++; asked == 1 {
 				return []diagtest.Datagram{
@@ -401,7 +401,7 @@ func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 // The first line comes at once, the next ones with what happened in between.
 func TestLinesOfAPortAreApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := follow(t, diagtest.NewListener("0.0.0.0:80", 1))
+		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		for range 100 {
 			f.send(taken(80, 1)...)
 			time.Sleep(time.Second)
@@ -429,7 +429,7 @@ func (unitsByPID) OfProcess(pid uint32, _ uint64) (owner.Owner, bool) {
 
 func TestConflictHasTheOwnerOfTheFailureThatIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := followWith(t, nil, unitsByPID{}, diagtest.NewListener("0.0.0.0:80", 1))
+		f := followWith(t, nil, unitsByPID{}, diagtest.Listening("0.0.0.0:80", 1))
 		events := taken(80, 3)
 		for i := range events {
 			events[i].PID = uint32(100 + i)
@@ -492,7 +492,7 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := followWith(t, &tt.flags, nil, diagtest.NewSocket(netlinkdiag.StateClose, "127.0.0.0:80", "0.0.0.0:0"))
+				f := followWith(t, &tt.flags, nil, diagtest.InState(netlinkdiag.StateClose, "127.0.0.0:80", "0.0.0.0:0"))
 				e := taken(80, 1)[0]
 				e.ReuseAddr = true
 				f.send(e)
@@ -537,11 +537,11 @@ func TestListenersThatALookComparesAreFew(t *testing.T) {
 	const many = 3000
 	for i := range many {
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 80)
-		sockets = append(sockets, diagtest.NewListener(addr.String(), uint64(i)))
+		sockets = append(sockets, diagtest.Listening(addr.String(), uint64(i)))
 	}
 	// They share one address.
 	for i := range many {
-		sockets = append(sockets, diagtest.NewListener("0.0.0.0:81", uint64(len(sockets)+i)))
+		sockets = append(sockets, diagtest.Listening("0.0.0.0:81", uint64(len(sockets)+i)))
 	}
 	cfg := probe.Config{Dial: newFakeKernel(sockets...).dial}
 	ns := cfg.Own()
@@ -566,7 +566,7 @@ func TestListenersThatALookComparesAreFew(t *testing.T) {
 
 func TestOtherHalf(t *testing.T) {
 	server := func(local string, uid uint32, v6only bool) ports.Listener {
-		s := diagtest.NewListener(local, 1)
+		s := diagtest.Listening(local, 1)
 		s.UID, s.V6Only = uid, v6only
 		return ports.NewListener(&s)
 	}

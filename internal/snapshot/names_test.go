@@ -25,7 +25,7 @@ func (r *renaming) Find(_ context.Context, sockets []owner.Socket) (map[uint64]o
 }
 
 func TestNamesOfListenersAreBounded(t *testing.T) {
-	first, second := diagtest.NewListener("127.0.0.1:80", 1), diagtest.NewListener("127.0.0.1:81", 2)
+	first, second := diagtest.Listening("127.0.0.1:80", 1), diagtest.Listening("127.0.0.1:81", 2)
 	first.UID, second.UID = 1000, 26
 	first.Inode, second.Inode = 1, 2
 	cfg := newFake(first, second).config()

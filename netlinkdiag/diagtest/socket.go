@@ -7,9 +7,9 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// NewSocket returns a socket with these addresses, written as 127.0.0.1:80 or [::1]:80. Its family
-// is that of the local one.
-func NewSocket(state netlinkdiag.State, local, remote string) netlinkdiag.Socket {
+// InState returns a socket with these addresses, written as 127.0.0.1:80 or [::1]:80. Its family is
+// that of the local one.
+func InState(state netlinkdiag.State, local, remote string) netlinkdiag.Socket {
 	s := netlinkdiag.Socket{
 		Family: netlinkdiag.FamilyIPv4,
 		State:  state,
@@ -22,20 +22,21 @@ func NewSocket(state netlinkdiag.State, local, remote string) netlinkdiag.Socket
 	return s
 }
 
-// NewListener returns a listening socket with a backlog of 128.
-func NewListener(local string, cookie uint64) netlinkdiag.Socket {
+// Listening returns a listening socket whose accept queue is empty and takes 128 connections. It
+// has counters of memory, all 0.
+func Listening(local string, cookie uint64) netlinkdiag.Socket {
 	remote := "0.0.0.0:0"
 	if netip.MustParseAddrPort(local).Addr().Is6() {
 		remote = "[::]:0"
 	}
-	s := NewSocket(netlinkdiag.StateListen, local, remote)
+	s := InState(netlinkdiag.StateListen, local, remote)
 	s.Cookie, s.WQueue, s.HasMem = cookie, 128, true
 	return s
 }
 
-// NewTimeWait returns a socket in TIME_WAIT whose timer is due in left.
-func NewTimeWait(local, remote string, left time.Duration) netlinkdiag.Socket {
-	s := NewSocket(netlinkdiag.StateTimeWait, local, remote)
+// TimeWait returns a socket in TIME_WAIT that expires after left.
+func TimeWait(local, remote string, left time.Duration) netlinkdiag.Socket {
+	s := InState(netlinkdiag.StateTimeWait, local, remote)
 	s.Timer, s.Expires = netlinkdiag.TimerTimeWait, left
 	return s
 }
