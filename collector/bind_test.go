@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 )
 
 // bindText is the exposition of a host where ports 80 and 4840 are watched and these binds failed.
@@ -60,7 +61,7 @@ func TestNoPortWatchedIsNoZero(t *testing.T) {
 
 // Each case is what is there besides the zeros, or in their place.
 func TestBindFailuresBySeries(t *testing.T) {
-	web := count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRINUSE, 3)
+	web := count(80, sock.FamilyIPv4, sock.TCP, unix.EADDRINUSE, 3)
 	for _, tt := range []struct {
 		name    string
 		counts  []bindtrace.Count
@@ -72,12 +73,12 @@ func TestBindFailuresBySeries(t *testing.T) {
 		{"families, protocols and errors apart",
 			[]bindtrace.Count{
 				web,
-				count(80, bindtrace.FamilyIPv6, bindtrace.ProtocolTCP, unix.EADDRINUSE, 4),
-				count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolUDP, unix.EADDRINUSE, 5),
-				count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolMPTCP, unix.EADDRINUSE, 6),
-				count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolSCTP, unix.EADDRINUSE, 7),
-				count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolOther, unix.EADDRINUSE, 8),
-				count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EINVAL, 9),
+				count(80, sock.FamilyIPv6, sock.TCP, unix.EADDRINUSE, 4),
+				count(80, sock.FamilyIPv4, sock.UDP, unix.EADDRINUSE, 5),
+				count(80, sock.FamilyIPv4, sock.MPTCP, unix.EADDRINUSE, 6),
+				count(80, sock.FamilyIPv4, sock.SCTP, unix.EADDRINUSE, 7),
+				count(80, sock.FamilyIPv4, sock.OtherProtocol, unix.EADDRINUSE, 8),
+				count(80, sock.FamilyIPv4, sock.TCP, unix.EINVAL, 9),
 			},
 			map[string]string{
 				`errno="EADDRINUSE",family="ipv4",port="80",protocol="tcp"`:   "3",
@@ -181,7 +182,7 @@ func TestHostileProcessNames(t *testing.T) {
 	for name, label := range names {
 		port++
 		binds.Latest = append(binds.Latest, failures.Failure{
-			Key:  failures.Key{Netns: ownNetns, Port: port, Protocol: bindtrace.ProtocolTCP},
+			Key:  failures.Key{Netns: ownNetns, Port: port, Family: sock.FamilyIPv4, Protocol: sock.TCP},
 			Time: at, Errno: unix.EACCES, Process: name,
 		})
 		process := `process="` + label + `",`
@@ -204,8 +205,8 @@ func TestLatestFailuresAreNeverTheSameSeries(t *testing.T) {
 	var binds failures.Binds
 	for _, netns := range []uint32{0, ownNetns} {
 		for _, port := range []failures.Key{{Port: 0}, {Port: 80}, {OtherPort: true}} {
-			for _, family := range []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6} {
-				for _, protocol := range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP, bindtrace.ProtocolOther} {
+			for _, family := range []sock.Family{sock.FamilyIPv4, sock.FamilyIPv6} {
+				for _, protocol := range []sock.Protocol{sock.TCP, sock.UDP, sock.OtherProtocol} {
 					key := port
 					key.Netns, key.Family, key.Protocol = netns, family, protocol
 					binds.Latest = append(binds.Latest, failures.Failure{Key: key, Errno: unix.EACCES, Process: "\xff"})

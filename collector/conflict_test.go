@@ -5,18 +5,18 @@ import (
 	"strings"
 	"testing"
 
-	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
 
 const conflictsTotal = "sockstate_bind_conflicts_total"
 
 func TestConflictsBySeries(t *testing.T) {
-	tcp := failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	tcp := failures.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	v6, mptcp, foreign, gone, zero, other := tcp, tcp, tcp, tcp, tcp, tcp
-	v6.Family = bindtrace.FamilyIPv6
-	mptcp.Protocol = bindtrace.ProtocolMPTCP
+	v6.Family = sock.FamilyIPv6
+	mptcp.Protocol = sock.MPTCP
 	foreign.Netns = 0
 	gone.Port = 8080
 	zero.Port = 0

@@ -164,7 +164,7 @@ func someVerdicts() []verdict.Port {
 const ownNetns = 4026531840
 
 // count is a failed bind() in the exporter's network namespace.
-func count(port uint16, family bindtrace.Family, protocol bindtrace.Protocol, errno unix.Errno, n uint64) bindtrace.Count {
+func count(port uint16, family sock.Family, protocol sock.Protocol, errno unix.Errno, n uint64) bindtrace.Count {
 	return bindtrace.Count{N: n, Key: bindtrace.Key{
 		Netns: ownNetns, Port: port, Family: family, Protocol: protocol, Errno: errno,
 	}}
@@ -183,7 +183,7 @@ func byListen(k *bindtrace.Key)  { k.Op = bindtrace.OpListen }
 
 // someBinds has a failure of every kind.
 func someBinds() failures.Binds {
-	web := count(80, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRINUSE, 3)
+	web := count(80, sock.FamilyIPv4, sock.TCP, unix.EADDRINUSE, 3)
 	at := time.UnixMilli(1_700_000_000_123)
 	return failures.Binds{
 		Counts: []bindtrace.Count{
@@ -191,14 +191,14 @@ func someBinds() failures.Binds {
 			changed(web, elsewhere),
 			changed(web, otherPort),
 			changed(web, byListen),
-			count(0, bindtrace.FamilyIPv6, bindtrace.ProtocolUDP, unix.EADDRINUSE, 1),
-			count(4840, bindtrace.FamilyIPv6, bindtrace.ProtocolMPTCP, 0, 1<<40),
-			changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 17), byConnect),
-			changed(changed(count(0, bindtrace.FamilyIPv4, bindtrace.ProtocolTCP, unix.EADDRNOTAVAIL, 1000), byConnect), otherPort),
+			count(0, sock.FamilyIPv6, sock.UDP, unix.EADDRINUSE, 1),
+			count(4840, sock.FamilyIPv6, sock.MPTCP, 0, 1<<40),
+			changed(count(0, sock.FamilyIPv4, sock.TCP, unix.EADDRNOTAVAIL, 17), byConnect),
+			changed(changed(count(0, sock.FamilyIPv4, sock.TCP, unix.EADDRNOTAVAIL, 1000), byConnect), otherPort),
 		},
 		Conflicts: []failures.ConflictCount{{
 			ConflictKey: failures.ConflictKey{
-				Key:       failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
+				Key:       failures.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP},
 				ReuseAddr: true, Cause: verdict.CauseTimeWait,
 			},
 			N: 2,
@@ -206,10 +206,10 @@ func someBinds() failures.Binds {
 		Connects: true,
 		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
 		Latest: []failures.Failure{{
-			Key:  failures.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP},
+			Key:  failures.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP},
 			Time: at, Errno: unix.EADDRINUSE, Process: "nginx",
 		}, {
-			Key:  failures.Key{OtherPort: true, Family: bindtrace.FamilyIPv6, Protocol: bindtrace.ProtocolUDP},
+			Key:  failures.Key{OtherPort: true, Family: sock.FamilyIPv6, Protocol: sock.UDP},
 			Time: at.Add(time.Second), Errno: unix.EACCES, Process: "evil\n\xff\"}\u202e",
 		}},
 	}

@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -46,7 +47,7 @@ type Conflict struct {
 	Namespace string
 
 	Port     uint16
-	Protocol bindtrace.Protocol
+	Protocol sock.Protocol
 	Time     time.Time
 	Process  string // what the thread called itself: any bytes
 	PID      uint32
@@ -144,7 +145,7 @@ func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) {
 
 // visible: a look could show the cause. A bind to port 0 fails when no port is free at all.
 func visible(e *bindtrace.Event) bool {
-	return e.PortKnown && e.Port != 0 && (e.Protocol == bindtrace.ProtocolTCP || e.Protocol == bindtrace.ProtocolMPTCP)
+	return e.PortKnown && e.Port != 0 && (e.Protocol == sock.TCP || e.Protocol == sock.MPTCP)
 }
 
 // wait notes a failure for the next look, if there is room.

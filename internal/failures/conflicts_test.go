@@ -31,7 +31,7 @@ func taken(port uint16, n int) []bindtrace.Event {
 	for i := range out {
 		out[i] = bindtrace.Event{
 			Time: time.Unix(1_700_000_000, int64(i)), Netns: ownNetns, Errno: unix.EADDRINUSE,
-			Protocol: bindtrace.ProtocolTCP, PortKnown: true, Port: port,
+			Family: sock.FamilyIPv4, Protocol: sock.TCP, PortKnown: true, Port: port,
 			Addr: netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}),
 		}
 	}
@@ -257,7 +257,7 @@ func TestAnotherUsersFloodLeavesTheCauseOfAServersFailure(t *testing.T) {
 // Whatever users do, the keys of ports that are not watched any more are given back, and no sum falls.
 func TestConflictKeysAreGivenBack(t *testing.T) {
 	r := newRecorder()
-	web := Key{Netns: ownNetns, Port: 9000, Protocol: bindtrace.ProtocolTCP}
+	web := Key{Netns: ownNetns, Port: 9000, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	var last uint64
 	for round := range uint16(30) {
 		first := 10_000 + 500*round
@@ -266,7 +266,7 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 		for _, p := range flood.Ports {
 			for _, cause := range verdict.Causes() {
 				for _, reuseAddr := range []bool{false, true} {
-					key := Key{Netns: ownNetns, Port: p.Number, Protocol: bindtrace.ProtocolTCP}
+					key := Key{Netns: ownNetns, Port: p.Number, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 					r.conflicts.settled(ConflictKey{Key: key, ReuseAddr: reuseAddr, Cause: cause}, 1)
 				}
 			}
@@ -316,7 +316,7 @@ func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 func TestEventsThatALookCannotExplain(t *testing.T) {
 	for name, change := range map[string]func(*bindtrace.Event){
 		"another namespace":  func(e *bindtrace.Event) { e.Netns++ },
-		"udp":                func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolUDP },
+		"udp":                func(e *bindtrace.Event) { e.Protocol = sock.UDP },
 		"port 0":             func(e *bindtrace.Event) { e.Port = 0 },
 		"a port nobody read": func(e *bindtrace.Event) { e.PortKnown = false },
 	} {

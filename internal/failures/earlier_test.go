@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -22,7 +23,7 @@ func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 	type shown struct{ port, other uint64 }
 	update := func(sets map[uint32][]ports.Set, port, other uint64) shown {
 		t.Helper()
-		key := bindtrace.Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP, Errno: unix.EADDRINUSE}
+		key := bindtrace.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRINUSE}
 		off := key
 		off.Port, off.OtherPort = 0, true
 		tracer.counts = []bindtrace.Count{{Key: key, N: port}, {Key: off, N: other}}
@@ -74,7 +75,7 @@ func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 
 func TestCauseOfTheFailureThatMadeAPortWatched(t *testing.T) {
 	r := newRecorder()
-	off := Key{Netns: ownNetns, OtherPort: true, Protocol: bindtrace.ProtocolTCP}
+	off := Key{Netns: ownNetns, OtherPort: true, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	port := &waitingPort{binds: map[waitingBind]*waitingBinds{{key: off}: {n: 1}}}
 	r.conflicts.settle(portID{ownNetns, 80}, port, new(bindrule.Port))
 	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}, nil)

@@ -24,9 +24,9 @@ func (r *Recorder) keepInSight(e *bindtrace.Event) {
 		netns = 0
 	}
 	switch e.Protocol {
-	case bindtrace.ProtocolTCP, bindtrace.ProtocolMPTCP:
+	case sock.TCP, sock.MPTCP:
 		r.cfg.Watch.BindFailed(time.Now(), netns, sock.TCP, e.Port, e.User)
-	case bindtrace.ProtocolUDP:
+	case sock.UDP:
 		r.cfg.Watch.BindFailed(time.Now(), netns, sock.UDP, e.Port, e.User)
 	default: // has no watched ports
 	}

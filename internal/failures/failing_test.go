@@ -34,20 +34,20 @@ func TestFailedCallsStartAWatchOfTheirPort(t *testing.T) {
 	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t)}, blue: {watching(t)}}, nil)
 	event := func(change func(*bindtrace.Event)) {
 		e := bindtrace.Event{
-			Netns: ownNetns, Op: bindtrace.OpBind, Protocol: bindtrace.ProtocolTCP, Errno: unix.EADDRINUSE,
+			Netns: ownNetns, Op: bindtrace.OpBind, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRINUSE,
 			PortKnown: true, Port: 8080, User: 1000,
 		}
 		change(&e)
 		r.add(&e)
 	}
 	event(func(*bindtrace.Event) {})
-	event(func(e *bindtrace.Event) { e.Protocol, e.Port = bindtrace.ProtocolUDP, 53 })
-	event(func(e *bindtrace.Event) { e.Protocol, e.Port, e.Errno = bindtrace.ProtocolMPTCP, 80, unix.EACCES })
+	event(func(e *bindtrace.Event) { e.Protocol, e.Port = sock.UDP, 53 })
+	event(func(e *bindtrace.Event) { e.Protocol, e.Port, e.Errno = sock.MPTCP, 80, unix.EACCES })
 	event(func(e *bindtrace.Event) { e.Netns, e.Op, e.User = blue, bindtrace.OpListen, 0 })
 	for _, change := range []func(*bindtrace.Event){
 		func(e *bindtrace.Event) { e.Netns = elsewhere },
 		func(e *bindtrace.Event) { e.PortKnown = false },
-		func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolSCTP },
+		func(e *bindtrace.Event) { e.Protocol = sock.SCTP },
 	} {
 		event(change) // nothing to watch
 	}

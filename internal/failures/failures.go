@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 )
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
@@ -56,8 +57,8 @@ type Key struct {
 	Netns     uint32 // inode number of the network namespace, 0: not a watched one
 	Port      uint16 // the port that was asked for; valid unless OtherPort
 	OtherPort bool   // not a watched port
-	Family    bindtrace.Family
-	Protocol  bindtrace.Protocol
+	Family    sock.Family
+	Protocol  sock.Protocol
 }
 
 // compare puts what is watched first.

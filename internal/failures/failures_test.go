@@ -33,9 +33,11 @@ func TestPortHasItsNumberWhereItIsWatched(t *testing.T) {
 		got = append(got, failure.Key)
 	}
 	on := func(netns uint32, port uint16) Key {
-		return Key{Netns: netns, Port: port, Protocol: bindtrace.ProtocolTCP}
+		return Key{Netns: netns, Port: port, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	}
-	off := func(netns uint32) Key { return Key{Netns: netns, OtherPort: true, Protocol: bindtrace.ProtocolTCP} }
+	off := func(netns uint32) Key {
+		return Key{Netns: netns, OtherPort: true, Family: sock.FamilyIPv4, Protocol: sock.TCP}
+	}
 	want := []Key{on(ownNetns, 80), off(ownNetns), on(blue, 81), off(blue), on(0, 80), on(0, 81), off(0)}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
@@ -50,10 +52,10 @@ func TestLatestFailures(t *testing.T) {
 	failure := func(key Key, process string, after time.Duration) Failure {
 		return Failure{Key: key, Time: time.Unix(1_700_000_000, 0).Add(after), Errno: unix.EADDRINUSE, Process: process}
 	}
-	tcp80 := Key{Netns: ownNetns, Port: 80, Protocol: bindtrace.ProtocolTCP}
+	tcp80 := Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	v6, udp, foreign, zero, other := tcp80, tcp80, tcp80, tcp80, tcp80
-	v6.Family = bindtrace.FamilyIPv6
-	udp.Protocol = bindtrace.ProtocolUDP
+	v6.Family = sock.FamilyIPv6
+	udp.Protocol = sock.UDP
 	foreign.Netns = 0
 	zero.Port = 0
 	other.Port, other.OtherPort = 0, true
@@ -69,8 +71,8 @@ func TestLatestFailures(t *testing.T) {
 		{"each key apart", []bindtrace.Event{
 			with(failed(80, "foreign", 1), func(e *bindtrace.Event) { e.Netns = foreignNetns }),
 			failed(8080, "other", 2),
-			with(failed(80, "udp", 3), func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolUDP }),
-			with(failed(80, "v6", 4), func(e *bindtrace.Event) { e.Family = bindtrace.FamilyIPv6 }),
+			with(failed(80, "udp", 3), func(e *bindtrace.Event) { e.Protocol = sock.UDP }),
+			with(failed(80, "v6", 4), func(e *bindtrace.Event) { e.Family = sock.FamilyIPv6 }),
 			failed(0, "zero", 5),
 			failed(80, "tcp", 6),
 		}, []Failure{
@@ -98,13 +100,13 @@ func TestLatestFailures(t *testing.T) {
 // An ordinary user may ask for every port, in a namespace of their own too.
 func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
 	r := recorderOf(t, []sock.PortRange{{First: 1000, Last: 1004}})
-	families := []bindtrace.Family{bindtrace.FamilyIPv4, bindtrace.FamilyIPv6}
+	families := []sock.Family{sock.FamilyIPv4, sock.FamilyIPv6}
 	for port := range 1 << 16 {
 		for _, netns := range []uint32{ownNetns, foreignNetns + uint32(port)} {
 			e := failed(uint16(port), "hostile", 0)
 			e.Netns, e.Errno = netns, unix.Errno(port%4096)
 			for _, e.Family = range families {
-				for _, e.Protocol = range []bindtrace.Protocol{bindtrace.ProtocolTCP, bindtrace.ProtocolUDP} {
+				for _, e.Protocol = range []sock.Protocol{sock.TCP, sock.UDP} {
 					r.add(&e)
 				}
 			}

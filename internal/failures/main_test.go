@@ -27,7 +27,7 @@ const ownNetns, foreignNetns = 4026531840, 4026532999
 func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
 	e := bindtrace.Event{
 		Time: time.Unix(1_700_000_000, 0).Add(after), Netns: ownNetns, Errno: unix.EADDRINUSE,
-		Protocol: bindtrace.ProtocolTCP, PortKnown: true, Port: port,
+		Family: sock.FamilyIPv4, Protocol: sock.TCP, PortKnown: true, Port: port,
 	}
 	copy(e.Comm[:], comm)
 	return e

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -25,8 +26,8 @@ type Recent struct {
 	Port      uint16 // that was asked for; valid where PortKnown
 	PortKnown bool
 	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
-	Family    bindtrace.Family
-	Protocol  bindtrace.Protocol
+	Family    sock.Family
+	Protocol  sock.Protocol
 	Errno     unix.Errno
 	Process   string // what the thread called itself: any bytes
 
@@ -59,8 +60,8 @@ type recentKey struct {
 	port      uint16
 	portKnown bool
 	addr      netip.Addr
-	family    bindtrace.Family
-	protocol  bindtrace.Protocol
+	family    sock.Family
+	protocol  sock.Protocol
 	errno     unix.Errno
 	comm      [16]byte
 }

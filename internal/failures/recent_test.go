@@ -41,7 +41,7 @@ func TestRecentFailuresDifferByWhatTheCallWas(t *testing.T) {
 	changes := []func(*bindtrace.Event){
 		func(*bindtrace.Event) {},
 		func(e *bindtrace.Event) { e.Errno = unix.EACCES },
-		func(e *bindtrace.Event) { e.Protocol = bindtrace.ProtocolUDP },
+		func(e *bindtrace.Event) { e.Protocol = sock.UDP },
 		func(e *bindtrace.Event) { e.Addr = netip.IPv4Unspecified() },
 		func(e *bindtrace.Event) { e.Netns = foreignNetns },
 		func(e *bindtrace.Event) { e.Port, e.PortKnown = 0, false },

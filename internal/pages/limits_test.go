@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 )
 
@@ -28,7 +29,7 @@ func nearLimits(s *snapshot.Snapshot) {
 		s.Binds.Data.Counts = append(s.Binds.Data.Counts, c)
 	}
 	connect(s.Inode, 12, nil)
-	connect(s.Inode, 30, func(k *bindtrace.Key) { k.Family = bindtrace.FamilyIPv6 })
+	connect(s.Inode, 30, func(k *bindtrace.Key) { k.Family = sock.FamilyIPv6 })
 	connect(s.Inode, 1000, func(k *bindtrace.Key) { k.OtherPort = true }) // failed for another reason than a lack of ports
 	connect(s.Inode, 2000, func(k *bindtrace.Key) { k.Op = bindtrace.OpBind })
 	connect(0, 4000, nil)

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
@@ -156,7 +155,7 @@ func TestPortsHTMLAndJSON(t *testing.T) {
 
 func failure(port uint16, process string, before time.Duration, change func(*failures.Recent)) failures.Recent {
 	f := failures.Recent{
-		Netns: 4026531840, Watched: true, Port: port, PortKnown: true, Addr: any4, Protocol: bindtrace.ProtocolTCP,
+		Netns: 4026531840, Watched: true, Port: port, PortKnown: true, Addr: any4, Family: sock.FamilyIPv4, Protocol: sock.TCP,
 		Errno: unix.EADDRINUSE, Process: process, PID: 4711, Count: 1,
 		First: pageTime.Add(-before), Last: pageTime.Add(-before),
 		Request: bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, UID: bindrule.UIDOf(1000)},
@@ -181,7 +180,7 @@ func hostWithFailures() *snapshot.Snapshot {
 		failure(4842, "a\nb\"'\xff\xfe\u202ec", 150*time.Second, func(f *failures.Recent) { f.Errno, f.Addr = unix.EADDRNOTAVAIL, lo6 }),
 		failure(80, "web", 3*time.Hour, func(f *failures.Recent) { f.Errno, f.Watched = unix.EACCES, false }),
 		failure(81, "", 4*time.Hour, func(f *failures.Recent) { f.Netns, f.Watched = 4026539999, false }),
-		failure(53, "dns", 90*time.Hour, func(f *failures.Recent) { f.Protocol, f.Watched = bindtrace.ProtocolUDP, false }),
+		failure(53, "dns", 90*time.Hour, func(f *failures.Recent) { f.Protocol, f.Watched = sock.UDP, false }),
 		failure(0, "client", 91*time.Hour, func(f *failures.Recent) { f.Netns = 4026532001 }),
 		failure(0, "odd", 92*time.Hour, func(f *failures.Recent) {
 			f.PortKnown, f.Watched, f.Errno, f.Request.Ifindex = false, false, 4095, 3

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -46,7 +45,7 @@ func WhyFailed(f *failures.Recent, watched bool) string {
 		return "no port of net.ipv4.ip_local_port_range was free for this address"
 	case !watched:
 		return "not looked for: the network namespace is not watched"
-	case f.Protocol != bindtrace.ProtocolTCP && f.Protocol != bindtrace.ProtocolMPTCP:
+	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:
 		return "another socket has the port; which one is looked for with TCP only"
 	default:
 		return "not looked for, or not yet"

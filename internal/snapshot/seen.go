@@ -353,15 +353,15 @@ func (m *Memory) NoteFailures(ns *Namespace, counts []bindtrace.Count) {
 		}
 		in := &m.seen.tcp
 		switch c.Protocol {
-		case bindtrace.ProtocolTCP, bindtrace.ProtocolMPTCP:
-		case bindtrace.ProtocolUDP:
+		case sock.TCP, sock.MPTCP:
+		case sock.UDP:
 			in = &m.seen.udp
 		default:
 			continue
 		}
 		if i, ok := in.set.Find(c.Port); ok {
 			family := sock.FamilyIPv4
-			if c.Family == bindtrace.FamilyIPv6 {
+			if c.Family == sock.FamilyIPv6 {
 				family = sock.FamilyIPv6
 			}
 			m.see(&in.ports, i, family, 0)

@@ -143,12 +143,12 @@ func TestAnAskedPortUsesBothFamiliesUntilItUsesOne(t *testing.T) {
 }
 
 // bindFailure is a failed bind() to the port.
-func bindFailure(port uint16, family bindtrace.Family, protocol bindtrace.Protocol) bindtrace.Count {
+func bindFailure(port uint16, family sock.Family, protocol sock.Protocol) bindtrace.Count {
 	return bindtrace.Count{N: 1, Key: bindtrace.Key{Netns: inode, Port: port, Family: family, Protocol: protocol, Errno: unix.EADDRINUSE}}
 }
 
 func TestAFamilyThatFailedToBindIsInUse(t *testing.T) {
-	const tcp, ipv6 = bindtrace.ProtocolTCP, bindtrace.FamilyIPv6
+	const tcp, ipv6 = sock.TCP, sock.FamilyIPv6
 	failure := bindFailure(80, ipv6, tcp)
 	changed := func(change func(*bindtrace.Count)) bindtrace.Count {
 		c := failure
@@ -161,10 +161,10 @@ func TestAFamilyThatFailedToBindIsInUse(t *testing.T) {
 		want bool
 	}{
 		{"TCP", failure, true},
-		{"MPTCP", bindFailure(80, ipv6, bindtrace.ProtocolMPTCP), true},
+		{"MPTCP", bindFailure(80, ipv6, sock.MPTCP), true},
 		{"for another reason", changed(func(c *bindtrace.Count) { c.Errno = unix.EACCES }), true},
-		{"UDP", bindFailure(80, ipv6, bindtrace.ProtocolUDP), false},
-		{"SCTP", bindFailure(80, ipv6, bindtrace.ProtocolSCTP), false},
+		{"UDP", bindFailure(80, ipv6, sock.UDP), false},
+		{"SCTP", bindFailure(80, ipv6, sock.SCTP), false},
 		{"another port", bindFailure(81, ipv6, tcp), false},
 		{"another namespace", changed(func(c *bindtrace.Count) { c.Netns++ }), false},
 		{"a port without number", changed(func(c *bindtrace.Count) { c.OtherPort = true }), false},
@@ -199,7 +199,7 @@ func TestUDPFamiliesAreSeenApart(t *testing.T) {
 	}
 	note(1)
 	ns := note(0)
-	m.NoteFailures(ns, []bindtrace.Count{bindFailure(514, bindtrace.FamilyIPv4, bindtrace.ProtocolUDP)})
+	m.NoteFailures(ns, []bindtrace.Count{bindFailure(514, sock.FamilyIPv4, sock.UDP)})
 	checkSeen(t, "a port that had a socket", ns.Seen.UDP(53), false, true, 0, 0)
 	checkSeen(t, "a port that failed to bind", ns.Seen.UDP(514), true, false, 0, 0)
 	checkSeen(t, "the TCP port with its number", ns.Seen.TCP(53), false, false, 0, 0)
@@ -327,7 +327,7 @@ func TestWhatWasHandedOutDoesNotChange(t *testing.T) {
 		ns.GroupsDropped = map[uint16]int{80: 1}
 		ns.Listeners.Data = []ports.Group{{GroupKey: ports.GroupKey{Port: 80, Family: v4, Address: localhost4}, Sockets: 2}}
 	})
-	w.memory.NoteFailures(later, []bindtrace.Count{bindFailure(80, bindtrace.FamilyIPv6, bindtrace.ProtocolTCP)})
+	w.memory.NoteFailures(later, []bindtrace.Count{bindFailure(80, sock.FamilyIPv6, sock.TCP)})
 	p := ns.Seen.TCP(80)
 	checkSeen(t, "the first snapshot", p, true, false, sock.States(sock.StateListen), 0)
 	if p.GroupsDropped || len(p.shared) > 0 {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 const (
@@ -38,12 +39,12 @@ type way struct {
 func ways(tg target) []way {
 	at := func(addr netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(addr, port) }
 	wrongFamily := unix.EAFNOSUPPORT
-	if tg.protocol == ProtocolSCTP {
+	if tg.protocol == sock.SCTP {
 		wrongFamily = unix.EINVAL // sctp_sockaddr_af
 	}
 	// A sockaddr of the other family, long enough for either.
 	foreign, foreignBytes := netip.MustParseAddr("2001:db8::2"), []byte(nil)
-	if tg.family == FamilyIPv6 {
+	if tg.family == sock.FamilyIPv6 {
 		foreign = netip.MustParseAddr("192.0.2.2")
 		foreignBytes = make([]byte, unix.SizeofSockaddrInet6-unix.SizeofSockaddrInet4)
 	}
@@ -97,7 +98,7 @@ func ways(tg target) []way {
 			},
 		}, {
 			name: "v4 sockaddr on v6 socket", errno: unix.EINVAL, port: testPort, addr: at(foreign, testPort),
-			skip: func(tg target) bool { return tg.family != FamilyIPv6 || tg.protocol == ProtocolSCTP },
+			skip: func(tg target) bool { return tg.family != sock.FamilyIPv6 || tg.protocol == sock.SCTP },
 			bind: func(t *testing.T, tg target) error {
 				return bindRaw(tg.open(t), sockaddrOf(foreign, testPort))
 			},
@@ -192,7 +193,7 @@ func TestReuseFlagsOfTheBinderAreTold(t *testing.T) {
 		for _, tg := range targets(t, ns) {
 			for flags := range 8 {
 				addr, port, only := flags&1, flags>>1&1, flags>>2
-				if only == 1 && tg.family != FamilyIPv6 {
+				if only == 1 && tg.family != sock.FamilyIPv6 {
 					continue
 				}
 				netns := uint32(ns.Inode())
@@ -201,7 +202,7 @@ func TestReuseFlagsOfTheBinderAreTold(t *testing.T) {
 					fd := tg.open(t)
 					err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, addr),
 						unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, port))
-					if tg.family == FamilyIPv6 {
+					if tg.family == sock.FamilyIPv6 {
 						err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only))
 					}
 					if err != nil {
@@ -401,7 +402,7 @@ func TestWatchedSetBoundsKeysAndKeepsCounts(t *testing.T) {
 		}
 		key := func(netns uint32, other bool) Key {
 			k := Key{
-				Netns: netns, Port: port, Family: FamilyIPv6, Protocol: ProtocolUDP,
+				Netns: netns, Port: port, Family: sock.FamilyIPv6, Protocol: sock.UDP,
 				Errno: unix.EADDRNOTAVAIL,
 			}
 			if other {
@@ -452,7 +453,7 @@ func TestFailedListenCountsUnderBoundPort(t *testing.T) {
 		watchOnly(t, tr, ns, testPort)
 		netns := uint32(ns.Inode())
 		for _, tg := range targets(t, ns) {
-			if !slices.Contains([]Protocol{ProtocolTCP, ProtocolMPTCP}, tg.protocol) {
+			if !slices.Contains([]sock.Protocol{sock.TCP, sock.MPTCP}, tg.protocol) {
 				continue
 			}
 			t.Run(tg.name, func(t *testing.T) {

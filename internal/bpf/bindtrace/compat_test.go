@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"sockstate_exporter/internal/sock"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -114,7 +116,7 @@ func TestCallsOf32BitProcesses(t *testing.T) {
 				}
 				want := map[Key]uint64{}
 				if tr.Mode() == ModeFexit {
-					key := Key{Netns: netns, Op: call.op, Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}
+					key := Key{Netns: netns, Op: call.op, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRNOTAVAIL}
 					if call.op == OpBind {
 						key.Port = testPort
 					}

@@ -76,7 +76,7 @@ func (tg target) listen(t *testing.T) {
 // isTCP tells whether connect looks for a port by itself; for others inet_autobind
 // does before.
 func (tg target) isTCP() bool {
-	return tg.protocol == ProtocolTCP || tg.protocol == ProtocolMPTCP
+	return tg.protocol == sock.TCP || tg.protocol == sock.MPTCP
 }
 
 // noPort returns the error of connect when no ephemeral port is free.
@@ -130,7 +130,7 @@ func connectCases() []connectCase {
 	return []connectCase{
 		{
 			name: "from an address",
-			skip: func(tg target) bool { return tg.protocol == ProtocolMPTCP }, // of later kernels only
+			skip: func(tg target) bool { return tg.protocol == sock.MPTCP }, // of later kernels only
 			connect: func(t *testing.T, tg target) error {
 				fd := tg.open(t)
 				err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
@@ -141,7 +141,7 @@ func connectCases() []connectCase {
 			},
 		}, {
 			name: "IPv4-mapped",
-			skip: func(tg target) bool { return tg.family != FamilyIPv6 },
+			skip: func(tg target) bool { return tg.family != sock.FamilyIPv6 },
 			prepare: func(t *testing.T, _ *kerneltest.NetNS, tg target) {
 				tg.domain, tg.local = unix.AF_INET, netip.MustParseAddr("127.0.0.1")
 				tg.listen(t)
@@ -170,7 +170,7 @@ func connectCases() []connectCase {
 		}, {
 			name:  "no source address",
 			other: true,
-			skip:  func(tg target) bool { return tg.family != FamilyIPv6 },
+			skip:  func(tg target) bool { return tg.family != sock.FamilyIPv6 },
 			prepare: func(t *testing.T, ns *kerneltest.NetNS, _ target) {
 				ns.Sysctl(t, "net.ipv6.conf.lo.disable_ipv6", "1")
 			},

@@ -2,7 +2,11 @@
 
 package bindtrace
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/sock"
+)
 
 // Op is the system call that failed.
 type Op uint8
@@ -26,49 +30,11 @@ func (o Op) String() string {
 	}
 }
 
-// Family is the address family of a socket.
-type Family uint8
+// families and protocols return what the numbers of enum family and enum protocol in bindtrace.c mean.
+func families() [familyCount]sock.Family { return sock.Families() }
 
-// The families, numbered as enum family in bindtrace.c.
-const (
-	FamilyIPv4 Family = iota
-	FamilyIPv6
-	families
-)
-
-func (f Family) String() string {
-	if f == FamilyIPv6 {
-		return "ipv6"
-	}
-	return "ipv4"
-}
-
-// Protocol is the protocol of a socket.
-type Protocol uint8
-
-// The protocols, numbered as enum protocol in bindtrace.c.
-const (
-	ProtocolOther Protocol = iota
-	ProtocolTCP
-	ProtocolUDP
-	ProtocolMPTCP
-	ProtocolSCTP
-	protocols
-)
-
-func (p Protocol) String() string {
-	switch p {
-	case ProtocolTCP:
-		return "tcp"
-	case ProtocolUDP:
-		return "udp"
-	case ProtocolMPTCP:
-		return "mptcp"
-	case ProtocolSCTP:
-		return "sctp"
-	default:
-		return "other"
-	}
+func protocols() [protocolCount]sock.Protocol {
+	return [...]sock.Protocol{sock.OtherProtocol, sock.TCP, sock.UDP, sock.MPTCP, sock.SCTP}
 }
 
 // Bits of the flags byte of an event in bindtrace.c.
@@ -81,12 +47,14 @@ const (
 
 // How many counts a slot of bindtrace.c has, and of which calls.
 const (
+	familyCount     = 2
+	protocolCount   = 5
 	errnoClassCount = 16
 	connectErrors   = 2
 
-	bindCounts    = int(families) * int(protocols) * errnoClassCount
-	listenCounts  = int(families) * int(protocols)
-	connectCounts = int(families) * int(protocols) * connectErrors
+	bindCounts    = familyCount * protocolCount * errnoClassCount
+	listenCounts  = familyCount * protocolCount
+	connectCounts = familyCount * protocolCount * connectErrors
 	slotCounts    = bindCounts + listenCounts + connectCounts
 )
 
@@ -96,8 +64,8 @@ type Key struct {
 	Port      uint16 // that the caller asked for; not valid with OtherPort; connect: 0
 	OtherPort bool   // not a watched port, or no port that could be read; connect: not a lack of ports
 	Op        Op
-	Family    Family // of the socket
-	Protocol  Protocol
+	Family    sock.Family // of the socket
+	Protocol  sock.Protocol
 	Errno     unix.Errno // 0: an error without a class, or one more than the port may have
 }
 
@@ -125,8 +93,8 @@ func keyOf(p place, i int) Key {
 		i -= bindCounts + listenCounts
 		k.Op, k.Errno = OpConnect, [connectErrors]unix.Errno{unix.EADDRNOTAVAIL, unix.EAGAIN}[digit(connectErrors)]
 	}
-	k.Protocol = Protocol(digit(int(protocols)))
-	k.Family = Family(digit(int(families)))
+	k.Protocol = protocols()[digit(protocolCount)]
+	k.Family = families()[digit(familyCount)]
 	return k
 }
 
@@ -136,7 +104,7 @@ func (k *Key) common() bool {
 		return true
 	}
 	switch k.Protocol {
-	case ProtocolTCP, ProtocolUDP, ProtocolMPTCP:
+	case sock.TCP, sock.UDP, sock.MPTCP:
 		return k.Errno == unix.EADDRINUSE || k.Errno == unix.EADDRNOTAVAIL || k.Errno == unix.EACCES
 	}
 	return false

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"sockstate_exporter/internal/sock"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -25,8 +27,8 @@ type Event struct {
 
 	Netns    uint32 // inode number of the socket's network namespace, watched or not
 	Op       Op
-	Family   Family // of the socket
-	Protocol Protocol
+	Family   sock.Family // of the socket
+	Protocol sock.Protocol
 	Errno    unix.Errno
 
 	PortKnown bool       // the call carried an address and port
@@ -44,7 +46,10 @@ func (e *Event) Command() string {
 	return string(name)
 }
 
-var errEventSize = errors.New("record of unexpected size")
+var (
+	errEventSize   = errors.New("record of unexpected size")
+	errEventNumber = errors.New("unknown number")
+)
 
 // decode decodes a record of the ring: struct event of bindtrace.c in native byte order. bootWall is
 // the wall-clock time of boot.
@@ -56,6 +61,9 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 	if _, err := binary.Decode(record, binary.NativeEndian, &raw); err != nil {
 		return fmt.Errorf("decode event: %w", err)
 	}
+	if raw.Family >= familyCount || raw.Protocol >= protocolCount {
+		return fmt.Errorf("decode event: %w: family %d, protocol %d", errEventNumber, raw.Family, raw.Protocol)
+	}
 	*e = Event{
 		Time:      bootWall.Add(time.Duration(raw.BootNs)),
 		PID:       raw.Pid,
@@ -66,8 +74,8 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 		CgroupID:  raw.CgroupId,
 		Netns:     raw.Netns,
 		Op:        Op(raw.Op),
-		Family:    Family(raw.Family),
-		Protocol:  Protocol(raw.Protocol),
+		Family:    families()[raw.Family],
+		Protocol:  protocols()[raw.Protocol],
 		Errno:     unix.Errno(raw.Error),
 		PortKnown: raw.Flags&flagPortKnown != 0,
 		Port:      raw.Port,

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"sockstate_exporter/internal/sock"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -35,7 +37,7 @@ func TestDecodeEvent(t *testing.T) {
 	raw := bpfEvent{
 		BootNs: 5e9, CgroupId: 7, Pid: 10, Tid: 11, Uid: 1000, User: 1001, Netns: 4026531840, Ifindex: 3, ScopeId: 2,
 		Error: uint32(unix.EADDRINUSE), Port: 4840, AddrFamily: unix.AF_INET6,
-		Op: uint8(OpListen), Family: uint8(FamilyIPv6), Protocol: uint8(ProtocolMPTCP),
+		Op: uint8(OpListen), Family: 1, Protocol: 3, // FAMILY_IPV6, PROTO_MPTCP
 		Flags: flagReusePort | flagV6Only | flagPortKnown,
 		Addr:  netip.MustParseAddr("fe80::1").As16(),
 		Comm:  [16]uint8{'n', 'g', 'i', 'n', 'x'},
@@ -43,7 +45,7 @@ func TestDecodeEvent(t *testing.T) {
 	boot := time.Unix(1000, 0)
 	want := Event{
 		Time: boot.Add(5 * time.Second), PID: 10, TID: 11, UID: 1000, User: 1001, Comm: raw.Comm, CgroupID: 7,
-		Netns: 4026531840, Op: OpListen, Family: FamilyIPv6, Protocol: ProtocolMPTCP, Errno: unix.EADDRINUSE,
+		Netns: 4026531840, Op: OpListen, Family: sock.FamilyIPv6, Protocol: sock.MPTCP, Errno: unix.EADDRINUSE,
 		PortKnown: true, Port: 4840, Addr: netip.MustParseAddr("fe80::1%2"), Ifindex: 3,
 		ReusePort: true, V6Only: true,
 	}
@@ -64,6 +66,15 @@ func TestDecodeEvent(t *testing.T) {
 	for _, bad := range [][]byte{nil, record[:len(record)-1], append(record, 0)} {
 		if err := got.decode(bad, boot); !errors.Is(err, errEventSize) {
 			t.Errorf("decode of %d bytes: want %v, got %v", len(bad), errEventSize, err)
+		}
+	}
+	for _, bad := range []bpfEvent{{Family: familyCount}, {Protocol: protocolCount}} {
+		record, err := binary.Append(nil, binary.NativeEndian, &bad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := got.decode(record, boot); !errors.Is(err, errEventNumber) {
+			t.Errorf("family %d, protocol %d: want %v, got %v", bad.Family, bad.Protocol, errEventNumber, err)
 		}
 	}
 }

@@ -271,7 +271,7 @@ func traceWithoutCaps() error {
 		return err
 	}
 	var r report
-	want := Key{Netns: own, Port: 443, Protocol: ProtocolUDP, Errno: unix.EACCES}
+	want := Key{Netns: own, Port: 443, Family: sock.FamilyIPv4, Protocol: sock.UDP, Errno: unix.EACCES}
 	for _, c := range counts {
 		if c.Key == want {
 			r.Counted = c.N

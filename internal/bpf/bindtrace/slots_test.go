@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sockstate_exporter/internal/sock"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -53,7 +55,7 @@ func newSlotTest(t *testing.T, limit, maxDetails int) *slotTest {
 }
 
 // tcpInUse is the count of failed TCP binds with EADDRINUSE.
-const tcpInUse = int(ProtocolTCP)*errnoClassCount + 1
+const tcpInUse = int(sock.TCP)*errnoClassCount + 1
 
 // find returns the slot in which the programs count.
 func (s *slotTest) find(netns uint32, port uint16) int {
@@ -217,7 +219,7 @@ func TestSeriesThatAProcessCanMakeOfAPortAreBounded(t *testing.T) {
 	if details != defaultMaxDetails {
 		t.Errorf("%d keys that are not common, want %d", details, defaultMaxDetails)
 	}
-	if got, want := last[Key{Netns: 1, Port: 80, Protocol: ProtocolTCP, Errno: unix.EADDRINUSE}], uint64(3); got != want {
+	if got, want := last[Key{Netns: 1, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRINUSE}], uint64(3); got != want {
 		t.Errorf("EADDRINUSE of TCP counted %d times, want %d", got, want)
 	}
 }

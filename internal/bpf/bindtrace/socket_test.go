@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 // target is a kind of socket whose binds are made to fail.
@@ -19,8 +20,8 @@ type target struct {
 	name             string
 	domain, typ      int
 	proto            int
-	family           Family
-	protocol         Protocol
+	family           sock.Family
+	protocol         sock.Protocol
 	local, elsewhere netip.Addr
 }
 
@@ -29,21 +30,21 @@ func targets(t *testing.T, ns *kerneltest.NetNS) []target {
 	t.Helper()
 	var all []target
 	for _, f := range []target{
-		{name: "4", domain: unix.AF_INET, family: FamilyIPv4,
+		{name: "4", domain: unix.AF_INET, family: sock.FamilyIPv4,
 			local: netip.MustParseAddr("127.0.0.1"), elsewhere: netip.MustParseAddr("192.0.2.1")},
-		{name: "6", domain: unix.AF_INET6, family: FamilyIPv6,
+		{name: "6", domain: unix.AF_INET6, family: sock.FamilyIPv6,
 			local: netip.MustParseAddr("::1"), elsewhere: netip.MustParseAddr("2001:db8::1")},
 	} {
 		for _, p := range []struct {
 			typ, proto int
-			protocol   Protocol
+			protocol   sock.Protocol
 			optional   bool
 		}{
-			{unix.SOCK_STREAM, unix.IPPROTO_TCP, ProtocolTCP, false},
-			{unix.SOCK_DGRAM, unix.IPPROTO_UDP, ProtocolUDP, false},
-			{unix.SOCK_STREAM, unix.IPPROTO_MPTCP, ProtocolMPTCP, true},
-			{unix.SOCK_STREAM, unix.IPPROTO_SCTP, ProtocolSCTP, true},
-			{unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE, ProtocolOther, true},
+			{unix.SOCK_STREAM, unix.IPPROTO_TCP, sock.TCP, false},
+			{unix.SOCK_DGRAM, unix.IPPROTO_UDP, sock.UDP, false},
+			{unix.SOCK_STREAM, unix.IPPROTO_MPTCP, sock.MPTCP, true},
+			{unix.SOCK_STREAM, unix.IPPROTO_SCTP, sock.SCTP, true},
+			{unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE, sock.OtherProtocol, true},
 		} {
 			tg := f
 			tg.name = p.protocol.String() + f.name

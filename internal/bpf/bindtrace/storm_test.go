@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 const stormEnv = "SOCKSTATE_BINDTRACE_STORM"
@@ -234,7 +235,7 @@ func TestPortsWithoutASlotLoseNothing(t *testing.T) {
 		got := countsOf(t, tr, uint32(ns.Inode()))
 		want := map[Key]uint64{}
 		for i := range ports {
-			key := Key{Netns: uint32(ns.Inode()), Port: uint16(testPort + i), Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}
+			key := Key{Netns: uint32(ns.Inode()), Port: uint16(testPort + i), Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRNOTAVAIL}
 			if i >= slots {
 				key.Port, key.OtherPort = 0, true
 			}

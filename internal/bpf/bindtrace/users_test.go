@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 const (
@@ -105,7 +106,7 @@ func TestAnotherUserCannotTakeTheCountOfAWatchedPort(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		want := Key{Netns: netns, Port: testPort, Protocol: ProtocolTCP, Errno: unix.EADDRNOTAVAIL}
+		want := Key{Netns: netns, Port: testPort, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRNOTAVAIL}
 		if got := countsOf(t, tr, netns)[want]; got != 1 {
 			t.Errorf("%+v counted %d times, want 1", want, got)
 		}
