@@ -33,6 +33,9 @@ type Config struct {
 
 const defaultLimit = 1024
 
+// MostNamespaces is how many namespaces a Set has at most by default, with those that are missed.
+const MostNamespaces = defaultLimit + maxMissed
+
 // ErrNotNetNS means that a file is not a network namespace. "ip netns" leaves an empty file in
 // /run/netns while it creates or deletes a name, and where it mounted the namespace in another
 // mount namespace.

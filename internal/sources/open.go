@@ -98,7 +98,7 @@ func (s *Sources) openOwners(logger *slog.Logger) {
 
 func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	tracer, err := bindtrace.New(bindtrace.Options{
-		Logger: logger, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts.Watch.MostPorts()),
+		Logger: logger, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts),
 	})
 	if err != nil {
 		s.fails(logger, "bind_tracing", err)
@@ -117,12 +117,15 @@ func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	s.works(logger, sock.Feature{Name: "connect_tracing", Mode: mode})
 }
 
-// tracerSlots is how many slots the tracer needs for that many watched ports. Each port is counted
-// in the namespaces that are not watched, too. A namespace has two more slots: there is room for
-// some hundred.
-func tracerSlots(ports int) int {
-	const namespaces = 256
-	return min(2*(ports+namespaces), bindtrace.MaxSlots)
+// tracerSlots is how many slots the tracer needs for all ports and namespaces that can be watched.
+// Each port is counted in the namespaces that are not watched, too, and each namespace has two more
+// slots, also all those that are not watched together.
+func tracerSlots(opts *Options) int {
+	namespaces := 2
+	if len(opts.Netns) > 0 || opts.Processes {
+		namespaces += netns.MostNamespaces
+	}
+	return min(2*(opts.Watch.MostPorts()+namespaces), bindtrace.MaxSlots)
 }
 
 func (s *Sources) openFlags(logger *slog.Logger) {

@@ -13,9 +13,9 @@ import (
 	"syscall"
 	"testing"
 
-	"sockstate_exporter/internal/sock"
-
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // compatCall is a call of bind or connect by a 32-bit process.

@@ -11,9 +11,9 @@ import (
 	"strconv"
 	"time"
 
-	"sockstate_exporter/internal/sock"
-
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // An Event is one failed call.

@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"sockstate_exporter/internal/sock"
-
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/sock"
 )
 
 func TestKeysOfASlotAreAllDifferent(t *testing.T) {

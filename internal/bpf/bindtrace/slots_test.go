@@ -10,9 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"sockstate_exporter/internal/sock"
-
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // fakeSlots are the kernel's slots.
@@ -55,7 +55,7 @@ func newSlotTest(t *testing.T, limit, maxDetails int) *slotTest {
 }
 
 // tcpInUse is the count of failed TCP binds with EADDRINUSE.
-const tcpInUse = int(sock.TCP)*errnoClassCount + 1
+const tcpInUse = 1*errnoClassCount + 1 // PROTO_TCP
 
 // find returns the slot in which the programs count.
 func (s *slotTest) find(netns uint32, port uint16) int {
@@ -191,6 +191,26 @@ func TestWatchedPortsKeepTheirSlots(t *testing.T) {
 }
 
 // A process fails in every way that there is.
+func TestNamespacesOfOthersLeaveThePortsOfTheFirstOneTheirSlots(t *testing.T) {
+	s := newSlotTest(t, 16, defaultMaxDetails)
+	namespaces := []uint32{7}
+	watch := []Port{{Netns: 7, Number: 80}, {Netns: 7, Number: 443}, {Number: 80}, {Number: 443}}
+	for n := uint32(100); n < 200; n++ {
+		namespaces = append(namespaces, n)
+	}
+	if err := s.assign(placesOf(namespaces, watch)); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range watch[:2] {
+		if s.accounts[place{netns: p.Netns, port: p.Number}] == nil {
+			t.Errorf("port %d of the first namespace has no slot", p.Number)
+		}
+	}
+	if want := 1 + 2*len(namespaces) + len(watch) - 15; s.lacking != want {
+		t.Errorf("%d places lack a slot, want %d", s.lacking, want)
+	}
+}
+
 func TestSeriesThatAProcessCanMakeOfAPortAreBounded(t *testing.T) {
 	s := newSlotTest(t, 8, defaultMaxDetails)
 	s.watch(t, []uint32{1}, 80)

@@ -125,20 +125,27 @@ func (t *Tracer) ConnectsErr() error { return t.connectsErr }
 
 // SetWatch sets the network namespaces, by inode number, that count on their own, and the ports of
 // them that count by number. It replaces the earlier ones. Where there are more than
-// Options.MaxSlots, those that were there before stay, and the first of the others come in: see
-// [Stats.SlotsLacking]. Counts of what is not watched any more move to the other ports of their
+// Options.MaxSlots, those that were there before stay, and of the others the first namespaces come in,
+// each with its ports: see [Stats.SlotsLacking]. Counts of what is not watched any more move to the other ports of their
 // namespace, or of namespace 0.
 func (t *Tracer) SetWatch(namespaces []uint32, ports []Port) error {
+	t.watchMu.Lock()
+	defer t.watchMu.Unlock()
+	return t.whileOpen(func() error { return t.assign(placesOf(namespaces, ports)) })
+}
+
+// placesOf returns the places that are watched, those that need a slot most first.
+func placesOf(namespaces []uint32, ports []Port) []place {
+	of := make(map[uint32][]place, len(namespaces)+1)
+	for _, p := range ports {
+		of[p.Netns] = append(of[p.Netns], place{netns: p.Netns, port: p.Number})
+	}
 	places := []place{{}} // port 0 of other namespaces
 	for _, n := range namespaces {
 		places = append(places, place{netns: n, other: true}, place{netns: n})
+		places = append(places, of[n]...)
 	}
-	for _, p := range ports {
-		places = append(places, place{netns: p.Netns, port: p.Number})
-	}
-	t.watchMu.Lock()
-	defer t.watchMu.Unlock()
-	return t.whileOpen(func() error { return t.assign(places) })
+	return append(places, of[0]...)
 }
 
 // assign also tells the programs. They only read memory: a bpf(2) command would need privileges.
