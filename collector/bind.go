@@ -46,11 +46,11 @@ func newBindFamily() *bindFamily {
 		missed: counter("bind_tracer_missed_runs_total",
 			"Runs of the tracing programs that the kernel skipped."),
 		slotsUsed: gauge("bind_tracer_slots_used",
-			"Slots of the tracer in use: one for each watched port, and two for each network namespace."),
+			"Slots of the tracer in use."),
 		slotsLimit: gauge("bind_tracer_slots_limit",
 			"Slots that the tracer has."),
 		slotsLacking: gauge("bind_tracer_slots_lacking",
-			"Watched ports without a slot, whose failed calls count as port=\"other\"."),
+			"Watched ports and network namespaces that have no slot."),
 	}
 }
 

@@ -57,7 +57,7 @@ A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + 
 | ` + "`netns`" + ` | network namespace; missing for the exporter's own. It keeps its name as long as it exists. Failed calls in network namespaces that are not watched have the value ` + "`other`" + ` |
 | ` + "`port`" + ` | local port, decimal. For failed calls it is the requested port if that is watched, ` + "`0`" + ` if the kernel was to choose one, and ` + "`other`" + ` for the rest |
 | ` + "`protocol`" + ` | ` + "`tcp`, `udp`, `mptcp`, `sctp`, `other`" + `. Go programs try MPTCP before TCP, so a failed Listen counts as one failed bind of each |
-| ` + "`errno`" + ` | name of the error: ` + "`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, ...; `other`" + ` for errors that ` + "`bind()`" + ` itself never returns |
+| ` + "`errno`" + ` | name of the error: ` + "`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, ...; `other`" + ` for errors that ` + "`bind()`" + ` itself never returns, and for the errors of a port beyond its first 8 unusual ones |
 | ` + "`family`" + ` | ` + "`ipv4` or `ipv6`" + `: address family of the socket. An IPv4 client of a dual-stack ` + "`::`" + ` listener counts under ` + "`ipv6`" + ` |
 | ` + "`address`" + ` | local address to which the socket is bound |
 | ` + "`interface`" + ` | network device to which the socket is bound (SO_BINDTODEVICE); usually missing. ` + "`if7`" + ` is a device that is gone, by its index. A device with such a name, or with a ` + "`#`" + ` in it, has its index after a ` + "`#`" + ` |
@@ -67,9 +67,9 @@ A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + 
 | ` + "`process`" + ` | name that the process or thread gave itself: printable, at most 64 characters. Do not trust it. ` + "`(many)`" + ` if its user has had more than 8 names on the port in an hour |
 | ` + "`unit`" + ` | systemd unit or container of the process; printable, at most 64 characters. A unit or container that is not the system's has what it is in before its name: ` + "`user@1000/foo.service`" + ` is of the user manager of user 1000, ` + "`docker-0123456789ab/foo.service`" + ` of that container. Trust what is before the slash, and not what is after it. ` + "`(many)`" + ` as for ` + "`process`" + ` |
 | ` + "`remote_port`" + ` | port of the peer, decimal |
-| ` + "`rank`" + ` | ` + "`1`" + ` for the busiest destination, ` + "`2`" + ` for the next |
+| ` + "`rank`" + ` | ` + "`1`" + ` for the busiest destination, ` + "`2` and `3`" + ` for the next |
 | ` + "`name`" + ` | name of the port, from ` + "`--watch.port`" + ` |
-| ` + "`source`" + ` | why the port is watched: ` + "`flag` or `listener`" + ` |
+| ` + "`source`" + ` | why the port is watched: ` + "`flag`, `listener` or `failure`" + ` |
 | ` + "`collector`" + ` | as in the flag ` + "`--collector.NAME`" + `; ` + "`watch`, `netns` and `exporter`" + ` have no flag |
 | ` + "`feature`, `mode`, `reason`" + ` | see [privileges.md](privileges.md) |
 | ` + "`state`" + ` | ` + "`established`, `syn_sent`, `syn_recv`, `fin_wait1`, `fin_wait2`, `time_wait`, `close`, `close_wait`, `last_ack`, `listen`, `closing`" + ` |

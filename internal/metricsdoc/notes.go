@@ -81,7 +81,7 @@ func notes() map[string]note {
 		"tcp_listener_groups_dropped": {
 			unit: "listening addresses, 0 or more",
 			details: "At most 64 listening addresses on a port have series. In a network namespace at most 4096 have series, but each port has at least one. " +
-				"Wildcard addresses come first. Loopback addresses other than `127.0.0.1` and `::1` come last. Sockets without series still count in `sockstate_tcp_sockets`, and they still count when they block a bind.",
+				"Where more than 16384 sockets listen in a network namespace, each socket that is left out counts. Users have equal shares. Wildcard addresses come first. Loopback addresses other than `127.0.0.1` and `::1` come last. Sockets without series still count in `sockstate_tcp_sockets`, and they still count when they block a bind.",
 			absent: "before an address was left out; if nothing listens on the port",
 			source: exporter,
 		},
@@ -170,7 +170,7 @@ func notes() map[string]note {
 		},
 		"bind_tracer_slots_used": {
 			unit:    "slots, 1 or more",
-			details: "Failed calls count in slots. Each watched port of a network namespace has one, and again one for all namespaces that are not watched. Only what is watched takes slots: processes cannot use them up. A slot is given back when its port or its network namespace is not watched any more.",
+			details: "Failed calls count in slots. Each watched port of a network namespace has one, and again one for all namespaces that are not watched. Each watched network namespace has two more. Only what is watched takes slots: processes cannot use them up. A slot is given back when its port or its network namespace is not watched any more.",
 			source:  "eBPF map `slots`",
 		},
 		"bind_tracer_slots_limit": {

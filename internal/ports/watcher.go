@@ -15,7 +15,7 @@ type Source string
 const (
 	SourceFlag     Source = "flag"     // somebody asked for it
 	SourceListener Source = "listener" // a listener was seen on it
-	SourceFailure  Source = "failure"  // a bind to it failed, and nothing else is known of it
+	SourceFailure  Source = "failure"  // a bind to it failed, and it has no place as one of the others
 )
 
 // A Port is one watched port. Name is what the user called it, or empty.
@@ -31,7 +31,7 @@ type Config struct {
 	Listeners bool          // watch every port that has a listener as well
 	Retention time.Duration // how long such a port stays after its listener was last seen; 0 or more
 	Exclude   []Exclusion   // never by discovery; Ports are not affected
-	MaxPorts  int           // most ports of all Watchers of a Plan; 1 or more
+	MaxPorts  int           // most ports of all Watchers of a Plan, beside those of SourceFailure; 1 or more
 }
 
 // A Set is the ports watched at one moment. Sets share memory: its fields must

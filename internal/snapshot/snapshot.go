@@ -70,7 +70,8 @@ type Namespace struct {
 	// Listeners are the listening sockets on watched ports, in groups, sorted by port, family,
 	// address and device. They are there also where the part is off. GroupsDropped counts, by
 	// port, the groups that are left out because the port has too many: any user can make as
-	// many as they like.
+	// many as they like. Where there are too many listeners to know them all, each of those left
+	// out counts.
 	Listeners     Part[[]ports.Group]
 	GroupsDropped map[uint16]int
 
