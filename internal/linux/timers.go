@@ -33,9 +33,12 @@ func ReadTimers() Timers {
 	if err != nil {
 		return Timers{At: time.Now()}
 	}
-	hz := (int64(time.Second) + tick.Nano()/2) / tick.Nano()
-	return Timers{At: time.Now(), Jiffies: int64(ticks) * hz / userHZ, HZ: hz}
+	return Timers{At: time.Now(), Jiffies: jiffies(int64(ticks), tick.Nano()), HZ: (int64(time.Second) + tick.Nano()/2) / tick.Nano()}
 }
+
+// jiffies reverses jiffies_64_to_clock_t. A tick is TICK_NSEC, which is not quite 1/HZ of a second
+// where HZ is 300.
+func jiffies(ticks, tick int64) int64 { return ticks * (int64(time.Second) / userHZ) / tick }
 
 // Gone returns the time from t.At until a socket is gone. left is the time until its timer expires,
 // as the kernel reported it at the time said.
