@@ -36,7 +36,6 @@ import (
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
 )
 
@@ -186,8 +185,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	features := func() []sock.Feature { return src.Features }
-	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: features, Logger: logger})
+	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: src.Features, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +206,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	if err != nil {
 		return nil, fmt.Errorf("make landing page: %w", err)
 	}
-	metrics := collector.New(src.Taker.Take, features, logger).Handler(process, logger)
+	metrics := collector.New(src.Taker.Take, src.Features, logger).Handler(process, logger)
 
 	scrapes := httplimit.NewSlots(opts.MaxRequests, fmt.Sprintf("%d scrapes are being served, the limit (--web.max-requests)", opts.MaxRequests))
 	shown := httplimit.NewSlots(maxPages, fmt.Sprintf("%d pages are being served, the limit", maxPages))
@@ -272,7 +270,7 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      2 * time.Minute, // of which a slow snapshot may take most
+		WriteTimeout:      2 * time.Minute, // of what sets no deadline of its own
 		IdleTimeout:       5 * time.Minute, // longer than a usual scrape interval
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(loglimit.New(httpBurst, httpPause).HandlerOfOne(logger.Handler()), slog.LevelDebug),

@@ -53,9 +53,9 @@ const (
 	logPause = 5 * time.Minute
 )
 
-// New returns a Collector that calls take once per scrape. If features is not nil, it says
-// what works on this host.
-func New(take func(context.Context) snapshot.Snapshot, features func() []sock.Feature, logger *slog.Logger) *Collector {
+// New returns a Collector that calls take once per scrape. features says what works on this
+// host.
+func New(take func(context.Context) snapshot.Snapshot, features []sock.Feature, logger *slog.Logger) *Collector {
 	return &Collector{
 		take:   take,
 		logger: logger,
@@ -102,7 +102,7 @@ func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
 	return c.render(&snap, 0)
 }
 
-// ownSeries counts the series that the exporter has beside those of a Collector.
+// ownSeries counts the series with the prefix.
 func ownSeries(families []*dto.MetricFamily) (n int) {
 	for _, f := range families {
 		if strings.HasPrefix(f.GetName(), prefix) {
@@ -112,7 +112,8 @@ func ownSeries(families []*dto.MetricFamily) (n int) {
 	return n
 }
 
-// render makes the metrics of a snapshot. There are so many other series of the exporter.
+// render makes the metrics of a snapshot. rest is how many series with the prefix the exporter has
+// beside them.
 func (c *Collector) render(snap *snapshot.Snapshot, rest int) []*dto.MetricFamily {
 	c.reportDropped(snap)
 	ch := newSink()

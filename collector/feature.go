@@ -11,10 +11,10 @@ import (
 // featureFamily shows what works on this host, and what is missing for the rest.
 type featureFamily struct {
 	available *Metric
-	features  func() []sock.Feature
+	features  []sock.Feature
 }
 
-func newFeatureFamily(features func() []sock.Feature) *featureFamily {
+func newFeatureFamily(features []sock.Feature) *featureFamily {
 	return &featureFamily{
 		features: features,
 		available: gauge("feature_available",
@@ -31,10 +31,8 @@ func (*featureFamily) outcome(*snapshot.Snapshot) result {
 }
 
 func (f *featureFamily) collect(s *snapshot.Snapshot, ch *sink) {
-	if f.features != nil {
-		for _, x := range f.features() {
-			ch.put(f.available, boolValue(x.Works), x.Name, x.Mode, x.Reason)
-		}
+	for _, x := range f.features {
+		ch.put(f.available, boolValue(x.Works), x.Name, x.Mode, x.Reason)
 	}
 	available, reason := s.Watch.Err == nil, ""
 	var lacking *netlinkdiag.ModuleError

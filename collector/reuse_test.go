@@ -68,7 +68,7 @@ func TestFeaturesSayHowTheyWorkOrWhyNot(t *testing.T) {
 		{Name: "bind_tracing", Reason: "no_tracefs"},
 		{Name: "reuse_flags", Mode: "pidfd", Reason: "cap_bpf", Works: true},
 	}
-	c := New(constant(s), func() []sock.Feature { return features }, newLogger(new(logbook)))
+	c := New(constant(s), features, newLogger(new(logbook)))
 	want := map[string]string{
 		`feature="bind_tracing",reason="no_tracefs"`:          "0",
 		`feature="reuse_flags",mode="pidfd",reason="cap_bpf"`: "1",

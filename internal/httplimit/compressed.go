@@ -32,6 +32,8 @@ func Compressed(next http.Handler) http.Handler {
 		zip, _ := writers.Get().(*gzip.Writer)
 		zip.Reset(&body)
 		a := answer{header: w.Header(), status: http.StatusOK, body: zip}
+		// Nothing is sent before the answer is whole. HTTP/2 resets a stream whose deadline passes.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		next.ServeHTTP(&a, r)
 		err := zip.Close()
 		writers.Put(zip)

@@ -56,6 +56,31 @@ func TestAnswerIsCompressedForWhoTakesIt(t *testing.T) {
 	}
 }
 
+// A deadlineWriter notes its deadline.
+type deadlineWriter struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (w *deadlineWriter) SetWriteDeadline(at time.Time) error {
+	w.deadline = at
+	return nil
+}
+
+// HTTP/2 resets a stream whose deadline passes, even where nothing was to be sent yet.
+func TestAnswerMayTakeLongerThanItsReader(t *testing.T) {
+	w := &deadlineWriter{ResponseRecorder: httptest.NewRecorder(), deadline: time.Now().Add(readTime)}
+	Compressed(http.HandlerFunc(func(a http.ResponseWriter, _ *http.Request) {
+		if !w.deadline.IsZero() {
+			t.Error("a deadline runs while the answer is made")
+		}
+		_, _ = io.WriteString(a, text)
+	})).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody))
+	if w.deadline.IsZero() {
+		t.Error("no deadline for sending it")
+	}
+}
+
 func TestErrorsKeepTheirStatus(t *testing.T) {
 	h := Compressed(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "no", http.StatusTeapot)

@@ -73,7 +73,7 @@ func FuzzNamesStayNames(f *testing.F) {
 			return // a page without names has other elements
 		}
 		plainPages, pages := newPages(t, named("x")), newPages(t, named(s), sock.Feature{Name: s, Reason: s})
-		plainPages.cfg.Features = func() []sock.Feature { return []sock.Feature{{Name: "x", Reason: "x"}} }
+		plainPages.cfg.Features = []sock.Feature{{Name: "x", Reason: "x"}}
 		for _, path := range []string{"/ports", "/failures"} {
 			h, plainHandler := pages.Ports(), plainPages.Ports()
 			if path == "/failures" {

@@ -20,7 +20,7 @@ import (
 // Config says what the pages show.
 type Config struct {
 	Take     func(context.Context) snapshot.Snapshot
-	Features func() []sock.Feature
+	Features []sock.Feature
 	Now      func() time.Time // default: time.Now
 	Logger   *slog.Logger
 }
@@ -86,9 +86,7 @@ func (p *Pages) handler(name string, build func(*snapshot.Snapshot, query) any) 
 		defer cancel()
 		s := p.cfg.Take(ctx)
 		q.now = p.cfg.Now()
-		if p.cfg.Features != nil {
-			q.features = p.cfg.Features()
-		}
+		q.features = p.cfg.Features
 		p.render(w, name, q.json, build(&s, q))
 	})
 }

@@ -35,7 +35,7 @@ func newPages(t testing.TB, s *snapshot.Snapshot, features ...sock.Feature) *Pag
 	t.Helper()
 	p, err := New(Config{
 		Take:     func(context.Context) snapshot.Snapshot { return *s },
-		Features: func() []sock.Feature { return features },
+		Features: features,
 		Now:      func() time.Time { return pageTime },
 		Logger:   slog.New(slog.DiscardHandler),
 	})

@@ -218,7 +218,7 @@ func (r *PortRow) NobodyText() string {
 	case r.Listeners == nil:
 		return "not known"
 	case r.ListenersLeftOut > 0:
-		return fmt.Sprintf("and %d more addresses", r.ListenersLeftOut)
+		return fmt.Sprintf("and %d more", r.ListenersLeftOut)
 	default:
 		return "nobody"
 	}
