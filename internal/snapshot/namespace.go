@@ -306,9 +306,9 @@ func (t *taking) boundNames(groups []ports.Group, now time.Time) {
 }
 
 // readFlags reads the reuse flags and publishes what they say. There are about so many sockets on the
-// ports, and with onlyListeners nothing but listeners.
+// ports, and with onlyListeners nothing but listeners. Only verdicts need the flags of other sockets.
 func (t *taking) readFlags(ctx context.Context, sockets uint64, onlyListeners bool) Part[*probe.Flags] {
-	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched.Listeners, Expected: t.expected, OnlyListeners: onlyListeners, Sockets: sockets}
+	req := probe.FlagRequest{Ports: t.set.Numbers(), Listeners: t.onWatched.Listeners, Expected: t.expected, OnlyListeners: onlyListeners || !t.cfg.Parts.Verdicts, Sockets: sockets}
 	return t.takeFlags(func() (*probe.Flags, error) {
 		flags, err := t.probe.Flags(ctx, req)
 		if err == nil {

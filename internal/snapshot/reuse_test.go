@@ -387,13 +387,14 @@ func TestConnectionsAreLeftOutWhileThereAreNone(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreAskedForWhereNoDumpWasTaken(t *testing.T) {
+func TestConnectionsAreAskedForWhereVerdictsNeedThem(t *testing.T) {
 	for _, tt := range []struct {
-		name   string
-		change func(*fake, *Config)
+		name          string
+		change        func(*fake, *Config)
+		listenersOnly bool
 	}{
-		{"collector off", func(_ *fake, cfg *Config) { cfg.Parts.TCP, cfg.Parts.Verdicts = false, false }},
-		{"dump fails", func(f *fake, _ *Config) { f.script(nil, refuse(unix.ENOMEM)) }},
+		{"no verdicts", func(_ *fake, cfg *Config) { cfg.Parts.TCP, cfg.Parts.Verdicts = false, false }, true},
+		{"dump fails", func(f *fake, _ *Config) { f.script(nil, refuse(unix.ENOMEM)) }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(diagtest.Listening("0.0.0.0:80", 1))
@@ -403,8 +404,8 @@ func TestConnectionsAreAskedForWhereNoDumpWasTaken(t *testing.T) {
 			taker := newTaker(t, cfg, discovering())
 			for range 3 {
 				taker.Take(t.Context())
-				if asked := flags.asked(); len(asked) != 1 || asked[0].ListenersOnly {
-					t.Errorf("asked %+v, want once for all", asked)
+				if asked := flags.asked(); len(asked) != 1 || asked[0].ListenersOnly != tt.listenersOnly {
+					t.Errorf("asked %+v, want once with ListenersOnly %v", asked, tt.listenersOnly)
 				}
 			}
 		})

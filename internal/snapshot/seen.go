@@ -285,7 +285,7 @@ func (m *Memory) noteUDP(ns *Namespace) {
 }
 
 func (m *Memory) noteClients(ns *Namespace) {
-	if len(m.seen.remote) != len(ns.Remote.Data) { // the first time: these ports do not change
+	if ns.Remote.Err == nil && len(m.seen.remote) != len(ns.Remote.Data) { // the first time: these ports do not change
 		m.seen.remote = make([]SeenPort, len(ns.Remote.Data))
 		for i := range m.seen.remote {
 			m.seen.remote[i].asked = ns.Name == "" // elsewhere, nobody misses the connections

@@ -309,6 +309,9 @@ func TestRemotePortsAndDestinationsStay(t *testing.T) {
 		busy := ports.RemotePort{Number: 5432}
 		busy.IPv4[sock.StateSynSent] = 1
 		note(busy, ports.Ephemeral{IPv4: []uint64{5, 3}})
+		failed := &Namespace{Name: tt.netns}
+		failed.Remote.Err = errStack
+		m.Note(failed)
 		ns = note(ports.RemotePort{Number: 5432}, ports.Ephemeral{IPv4: []uint64{1}})
 		checkSeen(t, fmt.Sprintf("in %q after", tt.netns), ns.Seen.Remote(0), true, false, sock.States(sock.StateSynSent), 0)
 		if ns.Seen.Destinations(v4) != 2 || ns.Seen.Destinations(v6) != 0 {

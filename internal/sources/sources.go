@@ -153,11 +153,16 @@ func (s *Sources) Capabilities() []libcap.Value {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
 	}
 	const linux519 = 5<<16 | 19<<8
-	if code, err := features.LinuxVersionCode(); err != nil || code < linux519 {
+	if code, err := features.LinuxVersionCode(); s.usesBPF() && (err != nil || code < linux519) {
 		needed = append(needed, libcap.BPF) // map look-ups, where unprivileged bpf(2) is disabled
 	}
 	slices.Sort(needed)
 	return slices.Compact(needed)
+}
+
+// usesBPF says whether eBPF programs are loaded. bindbucket is only opened beside sockflags' iterator.
+func (s *Sources) usesBPF() bool {
+	return s.tracer != nil || s.flags != nil && s.flags.Mode() == sockflags.ModeBPF
 }
 
 // ownNetns returns the inode number of the exporter's network namespace, 0 where it cannot be read.
