@@ -147,9 +147,6 @@ func New(cfg Config) *Recorder {
 func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds, error) {
 	tracer := r.cfg.Tracer
 	gone := r.retired.replace(others)
-	if sets == nil {
-		sets = make(map[uint32][]ports.Set)
-	}
 	if len(gone) > 0 {
 		// The tracer knows namespaces by number: a new one with the number of one that is gone must
 		// not go on from its counts.

@@ -35,10 +35,9 @@ type Recent struct {
 	First, Last time.Time
 
 	// The latest of them.
-	PID      uint32
-	CgroupID uint64
-	Owner    owner.Owner // as far as it is known: it may have ended
-	Request  bindrule.Request
+	PID     uint32
+	Owner   owner.Owner // as far as it is known: it may have ended
+	Request bindrule.Request
 
 	// Settled says that the exporter has looked for the Cause of EADDRINUSE. Blockers are as in
 	// a Conflict.
@@ -122,7 +121,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 	l.seq++
 	row.seq, row.user = l.seq, e.User
 	row.Count++
-	row.Last, row.PID, row.CgroupID, row.Owner, row.Request = e.Time, e.PID, e.CgroupID, by, requestOf(e)
+	row.Last, row.PID, row.Owner, row.Request = e.Time, e.PID, by, requestOf(e)
 }
 
 // trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of

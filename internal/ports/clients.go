@@ -145,7 +145,7 @@ func (c *Clients) Add(s *netlinkdiag.Socket) {
 	if i, ok := c.remote.Find(s.Remote.Port()); ok {
 		c.ports[i].Of(s.Family)[s.State]++
 	}
-	if port := s.Local.Port(); port >= c.localPorts.First && port <= c.localPorts.Last && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
+	if port := s.Local.Port(); within(c.localPorts, port) && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
 		c.to.add(s)
 	}
 }
@@ -163,7 +163,7 @@ func (c *Clients) serves(port uint16) bool {
 func (c *Clients) serve(listening iter.Seq[uint16], set Set) {
 	c.serving = make(map[uint16]struct{})
 	note := func(port uint16) {
-		if port >= c.localPorts.First && port <= c.localPorts.Last {
+		if within(c.localPorts, port) {
 			c.serving[port] = struct{}{}
 		}
 	}

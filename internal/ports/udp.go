@@ -114,7 +114,7 @@ func (u *UDPWatcher) Update(now time.Time, listing *UDPListing, chosen sock.Port
 	out := UDP{Watch: set, Ports: make([]UDPPort, len(set.Ports))}
 	for i, p := range set.Ports {
 		port := UDPPort{Number: p.Number}
-		for _, family := range bothFamilies {
+		for _, family := range sock.Families() {
 			key := udpKey(p.Number, family)
 			u.drops.Hold(key)
 			half := UDPSockets{DropsKnown: true}
@@ -129,5 +129,3 @@ func (u *UDPWatcher) Update(now time.Time, listing *UDPListing, chosen sock.Port
 	u.drops.End()
 	return out
 }
-
-var bothFamilies = []sock.Family{sock.FamilyIPv4, sock.FamilyIPv6}

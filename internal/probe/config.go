@@ -71,12 +71,6 @@ func (c *Config) In(ns *netns.Namespace) Namespace {
 	return n
 }
 
-// Gone answers every question with the error.
-func Gone(err error) Namespace {
-	c := Config{Dial: func(int) (*netlinkdiag.Conn, error) { return nil, err }}
-	return c.Own()
-}
-
 func (c *Config) namespace(fd int) *namespace {
 	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags, buckets: c.Buckets}
 	if n.dial == nil {

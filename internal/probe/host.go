@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/netlinkdiag"
 )
 
 // A Host asks the network namespaces of a host. Its methods may be called from any goroutine.
@@ -35,6 +36,12 @@ func (h *Host) Open() *netns.Set {
 
 var errGone = errors.New("the network namespace is gone")
 
+// gone answers every question with errGone.
+func gone() Namespace {
+	c := Config{Dial: func(int) (*netlinkdiag.Conn, error) { return nil, errGone }}
+	return c.Own()
+}
+
 // Each visits network namespaces by inode number, with their name. One that is gone, or is not
 // asked, answers with an error.
 func (h *Host) Each(inodes []uint32, visit func(inode uint32, name string, n Namespace)) {
@@ -45,7 +52,7 @@ func (h *Host) Each(inodes []uint32, visit func(inode uint32, name string, n Nam
 			if others == nil {
 				others = h.Open()
 			}
-			name, n = fmt.Sprintf("net:[%d]", inode), Gone(errGone)
+			name, n = fmt.Sprintf("net:[%d]", inode), gone()
 			i := slices.IndexFunc(others.Namespaces, func(ns *netns.Namespace) bool { return ns.ID.Inode == uint64(inode) })
 			if i >= 0 {
 				name, n = others.Namespaces[i].Name, h.In(others.Namespaces[i])

@@ -128,7 +128,7 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 			*p = *empty
 			p.Port = v.Number
 		default:
-			*p = newPort(v, groups[v.Number], &q)
+			*p = NewPort(v, groups[v.Number], &q)
 		}
 		if isEmpty {
 			empty = p
@@ -143,12 +143,8 @@ func nothingOn(v *verdict.Port, groups []ports.Group, q *Query) bool {
 	return len(v.Port.Sockets)+len(v.Restarts)+len(groups)+len(q.Holders[v.Number]) == 0 && !v.Port.Incomplete
 }
 
-// NewPort judges one port; groups may hold listeners on other ports as well.
+// NewPort judges one port. groups are its listeners.
 func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
-	return newPort(v, slices.DeleteFunc(slices.Clone(groups), func(g ports.Group) bool { return g.Port != v.Number }), q)
-}
-
-func newPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
 	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
 	for i := range v.Restarts {
 		r := &v.Restarts[i]

@@ -204,7 +204,7 @@ func (f *fleet) await(b *testing.B, what string, done func() bool) {
 func (f *fleet) get(path string, data any) error {
 	status, body, err := launch.Get(context.Background(), f.client, "http://"+f.address+path)
 	if err != nil || status != http.StatusOK {
-		return fmt.Errorf("status %d: %w: %.200s", status, err, body)
+		return fmt.Errorf("status %d: %v: %.200s", status, err, body)
 	}
 	return json.Unmarshal([]byte(body), &struct{ Data any }{data})
 }
@@ -271,7 +271,6 @@ var failingSample = regexp.MustCompile(`(?m)^sockstate_bind_failures_total\{[^}]
 
 func TestFleetHasHostsThatFailAndHostsThatDoNot(t *testing.T) {
 	f := &fleet{quiet: "sockstate_bind_failures_total{a=\"%\"} 0\n", failing: "sockstate_bind_failures_total{a=\"%%\"} %d\n"}
-	f.scrapes.Store(6)
 	for host, fails := range map[string]bool{"100": true, "101": false} {
 		f.scrapes.Store(6)
 		w := httptest.NewRecorder()

@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
 // patience is how long a condition may take to come true, on a machine that has much else to
 // do. Nothing is expected to take that long.
-const patience = 3 * time.Minute
+const patience = launch.Patience
 
 // eventually waits until a condition holds, and fails the test with what is missing.
 func eventually(t *testing.T, what string, holds func() (missing string)) {

@@ -326,7 +326,7 @@ func TestNamespacesThatGoInMidScrapeLeaveNothing(t *testing.T) {
 				default:
 				}
 				if status, body, err := e.TryGet("/metrics"); err != nil || status != 200 {
-					scraped <- fmt.Errorf("status %d: %w\n%s", status, err, body)
+					scraped <- fmt.Errorf("status %d: %v\n%s", status, err, body)
 					return
 				}
 			}

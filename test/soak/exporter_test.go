@@ -3,7 +3,6 @@ package soak
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -76,11 +75,7 @@ type scrape string
 // scrape is one that must succeed, in all its parts.
 func (e *exporter) scrape(t *testing.T) scrape {
 	t.Helper()
-	status, body, err := e.TryGet("/metrics")
-	if err != nil || status != http.StatusOK {
-		t.Fatalf("scrape: status %d, %v\n%s", status, err, body)
-	}
-	s := scrape(body)
+	s := scrape(e.Get(t, "/metrics"))
 	collectors := 0
 	for line := range launch.Metrics(s).Samples("sockstate_scrape_collector_success") {
 		if collectors++; !strings.HasSuffix(line, " 1") {
@@ -88,7 +83,7 @@ func (e *exporter) scrape(t *testing.T) scrape {
 		}
 	}
 	if collectors < 5 {
-		t.Fatalf("scrape: %d collectors succeeded:\n%.2000s", collectors, body)
+		t.Fatalf("scrape: %d collectors succeeded:\n%.2000s", collectors, s)
 	}
 	return s
 }
