@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,21 +25,34 @@ const userHZ = 100
 
 // ReadTimers reads the kernel's jiffies, which every user may do with times(2).
 func ReadTimers() Timers {
-	// The coarse clocks tick with jiffies: LOW_RES_NSEC in include/vdso/jiffies.h.
-	var tick unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &tick); err != nil || tick.Nano() <= 0 {
+	tick, err := Tick()
+	if err != nil {
 		return Timers{At: time.Now()}
 	}
 	ticks, err := unix.Times(new(unix.Tms))
 	if err != nil {
 		return Timers{At: time.Now()}
 	}
-	return Timers{At: time.Now(), Jiffies: jiffies(int64(ticks), tick.Nano()), HZ: (int64(time.Second) + tick.Nano()/2) / tick.Nano()}
+	return Timers{At: time.Now(), Jiffies: jiffies(int64(ticks), tick), HZ: int64((time.Second + tick/2) / tick)}
 }
 
-// jiffies reverses jiffies_64_to_clock_t. A tick is TICK_NSEC, which is not quite 1/HZ of a second
-// where HZ is 300.
-func jiffies(ticks, tick int64) int64 { return ticks * (int64(time.Second) / userHZ) / tick }
+// Tick returns the time of a jiffy, TICK_NSEC. CONFIG_HZ cannot be read on every host.
+func Tick() (time.Duration, error) {
+	// The coarse clocks tick with jiffies: LOW_RES_NSEC in include/vdso/jiffies.h.
+	var res unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
+		return 0, fmt.Errorf("clock_getres: %w", err)
+	}
+	if res.Nano() <= 0 {
+		return 0, fmt.Errorf("clock_getres: the resolution is %d ns", res.Nano())
+	}
+	return time.Duration(res.Nano()), nil
+}
+
+// jiffies reverses jiffies_64_to_clock_t. TICK_NSEC is not quite 1/HZ of a second where HZ is 300.
+func jiffies(ticks int64, tick time.Duration) int64 {
+	return ticks * int64(time.Second/userHZ) / int64(tick)
+}
 
 // Gone returns the time from t.At until a socket is gone. left is the time until its timer expires,
 // as the kernel reported it at the time said.

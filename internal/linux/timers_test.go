@@ -41,9 +41,9 @@ func TestTimersRunAtATurnOfTheWheel(t *testing.T) {
 
 // Five minutes after the boot (INITIAL_JIFFIES), as jiffies_64_to_clock_t makes clock ticks of jiffies.
 func TestJiffiesOfAnyHZ(t *testing.T) {
-	for hz, tick := range map[int64]int64{100: 10_000_000, 250: 4_000_000, 300: 3_333_333, 1000: 1_000_000} {
+	for hz, tick := range map[int64]time.Duration{100: 10_000_000, 250: 4_000_000, 300: 3_333_333, 1000: 1_000_000} {
 		want := int64(1) << 32
-		ticks := want * tick / 10_000_000
+		ticks := want * int64(tick) / 10_000_000
 		if got := jiffies(ticks, tick); got > want || got < want-hz/userHZ {
 			t.Errorf("HZ=%d: %d clock ticks are %d jiffies, want %d", hz, ticks, got, want)
 		}

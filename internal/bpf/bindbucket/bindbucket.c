@@ -1,5 +1,6 @@
 //go:build ignore
 
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * Reads the sockets on some TCP ports out of the kernel's bind buckets (inet_hashinfo.bhash), as
  * bind() itself sees them: listeners, connections, TIME_WAIT, and sockets that are only bound. The
@@ -7,12 +8,13 @@
  *
  * It runs by BPF_PROG_RUN, as a raw tracepoint program since those run under rcu_read_lock()
  * (__bpf_prog_test_run_raw_tp), in the network namespace of the calling thread. It takes no lock:
- * what is read is checked before it is believed, and a chain that does not hold together makes the
- * port broken, which the loader reads again.
+ * what is read is checked before it is believed. A chain that led to a socket of another port makes the
+ * port broken, and the loader reads it again. A socket that moves between addresses of the port
+ * meanwhile may be missed.
  */
 #include "../kernel.h"
 
-char __license[] SEC("license") = "Dual MIT/GPL";
+char LICENSE[] SEC("license") = "GPL";
 
 #define MAX_PORTS 2048
 #define MAX_SOCKETS 8192

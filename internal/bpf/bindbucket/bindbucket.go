@@ -15,7 +15,7 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb -no-global-types -type request -type results bindbucket bindbucket.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable -Wno-unused-parameter
+//go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb -no-global-types -type request bindbucket bindbucket.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable -Wno-unused-parameter
 
 // Bounds of one Read: MAX_PORTS and MAX_SOCKETS of bindbucket.c.
 const (
@@ -93,13 +93,10 @@ func New() (*Reader, error) {
 }
 
 func (r *Reader) load() error {
-	// The resolution of the kernel's coarse clocks is a jiffy: LOW_RES_NSEC in
-	// include/vdso/jiffies.h.
-	var res unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
-		return fmt.Errorf("clock_getres: %w", err)
+	var err error
+	if r.tick, err = linux.Tick(); err != nil {
+		return err
 	}
-	r.tick = time.Duration(res.Nano())
 	spec, err := loadBindbucket()
 	if err != nil {
 		return err

@@ -19,41 +19,6 @@ type bindbucketRequest struct {
 	Count uint32
 }
 
-type bindbucketResults struct {
-	_       structs.HostLayout
-	Sockets [8192]struct {
-		_        structs.HostLayout
-		Cookie   uint64
-		Expires  uint64
-		Addr     [4]uint32
-		Ifindex  uint32
-		Uid      uint32
-		Port     uint16
-		V6       uint8
-		State    uint8
-		Timewait uint8
-		Flags    uint8
-		Pad      [2]uint8
-	}
-	Buckets [2048]struct {
-		_             structs.HostLayout
-		Addr          [4]uint32
-		Uid           uint32
-		Fastreuse     int8
-		Fastreuseport int8
-		V6            uint8
-		V6only        uint8
-		Found         uint8
-		Broken        uint8
-		Pad           [2]uint8
-	}
-	Jiffies     uint64
-	Count       uint32
-	Overflow    uint32
-	Done        uint32
-	Unsupported uint32
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.

@@ -4,10 +4,10 @@
 // sockets of these ports, and not on the sockets of the host.
 //
 // An eBPF program runs on request (BPF_PROG_RUN) under rcu_read_lock(), without a lock of the
-// table. What it reads is checked before it is believed, and a port whose list changed meanwhile is
-// read again.
+// table. What it reads is checked before it is believed. A port whose list led to a socket of another
+// port is read again. A socket that moves between addresses of the port meanwhile may be missed.
 //
 // It needs CAP_BPF and CAP_PERFMON to load, CAP_SYS_ADMIN to read another network namespace, and
-// Linux 6.1: the hash table of a namespace (netns_ipv4.tcp_death_row.hashinfo). [New] says what is
-// missing.
+// Linux 6.1: the hash table of a namespace (netns_ipv4.tcp_death_row.hashinfo). [New] fails where
+// one of these is missing.
 package bindbucket

@@ -78,18 +78,3 @@ func (x *index) remove(p place) {
 		return
 	}
 }
-
-// find returns the slot of a place, or 0, as find_slot of bindtrace.c.
-func (x *index) find(p place) int {
-	start := x.start(p)
-	for i := range indexProbes {
-		word := x.words[(start+i)%indexSize]
-		if word == 0 {
-			return 0
-		}
-		if word>>numberBits == p.word() {
-			return int(word & (1<<numberBits - 1))
-		}
-	}
-	return 0
-}

@@ -84,14 +84,10 @@ func newIterator(opts Options) (*iterator, error) {
 }
 
 func (it *iterator) load(opts Options) error {
-	// The resolution of the kernel's coarse clocks is a jiffy: LOW_RES_NSEC in
-	// include/vdso/jiffies.h. CONFIG_HZ cannot be read on every host.
-	var res unix.Timespec
-	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
-		return fmt.Errorf("clock_getres: %w", err)
+	var err error
+	if it.tick, err = linux.Tick(); err != nil {
+		return err
 	}
-	it.tick = time.Duration(res.Nano())
-
 	spec, err := loadSockflags()
 	if err != nil {
 		return err

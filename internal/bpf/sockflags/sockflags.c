@@ -1,5 +1,6 @@
 //go:build ignore
 
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * Reads the reuse flags of TCP sockets, which sock_diag does not have. An iter/tcp program writes
  * a record for each listener and counts all other sockets in a hash map. It runs only while the
@@ -7,7 +8,7 @@
  */
 #include "../kernel.h"
 
-char __license[] SEC("license") = "Dual MIT/GPL";
+char LICENSE[] SEC("license") = "GPL";
 
 #define PORTS 65536
 
