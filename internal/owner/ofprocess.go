@@ -75,7 +75,7 @@ func (f *Finder) OfPID(pid int) (Owner, bool) {
 	if err != nil {
 		return Owner{}, false
 	}
-	p, err := readProcess(proc, func() error { return nil })
+	p, err := readProcess(proc, nil)
 	if err != nil {
 		return Owner{}, false
 	}

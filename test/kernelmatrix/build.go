@@ -68,7 +68,7 @@ func (s selection) wants(name string) bool {
 // buildInit builds the guest's init from the module of the working directory,
 // which is not necessarily the one under test.
 func buildInit(ctx context.Context, file string) error {
-	if _, err := goTool(ctx, ".", "amd64", "build", "-ldflags=-s -w", "-o", file, initPackage); err != nil {
+	if _, err := goTool(ctx, ".", "build", "-ldflags=-s -w", "-o", file, initPackage); err != nil {
 		return fmt.Errorf("build the guest's init (run this in the module it belongs to; -C names another to test): %w", err)
 	}
 	return nil
@@ -88,7 +88,7 @@ func buildTests(ctx context.Context, dir, out string, patterns []string, sel sel
 		if b.rel, err = filepath.Rel(p.Module.Dir, p.Dir); err != nil {
 			return nil, err
 		}
-		if _, err := goTool(ctx, dir, "amd64", "test", "-c", "-ldflags=-s -w", "-o", b.file, p.ImportPath); err != nil {
+		if _, err := goTool(ctx, dir, "test", "-c", "-ldflags=-s -w", "-o", b.file, p.ImportPath); err != nil {
 			return nil, fmt.Errorf("build tests: %w", err)
 		}
 		if b.tests, err = listTests(ctx, b, sel); err != nil {
@@ -108,7 +108,7 @@ func buildTests(ctx context.Context, dir, out string, patterns []string, sel sel
 }
 
 func listPackages(ctx context.Context, dir string, patterns []string) ([]goPackage, error) {
-	out, err := goTool(ctx, dir, "amd64", append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,Module", "--"}, patterns...)...)
+	out, err := goTool(ctx, dir, append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,Module", "--"}, patterns...)...)
 	if err != nil {
 		return nil, fmt.Errorf("list packages: %w", err)
 	}
@@ -160,30 +160,10 @@ func listTests(ctx context.Context, b testBinary, sel selection) ([]string, erro
 
 var testName = regexp.MustCompile(`^(Test|Benchmark|Fuzz|Example)`)
 
-// buildProgram builds a program that tests start, for GOARCH arch.
-func buildProgram(ctx context.Context, dir, arch, pkg, file string) error {
-	if _, err := goTool(ctx, dir, arch, "build", "-ldflags=-s -w", "-o", file, pkg); err != nil {
-		return fmt.Errorf("build %s for %s: %w", pkg, arch, err)
-	}
-	return nil
-}
-
-// goTool runs the go command for a guest of the given architecture, in which
-// there is no libc.
-func goTool(ctx context.Context, dir, arch string, args ...string) ([]byte, error) {
+// goTool runs the go command for a guest, in which there is no libc.
+func goTool(ctx context.Context, dir string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	return command.Run(ctx, cmd)
-}
-
-// presentPackages keeps those patterns whose directory exists in the module.
-func presentPackages(dir string, patterns []string) []string {
-	var kept []string
-	for _, p := range patterns {
-		if _, err := os.Stat(filepath.Join(dir, strings.TrimSuffix(p, "..."))); err == nil {
-			kept = append(kept, p)
-		}
-	}
-	return kept
 }

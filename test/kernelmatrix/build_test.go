@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
@@ -24,19 +22,6 @@ func TestPackageWithoutTestsIsLeftOutOfAWildcardOnly(t *testing.T) {
 	}
 	if _, err := withTests([]goPackage{untested}, true); err == nil || err.Error() != "no package with tests" {
 		t.Errorf("error %v", err)
-	}
-}
-
-func TestDefaultPackagesThatAreNotThereAreLeftOut(t *testing.T) {
-	dir := t.TempDir()
-	for _, d := range []string{"a", "b/c"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := presentPackages(dir, []string{"./a", "./b/...", "./d", "./e/..."})
-	if want := []string{"./a", "./b/..."}; !reflect.DeepEqual(got, want) {
-		t.Errorf("kept %q, want %q", got, want)
 	}
 }
 

@@ -22,8 +22,7 @@
 //	SOCKSTATE_GUEST_MODULES=all|none         none: no sock_diag modules
 //
 // They run as root in the initial namespaces. The guest holds no other
-// programs: no shell, no ip, no go tool. Programs that tests start are named
-// with -bin; they are looked for in PATH.
+// programs: no shell, no ip, no go tool.
 //
 // It needs no privileges, but Debian's packages apt, dpkg, xz-utils and
 // qemu-system-x86, the Go toolchain, and on first use a network for apt.

@@ -18,12 +18,6 @@ import (
 // killDelay is how much longer than -test.timeout the init waits.
 const killDelay = 15 * time.Second
 
-// extraFile is a file for the guest beside the tests.
-type extraFile struct {
-	source string // on this host
-	target string // in the guest
-}
-
 // etc is what user and host look-ups want of a host.
 var etc = map[string]string{
 	"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
@@ -37,7 +31,6 @@ type image struct {
 	plan    guest.Plan
 	modules []debkernel.Module
 	tests   []testBinary
-	extra   []extraFile
 }
 
 // guestDir is where a package's directory is in the guest: beside those of
@@ -94,11 +87,6 @@ func (im image) addAll(c *cpioWriter) error {
 			return err
 		}
 		if err := addTestdata(c, b); err != nil {
-			return err
-		}
-	}
-	for _, e := range im.extra {
-		if err := addFile(c, e.target, e.source, modeProgram); err != nil {
 			return err
 		}
 	}

@@ -47,18 +47,11 @@ type config struct {
 	cache       string
 	modules     string
 	sel         selection
-	programs    []program
-	files       []extraFile
 	env         []string
 	jobs        int
 	bootTimeout time.Duration
 	timeout     time.Duration
 	verbose     bool
-}
-
-// program is a main package to be built into the guest's /bin.
-type program struct {
-	name, arch, pkg string
 }
 
 func parseFlags(args []string) (config, error) {
@@ -80,19 +73,6 @@ func parseFlags(args []string) (config, error) {
 	fs.DurationVar(&cfg.timeout, "timeout", 10*time.Minute, "how long a package's tests may take")
 	fs.BoolVar(&cfg.verbose, "v", false, "print all output, tests' and kernels'")
 	kernels := fs.String("kernel", defaultKernels, "series of Debian cloud `kernels`, or directories (with a slash) where such a package is unpacked; comma separated")
-	fs.Func("bin", "build a program into the guest's /bin: `NAME=[GOARCH:]PACKAGE`; may be repeated", func(s string) error {
-		p, err := parseProgram(s)
-		cfg.programs = append(cfg.programs, p)
-		return err
-	})
-	fs.Func("file", "put a file into the guest: `SOURCE=TARGET`; may be repeated", func(s string) error {
-		source, target, ok := strings.Cut(s, "=")
-		if !ok {
-			return errors.New("want SOURCE=TARGET")
-		}
-		cfg.files = append(cfg.files, extraFile{source: source, target: target})
-		return nil
-	})
 	fs.Func("env", "set a `NAME=VALUE` for the tests; may be repeated", func(s string) error {
 		cfg.env = append(cfg.env, s)
 		return nil
@@ -106,17 +86,6 @@ func parseFlags(args []string) (config, error) {
 	return cfg, err
 }
 
-func parseProgram(s string) (program, error) {
-	name, pkg, ok := strings.Cut(s, "=")
-	if !ok || name == "" || pkg == "" {
-		return program{}, errors.New("want NAME=[GOARCH:]PACKAGE")
-	}
-	if arch, pkg, ok := strings.Cut(pkg, ":"); ok {
-		return program{name: name, arch: arch, pkg: pkg}, nil
-	}
-	return program{name: name, arch: "amd64", pkg: pkg}, nil
-}
-
 func (cfg *config) complete() error {
 	if cfg.modules != "all" && cfg.modules != "none" {
 		return fmt.Errorf("-modules=%s: want all or none", cfg.modules)
@@ -125,9 +94,7 @@ func (cfg *config) complete() error {
 		return fmt.Errorf("-j=%d: want 1 or more", cfg.jobs)
 	}
 	if cfg.allPackages = len(cfg.packages) == 0; cfg.allPackages {
-		if cfg.packages = presentPackages(cfg.dir, defaultPackages); len(cfg.packages) == 0 {
-			return errors.New("none of the default packages is there")
-		}
+		cfg.packages = defaultPackages
 	}
 	if cfg.cache != "" {
 		return nil

@@ -24,7 +24,6 @@ type matrix struct {
 	dir   string // temporary
 	init  string
 	tests []testBinary
-	extra []extraFile
 
 	mu     sync.Mutex // guards what follows
 	out    io.Writer
@@ -71,14 +70,6 @@ func (m *matrix) build(ctx context.Context) error {
 	if m.tests, err = buildTests(ctx, m.cfg.dir, m.dir, m.cfg.packages, m.cfg.sel); err != nil {
 		return err
 	}
-	m.extra = m.cfg.files
-	for _, p := range m.cfg.programs {
-		file := filepath.Join(m.dir, "bin-"+p.name)
-		if err := buildProgram(ctx, m.cfg.dir, p.arch, p.pkg, file); err != nil {
-			return err
-		}
-		m.extra = append(m.extra, extraFile{source: file, target: "/bin/" + p.name})
-	}
 	if m.cfg.sel.run != "" || m.cfg.sel.bench != "" {
 		return nil // the lists of tests are not complete
 	}
@@ -121,10 +112,10 @@ func (m *matrix) runKernel(ctx context.Context, k debkernel.Kernel, dir string) 
 	if err != nil {
 		return err
 	}
-	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg, k.Release)) }
+	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg)) }
 	plan := makePlan(m.tests, modules, m.cfg.sel, skip, m.cfg.timeout, guestEnv(m.cfg.modules, m.cfg.env))
 	initramfs := filepath.Join(dir, "initramfs")
-	im := image{init: m.init, plan: plan, modules: modules, tests: m.tests, extra: m.extra}
+	im := image{init: m.init, plan: plan, modules: modules, tests: m.tests}
 	if err := im.write(initramfs); err != nil {
 		return fmt.Errorf("write initramfs: %w", err)
 	}
@@ -161,7 +152,7 @@ func (m *matrix) report(k debkernel.Kernel, g *guestRun, guestErr error, console
 	defer m.mu.Unlock()
 	var passed, failed int
 	for _, b := range m.tests {
-		skipped := excluded(exclusions, b.pkg, k.Release)
+		skipped := excluded(exclusions, b.pkg)
 		for _, e := range skipped {
 			fmt.Fprintf(m.out, "%s: %s: %s excluded: %s\n", k.Release, b.pkg, e.test, e.reason)
 		}

@@ -3,7 +3,7 @@ package main
 // defaultKernels are series of Debian's cloud kernels.
 const defaultKernels = "6.1,6.12"
 
-// defaultPackages run when none is named; those not there yet are left out.
+// defaultPackages run when none is named.
 var defaultPackages = []string{
 	"./netlinkdiag",
 	"./internal/kerneltest/...",
@@ -26,7 +26,6 @@ var hostModules = []string{"bridge", "dummy", "veth", "sctp"}
 type exclusion struct {
 	pkg    string // import path
 	test   string // with its subtest, if only that: TestX/case
-	kernel string // series; empty means all
 	reason string
 }
 

@@ -147,11 +147,11 @@ func benchmarkRan(name string, output []byte) bool {
 	return false
 }
 
-// excluded returns the exclusions that hold for a package on a kernel.
-func excluded(all []exclusion, pkg, release string) []exclusion {
+// excluded returns the exclusions that hold for a package.
+func excluded(all []exclusion, pkg string) []exclusion {
 	var found []exclusion
 	for _, e := range all {
-		if e.pkg == pkg && (e.kernel == "" || strings.HasPrefix(release, e.kernel+".")) {
+		if e.pkg == pkg {
 			found = append(found, e)
 		}
 	}
