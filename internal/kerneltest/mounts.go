@@ -44,6 +44,16 @@ func PrivateMounts() bool {
 	return false
 }
 
+// PrivateTracefs is PrivateMounts with tracefs mounted, where that is allowed.
+func PrivateTracefs() {
+	if !PrivateMounts() {
+		return
+	}
+	if err := MountTracefs(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
 // RequirePrivateMounts skips where [PrivateMounts] returned false.
 func RequirePrivateMounts(t testing.TB) {
 	t.Helper()

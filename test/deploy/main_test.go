@@ -21,11 +21,7 @@ func TestMain(m *testing.M) {
 		probe()
 		os.Exit(0)
 	}
-	if kerneltest.PrivateMounts() {
-		if err := kerneltest.MountTracefs(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}
+	kerneltest.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

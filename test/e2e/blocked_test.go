@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
 const (
@@ -31,7 +32,7 @@ func TestBlockedRestartIsToldAndResolved(t *testing.T) {
 	m := newMonitor(t)
 	m.add(t, &exporter{instance: "plant:10048", ns: ns, args: []string{"--watch.port=4840:opcua"}})
 
-	server := roleCommand(t, ns, "server", addr.String())
+	server := launch.InRole(t, ns, "server", addr.String())
 	out := start(t, "server", server)
 	waitFor(t, out, "listening")
 	m.start(t, loopback(alertmanagerPort).String())
@@ -51,7 +52,7 @@ func TestBlockedRestartIsToldAndResolved(t *testing.T) {
 		c.Close()
 	}
 	eventually(t, "the server's connections are in TIME_WAIT", func() string { return onlyTimeWait(t, ns, clients) })
-	out = start(t, "server, again", roleCommand(t, ns, "server", addr.String()))
+	out = start(t, "server, again", launch.InRole(t, ns, "server", addr.String()))
 	waitFor(t, out, "bind: address already in use")
 
 	blocked := map[string]string{

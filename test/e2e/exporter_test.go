@@ -46,7 +46,7 @@ func dup(t *testing.T, fd int) int {
 func (e *exporter) start(t *testing.T) {
 	t.Helper()
 	args := append([]string{strings.Join(e.empty, ","), "--web.systemd-socket"}, e.args...)
-	e.Exporter = launch.Of(t, e.ns, launch.Address, roleCommand(t, e.ns, "exporter", args...))
+	e.Exporter = launch.Of(t, e.ns, launch.Address, launch.InRole(t, e.ns, "exporter", args...))
 	e.Binary = launch.Binary(t)
 	e.Cmd.ExtraFiles = []*os.File{e.socket} // descriptor 3
 	e.Cmd.Dir = "/"

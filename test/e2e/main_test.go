@@ -8,19 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
-// roleEnv makes the test binary one of the processes in roles.
-const roleEnv = "SOCKSTATE_E2E_ROLE"
-
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleEnv); role != "" {
-		if err := roles()[role](os.Args[1:]); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	launch.Play(roles())
 	if kerneltest.PrivateMounts() {
 		if err := mountAll(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -8,12 +8,10 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/test/launch"
 )
 
@@ -24,14 +22,6 @@ func roles() map[string]func(args []string) error {
 		"server":   serve,
 		"storm":    storm,
 	}
-}
-
-// roleCommand prepares this binary in a role. Its path may be closed to other users.
-func roleCommand(t *testing.T, ns *kerneltest.NetNS, role string, args ...string) *kerneltest.Cmd {
-	t.Helper()
-	cmd := ns.Command(t, "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), roleEnv+"="+role)
-	return cmd
 }
 
 // becomeExporter runs the exporter on the socket that it inherited, descriptor 3,

@@ -18,6 +18,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/test/launch"
 )
 
 // Ports of the states. All are watched.
@@ -368,8 +369,8 @@ func (s states) loseEvents(e *exporter) {
 	if err := e.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		s.t.Fatal(err)
 	}
-	if out, err := roleCommand(s.t, e.ns, "storm", "50000").CombinedOutput(); err != nil {
-		s.t.Errorf("storm: %v\n%s", err, out)
+	if err := launch.InRole(s.t, e.ns, "storm", "50000").Run(); err != nil {
+		s.t.Errorf("storm: %v", err)
 	}
 	if err := e.Cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		s.t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
 const (
@@ -379,7 +380,7 @@ func TestStormOfFailedBindsIsCountedExactly(t *testing.T) {
 	aloneWithEvents(t)
 	ended := make(chan error, processes)
 	for range processes {
-		cmd := roleCommand(t, ns, "fail", strconv.Itoa(each))
+		cmd := launch.InRole(t, ns, "fail", strconv.Itoa(each))
 		go func() { ended <- cmd.Run() }()
 	}
 	name := call{"ipv4", "tcp"}.series("", strconv.Itoa(boundPort), "EADDRNOTAVAIL")

@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
@@ -17,18 +16,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleEnv); role != "" {
-		if err := roles()[role](os.Args[1:]); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if kerneltest.PrivateMounts() {
-		if err := kerneltest.MountTracefs(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}
+	launch.Play(roles())
+	kerneltest.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

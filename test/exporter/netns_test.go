@@ -19,6 +19,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/test/launch"
 )
 
 func eventually(t *testing.T, what string, done func() bool) {
@@ -437,7 +438,7 @@ func TestWhatNamespacesNeed(t *testing.T) {
 	pin(t, blue, dir, "blue")
 	blue.Listen(t, loopback(4840), kerneltest.Options{})
 	own.Listen(t, loopback(4841), kerneltest.Options{})
-	sleeper := roleCommand(t, blue, "sleep")
+	sleeper := launch.InRole(t, blue, "sleep")
 	if err := sleeper.Start(); err != nil { // of root
 		t.Fatal(err)
 	}

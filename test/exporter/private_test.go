@@ -2,7 +2,6 @@ package exporter
 
 import (
 	"os"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,9 +9,6 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/test/launch"
 )
-
-// roleEnv makes the test binary one of the processes in roles.
-const roleEnv = "SOCKSTATE_TEST_ROLE"
 
 // roles are the processes that tests start.
 func roles() map[string]func(args []string) error {
@@ -32,19 +28,10 @@ func roles() map[string]func(args []string) error {
 	}
 }
 
-// roleCommand prepares this binary in a role.
-func roleCommand(t *testing.T, ns *kerneltest.NetNS, role string, args ...string) *kerneltest.Cmd {
-	t.Helper()
-	cmd := ns.Command(t, "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), roleEnv+"="+role)
-	cmd.Stderr = os.Stderr
-	return cmd
-}
-
 // inRole has this binary become the exporter, after the role has changed something.
 func (e *exporter) inRole(role string) {
 	e.Cmd.Path = "/proc/self/exe"
-	e.Cmd.Env = append(os.Environ(), roleEnv+"="+role)
+	e.Cmd.Env = launch.RoleEnv(role)
 }
 
 // becomeExporter makes this process the exporter.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
 // Programs in three languages open listeners as their arguments say, "ADDRESS PORT REUSEADDR
@@ -141,7 +142,7 @@ func programs() map[string]func(*testing.T, *kerneltest.NetNS, []string) *kernel
 		},
 		"Go": func(t *testing.T, ns *kerneltest.NetNS, args []string) *kerneltest.Cmd {
 			t.Helper()
-			return roleCommand(t, ns, "listen", args...)
+			return launch.InRole(t, ns, "listen", args...)
 		},
 		"Python": func(t *testing.T, ns *kerneltest.NetNS, args []string) *kerneltest.Cmd {
 			t.Helper()

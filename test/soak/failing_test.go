@@ -65,7 +65,7 @@ func TestFailingServerStaysInSight(t *testing.T) {
 	if n := e.scrape(t).sum(t, "sockstate_watched_ports"); n != 1 { // its own
 		t.Fatalf("%v ports are watched, want 1", n)
 	}
-	defer begin(t, roleCommand(t, ns, "flood"))()
+	defer begin(t, launch.InRole(t, ns, "flood"))()
 
 	localhost, foreign := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1")
 	stop := make(chan struct{})

@@ -191,7 +191,7 @@ func TestCrowdOfListenersIsBounded(t *testing.T) {
 	var ends []func() string
 	for first := 0; first < crowdSize; first += crowdShare {
 		for _, what := range []string{"addresses", "ports"} {
-			ends = append(ends, begin(t, roleCommand(t, ns, "listen", what, strconv.Itoa(first))))
+			ends = append(ends, begin(t, launch.InRole(t, ns, "listen", what, strconv.Itoa(first))))
 		}
 	}
 
@@ -246,7 +246,7 @@ func TestFailingBindsUnderHostileNamesAreBounded(t *testing.T) {
 	ns.Listen(t, loopback(crowdPort), kerneltest.Options{})
 	e := start(t, ns, 10048)
 	e.scrape(t)
-	end := begin(t, roleCommand(t, ns, "fail"))
+	end := begin(t, launch.InRole(t, ns, "fail"))
 
 	var usages []usage
 	series := 0

@@ -1,17 +1,15 @@
 package soak
 
 import (
-	"fmt"
 	"os"
 	"testing"
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
-// roleEnv makes the test binary one of the processes in roles.
-const roleEnv = "SOCKSTATE_SOAK_ROLE"
-
+// roles are the processes that tests start.
 func roles() map[string]func(args []string) error {
 	return map[string]func(args []string) error{
 		"listen": listenAsNobody,
@@ -21,28 +19,9 @@ func roles() map[string]func(args []string) error {
 }
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleEnv); role != "" {
-		if err := roles()[role](os.Args[1:]); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	if kerneltest.PrivateMounts() {
-		if err := kerneltest.MountTracefs(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}
+	launch.Play(roles())
+	kerneltest.PrivateTracefs()
 	kerneltest.Main(m)
-}
-
-// roleCommand prepares this binary in a role.
-func roleCommand(t *testing.T, ns *kerneltest.NetNS, role string, args ...string) *kerneltest.Cmd {
-	t.Helper()
-	cmd := ns.Command(t, "/proc/self/exe", args...)
-	cmd.Env = append(os.Environ(), roleEnv+"="+role)
-	cmd.Stderr = os.Stderr
-	return cmd
 }
 
 // soakEnv is how long each load lasts.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/test/launch"
 )
 
 // manifest is where the exporter's memory limit is.
@@ -48,7 +49,7 @@ func TestListenersOfOneUserFitIntoTheMemoryOfTheManifests(t *testing.T) {
 	e := start(t, ns, 10048)
 	e.scrape(t)
 	for first := 0; first < manyListeners(); first += manyShare {
-		defer begin(t, roleCommand(t, ns, "listen", "many", strconv.Itoa(first)))()
+		defer begin(t, launch.InRole(t, ns, "listen", "many", strconv.Itoa(first)))()
 	}
 	began := time.Now()
 	for n := 0; n < 6 || time.Since(began) < loadTime(t); n++ {
