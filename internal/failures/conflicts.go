@@ -94,7 +94,7 @@ type conflicts struct {
 	shares  map[waitingFor]int // of waiting: how many of each user
 }
 
-// waitingFor is whose ports wait: those whose first failure was of that user.
+// waitingFor is whose ports wait, and whose notices: those whose first failure was of that user.
 type waitingFor struct {
 	user
 	watched bool
@@ -102,7 +102,7 @@ type waitingFor struct {
 
 // A waitingPort has the failures of a port that wait for the next look.
 type waitingPort struct {
-	watched  bool
+	who      waitingFor
 	failures uint64
 	binds    map[waitingBind]*waitingBinds
 	shares   map[user]int // of binds: how many of each user
@@ -186,9 +186,7 @@ func (c *conflicts) waitFor(at portID, who waitingFor) *waitingPort {
 	if !who.watched {
 		c.others++
 	}
-	port := &waitingPort{
-		watched: who.watched, binds: make(map[waitingBind]*waitingBinds), shares: make(map[user]int),
-	}
+	port := &waitingPort{who: who, binds: make(map[waitingBind]*waitingBinds), shares: make(map[user]int)}
 	c.waiting[at] = port
 	select {
 	case c.wake <- struct{}{}:

@@ -208,7 +208,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 			t.Errorf("%d binds of a port wait, want at most %d", len(port.binds), maxWaitingBinds)
 		}
 		conflict := c.settle(number, port, &bindrule.Port{})
-		notices.add(time.Time{}, conflict, port.watched)
+		notices.add(time.Time{}, conflict, port.who)
 	}
 	for _, count := range c.all() {
 		sum += count.N
@@ -293,7 +293,9 @@ func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		for port := uint16(1000); port < 2000; port++ {
-			f.send(taken(port, 1)...)
+			other := taken(port, 1)[0]
+			other.User = uint32(port % userShare)
+			f.send(other)
 		}
 		f.send(taken(80, 1)...)
 		f.end(t)
@@ -311,6 +313,49 @@ func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 			t.Errorf("reported %d other ports, want %d", others, maxNoticeOthers)
 		}
 	})
+}
+
+// One user fails on more ports than may have notices, again and again. Another user's conflict is
+// reported all the same.
+func TestUserWhoFailsOnManyPortsLeavesNoticesToOthers(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		watched []sock.PortRange
+		share   int
+	}{
+		{"watched ports", []sock.PortRange{one(81), {First: 1000, Last: 1099}}, maxNoticePorts / userShare},
+		{"other ports", []sock.PortRange{one(80)}, maxNoticeOthers / userShare},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := follow(t)
+				f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, tt.watched...)}}, nil)
+				for range 3 { // within noticeInterval, so that no port gives its place back
+					for port := uint16(1000); port < 1100; port++ {
+						hostile := taken(port, 1)[0]
+						hostile.User = 1000
+						f.send(hostile)
+					}
+					time.Sleep(time.Second)
+				}
+				server := taken(81, 1)[0]
+				server.User = 33
+				f.send(server)
+				f.end(t)
+				reported := make(map[uint16]bool)
+				for _, c := range f.reported {
+					reported[c.Port] = true
+				}
+				if !reported[81] {
+					t.Error("the server's conflict is not reported")
+				}
+				delete(reported, 81)
+				if len(reported) != tt.share {
+					t.Errorf("reported %d ports of the user who fails on many, want %d", len(reported), tt.share)
+				}
+			})
+		})
+	}
 }
 
 func TestEventsThatALookCannotExplain(t *testing.T) {
@@ -446,7 +491,7 @@ func TestTheCauseThatSaysMostIsReported(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	notices := newNotices()
 	for _, cause := range []verdict.Cause{verdict.CauseUnknown, verdict.CauseTimeWait, verdict.CauseUnknown} {
-		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, true)
+		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, waitingFor{watched: true})
 	}
 	if early := notices.due(now); len(early) != 0 {
 		t.Errorf("reported %+v too early", early)

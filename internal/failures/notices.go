@@ -7,7 +7,7 @@ import (
 )
 
 // Each port has one Conflict reported at a time: the first one noticeDelay after it happened, the
-// next ones noticeInterval apart. The number of ports is bounded.
+// next ones noticeInterval apart. The number of ports is bounded, and one user may take a quarter.
 const (
 	noticeDelay    = 250 * time.Millisecond
 	noticeInterval = 30 * time.Second
@@ -22,21 +22,21 @@ type notices struct {
 }
 
 type notice struct {
-	watched bool
-	due     time.Time
+	who waitingFor
+	due time.Time
 	// The Conflict that says most since the last report. It is valid unless its Failures are 0.
 	conflict Conflict
 }
 
 func newNotices() *notices { return &notices{ports: make(map[portID]*notice)} }
 
-func (t *notices) add(now time.Time, c Conflict, watched bool) {
+func (t *notices) add(now time.Time, c Conflict, who waitingFor) {
 	n, ok := t.ports[portID{c.Netns, c.Port}]
 	if !ok {
-		if !t.hasSpace(watched) {
+		if !t.hasSpace(who) {
 			return
 		}
-		n = &notice{watched: watched, due: now.Add(noticeDelay)}
+		n = &notice{who: who, due: now.Add(noticeDelay)}
 		t.ports[portID{c.Netns, c.Port}] = n
 	}
 	failures := n.conflict.Failures
@@ -47,17 +47,20 @@ func (t *notices) add(now time.Time, c Conflict, watched bool) {
 	n.conflict.Failures = failures + c.Failures
 }
 
-func (t *notices) hasSpace(watched bool) bool {
-	count := 0
+func (t *notices) hasSpace(who waitingFor) bool {
+	used, share, most := 0, 0, maxNoticeOthers
+	if who.watched {
+		most = maxNoticePorts
+	}
 	for _, n := range t.ports {
-		if n.watched == watched {
-			count++
+		if n.who.watched == who.watched {
+			used++
+		}
+		if n.who == who {
+			share++
 		}
 	}
-	if watched {
-		return count < maxNoticePorts
-	}
-	return count < maxNoticeOthers
+	return used < most && share < most/userShare
 }
 
 // due returns the Conflicts to report now, by port.
