@@ -208,7 +208,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 			t.Errorf("%d binds of a port wait, want at most %d", len(port.binds), maxWaitingBinds)
 		}
 		conflict := c.settle(number, port, &bindrule.Port{})
-		notices.add(time.Time{}, conflict, port.who)
+		notices.add(time.Time{}, conflict, port)
 	}
 	for _, count := range c.all() {
 		sum += count.N
@@ -338,9 +338,11 @@ func TestUserWhoFailsOnManyPortsLeavesNoticesToOthers(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 				}
-				server := taken(81, 1)[0]
-				server.User = 33
-				f.send(server)
+				for _, user := range []uint32{1000, 33} { // the server is not the first on its port
+					e := taken(81, 1)[0]
+					e.User = user
+					f.send(e)
+				}
 				f.end(t)
 				reported := make(map[uint16]bool)
 				for _, c := range f.reported {
@@ -491,7 +493,7 @@ func TestTheCauseThatSaysMostIsReported(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	notices := newNotices()
 	for _, cause := range []verdict.Cause{verdict.CauseUnknown, verdict.CauseTimeWait, verdict.CauseUnknown} {
-		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, waitingFor{watched: true})
+		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, &waitingPort{who: waitingFor{watched: true}})
 	}
 	if early := notices.due(now); len(early) != 0 {
 		t.Errorf("reported %+v too early", early)

@@ -81,7 +81,7 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 			seen := l.views[number].Port(timers, l.dumped)
 			conflict := i.conflicts.settle(portID{inode, number}, port, &seen)
 			conflict.Namespace, conflict.Err = name, err
-			i.notices.add(time.Now(), conflict, port.who)
+			i.notices.add(time.Now(), conflict, port)
 		}
 	})
 	return time.Since(start)

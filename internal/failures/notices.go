@@ -30,9 +30,15 @@ type notice struct {
 
 func newNotices() *notices { return &notices{ports: make(map[portID]*notice)} }
 
-func (t *notices) add(now time.Time, c Conflict, who waitingFor) {
+func (t *notices) add(now time.Time, c Conflict, port *waitingPort) {
 	n, ok := t.ports[portID{c.Netns, c.Port}]
 	if !ok {
+		who := port.who // the first to fail; else another one, who has room
+		for by := range port.shares {
+			if !t.hasSpace(who) {
+				who.user = by
+			}
+		}
 		if !t.hasSpace(who) {
 			return
 		}
