@@ -12,25 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 // TestMain runs the tests in a mount namespace of their own. The names that they pin end with it.
 func TestMain(m *testing.M) {
-	switch os.Getenv(roleEnv) {
-	case "sleep":
-		for {
-			time.Sleep(time.Hour)
-		}
-	case "look":
-		look(os.Args[1])
-		return
-	}
+	reexec.Play(map[string]func([]string) error{
+		"sleep": func([]string) error {
+			for {
+				time.Sleep(time.Hour)
+			}
+		},
+		"look": func(args []string) error {
+			look(args[0])
+			return nil
+		},
+	})
 	kerneltest.PrivateMounts()
 	kerneltest.Main(m)
 }
-
-// roleEnv makes the test binary the process that a test needs.
-const roleEnv = "SOCKSTATE_TEST_ROLE"
 
 // pin gives the namespace a name in the directory, as "ip netns" does.
 func pin(t testing.TB, ns *kerneltest.NetNS, dir, name string) string {
@@ -142,7 +142,7 @@ func find(t testing.TB, s *Set, inode uint64) *Namespace {
 func sleeper(t testing.TB, ns *kerneltest.NetNS) *kerneltest.Cmd {
 	t.Helper()
 	cmd := ns.Command(t, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleEnv+"=sleep")
+	cmd.Env = reexec.RoleEnv("sleep")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

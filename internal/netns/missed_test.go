@@ -2,12 +2,12 @@ package netns
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 // withCookie skips the test where namespaces have none: a known one cannot be told from another then.
@@ -266,7 +266,7 @@ func TestNameStaysWithItsFirstOwner(t *testing.T) {
 
 	// A user's process in a namespace of its own has a container's name.
 	cmd := thief.Command(t, "/proc/self/exe").As(hostile, hostile)
-	cmd.Env = append(os.Environ(), roleEnv+"=sleep")
+	cmd.Env = reexec.RoleEnv("sleep")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

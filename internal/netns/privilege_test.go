@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/linux"
 )
 
@@ -47,7 +48,7 @@ func TestWhatMayNotBeEnteredIsLeftOut(t *testing.T) {
 	sleeper(t, ns) // of root
 
 	cmd := own.Command(t, "/proc/self/exe", dir).As(65534, 65534)
-	cmd.Env = append(os.Environ(), roleEnv+"=look")
+	cmd.Env = reexec.RoleEnv("look")
 	out, err := cmd.CombinedOutput()
 	want := "unreadable true\nnetwork namespace " + path +
 		": enter network namespace: needs CAP_SYS_ADMIN: operation not permitted true\n"

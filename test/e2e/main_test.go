@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/test/launch"
+	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 func TestMain(m *testing.M) {
-	launch.Play(roles())
+	reexec.Play(roles())
 	if kerneltest.PrivateMounts() {
 		if err := mountAll(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

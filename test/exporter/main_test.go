@@ -11,12 +11,13 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/test/launch"
 )
 
 func TestMain(m *testing.M) {
-	launch.Play(roles())
+	reexec.Play(roles())
 	kerneltest.PrivateTracefs()
 	kerneltest.Main(m)
 }

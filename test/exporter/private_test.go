@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/test/launch"
 )
 
@@ -31,7 +32,7 @@ func roles() map[string]func(args []string) error {
 // inRole has this binary become the exporter, after the role has changed something.
 func (e *exporter) inRole(role string) {
 	e.Cmd.Path = "/proc/self/exe"
-	e.Cmd.Env = launch.RoleEnv(role)
+	e.Cmd.Env = reexec.RoleEnv(role)
 }
 
 // becomeExporter makes this process the exporter.

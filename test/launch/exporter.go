@@ -161,7 +161,7 @@ func Await(ctx context.Context, client *http.Client, url string, running func() 
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: status %d, %v", ctx.Err(), status, err)
+			return fmt.Errorf("status %d: %w", status, errors.Join(ctx.Err(), err))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

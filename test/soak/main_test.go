@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/test/launch"
+	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 // roles are the processes that tests start.
@@ -19,7 +19,7 @@ func roles() map[string]func(args []string) error {
 }
 
 func TestMain(m *testing.M) {
-	launch.Play(roles())
+	reexec.Play(roles())
 	kerneltest.PrivateTracefs()
 	kerneltest.Main(m)
 }

@@ -438,7 +438,7 @@ func TestBindWithoutAPortLeftCountsUnderPortZero(t *testing.T) {
 
 // connectStorm is a process that fails to connect as often as stormEnv says, in a namespace without
 // a free port.
-func connectStorm() error {
+func connectStorm([]string) error {
 	calls, err := strconv.Atoi(os.Getenv(stormEnv))
 	if err != nil {
 		return err

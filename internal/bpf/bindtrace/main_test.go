@@ -4,7 +4,6 @@ package bindtrace
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -14,33 +13,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
-const (
-	// modesEnv names the modes that must work on this kernel, "fexit,tracepoint".
-	// Others are not tried. Where it is not set, each mode that works is tested.
-	modesEnv = "SOCKSTATE_BPF_MODES"
-	// roleEnv makes the test binary one of the processes in roles.
-	roleEnv = "SOCKSTATE_BINDTRACE_ROLE"
-)
+// modesEnv names the modes that must work on this kernel, "fexit,tracepoint". Others are not tried.
+// Where it is not set, each mode that works is tested.
+const modesEnv = "SOCKSTATE_BPF_MODES"
 
 // TestMain runs the tests in a mount namespace of their own that has tracefs.
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleEnv); role != "" {
-		if err := roles()[role](); err != nil {
-			fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	reexec.Play(roles())
 	kerneltest.PrivateTracefs()
 	kerneltest.Main(m)
 }
 
 // roles are the processes that tests start.
-func roles() map[string]func() error {
-	return map[string]func() error{
+func roles() map[string]func(args []string) error {
+	return map[string]func(args []string) error{
 		"storm": storm,
 
 		"fail-in-every-way": failInEveryWay,
@@ -57,7 +47,7 @@ func roles() map[string]func() error {
 // roleCommand prepares this binary in a role.
 func roleCommand(role string, env ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(append(os.Environ(), roleEnv+"="+role), env...)
+	cmd.Env = reexec.RoleEnv(role, env...)
 	return cmd
 }
 

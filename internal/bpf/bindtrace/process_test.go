@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -146,7 +147,7 @@ func TestCloseLeavesNothingInTheKernel(t *testing.T) {
 
 // traceUntilKilled attaches in the mode of modeEnv, prints its inKernel, and
 // waits.
-func traceUntilKilled() error {
+func traceUntilKilled([]string) error {
 	tr, err := newInRole()
 	if err != nil {
 		return err
@@ -223,7 +224,7 @@ func reportOf(err error) (report, error) {
 }
 
 // traceWithoutCaps attaches, drops its capabilities, and then uses everything that a tracer can do.
-func traceWithoutCaps() error {
+func traceWithoutCaps([]string) error {
 	runtime.LockOSThread() // capabilities are the thread's
 	tr, err := newInRole()
 	if err != nil {
@@ -330,7 +331,7 @@ func traceWith(t *testing.T, ns *kerneltest.NetNS, mode Mode, caps capabilitySet
 		}
 	}
 	cmd := ns.Command(t, "/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleEnv+"=caps", modeEnvOf(mode))
+	cmd.Env = reexec.RoleEnv("caps", modeEnvOf(mode))
 	cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: ambient}
 	return runReport(t, cmd.As(nobody, nobody))
 }
@@ -384,7 +385,7 @@ func setPerfParanoid(t *testing.T, level int) {
 }
 
 // traceWithoutTracefs unmounts tracefs in its own mount namespace first.
-func traceWithoutTracefs() error {
+func traceWithoutTracefs([]string) error {
 	if err := kerneltest.UnmountTracefs(); err != nil {
 		return err
 	}

@@ -16,13 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
 const stormEnv = "SOCKSTATE_BINDTRACE_STORM"
 
 // storm is a process that fails to bind, over and over: "calls ports".
-func storm() error {
+func storm([]string) error {
 	var calls, ports int
 	if _, err := fmt.Sscan(os.Getenv(stormEnv), &calls, &ports); err != nil {
 		return err
@@ -55,7 +56,7 @@ func runProcesses(t *testing.T, ns *kerneltest.NetNS, processes int, role, storm
 	done := make(chan error, processes)
 	for range processes {
 		cmd := ns.Command(t, "/proc/self/exe")
-		cmd.Env = append(os.Environ(), roleEnv+"="+role, stormEnv+"="+storm)
+		cmd.Env = reexec.RoleEnv(role, stormEnv+"="+storm)
 		cmd.Stderr = os.Stderr
 		go func() { done <- cmd.Run() }()
 	}

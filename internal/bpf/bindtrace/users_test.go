@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -44,7 +45,7 @@ func failOnce(port uint16) error {
 }
 
 // failInEveryWay is a process that fails to bind in every way that it can choose, to 400 ports.
-func failInEveryWay() error {
+func failInEveryWay([]string) error {
 	for port := range uint16(400) {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			for _, kind := range [][2]int{{unix.SOCK_STREAM, 0}, {unix.SOCK_DGRAM, 0}, {unix.SOCK_STREAM, unix.IPPROTO_MPTCP}} {
@@ -85,7 +86,7 @@ func TestAnotherUserCannotTakeTheCountOfAWatchedPort(t *testing.T) {
 		}
 		watchOnly(t, tr, ns, watch...)
 		cmd := ns.Command(t, "/proc/self/exe").As(hostileUID, hostileUID)
-		cmd.Env = append(os.Environ(), roleEnv+"=fail-in-every-way")
+		cmd.Env = reexec.RoleEnv("fail-in-every-way")
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
 			t.Fatal(err)
@@ -121,7 +122,7 @@ func TestOneUsersStormLeavesRoomForTheEventsOfOthers(t *testing.T) {
 		netns := uint32(ns.Inode())
 		watchOnly(t, tr, ns, testPort)
 		cmd := ns.Command(t, "/proc/self/exe").As(hostileUID, hostileUID)
-		cmd.Env = append(os.Environ(), roleEnv+"=storm", stormEnv+"="+fmt.Sprint(calls, " ", 1))
+		cmd.Env = reexec.RoleEnv("storm", stormEnv+"="+fmt.Sprint(calls, " ", 1))
 		cmd.Stderr = os.Stderr
 		if err := cmd.Run(); err != nil {
 			t.Fatal(err)
@@ -180,9 +181,9 @@ func TestEventsOfOtherPortsLeaveRoomForThoseOfWatchedOnes(t *testing.T) {
 }
 
 // startInUserNamespace starts this binary in a user namespace of its own, and prints its pid.
-func startInUserNamespace() error {
+func startInUserNamespace([]string) error {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleEnv+"=fail-when-told")
+	cmd.Env = reexec.RoleEnv("fail-when-told")
 	cmd.Stdin, cmd.Stderr = os.Stdin, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, AmbientCaps: []uintptr{unix.CAP_SETUID}}
 	if err := cmd.Start(); err != nil {
@@ -193,7 +194,7 @@ func startInUserNamespace() error {
 }
 
 // failWhenTold becomes root of its user namespace, and fails to bind, once its standard input ends.
-func failWhenTold() error {
+func failWhenTold([]string) error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
 	}
@@ -209,7 +210,7 @@ func TestUserNamespaceIsOfTheUserWhoMadeIt(t *testing.T) {
 		ns := kerneltest.New(t)
 		watchOnly(t, tr, ns, testPort)
 		cmd := ns.Command(t, "/proc/self/exe").As(hostileUID, hostileUID)
-		cmd.Env = append(os.Environ(), roleEnv+"=in-user-namespace")
+		cmd.Env = reexec.RoleEnv("in-user-namespace")
 		cmd.Stderr = os.Stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {

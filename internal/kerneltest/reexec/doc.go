@@ -1,4 +1,5 @@
-// Package reexec runs a test binary a second time, in new namespaces. A running
+// Package reexec runs a test binary a second time: as one of the processes that its tests start
+// ([Play]), or in new namespaces ([Run]). A running
 // Go process cannot move into them, because it has several threads: unshare(2)
 // refuses it a new user namespace, and gives a new mount namespace to one thread
 // only.
