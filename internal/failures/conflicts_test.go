@@ -340,7 +340,7 @@ func TestUserWhoFailsOnManyPortsLeavesNoticesToOthers(t *testing.T) {
 				}
 				for _, user := range []uint32{1000, 33} { // the server is not the first on its port
 					e := taken(81, 1)[0]
-					e.User = user
+					e.User, e.UID = user, user
 					f.send(e)
 				}
 				f.end(t)
