@@ -99,8 +99,10 @@ struct {
  *   bits 0 to 14   number of the slot
  *
  * A word is 0 where nothing was. It keeps another value where something was removed. The hash has
- * a random factor: nobody can choose ports that collide. */
-enum { INDEX_BITS = 14, INDEX_SIZE = 1 << INDEX_BITS, INDEX_PROBES = 16, NUMBER_BITS = 15 };
+ * a random factor: nobody can choose ports that collide. It multiplies twice: with one
+ * multiplication a few of the factors put most ports of neighbouring namespaces into the same
+ * places. */
+enum { INDEX_BITS = 15, INDEX_SIZE = 1 << INDEX_BITS, INDEX_PROBES = 16, NUMBER_BITS = 15 };
 u64 slot_index[INDEX_SIZE];
 const volatile u64 index_factor;
 
@@ -298,7 +300,8 @@ static __always_inline u8 class_of(u32 error)
 static __always_inline u32 find_slot(u32 netns, u16 port, u8 other)
 {
 	u64 key = (u64)netns << 17 | (u64)port << 1 | other;
-	u32 at = (key * index_factor) >> (64 - INDEX_BITS);
+	u64 hash = key * index_factor;
+	u32 at = ((hash ^ hash >> 32) * index_factor) >> (64 - INDEX_BITS);
 
 	for (u32 i = 0; i < INDEX_PROBES; i++) {
 		u64 word = slot_index[(at + i) & (INDEX_SIZE - 1)];

@@ -22,7 +22,7 @@ func (p place) heir() place {
 
 // Constants of slot_index in bindtrace.c.
 const (
-	indexBits   = 14
+	indexBits   = 15
 	indexSize   = 1 << indexBits
 	indexProbes = 16
 	numberBits  = 15
@@ -47,7 +47,10 @@ func (p place) word() uint64 {
 	return word
 }
 
-func (x *index) start(p place) int { return int(p.word() * x.factor >> (64 - indexBits)) }
+func (x *index) start(p place) int {
+	hash := p.word() * x.factor
+	return int((hash ^ hash>>32) * x.factor >> (64 - indexBits))
+}
 
 // put adds a place that is not there yet. It returns false where there is no room.
 func (x *index) put(p place, slot int) bool {
