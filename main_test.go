@@ -21,10 +21,10 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/failures"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sources"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -100,7 +100,7 @@ func TestReadyAfterTheFirstSnapshot(t *testing.T) {
 // A host whose sock_diag never answers.
 func TestWarmUpTriesEverMoreRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		plan, err := ports.NewPlan(ports.Config{MaxPorts: 1})
+		plan, err := watch.NewPlan(watch.Config{MaxPorts: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

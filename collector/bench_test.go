@@ -17,6 +17,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -40,7 +41,7 @@ func BenchmarkRender(b *testing.B) {
 
 func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 	b.Helper()
-	w, err := ports.New(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 1000, Last: uint16(999 + n)}}}, MaxPorts: n})
+	w, err := watch.New(watch.Config{Ports: []watch.Spec{{PortRange: sock.PortRange{First: 1000, Last: uint16(999 + n)}}}, MaxPorts: n})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // bindText is the exposition of a host where ports 80 and 4840 are watched and these binds failed.
@@ -51,7 +51,7 @@ func TestWatchedPortsHaveZerosBeforeTheFirstFailure(t *testing.T) {
 
 func TestNoPortWatchedIsNoZero(t *testing.T) {
 	s := wholeSnapshot(t)
-	s.Watch.Data, s.UDP.Data.Watch = ports.Set{Limit: 1}, ports.Set{}
+	s.Watch.Data, s.UDP.Data.Watch = watch.Set{Limit: 1}, watch.Set{}
 	s.Binds.Data.Counts = nil
 	c, _ := collectorOf(s)
 	if got := values(exposition(t, c), "sockstate_bind_failures_total"); len(got) != 0 {

@@ -27,6 +27,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -283,7 +284,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
 			*s = snapshot.Snapshot{
 				Namespace: snapshot.Namespace{
-					Watch:     snapshot.Part[ports.Set]{Err: errScrapeTimeout},
+					Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
 					TCP:       snapshot.Part[[]ports.PortSockets]{Err: errScrapeTimeout},
 					Listeners: snapshot.Part[[]ports.Group]{Err: errScrapeTimeout},
 					Reuse:     snapshot.Part[struct{}]{Err: errScrapeTimeout},
@@ -512,7 +513,7 @@ func TestDroppedPortsAreLoggedWhenTheyBegin(t *testing.T) {
 	over := wholeSnapshot(t)
 	within := wholeSnapshot(t)
 	within.Watch.Data.Dropped = 0
-	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[ports.Set]{Err: context.Canceled}}}
+	unknown := snapshot.Snapshot{Namespace: snapshot.Namespace{Watch: snapshot.Part[watch.Set]{Err: context.Canceled}}}
 	for i, step := range []struct {
 		take snapshot.Snapshot
 		want []string

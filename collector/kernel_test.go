@@ -16,17 +16,17 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // serve serves the metrics of a namespace over HTTP.
 func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 	t.Helper()
-	taker := takerOf(t, ns, ports.Config{
-		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 7, Last: 7}}},
+	taker := takerOf(t, ns, watch.Config{
+		Ports:     []watch.Spec{{PortRange: sock.PortRange{First: 7, Last: 7}}},
 		Listeners: true,
 		MaxPorts:  512,
 	})
@@ -35,9 +35,9 @@ func serve(t *testing.T, ns *kerneltest.NetNS) *http.Client {
 }
 
 // takerOf takes snapshots of a namespace.
-func takerOf(t *testing.T, ns *kerneltest.NetNS, watched ports.Config) *snapshot.Taker {
+func takerOf(t *testing.T, ns *kerneltest.NetNS, watched watch.Config) *snapshot.Taker {
 	t.Helper()
-	plan, err := ports.NewPlan(watched)
+	plan, err := watch.NewPlan(watched)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestKernelDeviceThatIsGone(t *testing.T) {
 // The snapshots decide which series there are: a scraper that came later has the same.
 func TestKernelSeriesOfAPortThroughItsLife(t *testing.T) {
 	ns := kerneltest.New(t)
-	taker := takerOf(t, ns, ports.Config{Listeners: true, MaxPorts: 512}) // no retention
+	taker := takerOf(t, ns, watch.Config{Listeners: true, MaxPorts: 512}) // no retention
 	first := New(taker.Take, nil, slog.New(slog.DiscardHandler))
 	scrape := func(when string, want ...string) {
 		t.Helper()

@@ -27,6 +27,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -48,8 +49,8 @@ const overBudget = "WARN more ports to watch than --watch.max-ports allows limit
 // wholeSnapshot has something of everything that a Collector renders.
 func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	t.Helper()
-	watcher, err := ports.New(ports.Config{
-		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
+	watcher, err := watch.New(watch.Config{
+		Ports:     []watch.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4840}, Name: `opc "ua"\`}},
 		Listeners: true,
 		MaxPorts:  2,
 	})
@@ -92,7 +93,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 		groups[i].ReuseAddr, groups[i].ReusePort = bindrule.Flag(i%3), bindrule.No
 	}
 
-	plan, err := ports.NewPlan(ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 53, Last: 53}, Protocol: sock.UDP, Name: "dns"}}, MaxPorts: 2})
+	plan, err := watch.NewPlan(watch.Config{Ports: []watch.Spec{{PortRange: sock.PortRange{First: 53, Last: 53}, Protocol: sock.UDP, Name: "dns"}}, MaxPorts: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	return snapshot.Snapshot{
 		Namespace: snapshot.Namespace{
 			Inode:         ownNetns,
-			Watch:         snapshot.Part[ports.Set]{Data: watcher.Update(time.Time{}, []ports.Server{{Port: 80}, {Port: 81}}), Duration: time.Millisecond},
+			Watch:         snapshot.Part[watch.Set]{Data: watcher.Update(time.Time{}, []watch.Server{{Port: 80}, {Port: 81}}), Duration: time.Millisecond},
 			Listeners:     snapshot.Part[[]ports.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
 			TCP:           snapshot.Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},

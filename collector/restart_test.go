@@ -14,10 +14,10 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -262,7 +262,7 @@ func TestKernelVerdictsAsText(t *testing.T) {
 	l.Peers(t, kerneltest.StateTimeWait, 3, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateCloseWait, 2, netip.MustParseAddr("127.0.0.1"))
 	l.Peers(t, kerneltest.StateSynRecv, 4, netip.MustParseAddr("127.0.0.1"))
-	plan, err := ports.NewPlan(ports.Config{Listeners: true, MaxPorts: 512})
+	plan, err := watch.NewPlan(watch.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,9 +4,9 @@ import (
 	"iter"
 	"time"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // watchFamily shows which ports are watched.
@@ -70,8 +70,8 @@ func budget(s *snapshot.Snapshot) (ports, dropped, limit int) {
 }
 
 // watched are the watched ports of a namespace, by protocol.
-func watched(ns *snapshot.Namespace) iter.Seq2[sock.Protocol, *ports.Set] {
-	return func(yield func(sock.Protocol, *ports.Set) bool) {
+func watched(ns *snapshot.Namespace) iter.Seq2[sock.Protocol, *watch.Set] {
+	return func(yield func(sock.Protocol, *watch.Set) bool) {
 		_ = yield(sock.TCP, &ns.Watch.Data) && yield(sock.UDP, &ns.UDP.Data.Watch)
 	}
 }

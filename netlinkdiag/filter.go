@@ -28,7 +28,8 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
-func (r PortRange) contains(p uint16) bool { return r.First <= p && p <= r.Last }
+// Contains says whether the range has the port p.
+func (r PortRange) Contains(p uint16) bool { return r.First <= p && p <= r.Last }
 
 // PortFilter selects the sockets whose local port is in one of the Local ranges, or whose
 // remote port is in one of the Remote ranges. The zero filter selects all sockets. A socket
@@ -48,7 +49,7 @@ func (f PortFilter) Match(local, remote uint16) bool {
 
 func anyContains(ranges []PortRange, p uint16) bool {
 	for _, r := range ranges {
-		if r.contains(p) {
+		if r.Contains(p) {
 			return true
 		}
 	}

@@ -13,11 +13,11 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // Exit statuses.
@@ -87,7 +87,7 @@ func colours(w io.Writer) bool {
 
 // look takes a snapshot of the ports and judges it.
 func look(ctx context.Context, opts *options) (*report.Report, error) {
-	plan, err := ports.NewPlan(ports.Config{Ports: opts.ports, MaxPorts: 1 << 16})
+	plan, err := watch.NewPlan(watch.Config{Ports: opts.ports, MaxPorts: 1 << 16})
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func look(ctx context.Context, opts *options) (*report.Report, error) {
 
 // lookForOwners finds who has sockets on the ports, as far as this host and user allow, and
 // says what it does not. The finder is for the listeners of the snapshot.
-func lookForOwners(ctx context.Context, ns probe.Namespace, asked []ports.Spec) (map[uint16][]report.Holder, *owner.Finder, []string) {
+func lookForOwners(ctx context.Context, ns probe.Namespace, asked []watch.Spec) (map[uint16][]report.Holder, *owner.Finder, []string) {
 	defer ns.Close()
 	finder, err := owner.New(owner.Options{Wait: ownersWait})
 	if err != nil {
@@ -139,7 +139,7 @@ func lookForOwners(ctx context.Context, ns probe.Namespace, asked []ports.Spec) 
 		ranges[i] = p.PortRange
 	}
 	var unseen []string
-	held, missed, err := holders(ctx, ns, finder, ports.NewFixed(ranges))
+	held, missed, err := holders(ctx, ns, finder, watch.NewFixed(ranges))
 	if err != nil {
 		unseen = append(unseen, err.Error())
 	}

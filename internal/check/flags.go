@@ -11,8 +11,8 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/watch"
 )
 
 const name = "sockstate_exporter check"
@@ -25,7 +25,7 @@ Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an er
 
 // options are the command line.
 type options struct {
-	ports     []ports.Spec
+	ports     []watch.Spec
 	netns     string // empty: the one that it runs in
 	addresses []report.Address
 	reuseAddr bool
@@ -80,14 +80,14 @@ func hasArgs(app *kingpin.Application, args []string) bool {
 }
 
 // portArgs are the arguments.
-type portArgs []ports.Spec
+type portArgs []watch.Spec
 
 func (p *portArgs) Set(s string) error {
-	r, err := ports.ParseRange(s)
+	r, err := watch.ParseRange(s)
 	if err != nil {
 		return err
 	}
-	*p = append(*p, ports.Spec{PortRange: r})
+	*p = append(*p, watch.Spec{PortRange: r})
 	return nil
 }
 

@@ -8,10 +8,10 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -24,7 +24,7 @@ const maxAsked = 1 << 16
 
 // holders finds who has sockets open on the ports. The finder then knows the listeners, too.
 // missed is how many sockets have an owner that was not found.
-func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *ports.Fixed) (held map[uint16][]report.Holder, missed int, err error) {
+func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *watch.Fixed) (held map[uint16][]report.Holder, missed int, err error) {
 	open := &openSockets{asked: asked}
 	request := netlinkdiag.Request{
 		States: netlinkdiag.AllStates.Without(sock.StateTimeWait),
@@ -46,7 +46,7 @@ func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, aske
 
 // openSockets are the sockets on some ports that a process may have open. It is a probe.Visitor.
 type openSockets struct {
-	asked *ports.Fixed
+	asked *watch.Fixed
 	found []netlinkdiag.Socket
 }
 

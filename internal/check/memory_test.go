@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A heapWatcher is a Writer that measures the memory in use now and then.
@@ -33,7 +33,7 @@ func inUse() uint64 {
 
 func TestReportOfAllPortsTakesBoundedMemory(t *testing.T) {
 	kerneltest.RequireNetNS(t)
-	opts := &options{ports: []ports.Spec{{PortRange: sock.PortRange{First: 1, Last: 65535}}}}
+	opts := &options{ports: []watch.Spec{{PortRange: sock.PortRange{First: 1, Last: 65535}}}}
 	before := inUse()
 	judged, err := look(t.Context(), opts)
 	if err != nil {
@@ -65,7 +65,7 @@ func TestSnapshotAndReportOfAllPortsAllocateLittle(t *testing.T) {
 	allocated := func(last uint16) uint64 {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		if _, err := look(t.Context(), &options{ports: []ports.Spec{{PortRange: sock.PortRange{First: 1, Last: last}}}}); err != nil {
+		if _, err := look(t.Context(), &options{ports: []watch.Spec{{PortRange: sock.PortRange{First: 1, Last: last}}}}); err != nil {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)

@@ -16,9 +16,9 @@ import (
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
+	"sockstate_exporter/internal/watch"
 )
 
 // Name is the name of the program.
@@ -42,16 +42,16 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(Name))
 
-	var watching ports.Config
+	var watching watch.Config
 	app.Flag("watch.port", "Always watch this port or range, even if nothing listens on it. In other network namespaces the watch starts when something listens. TCP is the default; add /udp for UDP. Add :NAME to name it. Repeatable. Examples: 4840, 53/udp, 8000-8010, 4840:opcua.").
-		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[ports.Spec]{flag: "--watch.port", parse: ports.ParseSpec, list: &watching.Ports})
+		PlaceHolder("PORT|RANGE[/PROTOCOL][:NAME]").SetValue(&value[watch.Spec]{flag: "--watch.port", parse: watch.ParseSpec, list: &watching.Ports})
 	app.Flag("watch.listeners", "Watch every port that has a TCP or UDP listener.").Default("true").BoolVar(&watching.Listeners)
 	app.Flag("watch.retention", "How long to watch a discovered port after its listener closed. The port stays longer while other sockets are on it.").Default("10m").
 		SetValue(&value[time.Duration]{flag: "--watch.retention", parse: parseRetention, one: &watching.Retention})
 	app.Flag("watch.exclude", "Never watch these ports just because something listens on them. Repeatable. Examples: 22, 30000-32767, 5353/udp.").
-		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[ports.Exclusion]{flag: "--watch.exclude", parse: ports.ParseExclusion, list: &watching.Exclude})
+		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
 	app.Flag("watch.remote-port", "Count TCP sockets to this remote port or range. Repeatable. Examples: 5432, 9092-9095.").
-		PlaceHolder("PORT|RANGE").SetValue(&value[sock.PortRange]{flag: "--watch.remote-port", parse: ports.ParseRange, list: &opts.Sources.RemotePorts})
+		PlaceHolder("PORT|RANGE").SetValue(&value[sock.PortRange]{flag: "--watch.remote-port", parse: watch.ParseRange, list: &opts.Sources.RemotePorts})
 	app.Flag("watch.max-ports", "Maximum number of ports to watch in all network namespaces together. Ports from --watch.port come first. Others keep their place, and each user has a fair share.").Default("1024").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
@@ -87,7 +87,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
-	if opts.Sources.Watch, err = ports.NewPlan(watching); err != nil {
+	if opts.Sources.Watch, err = watch.NewPlan(watching); err != nil {
 		return nil, fmt.Errorf("--watch.port: %w", err)
 	}
 	opts.Sources.Retention = watching.Retention

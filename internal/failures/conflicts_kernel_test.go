@@ -13,10 +13,10 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // The addresses of lo.
@@ -30,7 +30,7 @@ type traced struct {
 	*Recorder
 	ns     *kerneltest.NetNS
 	tracer *bindtrace.Tracer
-	sets   map[uint32][]ports.Set
+	sets   map[uint32][]watch.Set
 }
 
 // newTracer traces the namespace as its own. The tracefs that it may need goes with the
@@ -70,7 +70,7 @@ func trace(t *testing.T, mode sockflags.Mode) *traced {
 	tr := &traced{
 		ns:     ns,
 		tracer: newTracer(t, ns),
-		sets:   map[uint32][]ports.Set{inode: {watching(t, sock.PortRange{First: 4000, Last: 4099})}},
+		sets:   map[uint32][]watch.Set{inode: {watching(t, sock.PortRange{First: 4000, Last: 4099})}},
 	}
 	host := &probe.Host{Config: probe.Config{NetNS: ns.FD()}, OwnInode: inode}
 	if mode != "" {

@@ -21,6 +21,7 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -63,7 +64,7 @@ func followWith(t *testing.T, flags probe.FlagReader, owners OwnerFinder, socket
 		Owners:     owners,
 		OnConflict: func(c Conflict) { f.reported = append(f.reported, c) },
 	})
-	f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}, nil)
+	f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}}, nil)
 	go func() { f.done <- f.Follow() }()
 	return f
 }
@@ -233,7 +234,7 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 func TestAnotherUsersFloodLeavesTheCauseOfAServersFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
-		f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80), sock.PortRange{First: 1000, Last: 1400})}}, nil)
+		f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80), sock.PortRange{First: 1000, Last: 1400})}}, nil)
 		for port := uint16(1000); port < 1400; port++ {
 			hostile := taken(port, 1)[0]
 			hostile.User = 65534
@@ -262,7 +263,7 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 	for round := range uint16(30) {
 		first := 10_000 + 500*round
 		flood := watching(t, one(9000), sock.PortRange{First: first, Last: first + 499})
-		r.watch(map[uint32][]ports.Set{ownNetns: {flood}}, nil)
+		r.watch(map[uint32][]watch.Set{ownNetns: {flood}}, nil)
 		for _, p := range flood.Ports {
 			for _, cause := range verdict.Causes() {
 				for _, reuseAddr := range []bool{false, true} {
@@ -329,7 +330,7 @@ func TestUserWhoFailsOnManyPortsLeavesNoticesToOthers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := follow(t)
-				f.watch(map[uint32][]ports.Set{ownNetns: {watching(t, tt.watched...)}}, nil)
+				f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, tt.watched...)}}, nil)
 				for range 3 { // within noticeInterval, so that no port gives its place back
 					for port := uint16(1000); port < 1100; port++ {
 						hostile := taken(port, 1)[0]

@@ -8,20 +8,20 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // The failure that makes a port watched counts under its number, and what was shown does not fall.
 func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 	tracer := newFakeTracer()
 	r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns}})
-	nobody := map[uint32][]ports.Set{ownNetns: nil}
-	web := map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}
+	nobody := map[uint32][]watch.Set{ownNetns: nil}
+	web := map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}}
 	type shown struct{ port, other uint64 }
-	update := func(sets map[uint32][]ports.Set, port, other uint64) shown {
+	update := func(sets map[uint32][]watch.Set, port, other uint64) shown {
 		t.Helper()
 		key := bindtrace.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRINUSE}
 		off := key
@@ -49,7 +49,7 @@ func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 	for _, step := range []struct {
 		what        string
 		fails       []uint16
-		sets        map[uint32][]ports.Set
+		sets        map[uint32][]watch.Set
 		port, other uint64 // as the tracer counts
 		want        shown
 	}{
@@ -78,7 +78,7 @@ func TestCauseOfTheFailureThatMadeAPortWatched(t *testing.T) {
 	off := Key{Netns: ownNetns, OtherPort: true, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	port := &waitingPort{binds: map[waitingBind]*waitingBinds{{key: off}: {n: 1}}}
 	r.conflicts.settle(portID{ownNetns, 80}, port, new(bindrule.Port))
-	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}}, nil)
 	got := r.conflicts.all()
 	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Cause != verdict.CauseUnknown || got[1].N != 0 {
 		t.Errorf("got %+v, want one failure of port 80, and none of others", got)
@@ -95,7 +95,7 @@ func TestEarlierFailuresOfOneUserAreBounded(t *testing.T) {
 	}
 	e := failed(65_000, "server", 0)
 	r.add(&e)
-	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(65_000))}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(65_000))}}, nil)
 	if n := len(r.earlier.old.counts); n != earlierOfUser {
 		t.Errorf("%d ports of one user are kept, want %d", n, earlierOfUser)
 	}

@@ -7,7 +7,7 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// A Watch watches ports to which a bind has failed: *ports.Plan. netns is 0 for the exporter's own
+// A Watch watches ports to which a bind has failed: *watch.Plan. netns is 0 for the exporter's own
 // network namespace.
 type Watch interface {
 	BindFailed(now time.Time, netns uint32, protocol sock.Protocol, port uint16, uid uint32)

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A failedBind is what a Watch is told.
@@ -31,7 +31,7 @@ func TestFailedCallsStartAWatchOfTheirPort(t *testing.T) {
 	const blue, elsewhere = 4026532001, 4026532002
 	var noted notedBinds
 	r := New(Config{Host: &probe.Host{OwnInode: ownNetns}, Watch: &noted})
-	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t)}, blue: {watching(t)}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t)}, blue: {watching(t)}}, nil)
 	event := func(change func(*bindtrace.Event)) {
 		e := bindtrace.Event{
 			Netns: ownNetns, Op: bindtrace.OpBind, Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRINUSE,

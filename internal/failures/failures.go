@@ -14,9 +14,9 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // Binds are the bind() and listen() calls that failed since the exporter started.
@@ -144,7 +144,7 @@ func New(cfg Config) *Recorder {
 // Update tells the tracer which ports and namespaces to count by number, and reads its counts.
 // sets are the watched ports by the inode number of the namespace, and others the watched
 // namespaces beside the own one.
-func (r *Recorder) Update(sets map[uint32][]ports.Set, others *netns.Set) (Binds, error) {
+func (r *Recorder) Update(sets map[uint32][]watch.Set, others *netns.Set) (Binds, error) {
 	tracer := r.cfg.Tracer
 	gone := r.retired.replace(others)
 	if len(gone) > 0 {
@@ -237,7 +237,7 @@ func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 
 // watch takes the watched ports of the watched namespaces, and forgets the failures of others.
 // gone has the inode numbers of namespaces that are gone.
-func (r *Recorder) watch(sets map[uint32][]ports.Set, gone map[uint32]bool) *watched {
+func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *watched {
 	now := newWatched(r.cfg.Host.OwnInode, sets)
 	r.conflicts.earlier.update(
 		func(key ConflictKey) bool { return now.watches(key.Netns, key.Port) },

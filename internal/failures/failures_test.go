@@ -11,16 +11,16 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A port counts by number in the namespaces that watch it, and in those that are not watched.
 func TestPortHasItsNumberWhereItIsWatched(t *testing.T) {
 	const blue = foreignNetns + 1
 	r := newRecorder()
-	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}, blue: {watching(t, one(81))}}, nil)
 	for _, netns := range []uint32{ownNetns, blue, foreignNetns} {
 		for _, port := range []uint16{80, 81, 82} {
 			e := failed(port, "", 0)
@@ -121,7 +121,7 @@ func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
 func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
 	r := recorderOf(t, []sock.PortRange{one(80), one(443)},
 		failed(80, "a", 1), failed(443, "b", 2), failed(0, "c", 3), failed(8080, "d", 4))
-	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, one(443))}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(443))}}, nil)
 	var watched []string
 	for _, l := range r.all() {
 		watched = append(watched, l.Process)
@@ -165,7 +165,7 @@ func TestFollowEndsWithoutAnErrorWhenTheTracerIsClosed(t *testing.T) {
 
 func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
 	const blue = foreignNetns + 1
-	sets := map[uint32][]ports.Set{ownNetns: {watching(t, one(80)), watching(t, one(53))}, blue: {watching(t, one(80), one(81))}}
+	sets := map[uint32][]watch.Set{ownNetns: {watching(t, one(80)), watching(t, one(53))}, blue: {watching(t, one(80), one(81))}}
 	others := &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 1}}}}
 	tracer := newFakeTracer()
 	tracer.counts = tracerCounts(map[uint32]uint64{blue: 7})
@@ -230,9 +230,9 @@ func TestFailuresWhileWatchedPortsChange(t *testing.T) {
 			r.add(&e)
 		}
 	}()
-	sets := []ports.Set{watching(t, one(80)), watching(t, one(81))}
+	sets := []watch.Set{watching(t, one(80)), watching(t, one(81))}
 	for i := range 200 {
-		r.watch(map[uint32][]ports.Set{ownNetns: {sets[i%2]}}, nil)
+		r.watch(map[uint32][]watch.Set{ownNetns: {sets[i%2]}}, nil)
 		if n := len(r.all()); n > 2 {
 			t.Fatalf("%d failures are kept, want 2 at most", n)
 		}

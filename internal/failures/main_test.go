@@ -12,9 +12,9 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -35,13 +35,13 @@ func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
 
 func one(port uint16) sock.PortRange { return sock.PortRange{First: port, Last: port} }
 
-func watching(t testing.TB, ranges ...sock.PortRange) ports.Set {
+func watching(t testing.TB, ranges ...sock.PortRange) watch.Set {
 	t.Helper()
-	cfg := ports.Config{MaxPorts: 512}
+	cfg := watch.Config{MaxPorts: 512}
 	for _, r := range ranges {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: r})
+		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: r})
 	}
-	w, err := ports.New(cfg)
+	w, err := watch.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func newRecorder() *Recorder { return New(Config{Host: &probe.Host{OwnInode: own
 func recorderOf(t *testing.T, ranges []sock.PortRange, events ...bindtrace.Event) *Recorder {
 	t.Helper()
 	r := newRecorder()
-	r.watch(map[uint32][]ports.Set{ownNetns: {watching(t, ranges...)}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, ranges...)}}, nil)
 	for i := range events {
 		r.add(&events[i])
 	}

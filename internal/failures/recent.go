@@ -13,7 +13,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
@@ -130,11 +130,11 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 func (l *recentLog) trim(keep int) {
 	rows := slices.Collect(maps.Values(l.rows))
 	levels := slices.Concat(
-		ports.ByUser(func(r **recentRow) bindrule.UID { return bindrule.UIDOf((*r).user) }),
-		ports.ByUser(func(r **recentRow) bindrule.UID { return (*r).Request.UID }),
+		share.ByUser(func(r **recentRow) bindrule.UID { return bindrule.UIDOf((*r).user) }),
+		share.ByUser(func(r **recentRow) bindrule.UID { return (*r).Request.UID }),
 		[]func(**recentRow) uint64{byNetns, byPort},
 	)
-	ports.Fairly(rows, func(a, b **recentRow) int { return cmp.Compare((*b).seq, (*a).seq) }, levels...)
+	share.Fairly(rows, func(a, b **recentRow) int { return cmp.Compare((*b).seq, (*a).seq) }, levels...)
 	for _, r := range rows[keep:] {
 		delete(l.rows, r.key)
 	}

@@ -12,8 +12,8 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // short says what a row is in a few words.
@@ -125,9 +125,9 @@ func TestStormOfManyIDsDoesNotPushOutOtherUsers(t *testing.T) {
 	} {
 		for _, order := range []string{"before", "amid"} {
 			t.Run(tt.name+", "+order, func(t *testing.T) {
-				set := []ports.Set{watching(t, one(80), sock.PortRange{First: 1000, Last: 1999})}
+				set := []watch.Set{watching(t, one(80), sock.PortRange{First: 1000, Last: 1999})}
 				r := newRecorder()
-				r.watch(map[uint32][]ports.Set{ownNetns: set, foreignNetns: set}, nil)
+				r.watch(map[uint32][]watch.Set{ownNetns: set, foreignNetns: set}, nil)
 				for i := range 70_000 {
 					if i == map[string]int{"before": 0, "amid": 35_000}[order] {
 						e := failed(80, "service", 0)

@@ -7,8 +7,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // tracerCounts is a failed bind() to port 80, by the number of its namespace.
@@ -51,7 +51,7 @@ func TestNamespacesThatAreGone(t *testing.T) {
 func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	const blue = 4026533000
 	r := newRecorder()
-	sets := map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}
+	sets := map[uint32][]watch.Set{ownNetns: nil, blue: {watching(t, one(80))}}
 	r.watch(sets, nil)
 	key := ConflictKey{Key: Key{Netns: blue, Port: 80}, Cause: verdict.CauseListener}
 	check := func(what string, want map[uint32]uint64) {
@@ -72,6 +72,6 @@ func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	r.conflicts.settled(key, 2) // of a look that was under way
 	r.watch(sets, nil)
 	check("settled late", map[uint32]uint64{0: 5})
-	r.watch(map[uint32][]ports.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
+	r.watch(map[uint32][]watch.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
 	check("another one of that number", map[uint32]uint64{0: 5})
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/watch"
 )
 
 // watched says which failures count under the number of their port: those of the ports that their
@@ -19,7 +19,7 @@ type watched struct {
 }
 
 // newWatched takes the watched ports by the inode number of the namespace.
-func newWatched(own uint32, sets map[uint32][]ports.Set) *watched {
+func newWatched(own uint32, sets map[uint32][]watch.Set) *watched {
 	w := &watched{own: own, namespaces: map[uint32]struct{}{own: {}}, ports: make(map[bindtrace.Port]struct{})}
 	for inode, of := range sets {
 		w.namespaces[inode] = struct{}{}
@@ -71,8 +71,8 @@ func (w *watched) list() ([]uint32, []bindtrace.Port) {
 }
 
 // without returns the sets of other namespaces than these.
-func without(sets map[uint32][]ports.Set, gone map[uint32]bool) map[uint32][]ports.Set {
+func without(sets map[uint32][]watch.Set, gone map[uint32]bool) map[uint32][]watch.Set {
 	out := maps.Clone(sets)
-	maps.DeleteFunc(out, func(inode uint32, _ []ports.Set) bool { return gone[inode] })
+	maps.DeleteFunc(out, func(inode uint32, _ []watch.Set) bool { return gone[inode] })
 	return out
 }

@@ -76,10 +76,10 @@ func fullestFirst(rows []NamespaceRow) {
 
 // share is how much of the nearest limit is used.
 func (r *NamespaceRow) share() float64 {
-	return max(share(r.TimeWait, r.TimeWaitLimit), share(r.Ephemeral, r.EphemeralLimit))
+	return max(fraction(r.TimeWait, r.TimeWaitLimit), fraction(r.Ephemeral, r.EphemeralLimit))
 }
 
-func share(used, limit *uint64) float64 {
+func fraction(used, limit *uint64) float64 {
 	if used == nil || limit == nil || *limit == 0 {
 		return 0
 	}
@@ -102,7 +102,7 @@ func (r *NamespaceRow) EphemeralTag() Tag { return ofLimit(r.Ephemeral, r.Epheme
 // ofLimit warns at the same share as the alert on the TIME_WAIT table.
 func ofLimit(used, limit *uint64) Tag {
 	t := Tag{Level: none}
-	switch s := share(used, limit); {
+	switch s := fraction(used, limit); {
 	case s >= 1:
 		t.Level = bad
 	case s > 0.9:

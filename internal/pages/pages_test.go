@@ -26,6 +26,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 var pageTime = time.Date(2026, 3, 1, 3, 0, 0, 123_456_789, time.UTC)
@@ -89,7 +90,7 @@ func watching(s *snapshot.Snapshot) *snapshot.Snapshot {
 func watchIn(ns *snapshot.Namespace) {
 	ns.Watch.Data.Ports, ns.TCP.Data = nil, nil
 	for _, v := range ns.Verdicts.Data {
-		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, ports.Port{Number: v.Number, Source: ports.SourceListener})
+		ns.Watch.Data.Ports = append(ns.Watch.Data.Ports, watch.Port{Number: v.Number, Source: watch.SourceListener})
 		p := ports.PortSockets{Number: v.Number}
 		for _, o := range v.Port.Sockets {
 			p.IPv4.States[o.State] += o.Count
@@ -110,8 +111,8 @@ func troubledHost() *snapshot.Snapshot {
 		[]bindrule.Socket{reporttest.OnDevice()}, // 4845
 		[]bindrule.Socket{reporttest.Listener(any6, true, bindrule.Yes)},
 	))
-	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", ports.SourceFlag
-	s.Watch.Data.Ports[2].Source = ports.SourceFlag
+	s.Watch.Data.Ports[0].Name, s.Watch.Data.Ports[0].Source = "opcua <&>", watch.SourceFlag
+	s.Watch.Data.Ports[2].Source = watch.SourceFlag
 	gone := &s.Verdicts.Data[3]
 	gone.Restarts = []verdict.Restart{{
 		Address: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No,

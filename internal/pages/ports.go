@@ -5,10 +5,10 @@ import (
 	"slices"
 	"strings"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A PortsPage is what /ports shows. docs/pages.md documents its JSON form.
@@ -54,7 +54,7 @@ func (c candidate) row() PortRow {
 func newPortsPage(s *snapshot.Snapshot, q query) *PortsPage {
 	p := &PortsPage{page: newPage("ports", q), Ports: []PortRow{}, Namespaces: []NamespaceRow{}, missing: newMissing(q.features)}
 	var byProblem [len(problems)][]candidate
-	consider := func(c candidate, port ports.Port) {
+	consider := func(c candidate, port watch.Port) {
 		if q.wantsPort(port.Number) {
 			found := c.problems()
 			rank := found.worst()
@@ -131,7 +131,7 @@ type PortRow struct {
 	Port             uint16                 `json:"port"`
 	Protocol         string                 `json:"protocol"`
 	Name             string                 `json:"name"`
-	Source           ports.Source           `json:"source"`
+	Source           watch.Source           `json:"source"`
 	Problems         []Problem              `json:"problems"` // the worst first
 	Outcome          report.Outcome         `json:"outcome"`
 	Verdict          []report.Sentence      `json:"verdict"`
@@ -145,7 +145,7 @@ type PortRow struct {
 	Advice           []string               `json:"advice"`
 }
 
-func newPortRow(ns *snapshot.Namespace, port *ports.Port, protocol sock.Protocol, found problemSet) PortRow {
+func newPortRow(ns *snapshot.Namespace, port *watch.Port, protocol sock.Protocol, found problemSet) PortRow {
 	return PortRow{
 		Netns: ns.Label(), Port: port.Number, Protocol: protocol.String(), Name: port.Name, Source: port.Source,
 		Problems: found.list(), Outcome: report.Unknown, Verdict: []report.Sentence{}, Gone: []report.RestartReport{}, Advice: []string{},
@@ -178,9 +178,9 @@ func (r *PortRow) Level() Level {
 // SourceText says why the port is watched.
 func (r *PortRow) SourceText() string {
 	switch {
-	case r.Source == ports.SourceFlag:
+	case r.Source == watch.SourceFlag:
 		return "--watch.port"
-	case r.Source == ports.SourceFailure:
+	case r.Source == watch.SourceFailure:
 		return "a bind failed"
 	case r.IsUDP():
 		return "found open"

@@ -11,9 +11,9 @@ import (
 
 	"github.com/munnerz/goautoneg"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A query is what a request asks for, and when.
@@ -52,7 +52,7 @@ func parseQuery(r *http.Request) (query, error) {
 		if s == "" {
 			continue // an empty field of the form
 		}
-		r, err := ports.ParseRange(s)
+		r, err := watch.ParseRange(s)
 		if err != nil {
 			return query{}, fmt.Errorf("port=%q: %w", s, err)
 		}

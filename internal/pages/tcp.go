@@ -6,16 +6,18 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // A tcpPort is what a snapshot has of one TCP port. What is nil is not known.
 type tcpPort struct {
 	ns       *snapshot.Namespace
-	port     *ports.Port
+	port     *watch.Port
 	tcp      *ports.PortSockets
 	verdicts *verdict.Port
 
@@ -65,7 +67,7 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
-	found.add(NoListener, known && !listening && p.port.Source == ports.SourceFlag)
+	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
 	found.add(OnlyIPv6, report.OnlyIPv6(p.listeners))
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
@@ -116,9 +118,9 @@ func boundedGroups(groups []ports.Group) (kept []ports.Group, leftOut int) {
 		return groups, 0
 	}
 	chosen := slices.Clone(groups)
-	ports.Fairly(chosen,
+	share.Fairly(chosen,
 		func(a, b *ports.Group) int { return ports.ByRank(a.GroupKey, b.GroupKey) },
-		ports.ByUser(func(g *ports.Group) bindrule.UID { return g.UID })...)
+		share.ByUser(func(g *ports.Group) bindrule.UID { return g.UID })...)
 	kept, leftOut = bounded(chosen, maxListeners)
 	slices.SortFunc(kept, func(a, b ports.Group) int { return a.Compare(b.GroupKey) })
 	return kept, leftOut

@@ -5,6 +5,7 @@ import (
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A UDPReport is what is on a watched UDP port.
@@ -23,7 +24,7 @@ type UDPSockets struct {
 // A udpPort is what a snapshot has of one UDP port.
 type udpPort struct {
 	ns      *snapshot.Namespace
-	port    *ports.Port
+	port    *watch.Port
 	sockets *ports.UDPPort // nil: not known
 }
 
@@ -41,7 +42,7 @@ func (p *udpPort) empty() bool {
 
 // closed says that the port was discovered and is not in use any more. Clients that choose
 // their ports themselves, as resolvers do, leave many such ports behind.
-func (p *udpPort) closed() bool { return p.empty() && p.port.Source == ports.SourceListener }
+func (p *udpPort) closed() bool { return p.empty() && p.port.Source == watch.SourceListener }
 
 // problems are what is wrong with the port.
 func (p *udpPort) problems() (found problemSet) {

@@ -8,10 +8,11 @@ import (
 
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/watch"
 )
 
 // watchUDP adds a watched UDP port.
-func watchUDP(ns *snapshot.Namespace, port ports.Port, v4, v6 ports.UDPSockets) {
+func watchUDP(ns *snapshot.Namespace, port watch.Port, v4, v6 ports.UDPSockets) {
 	ns.UDP.Data.Watch.Ports = append(ns.UDP.Data.Watch.Ports, port)
 	ns.UDP.Data.Ports = append(ns.UDP.Data.Ports, ports.UDPPort{Number: port.Number, IPv4: v4, IPv6: v6})
 }
@@ -23,18 +24,18 @@ func datagrams(sockets, queue, drops uint64) ports.UDPSockets {
 
 // addUDPPorts adds UDP ports, some with problems.
 func addUDPPorts(s *snapshot.Snapshot) {
-	nobody, found := datagrams(0, 0, 0), ports.SourceListener
-	watchUDP(&s.Namespace, ports.Port{Number: 53, Name: "dns <&>", Source: ports.SourceFlag}, datagrams(2, 212992, 4711), datagrams(1, 0, 0))
-	watchUDP(&s.Namespace, ports.Port{Number: 54, Source: ports.SourceFlag}, nobody, nobody)
-	watchUDP(&s.Namespace, ports.Port{Number: 69, Source: found}, nobody, datagrams(0, 0, 3))   // the port of a client
-	watchUDP(&s.Namespace, ports.Port{Number: 123, Source: found}, datagrams(1, 0, 12), nobody) // dropped long ago
-	watchUDP(&s.Namespace, ports.Port{Number: 4840, Source: found}, datagrams(1, 768, 0), ports.UDPSockets{Sockets: 1, Queue: 768, Drops: 1})
+	nobody, found := datagrams(0, 0, 0), watch.SourceListener
+	watchUDP(&s.Namespace, watch.Port{Number: 53, Name: "dns <&>", Source: watch.SourceFlag}, datagrams(2, 212992, 4711), datagrams(1, 0, 0))
+	watchUDP(&s.Namespace, watch.Port{Number: 54, Source: watch.SourceFlag}, nobody, nobody)
+	watchUDP(&s.Namespace, watch.Port{Number: 69, Source: found}, nobody, datagrams(0, 0, 3))   // the port of a client
+	watchUDP(&s.Namespace, watch.Port{Number: 123, Source: found}, datagrams(1, 0, 12), nobody) // dropped long ago
+	watchUDP(&s.Namespace, watch.Port{Number: 4840, Source: found}, datagrams(1, 768, 0), ports.UDPSockets{Sockets: 1, Queue: 768, Drops: 1})
 	nearLimits(s)
 }
 
 func TestUDPPortThatCouldNotBeSeenIsNotKnown(t *testing.T) {
 	s := new(snapshot.Snapshot)
-	watchUDP(&s.Namespace, ports.Port{Number: 53, Source: ports.SourceFlag}, datagrams(0, 0, 0), datagrams(0, 0, 0))
+	watchUDP(&s.Namespace, watch.Port{Number: 53, Source: watch.SourceFlag}, datagrams(0, 0, 0), datagrams(0, 0, 0))
 	s.UDP.Err = errors.New("dump udp sockets: <broken>")
 	page := portsPage(t, s, "")
 	if want := []PartReport{{Part: "udp", State: partFailed, Error: s.UDP.Err.Error()}}; !slices.Equal(page.Parts, want) {

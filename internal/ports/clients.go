@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -103,7 +104,7 @@ func (d *destinations) busiest() Ephemeral {
 
 // Clients counts connections by their remote end.
 type Clients struct {
-	remote     *Fixed         // nil: none
+	remote     *watch.Fixed   // nil: none
 	ports      []RemotePort   // by the numbers of remote
 	localPorts sock.PortRange // ip_local_port_range; empty: destinations are not counted
 	// serving has the ports of localPorts that belong to a server: connect() is given no port
@@ -114,7 +115,7 @@ type Clients struct {
 
 // NewClients counts the sockets to remote ports, and the destinations of sockets whose local port
 // is in localPorts, unless that is one of the listening ports, or a watched port that had a listener.
-func NewClients(remote *Fixed, localPorts sock.PortRange, listening iter.Seq[uint16], set Set) *Clients {
+func NewClients(remote *watch.Fixed, localPorts sock.PortRange, listening iter.Seq[uint16], set watch.Set) *Clients {
 	c := &Clients{remote: remote, localPorts: localPorts}
 	c.serve(listening, set)
 	c.Reset()
@@ -145,7 +146,7 @@ func (c *Clients) Add(s *netlinkdiag.Socket) {
 	if i, ok := c.remote.Find(s.Remote.Port()); ok {
 		c.ports[i].Of(s.Family)[s.State]++
 	}
-	if port := s.Local.Port(); within(c.localPorts, port) && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
+	if port := s.Local.Port(); c.localPorts.Contains(port) && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
 		c.to.add(s)
 	}
 }
@@ -160,10 +161,10 @@ func (c *Clients) serves(port uint16) bool {
 
 // serve notes the ports that have a listener, and those that are watched because they had one:
 // connections stay when their listener goes.
-func (c *Clients) serve(listening iter.Seq[uint16], set Set) {
+func (c *Clients) serve(listening iter.Seq[uint16], set watch.Set) {
 	c.serving = make(map[uint16]struct{})
 	note := func(port uint16) {
-		if within(c.localPorts, port) {
+		if c.localPorts.Contains(port) {
 			c.serving[port] = struct{}{}
 		}
 	}
@@ -171,7 +172,7 @@ func (c *Clients) serve(listening iter.Seq[uint16], set Set) {
 		note(port)
 	}
 	for _, p := range set.Ports {
-		if p.Source == SourceListener {
+		if p.Source == watch.SourceListener {
 			note(p.Number)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -96,8 +97,8 @@ func TestDestinationsAreToldApart(t *testing.T) {
 }
 
 func TestClientsAreThoseWithAPortOfTheRange(t *testing.T) {
-	c := NewClients(NewFixed([]sock.PortRange{netlinkdiag.Port(443)}), sock.PortRange{First: 40000, Last: 40001},
-		slices.Values([]uint16{40001}), Set{})
+	c := NewClients(watch.NewFixed([]sock.PortRange{netlinkdiag.Port(443)}), sock.PortRange{First: 40000, Last: 40001},
+		slices.Values([]uint16{40001}), watch.Set{})
 	for _, port := range []uint16{39999, 40000, 40001, 40002} {
 		s := clientSocket(port, 1)
 		c.Add(&s)

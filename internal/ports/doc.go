@@ -1,16 +1,8 @@
-// Package ports decides which TCP and UDP ports are watched, under which name and for how long, and
-// counts the sockets on them.
+// Package ports counts the sockets on watched ports (internal/watch): [Counter] by state, [Groups] the
+// listeners by address, [Clients] the connections by destination, and [UDPWatcher] the UDP sockets.
 //
-// A port is watched because somebody asked for it (a [Spec], for ever), because a listener was seen
-// on it (discovered), or because a bind to it failed ([Plan.BindFailed]). A discovered port is kept
-// while its listener is there, for [Config.Retention] after the listener was last seen, and longer
-// while sockets linger on it: they are the reason to watch the port of a server that went.
-// [Config.MaxPorts] limits the ports of all network namespaces and both protocols together; the ports
-// to which binds fail have a limit of their own. A [Plan] makes the [Watcher] of each namespace.
-//
-// [Listening] and [Selection] choose the listeners that are known in detail, [DropCounter] keeps
-// counters that do not fall, and [Clients] counts client sockets by destination. Each has a fixed
-// limit, and users share it.
+// [Listening] and [Selection] choose the listeners that are known in detail, [TooMany] those that are
+// shown, and [DropCounter] keeps counters that do not fall. Each has a fixed limit, and users share it.
 //
 // The package is pure: it reads no clock, does no I/O, and needs no privilege and no particular
 // kernel.

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"sockstate_exporter/internal/share"
 )
 
 // A DropCounter makes counters of groups out of the counters of sockets (sk_drops), which die
@@ -22,7 +24,7 @@ type DropCounter struct {
 	dump    uint64        // number of the dump
 	groups  map[GroupKey]dropTotal
 	sockets map[uint64]dropping // by cookie
-	users   map[uint32]*dropper // by accountOf
+	users   map[uint32]*dropper // by share.Account
 }
 
 type dropTotal struct {
@@ -87,13 +89,13 @@ func (c *DropCounter) Add(l *Listener) {
 	}
 	total, ok := c.groups[l.GroupKey]
 	if ok || added > 0 {
-		c.groups[l.GroupKey] = dropTotal{total: total.total + uint64(added), seen: c.now, user: accountOf(l.UID)}
+		c.groups[l.GroupKey] = dropTotal{total: total.total + uint64(added), seen: c.now, user: share.Account(l.UID)}
 	}
 }
 
 // remember remembers one more socket, if there is room, and returns how many of its drops are new.
 func (c *DropCounter) remember(l *Listener) uint32 {
-	id := accountOf(l.UID)
+	id := share.Account(l.UID)
 	u := c.users[id]
 	if u == nil {
 		u = new(dropper)

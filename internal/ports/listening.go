@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -51,7 +53,7 @@ type Listening struct {
 // A portUser is a port and one of the users who listen on it.
 type portUser struct {
 	port    uint16
-	account uint32 // of accountOf
+	account uint32 // of share.Account
 }
 
 // userListeners are the listeners of one user on one port.
@@ -95,7 +97,7 @@ func (l *Listening) Add(s *netlinkdiag.Socket) {
 }
 
 func (l *Listening) count(s *Listener) {
-	at := portUser{s.Port, accountOf(s.UID)}
+	at := portUser{s.Port, share.Account(s.UID)}
 	c := l.users[at]
 	if c == nil {
 		c = &userListeners{oldest: s.Cookie, uid: s.UID}
@@ -126,23 +128,23 @@ func (l *Listening) Total() uint64 {
 }
 
 // Servers returns the ports that have a listener, sorted.
-func (l *Listening) Servers() []Server {
+func (l *Listening) Servers() []watch.Server {
 	oldest := make(map[uint16]*userListeners)
 	for at, c := range l.users {
 		if o := oldest[at.port]; o == nil || c.oldest < o.oldest {
 			oldest[at.port] = c
 		}
 	}
-	servers := make([]Server, 0, len(oldest))
+	servers := make([]watch.Server, 0, len(oldest))
 	for port, c := range oldest {
-		servers = append(servers, Server{Port: port, UID: c.uid, Cookie: c.oldest})
+		servers = append(servers, watch.Server{Port: port, UID: c.uid, Cookie: c.oldest})
 	}
-	slices.SortFunc(servers, func(a, b Server) int { return cmp.Compare(a.Port, b.Port) })
+	slices.SortFunc(servers, func(a, b watch.Server) int { return cmp.Compare(a.Port, b.Port) })
 	return servers
 }
 
 // On returns the listeners on the ports of a set, where all listeners are known one by one.
-func (l *Listening) On(set Set) (on OnPorts, ok bool) {
+func (l *Listening) On(set watch.Set) (on OnPorts, ok bool) {
 	if l.crowded {
 		return OnPorts{}, false
 	}
@@ -189,7 +191,7 @@ type selectedGroup struct {
 }
 
 // Select begins a Selection of the listeners on the ports of a set.
-func (l *Listening) Select(set Set) *Selection {
+func (l *Listening) Select(set watch.Set) *Selection {
 	byUser := make(map[uint32]map[portUser]uint64)
 	for at, c := range l.users {
 		if _, ok := set.Find(at.port); ok {
@@ -206,30 +208,15 @@ func (l *Listening) Select(set Set) *Selection {
 		}
 	}
 	s := &Selection{shares: make(map[portUser]*selected)}
-	ofUsers := fairShare(maps.Values(sums), maxListeners)
+	ofUsers := share.Most(maps.Values(sums), maxListeners)
 	for account, at := range byUser {
-		share := fairShare(maps.Values(at), min(sums[account], ofUsers))
+		ofPorts := share.Most(maps.Values(at), min(sums[account], ofUsers))
 		for place := range at {
-			s.shares[place] = &selected{share: int(max(share, 1))}
+			s.shares[place] = &selected{share: int(max(ofPorts, 1))}
 		}
 	}
 	s.Reset()
 	return s
-}
-
-// fairShare is how much each may have at most, so that all together have no more than the limit.
-func fairShare(wanted iter.Seq[uint64], limit uint64) uint64 {
-	sorted := slices.Sorted(wanted)
-	most := uint64(0)
-	for i, n := range sorted {
-		share := limit / uint64(len(sorted)-i)
-		if n > share {
-			return share
-		}
-		limit -= n
-		most = n
-	}
-	return most // enough for all
 }
 
 // Reset implements probe.Visitor.
@@ -244,7 +231,7 @@ func (s *Selection) Reset() {
 func (s *Selection) Add(socket *netlinkdiag.Socket) {
 	l := NewListener(socket)
 	// One that was not there at the first dump is in the next snapshot.
-	if of := s.shares[portUser{l.Port, accountOf(l.UID)}]; of != nil && s.seen.isNew(l.Cookie) {
+	if of := s.shares[portUser{l.Port, share.Account(l.UID)}]; of != nil && s.seen.isNew(l.Cookie) {
 		of.add(&l)
 	}
 }

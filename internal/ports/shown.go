@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/share"
 )
 
 // Any user may listen on as many addresses of 127.0.0.0/8 as they have descriptors, and with
@@ -103,7 +104,7 @@ func choose(groups []Candidate, local func(netip.Addr) bool) []choice {
 }
 
 func fair(choices []choice, compare func(a, b *choice) int) {
-	Fairly(choices, compare, ByUser(func(c *choice) bindrule.UID { return c.UID })...)
+	share.Fairly(choices, compare, share.ByUser(func(c *choice) bindrule.UID { return c.UID })...)
 }
 
 func (c *choice) compare(o *choice) int {

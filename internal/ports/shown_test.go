@@ -1,7 +1,6 @@
 package ports
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -112,15 +111,6 @@ func TestAddressesAreNotAskedForWithoutNeed(t *testing.T) {
 	few := flood(MaxShownPerPort, 80, "127.1.%d.%d", uidOf(0), 0)
 	if got := TooMany(few, nil); len(got) > 0 {
 		t.Errorf("left out %v, want nothing", got)
-	}
-}
-
-func TestFairlySharesByLevel(t *testing.T) {
-	rows := []string{"a1x", "a1y", "a1z", "a2x", "a2y", "b1x", "c9z"}
-	level := func(n int) func(*string) uint64 { return func(s *string) uint64 { return uint64((*s)[n]) } }
-	Fairly(rows, func(a, b *string) int { return cmp.Compare(*a, *b) }, level(0), level(1))
-	if want := []string{"a1x", "b1x", "c9z", "a2x", "a1y", "a2y", "a1z"}; !slices.Equal(rows, want) {
-		t.Errorf("got %v, want %v", rows, want)
 	}
 }
 

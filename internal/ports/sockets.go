@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -46,13 +47,13 @@ func (p *PortSockets) onlyListeners() bool {
 
 // A Counter counts a stream of TCP sockets per watched port.
 type Counter struct {
-	set    Set
+	set    watch.Set
 	ports  []PortSockets // as set.Ports
 	unseen sock.StateSet // as PortSockets.Unseen
 }
 
 // NewCounter counts the sockets of the ports in set. States in unseen are not looked for.
-func NewCounter(set Set, unseen sock.StateSet) *Counter {
+func NewCounter(set watch.Set, unseen sock.StateSet) *Counter {
 	c := &Counter{set: set, ports: make([]PortSockets, len(set.Ports)), unseen: unseen}
 	c.Reset()
 	return c

@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // UDP is the sockets of watched UDP ports.
 type UDP struct {
-	Watch Set
+	Watch watch.Set
 	Ports []UDPPort // Ports[i] is about Watch.Ports[i]
 }
 
@@ -45,7 +46,7 @@ type UDPSockets struct {
 type UDPListing struct {
 	drops   *DropCounter
 	seen    cookies
-	servers map[uint16]Server // by port, of the oldest socket that is not connected
+	servers map[uint16]watch.Server // by port, of the oldest socket that is not connected
 	sockets map[GroupKey]*UDPSockets
 }
 
@@ -54,7 +55,7 @@ func udpKey(port uint16, family sock.Family) GroupKey { return GroupKey{Port: po
 
 // Reset implements probe.Visitor.
 func (u *UDPListing) Reset() {
-	u.seen, u.servers, u.sockets = make(cookies), make(map[uint16]Server), make(map[GroupKey]*UDPSockets)
+	u.seen, u.servers, u.sockets = make(cookies), make(map[uint16]watch.Server), make(map[GroupKey]*UDPSockets)
 }
 
 // Add implements probe.Visitor.
@@ -77,24 +78,24 @@ func (u *UDPListing) Add(s *netlinkdiag.Socket) {
 		return
 	}
 	if o, ok := u.servers[l.Port]; !ok || l.Cookie < o.Cookie {
-		u.servers[l.Port] = Server{Port: l.Port, UID: l.UID, Cookie: l.Cookie}
+		u.servers[l.Port] = watch.Server{Port: l.Port, UID: l.UID, Cookie: l.Cookie}
 	}
 }
 
 // A UDPWatcher discovers UDP ports and counts their sockets, in one network namespace, from one
 // snapshot to the next.
 type UDPWatcher struct {
-	watcher *Watcher
+	watcher *watch.Watcher
 	drops   *DropCounter
 }
 
 // NewUDPWatcher returns a UDPWatcher that takes its ports from watcher.
-func NewUDPWatcher(watcher *Watcher, retention time.Duration) *UDPWatcher {
+func NewUDPWatcher(watcher *watch.Watcher, retention time.Duration) *UDPWatcher {
 	return &UDPWatcher{watcher: watcher, drops: NewDropCounter(retention)}
 }
 
 // Set returns the latest set of watched ports.
-func (u *UDPWatcher) Set() Set { return u.watcher.Set() }
+func (u *UDPWatcher) Set() watch.Set { return u.watcher.Set() }
 
 // Close gives the ports back to the budget.
 func (u *UDPWatcher) Close() { u.watcher.Close() }

@@ -12,16 +12,17 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
 // newTestCount counts the sockets of the ports in set. With all it keeps every socket for the verdicts.
-func newTestCount(set ports.Set, all bool, localPorts sock.PortRange) *count {
+func newTestCount(set watch.Set, all bool, localPorts sock.PortRange) *count {
 	return &count{
 		set:     set,
 		counter: ports.NewCounter(set, 0),
-		clients: ports.NewClients(nil, localPorts, new(ports.Listening).Ports(), ports.Set{}),
+		clients: ports.NewClients(nil, localPorts, new(ports.Listening).Ports(), watch.Set{}),
 		views:   make([]verdict.View, len(set.Ports)),
 		all:     all,
 	}
@@ -49,13 +50,13 @@ func TestResetForgetsAllCounts(t *testing.T) {
 	}
 }
 
-func watchedSet(t testing.TB, numbers ...uint16) ports.Set {
+func watchedSet(t testing.TB, numbers ...uint16) watch.Set {
 	t.Helper()
-	cfg := ports.Config{MaxPorts: len(numbers)}
+	cfg := watch.Config{MaxPorts: len(numbers)}
 	for _, p := range numbers {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
+		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: sock.PortRange{First: p, Last: p}})
 	}
-	w, err := ports.New(cfg)
+	w, err := watch.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

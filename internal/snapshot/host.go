@@ -9,8 +9,8 @@ import (
 
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A host takes snapshots of all network namespaces, one at a time, and keeps what has to outlive
@@ -176,7 +176,7 @@ func (h *host) keep(set *netns.Set) {
 	})
 	for id := range there {
 		if h.others[id] == nil {
-			watch := func(p sock.Protocol) *ports.Watcher { return h.cfg.Watch.Elsewhere(p, uint32(id.Inode)) }
+			watch := func(p sock.Protocol) *watch.Watcher { return h.cfg.Watch.Elsewhere(p, uint32(id.Inode)) }
 			h.others[id] = newWorker(h.cfg, watch, nil)
 		}
 	}
@@ -184,8 +184,8 @@ func (h *host) keep(set *netns.Set) {
 
 // watched returns the watched ports by the inode number of the namespace. Failed calls in those that
 // were missed are counted as before.
-func (h *host) watched(set *netns.Set) map[uint32][]ports.Set {
-	sets := map[uint32][]ports.Set{h.cfg.Host.OwnInode: h.own.sets()}
+func (h *host) watched(set *netns.Set) map[uint32][]watch.Set {
+	sets := map[uint32][]watch.Set{h.cfg.Host.OwnInode: h.own.sets()}
 	for _, ns := range withMissed(set).Namespaces {
 		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].sets()
 	}

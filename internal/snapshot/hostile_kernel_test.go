@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // hostile opens sockets of a user on n addresses of a net ("127.1.%d.%d") and a port. They need not
@@ -67,7 +68,7 @@ func TestFloodOfListenersDoesNotHideAServer(t *testing.T) {
 			for _, a := range servers {
 				ns.Listen(t, netip.AddrPortFrom(netip.MustParseAddr(a), number), kerneltest.Options{})
 			}
-			s := whole(t, kernelTaker(t, ns, ports.Config{Listeners: true, MaxPorts: 10}))
+			s := whole(t, kernelTaker(t, ns, watch.Config{Listeners: true, MaxPorts: 10}))
 			got := shownOn(&s, number)
 			for _, a := range servers {
 				if !slices.Contains(got, a) {

@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -24,7 +25,7 @@ var (
 )
 
 // kernelTaker takes snapshots of a namespace, from the running kernel.
-func kernelTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config) *Taker {
+func kernelTaker(t *testing.T, ns *kerneltest.NetNS, watched watch.Config) *Taker {
 	t.Helper()
 	reader, err := stack.NewReader("/proc")
 	if err != nil {

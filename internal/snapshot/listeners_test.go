@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -111,7 +112,7 @@ func TestDropsAreForgottenAfterTheRetention(t *testing.T) {
 // Port 90 listens all the time, but is not watched while 80 has its place.
 func TestDropsOfAListenerThatIsNotWatchedForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cfg := ports.Config{Listeners: true, Retention: retention, MaxPorts: 1}
+		cfg := watch.Config{Listeners: true, Retention: retention, MaxPorts: 1}
 		f := newFake(diagtest.Listening("0.0.0.0:80", 2))
 		taker := newTaker(t, f.config(), cfg)
 		whole(t, taker)

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -106,7 +107,7 @@ func (f *fake) dial(int) (*netlinkdiag.Conn, error) {
 func one(port uint16) sock.PortRange { return netlinkdiag.Port(port) }
 
 // newTaker is a Taker that watches ports, and is closed when the test ends.
-func newTaker(t *testing.T, cfg Config, watched ports.Config) *Taker {
+func newTaker(t *testing.T, cfg Config, watched watch.Config) *Taker {
 	t.Helper()
 	taker := openTaker(t, cfg, watched)
 	t.Cleanup(func() {
@@ -117,18 +118,18 @@ func newTaker(t *testing.T, cfg Config, watched ports.Config) *Taker {
 	return taker
 }
 
-func openTaker(t *testing.T, cfg Config, watched ports.Config) *Taker {
+func openTaker(t *testing.T, cfg Config, watched watch.Config) *Taker {
 	t.Helper()
 	var err error
-	if cfg.Watch, err = ports.NewPlan(watched); err != nil {
+	if cfg.Watch, err = watch.NewPlan(watched); err != nil {
 		t.Fatal(err)
 	}
 	return New(cfg)
 }
 
 // discovering is what no flag means.
-func discovering() ports.Config {
-	return ports.Config{Listeners: true, Retention: retention, MaxPorts: 512}
+func discovering() watch.Config {
+	return watch.Config{Listeners: true, Retention: retention, MaxPorts: 512}
 }
 
 func someStats() stack.Stats {

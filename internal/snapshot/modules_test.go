@@ -5,10 +5,10 @@ import (
 	"os"
 	"testing"
 
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -26,7 +26,7 @@ func TestWithoutModulesTheRestIsServed(t *testing.T) {
 		Parts: Parts{TCP: true, Listeners: true, Verdicts: true, UDP: true},
 	}
 	watched := discovering()
-	watched.Ports = []ports.Spec{{PortRange: one(4840)}, {PortRange: one(53), Protocol: sock.UDP}}
+	watched.Ports = []watch.Spec{{PortRange: one(4840)}, {PortRange: one(53), Protocol: sock.UDP}}
 	taker := newTaker(t, cfg, watched)
 	s := taker.Take(t.Context())
 

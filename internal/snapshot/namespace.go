@@ -18,6 +18,7 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -84,11 +85,11 @@ func (t *taking) list(ctx context.Context) {
 
 // updateWatch updates the set of watched ports. If the listeners are not known, the set does not
 // change: no port may disappear because the exporter could not look.
-func (t *taking) updateWatch() Part[ports.Set] {
+func (t *taking) updateWatch() Part[watch.Set] {
 	if t.listening.Err == nil {
 		t.set = t.watcher.Discover(time.Now(), t.listening.Data.Servers(), t.localPorts)
 	}
-	return Part[ports.Set]{Data: t.set, Err: t.listening.Err, Duration: t.listening.Duration}
+	return Part[watch.Set]{Data: t.set, Err: t.listening.Err, Duration: t.listening.Duration}
 }
 
 // fold folds the listeners on watched ports into groups. Where there are too many listeners to keep
@@ -353,7 +354,7 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 
 // A count is what the dump of TCP sockets has shown. It is a probe.Visitor.
 type count struct {
-	set     ports.Set
+	set     watch.Set
 	counter *ports.Counter
 	clients *ports.Clients
 

@@ -17,10 +17,10 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -315,7 +315,7 @@ func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 		defer mu.Unlock()
 		set(&ns)
 	}
-	broken := newWorker(cfg, func(p sock.Protocol) *ports.Watcher { return cfg.Watch.Elsewhere(p, 1) }, cfg.Host.In(set.Namespaces[0])).
+	broken := newWorker(cfg, func(p sock.Protocol) *watch.Watcher { return cfg.Watch.Elsewhere(p, 1) }, cfg.Host.In(set.Namespaces[0])).
 		begin(publish, &walkBudget{left: time.Hour})
 	broken.list(t.Context())
 	broken.sockets(t.Context())

@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -24,8 +25,8 @@ var (
 
 func TestExplicitPortHasZerosBeforeAnySocket(t *testing.T) {
 	f := newFake()
-	taker := newTaker(t, f.config(), ports.Config{
-		Ports:    []ports.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4841}, Name: "opcua"}},
+	taker := newTaker(t, f.config(), watch.Config{
+		Ports:    []watch.Spec{{PortRange: sock.PortRange{First: 4840, Last: 4841}, Name: "opcua"}},
 		MaxPorts: 512,
 	})
 	s := whole(t, taker)
@@ -252,9 +253,9 @@ func TestRestartedDumpCountsNothingTwice(t *testing.T) {
 }
 
 func TestManyPortsAreFilteredHereWithTheSameCounts(t *testing.T) {
-	cfg := ports.Config{MaxPorts: 1 << 16}
+	cfg := watch.Config{MaxPorts: 1 << 16}
 	for p := 1; p < 1<<16; p += 2 {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: uint16(p), Last: uint16(p)}})
+		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: sock.PortRange{First: uint16(p), Last: uint16(p)}})
 	}
 	f := newFake(
 		diagtest.Listening("0.0.0.0:81", 1),

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -38,12 +39,12 @@ func remoteSockets(t *testing.T, ns *kerneltest.NetNS, number uint16) ports.Remo
 func TestKernelSocketsToRemotePorts(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		local []ports.Spec
+		local []watch.Spec
 		more  sock.PortRange // remote watched that nothing is connected to
 	}{
 		{"alone", nil, sock.PortRange{}},
-		{"beside watched ports", []ports.Spec{{PortRange: one(4840)}, {PortRange: sock.PortRange{First: 100, Last: 105}}}, sock.PortRange{}},
-		{"beyond what the kernel filters", []ports.Spec{{PortRange: sock.PortRange{First: 10000, Last: 11500}}}, sock.PortRange{First: 20000, Last: 20010}},
+		{"beside watched ports", []watch.Spec{{PortRange: one(4840)}, {PortRange: sock.PortRange{First: 100, Last: 105}}}, sock.PortRange{}},
+		{"beyond what the kernel filters", []watch.Spec{{PortRange: sock.PortRange{First: 10000, Last: 11500}}}, sock.PortRange{First: 20000, Last: 20010}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
@@ -69,11 +70,11 @@ func TestKernelSocketsToRemotePorts(t *testing.T) {
 			if tt.more != (sock.PortRange{}) {
 				remote = append(remote, tt.more)
 			}
-			taker := clientTaker(t, ns, ports.Config{Ports: tt.local, MaxPorts: 2000, Retention: retention}, remote...)
+			taker := clientTaker(t, ns, watch.Config{Ports: tt.local, MaxPorts: 2000, Retention: retention}, remote...)
 			// Sockets in passing states stay in theirs for seconds, TIME_WAIT for a minute: what
 			// counts is that both look at the same moment.
 			inProc := func() (all []ports.RemotePort) {
-				for _, number := range ports.NewFixed(remote).Numbers() {
+				for _, number := range watch.NewFixed(remote).Numbers() {
 					all = append(all, remoteSockets(t, ns, number))
 				}
 				return all

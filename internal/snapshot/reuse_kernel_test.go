@@ -12,9 +12,9 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -35,7 +35,7 @@ func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Take
 		Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags}},
 		Retention: retention,
 		Parts:     Parts{TCP: true, Listeners: true, Verdicts: true},
-	}, ports.Config{Listeners: true, Retention: retention, MaxPorts: 512})
+	}, watch.Config{Listeners: true, Retention: retention, MaxPorts: 512})
 }
 
 // takeWithFlags takes a snapshot that has sockets and flags.

@@ -15,9 +15,9 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -145,9 +145,9 @@ func TestFlagsAreAskedForWatchedPortsAndTheirListeners(t *testing.T) {
 	web.Inode, ssh.Inode = 11, 22
 	f := newFake(web, ssh)
 	flags := knowing(nil)
-	taker := newTaker(t, withFlags(f, flags), ports.Config{
-		Ports:     []ports.Spec{{PortRange: sock.PortRange{First: 443, Last: 443}}},
-		Listeners: true, Exclude: []ports.Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}, MaxPorts: 512,
+	taker := newTaker(t, withFlags(f, flags), watch.Config{
+		Ports:     []watch.Spec{{PortRange: sock.PortRange{First: 443, Last: 443}}},
+		Listeners: true, Exclude: []watch.Exclusion{{PortRange: sock.PortRange{First: 22, Last: 22}}}, MaxPorts: 512,
 	})
 	whole(t, taker)
 	want := []sockflags.Request{{

@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // A SeenPort says what was seen on a port since it came into the watch. Metrics have series for what
@@ -71,7 +72,7 @@ type Seen struct {
 
 // seenPorts has what was seen on the ports of a set: ports[i] is of set.Ports[i].
 type seenPorts struct {
-	set   ports.Set
+	set   watch.Set
 	ports []SeenPort
 }
 
@@ -174,7 +175,7 @@ func (m *Memory) own() {
 func (m *Memory) noteWatch(ns *Namespace) { m.seen.tcp.watch(ns.Watch.Data) }
 
 // watch forgets the ports that are not in the set.
-func (s *seenPorts) watch(set ports.Set) {
+func (s *seenPorts) watch(set watch.Set) {
 	if len(set.Ports) == len(s.set.Ports) && (len(set.Ports) == 0 || &set.Ports[0] == &s.set.Ports[0]) {
 		return // a set does not change, so it is the same
 	}
@@ -182,7 +183,7 @@ func (s *seenPorts) watch(set ports.Set) {
 	s.set, s.ports = set, make([]SeenPort, len(set.Ports))
 	for i, p := range set.Ports {
 		s.ports[i] = before.find(p.Number)
-		s.ports[i].asked = p.Source == ports.SourceFlag
+		s.ports[i].asked = p.Source == watch.SourceFlag
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 func TestSeeingNothingNewAllocatesNothing(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	ns := w.see([]uint16{80, 81}, sockets(80, v4, sock.StateTimeWait))
 	if n := testing.AllocsPerRun(100, func() { w.memory.Note(ns) }); n > 0 {
 		t.Errorf("%v allocations, want none", n)

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 const (
@@ -24,34 +25,34 @@ const (
 // inode is that of the namespace in these tests.
 const inode = 7
 
-// A watch makes the namespaces of one snapshot after another, which have the ports with a listener
+// A series makes the namespaces of one snapshot after another, which have the ports with a listener
 // for one minute.
-type watch struct {
-	watcher *ports.Watcher
+type series struct {
+	watcher *watch.Watcher
 	now     time.Time
 	memory  Memory
 }
 
-func newWatch(t *testing.T, asked ...uint16) *watch {
+func newSeries(t *testing.T, asked ...uint16) *series {
 	t.Helper()
-	cfg := ports.Config{Listeners: true, Retention: time.Minute, MaxPorts: 512}
+	cfg := watch.Config{Listeners: true, Retention: time.Minute, MaxPorts: 512}
 	for _, p := range asked {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: one(p)})
+		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: one(p)})
 	}
-	w, err := ports.New(cfg)
+	w, err := watch.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &watch{watcher: w, now: time.Now()}
+	return &series{watcher: w, now: time.Now()}
 }
 
 // see has the memory note a snapshot, a minute after the one before. The ports have a listener for
 // the Watcher, and no socket unless change adds one.
-func (w *watch) see(listening []uint16, change func(*Namespace)) *Namespace {
+func (w *series) see(listening []uint16, change func(*Namespace)) *Namespace {
 	w.now = w.now.Add(time.Minute)
-	var servers []ports.Server
+	var servers []watch.Server
 	for _, p := range listening {
-		servers = append(servers, ports.Server{Port: p})
+		servers = append(servers, watch.Server{Port: p})
 	}
 	ns := &Namespace{Inode: inode}
 	ns.Watch.Data = w.watcher.Update(w.now, servers)
@@ -87,7 +88,7 @@ func checkSeen(t *testing.T, when string, p SeenPort, ipv4, ipv6 bool, states4, 
 }
 
 func TestAStateThatWasSeenStays(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	on := []uint16{80}
 	ns := w.see(on, nil)
 	checkSeen(t, "without a socket", ns.Seen.TCP(80), false, false, 0, 0)
@@ -102,7 +103,7 @@ func TestAStateThatWasSeenStays(t *testing.T) {
 }
 
 func TestAFamilyThatAppearsLaterIsInUseFromThenOn(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	on := []uint16{80}
 	ns := w.see(on, sockets(80, v4, sock.StateListen))
 	checkSeen(t, "before", ns.Seen.TCP(80), true, false, sock.States(sock.StateListen), 0)
@@ -114,7 +115,7 @@ func TestAFamilyThatAppearsLaterIsInUseFromThenOn(t *testing.T) {
 }
 
 func TestAPortThatComesBackIsNew(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	w.see([]uint16{80, 81}, func(ns *Namespace) {
 		sockets(80, v6, sock.StateTimeWait)(ns)
 		sockets(81, v6, sock.StateTimeWait)(ns)
@@ -133,7 +134,7 @@ func TestAPortThatComesBackIsNew(t *testing.T) {
 }
 
 func TestAnAskedPortUsesBothFamiliesUntilItUsesOne(t *testing.T) {
-	w := newWatch(t, 80)
+	w := newSeries(t, 80)
 	ns := w.see(nil, nil)
 	checkSeen(t, "without a socket", ns.Seen.TCP(80), true, true, 0, 0)
 	ns = w.see(nil, sockets(80, v6, sock.StateListen))
@@ -172,7 +173,7 @@ func TestAFamilyThatFailedToBindIsInUse(t *testing.T) {
 		{"no failure", changed(func(c *bindtrace.Count) { c.N = 0 }), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWatch(t)
+			w := newSeries(t)
 			ns := w.see([]uint16{80}, sockets(80, v4, sock.StateListen))
 			w.memory.NoteFailures(ns, []bindtrace.Count{tt.of})
 			listen := sock.States(sock.StateListen)
@@ -184,11 +185,11 @@ func TestAFamilyThatFailedToBindIsInUse(t *testing.T) {
 }
 
 func TestUDPFamiliesAreSeenApart(t *testing.T) {
-	plan, err := ports.NewPlan(ports.Config{Listeners: true, MaxPorts: 512})
+	plan, err := watch.NewPlan(watch.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := plan.Own(sock.UDP).Update(time.Now(), []ports.Server{{Port: 53}, {Port: 514}})
+	set := plan.Own(sock.UDP).Update(time.Now(), []watch.Server{{Port: 53}, {Port: 514}})
 	var m Memory
 	note := func(sockets uint64) *Namespace {
 		ns := &Namespace{Inode: inode}
@@ -212,7 +213,7 @@ func TestAListenerGroupOfSeveralSocketsStaysOne(t *testing.T) {
 	group := func(address string, sockets uint64) ports.Group {
 		return ports.Group{GroupKey: key(address), Sockets: sockets}
 	}
-	w := newWatch(t)
+	w := newSeries(t)
 	for i, step := range []struct {
 		groups []ports.Group
 		err    error
@@ -240,7 +241,7 @@ func TestAListenerGroupOfSeveralSocketsStaysOne(t *testing.T) {
 }
 
 func TestListenersTellTheFamilyWithoutTheirCollector(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	ns := w.see([]uint16{80}, func(ns *Namespace) {
 		ns.TCP = Part[[]ports.PortSockets]{Err: ErrOff}
 		ns.Listeners = Part[[]ports.Group]{Err: ErrOff, Data: []ports.Group{{GroupKey: ports.GroupKey{Port: 80, Family: v6, Address: localhost6}}}}
@@ -249,7 +250,7 @@ func TestListenersTellTheFamilyWithoutTheirCollector(t *testing.T) {
 }
 
 func TestGroupsThatWereDroppedOnceAreKept(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	for i, step := range []struct {
 		dropped int
 		want    bool
@@ -270,7 +271,7 @@ func TestABlockingStateStaysAsLongAsItsAddress(t *testing.T) {
 		return b
 	}
 	const timeWait, closeWait = sock.StateTimeWait, sock.StateCloseWait
-	w := newWatch(t)
+	w := newSeries(t)
 	for i, step := range []struct {
 		binds []verdict.Bind
 		want  []sock.StateSet // of binds
@@ -322,7 +323,7 @@ func TestRemotePortsAndDestinationsStay(t *testing.T) {
 
 // Nobody changes a snapshot once it is returned.
 func TestWhatWasHandedOutDoesNotChange(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	on := []uint16{80}
 	ns := w.see(on, sockets(80, v4, sock.StateListen))
 	later := w.see(on, func(ns *Namespace) {
@@ -340,7 +341,7 @@ func TestWhatWasHandedOutDoesNotChange(t *testing.T) {
 
 // A port of the set that is watched while the kernel does not answer keeps what was seen on it.
 func TestAFailedLookForgetsNothing(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	w.see([]uint16{80}, sockets(80, v6, sock.StateTimeWait))
 	ns := w.see([]uint16{80}, func(ns *Namespace) {
 		for err := range partErrors(ns) {
@@ -353,7 +354,7 @@ func TestAFailedLookForgetsNothing(t *testing.T) {
 
 // Of one snapshot, a part is noted when it is there, and what was noted goes out with the part.
 func TestPartsAreNotedAsTheyCome(t *testing.T) {
-	w := newWatch(t)
+	w := newSeries(t)
 	whole := w.see([]uint16{80}, nil)
 	ns := &Namespace{Inode: inode}
 	for err := range partErrors(ns) {

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // ErrOff is the error of a part whose source is switched off.
@@ -65,7 +66,7 @@ type Namespace struct {
 
 	// Watch is the set of watched ports. It is there even when it could not be
 	// brought up to date; then its error says why.
-	Watch Part[ports.Set]
+	Watch Part[watch.Set]
 
 	// Listeners are the listening sockets on watched ports, in groups, sorted by port, family,
 	// address and device. They are there also where the part is off. GroupsDropped counts, by

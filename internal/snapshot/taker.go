@@ -10,8 +10,8 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -22,7 +22,7 @@ type Config struct {
 	Host *probe.Host
 
 	// Watch decides which ports are watched. The Taker alone uses it from now on.
-	Watch *ports.Plan
+	Watch *watch.Plan
 
 	// Retention is how long a listener group is remembered after its last socket: its drop
 	// counter, its address and flags.
@@ -48,7 +48,7 @@ type Parts struct {
 	TCP, Listeners, Verdicts, UDP, Ephemeral bool
 
 	// Remote are the remote ports to count sockets to; nil switches the part off.
-	Remote *ports.Fixed
+	Remote *watch.Fixed
 }
 
 // anyTCP: a part needs the dump of TCP sockets.

@@ -13,11 +13,12 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
 // clientTaker takes what a namespace has beside TCP listeners.
-func clientTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config, remote ...sock.PortRange) *Taker {
+func clientTaker(t *testing.T, ns *kerneltest.NetNS, watched watch.Config, remote ...sock.PortRange) *Taker {
 	t.Helper()
 	cfg := Config{
 		Host: &probe.Host{Config: probe.Config{
@@ -34,7 +35,7 @@ func clientTaker(t *testing.T, ns *kerneltest.NetNS, watched ports.Config, remot
 		Parts:     Parts{UDP: true, Ephemeral: true},
 	}
 	if len(remote) > 0 {
-		cfg.Parts.Remote = ports.NewFixed(remote)
+		cfg.Parts.Remote = watch.NewFixed(remote)
 	}
 	return newTaker(t, cfg, watched)
 }
@@ -104,7 +105,7 @@ func TestKernelDatagramsThatAreDropped(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
 			watched := discovering()
-			watched.Ports = []ports.Spec{{PortRange: one(53), Protocol: sock.UDP, Name: "dns"}}
+			watched.Ports = []watch.Spec{{PortRange: one(53), Protocol: sock.UDP, Name: "dns"}}
 			taker := clientTaker(t, ns, watched)
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.listen), 53)
 			before, _ := udpPort(t, taker, 53)
@@ -151,8 +152,8 @@ func TestKernelUDPPortsThatAreDiscovered(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40999")
 	watched := discovering()
-	watched.Ports = []ports.Spec{{PortRange: one(40001), Protocol: sock.UDP}}
-	watched.Exclude = []ports.Exclusion{{PortRange: one(68), Protocol: sock.UDP}, {PortRange: one(123)}}
+	watched.Ports = []watch.Spec{{PortRange: one(40001), Protocol: sock.UDP}}
+	watched.Exclude = []watch.Exclusion{{PortRange: one(68), Protocol: sock.UDP}, {PortRange: one(123)}}
 	taker := clientTaker(t, ns, watched)
 	any4 := netip.IPv4Unspecified()
 	for _, port := range []uint16{68, 123, 5353, 40001, 40002} {
@@ -163,12 +164,12 @@ func TestKernelUDPPortsThatAreDiscovered(t *testing.T) {
 	ns.Listen(t, netip.AddrPortFrom(any4, 80), kerneltest.Options{})
 
 	s := taker.Take(t.Context())
-	var got []ports.Port
+	var got []watch.Port
 	got = append(got, s.UDP.Data.Watch.Ports...)
-	want := fmt.Sprint([]ports.Port{
-		{Number: 123, Source: ports.SourceListener}, // the exclusion is of TCP
-		{Number: 5353, Source: ports.SourceListener},
-		{Number: 40001, Source: ports.SourceFlag},
+	want := fmt.Sprint([]watch.Port{
+		{Number: 123, Source: watch.SourceListener}, // the exclusion is of TCP
+		{Number: 5353, Source: watch.SourceListener},
+		{Number: 40001, Source: watch.SourceFlag},
 	})
 	if fmt.Sprint(got) != want {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -16,10 +16,10 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/linux"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // verdictTaker takes verdicts on one port; flags may be nil.
@@ -29,7 +29,7 @@ func verdictTaker(t *testing.T, ns *kerneltest.NetNS, flags probe.FlagReader, nu
 		Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags, Buckets: bindBuckets(t, flags)}},
 		Retention: retention,
 		Parts:     Parts{Verdicts: true},
-	}, ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: number, Last: number}}}, MaxPorts: 1})
+	}, watch.Config{Ports: []watch.Spec{{PortRange: sock.PortRange{First: number, Last: number}}}, MaxPorts: 1})
 }
 
 func bpfFlags(t *testing.T) probe.FlagReader {

@@ -14,10 +14,10 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -69,8 +69,8 @@ func (f *fake) judging(flags probe.FlagReader) Config {
 }
 
 // onPort80 watches a port that nobody listens on.
-func onPort80() ports.Config {
-	return ports.Config{Ports: []ports.Spec{{PortRange: sock.PortRange{First: 80, Last: 80}}}, MaxPorts: 1}
+func onPort80() watch.Config {
+	return watch.Config{Ports: []watch.Spec{{PortRange: sock.PortRange{First: 80, Last: 80}}}, MaxPorts: 1}
 }
 
 func inState(state netlinkdiag.State) netlinkdiag.Socket {

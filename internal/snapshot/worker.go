@@ -8,6 +8,7 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/watch"
 )
 
 // A worker takes the parts of one network namespace. It keeps what has to outlive a snapshot.
@@ -15,8 +16,8 @@ type worker struct {
 	cfg   *Config
 	probe probe.Namespace // for the current snapshot; that of the own namespace is for all
 
-	watcher *ports.Watcher
-	set     ports.Set // the latest
+	watcher *watch.Watcher
+	set     watch.Set // the latest
 	drops   *ports.DropCounter
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
@@ -30,7 +31,7 @@ type worker struct {
 }
 
 // newWorker makes one; watch makes its Watchers.
-func newWorker(cfg *Config, watch func(sock.Protocol) *ports.Watcher, ns probe.Namespace) *worker {
+func newWorker(cfg *Config, watch func(sock.Protocol) *watch.Watcher, ns probe.Namespace) *worker {
 	watcher := watch(sock.TCP)
 	w := &worker{
 		cfg:     cfg,
@@ -57,11 +58,11 @@ func (w *worker) forget() {
 }
 
 // sets returns the watched ports of each protocol.
-func (w *worker) sets() []ports.Set {
+func (w *worker) sets() []watch.Set {
 	if w.udp == nil {
-		return []ports.Set{w.set}
+		return []watch.Set{w.set}
 	}
-	return []ports.Set{w.set, w.udp.Set()}
+	return []watch.Set{w.set, w.udp.Set()}
 }
 
 // fewSockets is the number of sockets up to which reading the flags waits for the dump. Such a dump

@@ -18,16 +18,16 @@ import (
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/watch"
 )
 
 // Options say which sources to open.
 type Options struct {
-	Watch       *ports.Plan
+	Watch       *watch.Plan
 	Retention   time.Duration
 	RemotePorts []sock.PortRange
 	Netns       []netns.Spec
@@ -72,7 +72,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 		Parts:     snapshot.Parts{TCP: opts.TCP, Listeners: opts.Listener, Verdicts: opts.Restart, UDP: opts.UDP, Ephemeral: opts.Ephemeral},
 	}
 	if opts.Remote && len(opts.RemotePorts) > 0 {
-		cfg.Parts.Remote = ports.NewFixed(opts.RemotePorts)
+		cfg.Parts.Remote = watch.NewFixed(opts.RemotePorts)
 	}
 	recording := failures.Config{Host: host, Watch: opts.Watch, OnConflict: onConflict}
 	if opts.Owner {

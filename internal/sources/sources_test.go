@@ -6,13 +6,13 @@ import (
 
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/watch"
 )
 
 func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 func TestFollowWithoutATracerEndsAtOnce(t *testing.T) {
-	plan, err := ports.NewPlan(ports.Config{MaxPorts: 1})
+	plan, err := watch.NewPlan(watch.Config{MaxPorts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

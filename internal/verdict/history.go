@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/watch"
 )
 
 // A History remembers listener groups of one network namespace for some time after they closed,
@@ -35,7 +36,7 @@ func NewHistory(keep time.Duration) *History {
 
 // Update takes the groups that listen now. If a flag or the owner of a group is not known now, and
 // the group still has the same sockets, the last known value stays. local is as in ports.TooMany.
-func (h *History) Update(now time.Time, set ports.Set, groups []ports.Group, local func(netip.Addr) bool) {
+func (h *History) Update(now time.Time, set watch.Set, groups []ports.Group, local func(netip.Addr) bool) {
 	maps.DeleteFunc(h.groups, func(k ports.GroupKey, r remembered) bool {
 		_, watched := set.Find(k.Port)
 		return !watched || now.Sub(r.seen) > h.keep

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -27,7 +28,7 @@ const retention = 10 * time.Minute
 type testHistory struct {
 	*History
 	t       *testing.T
-	set     ports.Set
+	set     watch.Set
 	foreign map[netip.Addr]bool // addresses that are not local
 }
 
@@ -40,13 +41,13 @@ func newTestHistory(t *testing.T, watched ...uint16) *testHistory {
 
 func (r *testHistory) watch(watched ...uint16) {
 	r.t.Helper()
-	w, err := ports.New(ports.Config{Listeners: true, MaxPorts: 512})
+	w, err := watch.New(watch.Config{Listeners: true, MaxPorts: 512})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	var listening []ports.Server
+	var listening []watch.Server
 	for _, p := range watched {
-		listening = append(listening, ports.Server{Port: p})
+		listening = append(listening, watch.Server{Port: p})
 	}
 	r.set = w.Update(start, listening)
 }

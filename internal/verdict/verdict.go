@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A Port says what a bind() to a watched port would answer at this moment if its listeners were
@@ -64,7 +65,7 @@ func (v *Verdict) Remaining() (left time.Duration, forever, ok bool) {
 }
 
 // Judge judges every watched port: in[i] is what is on set.Ports[i].
-func (h *History) Judge(now time.Time, set ports.Set, in []bindrule.Port) []Port {
+func (h *History) Judge(now time.Time, set watch.Set, in []bindrule.Port) []Port {
 	out := make([]Port, len(in))
 	groups := make(map[uint16][]ports.GroupKey)
 	for k := range h.groups {

@@ -8,8 +8,8 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
-	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -102,13 +102,13 @@ func portReaders(t testing.TB, ns *kerneltest.NetNS, watched, want int) []conten
 	}
 }
 
-func watchSet(t testing.TB, numbers []uint16) ports.Set {
+func watchSet(t testing.TB, numbers []uint16) watch.Set {
 	t.Helper()
-	cfg := ports.Config{MaxPorts: len(numbers)}
+	cfg := watch.Config{MaxPorts: len(numbers)}
 	for _, p := range numbers {
-		cfg.Ports = append(cfg.Ports, ports.Spec{PortRange: sock.PortRange{First: p, Last: p}})
+		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: sock.PortRange{First: p, Last: p}})
 	}
-	w, err := ports.New(cfg)
+	w, err := watch.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -67,7 +67,7 @@ func bare(t testing.TB, ns *kerneltest.NetNS, name string, sockets int, requests
 
 // dumpPorts is our Conn.Dump for the ports of set, filtered by the kernel or here, and
 // counted by port: what the exporter does with it.
-func dumpPorts(t testing.TB, ns *kerneltest.NetNS, name string, set ports.Set, inKernel bool, want int) contender {
+func dumpPorts(t testing.TB, ns *kerneltest.NetNS, name string, set watch.Set, inKernel bool, want int) contender {
 	t.Helper()
 	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
 	if err != nil {

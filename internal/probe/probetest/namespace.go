@@ -136,14 +136,7 @@ func passes(req *netlinkdiag.Request, s *netlinkdiag.Socket) bool {
 	if !states.Has(asked) || req.Family != netlinkdiag.FamilyAny && req.Family != s.Family {
 		return false
 	}
-	if len(req.Ports.Local)+len(req.Ports.Remote) == 0 {
-		return true
-	}
-	return within(req.Ports.Local, s.Local.Port()) || within(req.Ports.Remote, s.Remote.Port())
-}
-
-func within(ranges []sock.PortRange, port uint16) bool {
-	return slices.ContainsFunc(ranges, func(r sock.PortRange) bool { return r.First <= port && port <= r.Last })
+	return req.Ports.Match(s.Local.Port(), s.Remote.Port())
 }
 
 // UDPSockets implements probe.Namespace.

@@ -1,4 +1,4 @@
-package ports
+package watch
 
 import (
 	"math/rand/v2"
@@ -125,18 +125,11 @@ func TestSubordinateUsersAreOne(t *testing.T) {
 	w.Update(at(0), mine)
 	crowd := mine
 	for i := range 1000 {
-		crowd = append(crowd, serversOf(uint32(firstSubordinate+i), uint16(1024+i))...)
+		crowd = append(crowd, serversOf(uint32(100_000+i), uint16(1024+i))...)
 	}
 	set := w.Update(at(1), crowd)
 	checkCounts(t, set, 8, 996)
 	checkHas(t, set, 80, 81, 82, 83)
-	for _, tt := range []struct{ uid, want uint32 }{
-		{0, 0}, {99_999, 99_999}, {100_000, 100_000}, {165_535, 100_000}, {165_536, 165_536}, {1<<32 - 1, 4_294_936_224},
-	} {
-		if got := accountOf(tt.uid); got != tt.want {
-			t.Errorf("uid %d shares with %d, want %d", tt.uid, got, tt.want)
-		}
-	}
 }
 
 // Whatever comes and goes, the places add up, and in the end everybody has a fair share.

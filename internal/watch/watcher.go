@@ -1,10 +1,11 @@
-package ports
+package watch
 
 import (
 	"maps"
 	"slices"
 	"time"
 
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -101,7 +102,7 @@ type Watcher struct {
 // A server is what is known of a discovered port.
 type server struct {
 	last    time.Time // when it last had a listener
-	account uint32    // of accountOf
+	account uint32    // of share.Account
 }
 
 // A newcomer is the oldest listener of a port, and when it was first seen.
@@ -154,9 +155,9 @@ func (w *Watcher) Discover(now time.Time, listening []Server, chosen sock.PortRa
 		switch {
 		case w.Asked(s.Port), w.knows(s.Port):
 		case w.protocol == sock.UDP && s.Port < lowPorts:
-		case w.protocol == sock.UDP && within(chosen, s.Port):
+		case w.protocol == sock.UDP && chosen.Contains(s.Port):
 			continue
-		case w.protocol == sock.TCP && !within(chosen, s.Port):
+		case w.protocol == sock.TCP && !chosen.Contains(s.Port):
 		case w.looked && !w.grownUp(now, &s, before):
 			continue
 		}
@@ -172,8 +173,6 @@ func (w *Watcher) knows(p uint16) bool {
 	_, watched := w.set.Find(p)
 	return seen || watched
 }
-
-func within(r sock.PortRange, p uint16) bool { return p >= r.First && p <= r.Last }
 
 // grownUp says that the oldest listener of the port is old enough. If not, it is remembered.
 func (w *Watcher) grownUp(now time.Time, s *Server, before map[uint16]newcomer) bool {
@@ -229,7 +228,7 @@ func (w *Watcher) discover(listening []Server) {
 		if !w.discoverable(l.Port) {
 			continue
 		}
-		s := server{last: w.now, account: accountOf(l.UID)}
+		s := server{last: w.now, account: share.Account(l.UID)}
 		if before, ok := w.seen[l.Port]; !ok || before.account != s.account {
 			w.stale = true
 		}

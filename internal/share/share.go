@@ -1,11 +1,45 @@
-package ports
+// Package share divides what is limited between users, so that none of them takes all of it.
+//
+// It is pure.
+package share
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
 )
+
+// firstSubordinate and subordinates are SUB_UID_MIN and SUB_UID_COUNT of login.defs(5).
+const (
+	firstSubordinate = 100_000
+	subordinates     = 65_536
+)
+
+// Account returns the uid that a uid shares its budgets with. useradd gives each user 65,536
+// subordinate uids, and whoever has them all must not have as many shares.
+func Account(uid uint32) uint32 {
+	if uid < firstSubordinate {
+		return uid
+	}
+	return firstSubordinate + (uid-firstSubordinate)/subordinates*subordinates
+}
+
+// Most returns how much each may have at most, so that all together have no more than the limit.
+func Most(wanted iter.Seq[uint64], limit uint64) uint64 {
+	sorted := slices.Sorted(wanted)
+	most := uint64(0)
+	for i, n := range sorted {
+		share := limit / uint64(len(sorted)-i)
+		if n > share {
+			return share
+		}
+		limit -= n
+		most = n
+	}
+	return most // enough for all
+}
 
 // Fairly sorts rows so that whoever cuts the slice leaves everybody a fair share. The first level
 // says whose row it is, the next one divides the rows of one owner, and so on. Each owner's best row
@@ -50,7 +84,7 @@ func ByUser[T any](uid func(*T) bindrule.UID) []func(*T) uint64 {
 		}
 	}
 	return []func(*T) uint64{
-		level(accountOf),
+		level(Account),
 		// systemd and Kubernetes give out ranges at multiples of their size: each is in two ranges
 		// of useradd.
 		level(func(id uint32) uint32 { return id / subordinates }),

@@ -1,10 +1,11 @@
-package ports
+package watch
 
 import (
 	"slices"
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -140,5 +141,5 @@ func (p *Plan) BindFailed(now time.Time, netns uint32, protocol sock.Protocol, p
 	if !asked && (!p.listeners || p.rules[protocol].excluded.has(port)) {
 		return
 	}
-	p.failing.add(now, failingPort{netns, protocol, port}, user{netns, accountOf(uid)})
+	p.failing.add(now, failingPort{netns, protocol, port}, user{netns, share.Account(uid)})
 }

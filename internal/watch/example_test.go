@@ -1,20 +1,20 @@
-package ports_test
+package watch_test
 
 import (
 	"fmt"
 	"time"
 
-	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/watch"
 )
 
 func Example() {
-	opcua, err := ports.ParseSpec("4840:opcua")
+	opcua, err := watch.ParseSpec("4840:opcua")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	w, err := ports.New(ports.Config{
-		Ports:     []ports.Spec{opcua},
+	w, err := watch.New(watch.Config{
+		Ports:     []watch.Spec{opcua},
 		Listeners: true,
 		Retention: 10 * time.Minute,
 		MaxPorts:  512,
@@ -25,7 +25,7 @@ func Example() {
 	}
 
 	start := time.Now()
-	w.Update(start, []ports.Server{{Port: 22, Cookie: 1}, {Port: 4840, Cookie: 2}})
+	w.Update(start, []watch.Server{{Port: 22, Cookie: 1}, {Port: 4840, Cookie: 2}})
 	w.Lingering([]uint16{4840})
 
 	// An hour later nothing listens: 22 is forgotten, 4840 was asked for.

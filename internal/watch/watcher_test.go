@@ -1,4 +1,4 @@
-package ports
+package watch
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
+
+const retention = 10 * time.Minute
 
 // at is a moment s seconds into a test.
 func at(s int) time.Time { return time.Unix(1_000_000+int64(s), 0) }

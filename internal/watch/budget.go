@@ -1,4 +1,4 @@
-package ports
+package watch
 
 import (
 	"cmp"
@@ -10,22 +10,7 @@ import (
 // namespace counts too.
 type user struct {
 	netns uint32 // inode number, 0 for the exporter's own
-	uid   uint32 // by accountOf
-}
-
-// firstSubordinate and subordinates are SUB_UID_MIN and SUB_UID_COUNT of login.defs(5).
-const (
-	firstSubordinate = 100_000
-	subordinates     = 65_536
-)
-
-// accountOf returns the uid that a uid shares its budgets with. useradd gives each user 65,536
-// subordinate uids, and whoever has them all must not have as many shares.
-func accountOf(uid uint32) uint32 {
-	if uid < firstSubordinate {
-		return uid
-	}
-	return firstSubordinate + (uid-firstSubordinate)/subordinates*subordinates
+	uid   uint32 // by share.Account
 }
 
 // A budget is how many ports may be watched in all. A port that has its place keeps it, with two
