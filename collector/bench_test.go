@@ -63,6 +63,6 @@ func snapshotOfPorts(b *testing.B, n int) snapshot.Snapshot {
 			Restarts: []verdict.Restart{{Address: netip.IPv4Unspecified(), Verdict: free}},
 		})
 	}
-	new(snapshot.Memory).Note(&snap.Namespace)
+	note(&snap.Namespace, nil)
 	return snap
 }

@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -210,7 +211,7 @@ func expectedFailures(s *snapshot.Snapshot) iter.Seq[failedCall] {
 	}
 }
 
-func seenOn(ns *snapshot.Namespace, protocol sock.Protocol, port uint16) snapshot.SeenPort {
+func seenOn(ns *snapshot.Namespace, protocol sock.Protocol, port uint16) seen.Port {
 	if protocol == sock.UDP {
 		return ns.Seen.UDP(port)
 	}

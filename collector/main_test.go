@@ -23,6 +23,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -224,18 +225,25 @@ func collectorOf(s snapshot.Snapshot) (*Collector, *logbook) {
 
 // constant takes the same snapshot again and again, as the first one of a Taker.
 func constant(s snapshot.Snapshot) source {
-	note(&s, func(*snapshot.Namespace) *snapshot.Memory { return new(snapshot.Memory) })
+	s.Others = slices.Clone(s.Others)
+	for ns := range s.Namespaces() {
+		note(ns, s.Binds.Data.Counts)
+	}
 	return func(context.Context) snapshot.Snapshot { return s }
 }
 
-// note does what a Taker does with the namespaces of a snapshot.
-func note(s *snapshot.Snapshot, memory func(*snapshot.Namespace) *snapshot.Memory) {
-	s.Others = slices.Clone(s.Others)
-	for ns := range s.Namespaces() {
-		m := memory(ns)
-		m.Note(ns)
-		m.NoteFailures(ns, s.Binds.Data.Counts)
-	}
+// note notes what the namespace shows, as a Taker does.
+func note(ns *snapshot.Namespace, failures []bindtrace.Count) {
+	var m seen.Memory
+	m.Watch(ns.Watch.Data)
+	m.Listeners(ns.Listeners.Data, ns.GroupsDropped, true)
+	m.TCP(ns.TCP.Data)
+	m.UDP(&ns.UDP.Data)
+	m.Remote(ns.Remote.Data, ns.Name == "")
+	m.Ephemeral(&ns.Ephemeral.Data)
+	m.Verdicts(ns.Verdicts.Data)
+	m.Failures(ns.Inode, failures)
+	ns.Seen = m.Namespace()
 }
 
 // exposition is what the Collector exposes, as text.

@@ -122,9 +122,9 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	})
 	publish(func(s *Snapshot) {
 		s.Binds = binds
-		h.own.memory.NoteFailures(&s.Namespace, binds.Data.Counts)
+		h.own.noteFailures(&s.Namespace, binds.Data.Counts)
 		for i, ns := range set.Namespaces {
-			h.others[ns.ID].memory.NoteFailures(&s.Others[i], binds.Data.Counts)
+			h.others[ns.ID].noteFailures(&s.Others[i], binds.Data.Counts)
 		}
 	})
 }

@@ -52,7 +52,7 @@ type taking struct {
 
 func (w *worker) begin(publish func(func(*Namespace)), walks *walkBudget) *taking {
 	return &taking{
-		worker: w, publish: w.memory.beside(publish), walks: walks,
+		worker: w, publish: noting(&w.memory, publish), walks: walks,
 		local:    newLocal(func() (map[netip.Addr]struct{}, error) { return w.probe.LocalAddresses() }),
 		notShown: make(map[ports.GroupKey]bool), dropped: make(map[uint16]int),
 	}

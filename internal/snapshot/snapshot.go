@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -99,7 +100,7 @@ type Namespace struct {
 	Stack Part[stack.Stats]
 
 	// Seen is what was seen on the watched ports, in this snapshot or before.
-	Seen Seen
+	Seen seen.Namespace
 }
 
 // A Part is the answer of one source.

@@ -3,9 +3,11 @@ package snapshot
 import (
 	"slices"
 
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -21,7 +23,7 @@ type worker struct {
 	drops   *ports.DropCounter
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
-	memory  Memory
+	memory  seen.Memory
 	names   map[uint16]*owner.Names // of those who listen, by port
 
 	few bool // there were no more than fewSockets on the watched ports last time
@@ -63,6 +65,12 @@ func (w *worker) sets() []watch.Set {
 		return []watch.Set{w.set}
 	}
 	return []watch.Set{w.set, w.udp.Set()}
+}
+
+// noteFailures notes the calls that failed in the Namespace.
+func (w *worker) noteFailures(ns *Namespace, counts []bindtrace.Count) {
+	w.memory.Failures(ns.Inode, counts)
+	ns.Seen = w.memory.Namespace()
 }
 
 // fewSockets is the number of sockets up to which reading the flags waits for the dump. Such a dump

@@ -1,7 +1,6 @@
-package snapshot
+package seen
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/netlinkdiag"
 )
 
 const (
@@ -25,19 +25,37 @@ const (
 // inode is that of the namespace in these tests.
 const inode = 7
 
-// A series makes the namespaces of one snapshot after another, which have the ports with a listener
-// for one minute.
+// A look is what one snapshot has shown.
+type look struct {
+	watched watch.Set
+	tcp     []ports.PortSockets
+	groups  []ports.Group
+	unknown bool // whether there are more groups
+	dropped map[uint16]int
+	binds   []verdict.Bind // of port 80
+}
+
+func (m *Memory) note(l *look) Namespace {
+	m.Watch(l.watched)
+	m.Listeners(l.groups, l.dropped, !l.unknown)
+	m.TCP(l.tcp)
+	m.Verdicts([]verdict.Port{{Number: 80, Binds: l.binds}})
+	return m.Namespace()
+}
+
+// A series makes one look after another, at the ports that have a listener for one minute.
 type series struct {
 	watcher *watch.Watcher
 	now     time.Time
 	memory  Memory
+	last    look
 }
 
 func newSeries(t *testing.T, asked ...uint16) *series {
 	t.Helper()
 	cfg := watch.Config{Listeners: true, Retention: time.Minute, MaxPorts: 512}
 	for _, p := range asked {
-		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: one(p)})
+		cfg.Ports = append(cfg.Ports, watch.Spec{PortRange: netlinkdiag.Port(p)})
 	}
 	w, err := watch.New(cfg)
 	if err != nil {
@@ -46,38 +64,36 @@ func newSeries(t *testing.T, asked ...uint16) *series {
 	return &series{watcher: w, now: time.Now()}
 }
 
-// see has the memory note a snapshot, a minute after the one before. The ports have a listener for
+// see has the memory note a look, a minute after the one before. The ports have a listener for
 // the Watcher, and no socket unless change adds one.
-func (w *series) see(listening []uint16, change func(*Namespace)) *Namespace {
+func (w *series) see(listening []uint16, change func(*look)) Namespace {
 	w.now = w.now.Add(time.Minute)
 	var servers []watch.Server
 	for _, p := range listening {
 		servers = append(servers, watch.Server{Port: p})
 	}
-	ns := &Namespace{Inode: inode}
-	ns.Watch.Data = w.watcher.Update(w.now, servers)
-	for _, p := range ns.Watch.Data.Ports {
-		ns.TCP.Data = append(ns.TCP.Data, ports.PortSockets{Number: p.Number})
+	w.last = look{watched: w.watcher.Update(w.now, servers)}
+	for _, p := range w.last.watched.Ports {
+		w.last.tcp = append(w.last.tcp, ports.PortSockets{Number: p.Number})
 	}
 	if change != nil {
-		change(ns)
+		change(&w.last)
 	}
-	w.memory.Note(ns)
-	return ns
+	return w.memory.note(&w.last)
 }
 
 // sockets adds a socket in the state.
-func sockets(port uint16, f sock.Family, state sock.State) func(*Namespace) {
-	return func(ns *Namespace) {
-		for i := range ns.TCP.Data {
-			if ns.TCP.Data[i].Number == port {
-				ns.TCP.Data[i].Of(f).States[state]++
+func sockets(port uint16, f sock.Family, state sock.State) func(*look) {
+	return func(l *look) {
+		for i := range l.tcp {
+			if l.tcp[i].Number == port {
+				l.tcp[i].Of(f).States[state]++
 			}
 		}
 	}
 }
 
-func checkSeen(t *testing.T, when string, p SeenPort, ipv4, ipv6 bool, states4, states6 sock.StateSet) {
+func checkSeen(t *testing.T, when string, p Port, ipv4, ipv6 bool, states4, states6 sock.StateSet) {
 	t.Helper()
 	if p.InUse(v4) != ipv4 || p.InUse(v6) != ipv6 {
 		t.Errorf("%s: uses IPv4 %v, IPv6 %v; want %v, %v", when, p.InUse(v4), p.InUse(v6), ipv4, ipv6)
@@ -91,56 +107,56 @@ func TestAStateThatWasSeenStays(t *testing.T) {
 	w := newSeries(t)
 	on := []uint16{80}
 	ns := w.see(on, nil)
-	checkSeen(t, "without a socket", ns.Seen.TCP(80), false, false, 0, 0)
+	checkSeen(t, "without a socket", ns.TCP(80), false, false, 0, 0)
 	ns = w.see(on, sockets(80, v4, sock.StateFinWait2))
-	checkSeen(t, "with one", ns.Seen.TCP(80), true, false, sock.States(sock.StateFinWait2), 0)
+	checkSeen(t, "with one", ns.TCP(80), true, false, sock.States(sock.StateFinWait2), 0)
 	ns = w.see(on, sockets(80, v4, sock.StateLastAck))
 	both := sock.States(sock.StateFinWait2, sock.StateLastAck)
-	checkSeen(t, "in another state", ns.Seen.TCP(80), true, false, both, 0)
+	checkSeen(t, "in another state", ns.TCP(80), true, false, both, 0)
 	ns = w.see(on, nil)
-	checkSeen(t, "when they are gone", ns.Seen.TCP(80), true, false, both, 0)
-	checkSeen(t, "another port", ns.Seen.TCP(81), false, false, 0, 0)
+	checkSeen(t, "when they are gone", ns.TCP(80), true, false, both, 0)
+	checkSeen(t, "another port", ns.TCP(81), false, false, 0, 0)
 }
 
 func TestAFamilyThatAppearsLaterIsInUseFromThenOn(t *testing.T) {
 	w := newSeries(t)
 	on := []uint16{80}
 	ns := w.see(on, sockets(80, v4, sock.StateListen))
-	checkSeen(t, "before", ns.Seen.TCP(80), true, false, sock.States(sock.StateListen), 0)
+	checkSeen(t, "before", ns.TCP(80), true, false, sock.States(sock.StateListen), 0)
 	ns = w.see(on, sockets(80, v6, sock.StateEstablished))
 	listen, established := sock.States(sock.StateListen), sock.States(sock.StateEstablished)
-	checkSeen(t, "with it", ns.Seen.TCP(80), true, true, listen, established)
+	checkSeen(t, "with it", ns.TCP(80), true, true, listen, established)
 	ns = w.see(on, nil)
-	checkSeen(t, "after it", ns.Seen.TCP(80), true, true, listen, established)
+	checkSeen(t, "after it", ns.TCP(80), true, true, listen, established)
 }
 
 func TestAPortThatComesBackIsNew(t *testing.T) {
 	w := newSeries(t)
-	w.see([]uint16{80, 81}, func(ns *Namespace) {
-		sockets(80, v6, sock.StateTimeWait)(ns)
-		sockets(81, v6, sock.StateTimeWait)(ns)
-		ns.GroupsDropped = map[uint16]int{80: 1}
+	w.see([]uint16{80, 81}, func(l *look) {
+		sockets(80, v6, sock.StateTimeWait)(l)
+		sockets(81, v6, sock.StateTimeWait)(l)
+		l.dropped = map[uint16]int{80: 1}
 	})
-	ns := w.see([]uint16{81}, nil) // the retention of 80 is over
-	if _, watched := ns.Watch.Data.Find(80); watched {
+	w.see([]uint16{81}, nil) // the retention of 80 is over
+	if _, watched := w.last.watched.Find(80); watched {
 		t.Fatal("port 80 is still watched")
 	}
-	ns = w.see([]uint16{80, 81}, sockets(80, v4, sock.StateListen))
-	checkSeen(t, "the port that came back", ns.Seen.TCP(80), true, false, sock.States(sock.StateListen), 0)
-	if p := ns.Seen.TCP(80); p.GroupsDropped {
+	ns := w.see([]uint16{80, 81}, sockets(80, v4, sock.StateListen))
+	checkSeen(t, "the port that came back", ns.TCP(80), true, false, sock.States(sock.StateListen), 0)
+	if p := ns.TCP(80); p.GroupsDropped {
 		t.Error("still has dropped groups")
 	}
-	checkSeen(t, "the other one", ns.Seen.TCP(81), false, true, 0, sock.States(sock.StateTimeWait))
+	checkSeen(t, "the other one", ns.TCP(81), false, true, 0, sock.States(sock.StateTimeWait))
 }
 
 func TestAnAskedPortUsesBothFamiliesUntilItUsesOne(t *testing.T) {
 	w := newSeries(t, 80)
 	ns := w.see(nil, nil)
-	checkSeen(t, "without a socket", ns.Seen.TCP(80), true, true, 0, 0)
+	checkSeen(t, "without a socket", ns.TCP(80), true, true, 0, 0)
 	ns = w.see(nil, sockets(80, v6, sock.StateListen))
-	checkSeen(t, "with one", ns.Seen.TCP(80), false, true, 0, sock.States(sock.StateListen))
+	checkSeen(t, "with one", ns.TCP(80), false, true, 0, sock.States(sock.StateListen))
 	ns = w.see(nil, nil)
-	checkSeen(t, "when it is gone", ns.Seen.TCP(80), false, true, 0, sock.States(sock.StateListen))
+	checkSeen(t, "when it is gone", ns.TCP(80), false, true, 0, sock.States(sock.StateListen))
 }
 
 // bindFailure is a failed bind() to the port.
@@ -174,12 +190,13 @@ func TestAFamilyThatFailedToBindIsInUse(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newSeries(t)
-			ns := w.see([]uint16{80}, sockets(80, v4, sock.StateListen))
-			w.memory.NoteFailures(ns, []bindtrace.Count{tt.of})
+			w.see([]uint16{80}, sockets(80, v4, sock.StateListen))
+			w.memory.Failures(inode, []bindtrace.Count{tt.of})
+			ns := w.memory.Namespace()
 			listen := sock.States(sock.StateListen)
-			checkSeen(t, "in the same snapshot", ns.Seen.TCP(80), true, tt.want, listen, 0)
+			checkSeen(t, "in the same snapshot", ns.TCP(80), true, tt.want, listen, 0)
 			ns = w.see([]uint16{80}, nil)
-			checkSeen(t, "in the next one", ns.Seen.TCP(80), true, tt.want, listen, 0)
+			checkSeen(t, "in the next one", ns.TCP(80), true, tt.want, listen, 0)
 		})
 	}
 }
@@ -191,19 +208,16 @@ func TestUDPFamiliesAreSeenApart(t *testing.T) {
 	}
 	set := plan.Own(sock.UDP).Update(time.Now(), []watch.Server{{Port: 53}, {Port: 514}})
 	var m Memory
-	note := func(sockets uint64) *Namespace {
-		ns := &Namespace{Inode: inode}
-		ns.UDP.Data = ports.UDP{Watch: set, Ports: []ports.UDPPort{{Number: 53}, {Number: 514}}}
-		ns.UDP.Data.Ports[0].IPv6.Sockets = sockets
-		m.Note(ns)
-		return ns
+	for _, sockets := range []uint64{1, 0} {
+		udp := ports.UDP{Watch: set, Ports: []ports.UDPPort{{Number: 53}, {Number: 514}}}
+		udp.Ports[0].IPv6.Sockets = sockets
+		m.UDP(&udp)
 	}
-	note(1)
-	ns := note(0)
-	m.NoteFailures(ns, []bindtrace.Count{bindFailure(514, sock.FamilyIPv4, sock.UDP)})
-	checkSeen(t, "a port that had a socket", ns.Seen.UDP(53), false, true, 0, 0)
-	checkSeen(t, "a port that failed to bind", ns.Seen.UDP(514), true, false, 0, 0)
-	checkSeen(t, "the TCP port with its number", ns.Seen.TCP(53), false, false, 0, 0)
+	m.Failures(inode, []bindtrace.Count{bindFailure(514, sock.FamilyIPv4, sock.UDP)})
+	ns := m.Namespace()
+	checkSeen(t, "a port that had a socket", ns.UDP(53), false, true, 0, 0)
+	checkSeen(t, "a port that failed to bind", ns.UDP(514), true, false, 0, 0)
+	checkSeen(t, "the TCP port with its number", ns.TCP(53), false, false, 0, 0)
 }
 
 func TestAListenerGroupOfSeveralSocketsStaysOne(t *testing.T) {
@@ -215,22 +229,22 @@ func TestAListenerGroupOfSeveralSocketsStaysOne(t *testing.T) {
 	}
 	w := newSeries(t)
 	for i, step := range []struct {
-		groups []ports.Group
-		err    error
-		want   []string // addresses of groups that had several
+		groups  []ports.Group
+		unknown bool
+		want    []string // addresses of groups that had several
 	}{
 		{groups: []ports.Group{group("127.0.0.1", 1), group("127.0.0.2", 1)}},
 		{groups: []ports.Group{group("127.0.0.1", 4), group("127.0.0.2", 1)}, want: []string{"127.0.0.1"}},
 		{groups: []ports.Group{group("127.0.0.1", 1), group("127.0.0.2", 1)}, want: []string{"127.0.0.1"}},
-		{err: errStack, want: []string{"127.0.0.1"}}, // not known: nothing is forgotten
+		{unknown: true, want: []string{"127.0.0.1"}}, // not known: nothing is forgotten
 		{groups: []ports.Group{group("127.0.0.1", 1), group("127.0.0.2", 2)}, want: []string{"127.0.0.1", "127.0.0.2"}},
 		{groups: []ports.Group{group("127.0.0.2", 1)}, want: []string{"127.0.0.2"}},
 		{groups: []ports.Group{group("127.0.0.1", 1), group("127.0.0.2", 1)}, want: []string{"127.0.0.2"}},
 	} {
-		ns := w.see([]uint16{80}, func(ns *Namespace) { ns.Listeners = Part[[]ports.Group]{Data: step.groups, Err: step.err} })
+		ns := w.see([]uint16{80}, func(l *look) { l.groups, l.unknown = step.groups, step.unknown })
 		var got []string
 		for _, address := range []string{"127.0.0.1", "127.0.0.2"} {
-			if p := ns.Seen.TCP(80); p.Shared(key(address)) {
+			if p := ns.TCP(80); p.Shared(key(address)) {
 				got = append(got, address)
 			}
 		}
@@ -240,23 +254,14 @@ func TestAListenerGroupOfSeveralSocketsStaysOne(t *testing.T) {
 	}
 }
 
-func TestListenersTellTheFamilyWithoutTheirCollector(t *testing.T) {
-	w := newSeries(t)
-	ns := w.see([]uint16{80}, func(ns *Namespace) {
-		ns.TCP = Part[[]ports.PortSockets]{Err: ErrOff}
-		ns.Listeners = Part[[]ports.Group]{Err: ErrOff, Data: []ports.Group{{GroupKey: ports.GroupKey{Port: 80, Family: v6, Address: localhost6}}}}
-	})
-	checkSeen(t, "collectors off", ns.Seen.TCP(80), false, true, 0, sock.States(sock.StateListen))
-}
-
 func TestGroupsThatWereDroppedOnceAreKept(t *testing.T) {
 	w := newSeries(t)
 	for i, step := range []struct {
 		dropped int
 		want    bool
 	}{{0, false}, {3, true}, {0, true}} {
-		ns := w.see([]uint16{80}, func(ns *Namespace) { ns.GroupsDropped = map[uint16]int{80: step.dropped} })
-		if p := ns.Seen.TCP(80); p.GroupsDropped != step.want {
+		ns := w.see([]uint16{80}, func(l *look) { l.dropped = map[uint16]int{80: step.dropped} })
+		if p := ns.TCP(80); p.GroupsDropped != step.want {
 			t.Errorf("step %d: %v, want %v", i, p.GroupsDropped, step.want)
 		}
 	}
@@ -283,8 +288,8 @@ func TestABlockingStateStaysAsLongAsItsAddress(t *testing.T) {
 		{[]verdict.Bind{bind("::", false, true)}, []sock.StateSet{0}},
 		{[]verdict.Bind{bind("0.0.0.0", false, true)}, []sock.StateSet{0}},
 	} {
-		ns := w.see([]uint16{80}, func(ns *Namespace) { ns.Verdicts.Data = []verdict.Port{{Number: 80, Binds: step.binds}} })
-		p := ns.Seen.TCP(80)
+		ns := w.see([]uint16{80}, func(l *look) { l.binds = step.binds })
+		p := ns.TCP(80)
 		for n := range step.binds {
 			if got := p.Blockers(&step.binds[n]); got != step.want[n] {
 				t.Errorf("step %d, bind %d: %v, want %v", i, n, got, step.want[n])
@@ -294,29 +299,22 @@ func TestABlockingStateStaysAsLongAsItsAddress(t *testing.T) {
 }
 
 func TestRemotePortsAndDestinationsStay(t *testing.T) {
-	for _, tt := range []struct {
-		netns string
-		both  bool // families, before anything is seen
-	}{{"", true}, {"blue", false}} {
+	for _, asked := range []bool{true, false} {
 		var m Memory
-		note := func(remote ports.RemotePort, e ports.Ephemeral) *Namespace {
-			ns := &Namespace{Name: tt.netns}
-			ns.Remote.Data, ns.Ephemeral.Data = []ports.RemotePort{remote}, e
-			m.Note(ns)
-			return ns
+		note := func(remote ports.RemotePort, e ports.Ephemeral) Namespace {
+			m.Remote([]ports.RemotePort{remote}, asked)
+			m.Ephemeral(&e)
+			return m.Namespace()
 		}
 		ns := note(ports.RemotePort{Number: 5432}, ports.Ephemeral{})
-		checkSeen(t, fmt.Sprintf("in %q before", tt.netns), ns.Seen.Remote(0), tt.both, tt.both, 0, 0)
+		checkSeen(t, fmt.Sprintf("asked %v, before", asked), ns.Remote(0), asked, asked, 0, 0)
 		busy := ports.RemotePort{Number: 5432}
 		busy.IPv4[sock.StateSynSent] = 1
 		note(busy, ports.Ephemeral{IPv4: []uint64{5, 3}})
-		failed := &Namespace{Name: tt.netns}
-		failed.Remote.Err = errStack
-		m.Note(failed)
 		ns = note(ports.RemotePort{Number: 5432}, ports.Ephemeral{IPv4: []uint64{1}})
-		checkSeen(t, fmt.Sprintf("in %q after", tt.netns), ns.Seen.Remote(0), true, false, sock.States(sock.StateSynSent), 0)
-		if ns.Seen.Destinations(v4) != 2 || ns.Seen.Destinations(v6) != 0 {
-			t.Errorf("destinations %d, %d; want 2, 0", ns.Seen.Destinations(v4), ns.Seen.Destinations(v6))
+		checkSeen(t, fmt.Sprintf("asked %v, after", asked), ns.Remote(0), true, false, sock.States(sock.StateSynSent), 0)
+		if ns.Destinations(v4) != 2 || ns.Destinations(v6) != 0 {
+			t.Errorf("destinations %d, %d; want 2, 0", ns.Destinations(v4), ns.Destinations(v6))
 		}
 	}
 }
@@ -326,49 +324,15 @@ func TestWhatWasHandedOutDoesNotChange(t *testing.T) {
 	w := newSeries(t)
 	on := []uint16{80}
 	ns := w.see(on, sockets(80, v4, sock.StateListen))
-	later := w.see(on, func(ns *Namespace) {
-		sockets(80, v6, sock.StateTimeWait)(ns)
-		ns.GroupsDropped = map[uint16]int{80: 1}
-		ns.Listeners.Data = []ports.Group{{GroupKey: ports.GroupKey{Port: 80, Family: v4, Address: localhost4}, Sockets: 2}}
+	w.see(on, func(l *look) {
+		sockets(80, v6, sock.StateTimeWait)(l)
+		l.dropped = map[uint16]int{80: 1}
+		l.groups = []ports.Group{{GroupKey: ports.GroupKey{Port: 80, Family: v4, Address: netip.IPv4Unspecified()}, Sockets: 2}}
 	})
-	w.memory.NoteFailures(later, []bindtrace.Count{bindFailure(80, sock.FamilyIPv6, sock.TCP)})
-	p := ns.Seen.TCP(80)
+	w.memory.Failures(inode, []bindtrace.Count{bindFailure(80, sock.FamilyIPv6, sock.TCP)})
+	p := ns.TCP(80)
 	checkSeen(t, "the first snapshot", p, true, false, sock.States(sock.StateListen), 0)
 	if p.GroupsDropped || len(p.shared) > 0 {
 		t.Errorf("the first snapshot has become %+v", p)
-	}
-}
-
-// A port of the set that is watched while the kernel does not answer keeps what was seen on it.
-func TestAFailedLookForgetsNothing(t *testing.T) {
-	w := newSeries(t)
-	w.see([]uint16{80}, sockets(80, v6, sock.StateTimeWait))
-	ns := w.see([]uint16{80}, func(ns *Namespace) {
-		for err := range partErrors(ns) {
-			*err = errStack
-		}
-		ns.TCP.Data, ns.Verdicts.Data = nil, nil
-	})
-	checkSeen(t, "after a failure", ns.Seen.TCP(80), false, true, 0, sock.States(sock.StateTimeWait))
-}
-
-// Of one snapshot, a part is noted when it is there, and what was noted goes out with the part.
-func TestPartsAreNotedAsTheyCome(t *testing.T) {
-	w := newSeries(t)
-	whole := w.see([]uint16{80}, nil)
-	ns := &Namespace{Inode: inode}
-	for err := range partErrors(ns) {
-		*err = errPending
-	}
-	publish := w.memory.beside(func(set func(*Namespace)) { set(ns) })
-	publish(func(ns *Namespace) { ns.Watch = whole.Watch })
-	checkSeen(t, "the set alone", ns.Seen.TCP(80), false, false, 0, 0)
-	publish(func(ns *Namespace) {
-		ns.TCP = Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}}}
-		sockets(80, v4, sock.StateTimeWait)(ns)
-	})
-	checkSeen(t, "with the sockets", ns.Seen.TCP(80), true, false, sock.States(sock.StateTimeWait), 0)
-	if !errors.Is(ns.Verdicts.Err, errPending) {
-		t.Error("another part is not pending any more")
 	}
 }
