@@ -12,9 +12,8 @@
 // own. Where the host refuses that too, New and the Require functions skip the
 // test and say why. Tests never call t.Skip: when SOCKSTATE_REQUIRE_ALL=1,
 // [Skip] fails instead, so that a CI host cannot lose tests silently. Only bpf
-// and other users need real root ([RequireRoot]). [PrivateMounts] gives the test
-// binary a mount namespace of its own, where [MountTracefs] and other mounts
-// disturb nobody.
+// and other users need real root ([RequireRoot]). Package mounts, below this one,
+// gives the test binary a mount namespace of its own.
 //
 // # Namespaces
 //

@@ -24,7 +24,7 @@ const noUserNS = "kerneltest: running without a user namespace"
 // the kernel refuses that, the tests run as they are and skip what they cannot
 // do.
 func Main(m *testing.M) {
-	if os.Getenv(usernsEnv) == "" && !hasCaps(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN) {
+	if os.Getenv(usernsEnv) == "" && !HasCaps(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN) {
 		code, err := reexec.Run(usernsEnv, &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
 			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
@@ -44,8 +44,8 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// hasCaps reports whether all of caps are effective in this thread.
-func hasCaps(caps ...int) bool {
+// HasCaps reports whether all of caps are effective in this thread.
+func HasCaps(caps ...int) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {

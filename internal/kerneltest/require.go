@@ -49,7 +49,7 @@ func RequireNetNS(t testing.TB) {
 // namespace that [Main] creates is not enough.
 func RequireRoot(t testing.TB) {
 	t.Helper()
-	initial, err := inInitUserNS()
+	initial, err := InInitUserNS()
 	switch {
 	case err != nil:
 		Skip(t, "needs root in the initial user namespace: %v", err)
@@ -57,12 +57,13 @@ func RequireRoot(t testing.TB) {
 		Skip(t, "needs root in the initial user namespace, this is another one")
 	case os.Geteuid() != 0:
 		Skip(t, "needs root, this is uid %d", os.Geteuid())
-	case !hasCaps(unix.CAP_SYS_ADMIN):
+	case !HasCaps(unix.CAP_SYS_ADMIN):
 		Skip(t, "needs root with CAP_SYS_ADMIN, which was dropped")
 	}
 }
 
-func inInitUserNS() (bool, error) {
+// InInitUserNS reports whether this process is in the initial user namespace.
+func InInitUserNS() (bool, error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/user", &st); err != nil {
 		return false, fmt.Errorf("stat /proc/self/ns/user: %w", err)

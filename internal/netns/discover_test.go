@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 )
 
 func TestNamesGlobsAndPaths(t *testing.T) {
@@ -181,7 +182,7 @@ func TestProcessesAreAskedInTheOrderOfTheirNumbers(t *testing.T) {
 
 func TestNamesThatIPHasMade(t *testing.T) {
 	ip := kerneltest.RequireCommand(t, "ip")
-	kerneltest.RequirePrivateMounts(t)
+	mounts.RequirePrivate(t)
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
 		t.Fatalf("mount tmpfs on /run: %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 			return nil
 		},
 	})
-	kerneltest.PrivateMounts()
+	mounts.Private()
 	kerneltest.Main(m)
 }
 
@@ -42,7 +43,7 @@ func pin(t testing.TB, ns *kerneltest.NetNS, dir, name string) string {
 
 func bind(t testing.TB, source, path string) {
 	t.Helper()
-	kerneltest.RequirePrivateMounts(t)
+	mounts.RequirePrivate(t)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

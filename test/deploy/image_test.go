@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 )
 
 // A store is buildah with images and containers of its own. It needs no daemon, no registry
@@ -148,7 +149,7 @@ func TestImageHoldsAStaticBinaryAndServes(t *testing.T) {
 		withoutAdmin(t)
 		want := asRoot(t, exporterPath(t))
 		want["owners"] = "pid_namespace 1" // that of unshare; --pid host has the host's
-		args := []string{"run", "--isolation", "chroot", "--user", "0", "--volume", kerneltest.Tracefs + ":" + kerneltest.Tracefs + ":ro"}
+		args := []string{"run", "--isolation", "chroot", "--user", "0", "--volume", mounts.Tracefs + ":" + mounts.Tracefs + ":ro"}
 		for _, name := range documented(t) {
 			args = append(args, "--cap-add", name)
 		}

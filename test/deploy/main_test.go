@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 )
 
 func TestMain(m *testing.M) {
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) {
 		probe()
 		os.Exit(0)
 	}
-	kerneltest.PrivateTracefs()
+	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 )
 
 // release builds what a release consists of, for this architecture.
@@ -100,7 +101,7 @@ func newHost(t *testing.T) host {
 	}
 	root := dir + "/root"
 	mount("overlay", root, "overlay", 0, "lowerdir=/,upperdir="+dir+"/upper,workdir="+dir+"/work")
-	for _, name := range []string{"/proc", "/dev", kerneltest.Tracefs} {
+	for _, name := range []string{"/proc", "/dev", mounts.Tracefs} {
 		if err := os.MkdirAll(root+name, 0o755); err != nil {
 			t.Fatal(err)
 		}

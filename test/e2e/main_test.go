@@ -8,12 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
 func TestMain(m *testing.M) {
 	reexec.Play(roles())
-	if kerneltest.PrivateMounts() {
+	if mounts.Private() {
 		if err := mountAll(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -23,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 func mountAll() error {
-	if err := kerneltest.MountTracefs(); err != nil {
+	if err := mounts.MountTracefs(); err != nil {
 		return err
 	}
 	return mountFiles()

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/test/launch"
@@ -18,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) {
 	reexec.Play(roles())
-	kerneltest.PrivateTracefs()
+	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

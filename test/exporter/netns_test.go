@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/test/launch"
 )
@@ -35,7 +36,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 // pinDir is a directory for names of namespaces, which an ordinary user may read.
 func pinDir(t *testing.T) string {
 	t.Helper()
-	kerneltest.RequirePrivateMounts(t)
+	mounts.RequirePrivate(t)
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // of this test alone
 		t.Fatal(err)

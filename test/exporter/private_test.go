@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/test/launch"
 )
@@ -42,7 +42,7 @@ func becomeExporter() error {
 
 // withoutTracefs is the exporter, in a mount namespace from which it took tracefs away.
 func withoutTracefs([]string) error {
-	if err := kerneltest.UnmountTracefs(); err != nil {
+	if err := mounts.UnmountTracefs(); err != nil {
 		return err
 	}
 	return becomeExporter()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
@@ -20,7 +21,7 @@ func roles() map[string]func(args []string) error {
 
 func TestMain(m *testing.M) {
 	reexec.Play(roles())
-	kerneltest.PrivateTracefs()
+	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
@@ -24,7 +25,7 @@ const modesEnv = "SOCKSTATE_BPF_MODES"
 // TestMain runs the tests in a mount namespace of their own that has tracefs.
 func TestMain(m *testing.M) {
 	reexec.Play(roles())
-	kerneltest.PrivateTracefs()
+	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
@@ -386,7 +387,7 @@ func setPerfParanoid(t *testing.T, level int) {
 
 // traceWithoutTracefs unmounts tracefs in its own mount namespace first.
 func traceWithoutTracefs([]string) error {
-	if err := kerneltest.UnmountTracefs(); err != nil {
+	if err := mounts.UnmountTracefs(); err != nil {
 		return err
 	}
 	_, err := newInRole()

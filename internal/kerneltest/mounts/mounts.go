@@ -1,4 +1,6 @@
-package kerneltest
+// Package mounts gives a test binary a mount namespace of its own ([Private]), where tracefs and
+// other mounts disturb nobody.
+package mounts
 
 import (
 	"fmt"
@@ -10,43 +12,44 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
 )
 
-// privateMountsEnv marks a test binary that PrivateMounts already started once.
-const privateMountsEnv = "SOCKSTATE_KERNELTEST_MOUNTS"
+// privateEnv marks a test binary that Private already started once.
+const privateEnv = "SOCKSTATE_KERNELTEST_MOUNTS"
 
 // Tracefs is the directory where [MountTracefs] mounts tracefs.
 const Tracefs = "/sys/kernel/tracing"
 
-// PrivateMounts runs this binary again, with the same arguments, in a mount
-// namespace of its own, and exits with its exit code. Call it from TestMain,
-// before [Main]. In the second run it returns true: from then on nobody else
+// Private runs this binary again, with the same arguments, in a mount namespace
+// of its own, and exits with its exit code. Call it from TestMain, before
+// [kerneltest.Main]. In the second run it returns true: from then on nobody else
 // sees what is mounted, and the mounts go with the last process, also when that
-// is killed. It needs CAP_SYS_ADMIN in some user namespace, as Main makes one.
-// Where that is missing or the kernel refuses, it returns false. Main may then
-// run the binary once more, and tests skip what they cannot do:
-// [RequirePrivateMounts].
-func PrivateMounts() bool {
-	if os.Getenv(privateMountsEnv) != "" {
+// is killed. It needs CAP_SYS_ADMIN in some user namespace, as kerneltest.Main
+// makes one. Where that is missing or the kernel refuses, it returns false. Main
+// may then run the binary once more, and tests skip what they cannot do:
+// [RequirePrivate].
+func Private() bool {
+	if os.Getenv(privateEnv) != "" {
 		return true
 	}
-	if !hasCaps(unix.CAP_SYS_ADMIN) {
+	if !kerneltest.HasCaps(unix.CAP_SYS_ADMIN) {
 		return false
 	}
 	// Unshareflags, unlike Cloneflags, makes mounts private as well.
-	code, err := reexec.Run(privateMountsEnv, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})
+	code, err := reexec.Run(privateEnv, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "kerneltest: running without a mount namespace: %v\n", err)
+		fmt.Fprintf(os.Stderr, "mounts: running without a mount namespace: %v\n", err)
 		return false
 	}
 	os.Exit(code)
 	return false
 }
 
-// PrivateTracefs is PrivateMounts with tracefs mounted, where that is allowed.
+// PrivateTracefs is Private with tracefs mounted, where that is allowed.
 func PrivateTracefs() {
-	if !PrivateMounts() {
+	if !Private() {
 		return
 	}
 	if err := MountTracefs(); err != nil {
@@ -54,20 +57,20 @@ func PrivateTracefs() {
 	}
 }
 
-// RequirePrivateMounts skips where [PrivateMounts] returned false.
-func RequirePrivateMounts(t testing.TB) {
+// RequirePrivate skips where [Private] returned false.
+func RequirePrivate(t testing.TB) {
 	t.Helper()
-	if os.Getenv(privateMountsEnv) == "" {
-		Skip(t, "needs a mount namespace of its own")
+	if os.Getenv(privateEnv) == "" {
+		kerneltest.Skip(t, "needs a mount namespace of its own")
 	}
 }
 
 // MountTracefs mounts tracefs, which tracepoints need, unless it is mounted.
-// Call it where [PrivateMounts] returned true. It does nothing for root of a
+// Call it where [Private] returned true. It does nothing for root of a
 // user namespace, who can neither mount tracefs (it lacks FS_USERNS_MOUNT) nor
 // trace.
 func MountTracefs() error {
-	if initial, err := inInitUserNS(); err != nil || !initial {
+	if initial, err := kerneltest.InInitUserNS(); err != nil || !initial {
 		return err
 	}
 	var st unix.Statfs_t
@@ -83,12 +86,12 @@ func MountTracefs() error {
 // UnmountTracefs unmounts tracefs, and debugfs, which contains it. Call it in a
 // process that has a mount namespace of its own.
 func UnmountTracefs() error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
 	}
 	var points []string
-	for line := range strings.Lines(string(mounts)) {
+	for line := range strings.Lines(string(mountinfo)) {
 		if strings.Contains(line, " - tracefs ") || strings.Contains(line, " - debugfs ") {
 			points = append(points, strings.Fields(line)[4])
 		}
