@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -17,48 +18,48 @@ import (
 
 // bindFamily shows the calls of bind() and listen() that failed on this host.
 type bindFamily struct {
-	failures       *Metric
-	listenFailures *Metric
-	conflicts      *Metric
-	last           *Metric
-	lost           *Metric
-	unattributed   *Metric
-	missed         *Metric
-	slotsUsed      *Metric
-	slotsLimit     *Metric
-	slotsLacking   *Metric
+	failures       *metric.Desc
+	listenFailures *metric.Desc
+	conflicts      *metric.Desc
+	last           *metric.Desc
+	lost           *metric.Desc
+	unattributed   *metric.Desc
+	missed         *metric.Desc
+	slotsUsed      *metric.Desc
+	slotsLimit     *metric.Desc
+	slotsLacking   *metric.Desc
 }
 
 func newBindFamily() *bindFamily {
 	call := []string{"netns", "port", "protocol", "family", "errno"}
 	return &bindFamily{
-		failures: counter("bind_failures_total",
+		failures: metric.Counter("bind_failures_total",
 			"Failed bind() calls, by requested port and error.", call...),
-		listenFailures: counter("listen_failures_total",
+		listenFailures: metric.Counter("listen_failures_total",
 			"listen() calls that failed with EADDRINUSE, by port.", call...),
-		conflicts: counter("bind_conflicts_total",
+		conflicts: metric.Counter("bind_conflicts_total",
 			"bind() calls that failed with EADDRINUSE, by what blocked them.", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
-		last: gauge("bind_last_failure_timestamp_seconds",
+		last: metric.Gauge("bind_last_failure_timestamp_seconds",
 			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "process", "unit")...),
-		lost: counter("bind_events_lost_total",
+		lost: metric.Counter("bind_events_lost_total",
 			"Failed calls that were counted but whose details were lost."),
-		unattributed: counter("bind_failures_unattributed_total",
+		unattributed: metric.Counter("bind_failures_unattributed_total",
 			"Failed calls that were not counted because their socket could not be identified."),
-		missed: counter("bind_tracer_missed_runs_total",
+		missed: metric.Counter("bind_tracer_missed_runs_total",
 			"Runs of the tracing programs that the kernel skipped."),
-		slotsUsed: gauge("bind_tracer_slots_used",
+		slotsUsed: metric.Gauge("bind_tracer_slots_used",
 			"Slots of the tracer in use."),
-		slotsLimit: gauge("bind_tracer_slots_limit",
+		slotsLimit: metric.Gauge("bind_tracer_slots_limit",
 			"Slots that the tracer has."),
-		slotsLacking: gauge("bind_tracer_slots_lacking",
+		slotsLacking: metric.Gauge("bind_tracer_slots_lacking",
 			"Watched ports and network namespaces that have no slot."),
 	}
 }
 
 func (*bindFamily) name() string { return "bind" }
 
-func (f *bindFamily) metrics() []*Metric {
-	return []*Metric{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
+func (f *bindFamily) metrics() []*metric.Desc {
+	return []*metric.Desc{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
 }
 
 func (*bindFamily) outcome(s *snapshot.Snapshot) result {
@@ -102,7 +103,7 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-func (c *failedCall) portLabel(ch *sink) string { return askedPort(ch, c.port, c.otherPort) }
+func (c *failedCall) portLabel(ch *metric.Sink) string { return askedPort(ch, c.port, c.otherPort) }
 
 // A tally adds up the counts with the same labels.
 type tally map[failedCall]uint64
@@ -127,7 +128,7 @@ func (t tally) sorted() []failedCall {
 	return slices.SortedFunc(maps.Keys(t), func(a, b failedCall) int { return a.compare(&b) })
 }
 
-func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
+func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	if s.Binds.Err != nil {
 		return
 	}
@@ -135,18 +136,18 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	f.collectCalls(s, netns, ch)
 	f.collectConflicts(s, netns, ch)
 	for _, l := range s.Binds.Data.Latest {
-		ch.put(f.last, float64(l.Time.UnixMilli())/1000,
+		ch.Put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
 	}
-	ch.put(f.lost, float64(s.Binds.Data.Stats.Lost))
-	ch.put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
-	ch.put(f.missed, float64(s.Binds.Data.Stats.Missed))
-	ch.put(f.slotsUsed, float64(s.Binds.Data.Stats.SlotsUsed))
-	ch.put(f.slotsLimit, float64(s.Binds.Data.Stats.SlotsLimit))
-	ch.put(f.slotsLacking, float64(s.Binds.Data.Stats.SlotsLacking))
+	ch.Put(f.lost, float64(s.Binds.Data.Stats.Lost))
+	ch.Put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
+	ch.Put(f.missed, float64(s.Binds.Data.Stats.Missed))
+	ch.Put(f.slotsUsed, float64(s.Binds.Data.Stats.SlotsUsed))
+	ch.Put(f.slotsLimit, float64(s.Binds.Data.Stats.SlotsLimit))
+	ch.Put(f.slotsLacking, float64(s.Binds.Data.Stats.SlotsLacking))
 }
 
-func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *sink) {
+func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *metric.Sink) {
 	binds, listens := make(tally), make(tally)
 	for _, c := range s.Binds.Data.Counts {
 		of := binds
@@ -161,8 +162,8 @@ func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *si
 			protocol: c.Protocol.String(), family: c.Family.String(), errno: errnoLabel(c.Errno),
 		}, c.N)
 	}
-	put := func(m *Metric, c *failedCall, n uint64) {
-		ch.put(m, float64(n), c.netns, c.portLabel(ch), c.protocol, c.family, c.errno)
+	put := func(m *metric.Desc, c *failedCall, n uint64) {
+		ch.Put(m, float64(n), c.netns, c.portLabel(ch), c.protocol, c.family, c.errno)
 	}
 	for c := range expectedFailures(s) {
 		put(f.failures, &c, binds.take(c))
@@ -175,7 +176,7 @@ func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *si
 	}
 }
 
-func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch *sink) {
+func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch *metric.Sink) {
 	conflicts := make(tally)
 	for _, c := range s.Binds.Data.Conflicts {
 		conflicts.add(failedCall{
@@ -184,7 +185,7 @@ func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch
 		}, c.N)
 	}
 	for _, c := range conflicts.sorted() {
-		ch.put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(ch), c.protocol, c.family, c.reuseAddr, c.cause)
+		ch.Put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(ch), c.protocol, c.family, c.reuseAddr, c.cause)
 	}
 }
 
@@ -218,11 +219,11 @@ func seenOn(ns *snapshot.Namespace, protocol sock.Protocol, port uint16) seen.Po
 	return ns.Seen.TCP(port)
 }
 
-func askedPort(ch *sink, port uint16, other bool) string {
+func askedPort(ch *metric.Sink, port uint16, other bool) string {
 	if other {
 		return "other"
 	}
-	return ch.port(port)
+	return ch.Port(port)
 }
 
 // errnoLabel is the symbolic name, or other: for errors that the tracer does not tell apart, and

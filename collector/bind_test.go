@@ -132,7 +132,7 @@ func TestBindSeriesKeepTheirOrder(t *testing.T) {
 	var first []string
 	for range 10 {
 		var order []string
-		for _, f := range c.Gather(t.Context()) {
+		for _, f := range gather(t, c) {
 			for _, m := range f.GetMetric() {
 				order = append(order, m.String())
 			}

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
 
 	"sockstate_exporter/internal/loglimit"
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -19,9 +19,9 @@ import (
 type renderer interface {
 	// name is the value of the collector label. It is empty if there is no such collector.
 	name() string
-	metrics() []*Metric
+	metrics() []*metric.Desc
 	outcome(*snapshot.Snapshot) result
-	collect(*snapshot.Snapshot, *sink)
+	collect(*snapshot.Snapshot, *metric.Sink)
 }
 
 // A Collector makes metrics of snapshots.
@@ -29,10 +29,10 @@ type Collector struct {
 	take      func(context.Context) snapshot.Snapshot
 	logger    *slog.Logger
 	renderers []renderer
-	success   *Metric
-	duration  *Metric
-	inNetns   *Metric
-	series    *Metric
+	success   *metric.Desc
+	duration  *metric.Desc
+	inNetns   *metric.Desc
+	series    *metric.Desc
 
 	limit   *loglimit.Limiter
 	mu      sync.Mutex
@@ -74,13 +74,13 @@ func New(take func(context.Context) snapshot.Snapshot, features []sock.Feature, 
 			newNetnsFamily(),
 			newFeatureFamily(features),
 		},
-		success: gauge("scrape_collector_success",
+		success: metric.Gauge("scrape_collector_success",
 			"1 if the collector got all its data in time for this scrape, 0 if it did not.", "collector"),
-		duration: gauge("scrape_collector_duration_seconds",
+		duration: metric.Gauge("scrape_collector_duration_seconds",
 			"Seconds that the collector's data sources took.", "collector"),
-		inNetns: gauge("netns_collector_success",
+		inNetns: metric.Gauge("netns_collector_success",
 			"0 if the collector did not get all its data from the network namespace in time.", "netns", "collector"),
-		series: gauge("exposition_series",
+		series: metric.Gauge("exposition_series",
 			"Series with the prefix sockstate_ in this scrape, by collector.", "collector"),
 		limit:  loglimit.New(logBurst, logPause),
 		states: make(map[string]*state),
@@ -88,66 +88,50 @@ func New(take func(context.Context) snapshot.Snapshot, features []sock.Feature, 
 }
 
 // Metrics are the definitions of all metrics of the Collector, in order.
-func (c *Collector) Metrics() []*Metric {
-	var all []*Metric
+func (c *Collector) Metrics() []*metric.Desc {
+	var all []*metric.Desc
 	for _, f := range c.renderers {
 		all = append(all, f.metrics()...)
 	}
 	return append(all, c.success, c.duration, c.inNetns, c.series)
 }
 
-// Gather takes a snapshot, which may take as long as ctx lasts, and renders it.
-func (c *Collector) Gather(ctx context.Context) []*dto.MetricFamily {
-	snap := c.take(ctx)
-	return c.render(&snap, 0)
-}
-
-// ownSeries counts the series with the prefix.
-func ownSeries(families []*dto.MetricFamily) (n int) {
-	for _, f := range families {
-		if strings.HasPrefix(f.GetName(), prefix) {
-			n += len(f.GetMetric())
-		}
-	}
-	return n
-}
-
 // render makes the metrics of a snapshot. rest is how many series with the prefix the exporter has
 // beside them.
 func (c *Collector) render(snap *snapshot.Snapshot, rest int) []*dto.MetricFamily {
 	c.reportDropped(snap)
-	ch := newSink()
+	ch := metric.NewSink()
 	for _, r := range c.renderers {
-		before := ch.series
+		before := ch.Series()
 		r.collect(snap, ch)
 		if how := r.outcome(snap); !errors.Is(how.err, snapshot.ErrOff) {
 			c.report(r.name(), how.err)
-			ch.put(c.success, boolValue(how.err == nil), r.name())
-			ch.put(c.duration, how.took.Seconds(), r.name())
+			ch.Put(c.success, metric.Bool(how.err == nil), r.name())
+			ch.Put(c.duration, how.took.Seconds(), r.name())
 			c.putInNetns(ch, snap, r.name(), how)
 		}
 		switch {
 		case r.name() == "":
-			rest += ch.series - before
-		case ch.series > before:
-			ch.put(c.series, float64(ch.series-before+1), r.name()) // this one counts as well
+			rest += ch.Series() - before
+		case ch.Series() > before:
+			ch.Put(c.series, float64(ch.Series()-before+1), r.name()) // this one counts as well
 		}
 	}
-	ch.put(c.series, float64(rest+1), exporterItself)
-	return ch.gathered()
+	ch.Put(c.series, float64(rest+1), exporterItself)
+	return ch.Families()
 }
 
 // exporterItself is the label value for series that belong to no collector.
 const exporterItself = "exporter"
 
 // putInNetns says in which namespaces the collector has not all its data.
-func (c *Collector) putInNetns(ch *sink, s *snapshot.Snapshot, name string, how result) {
+func (c *Collector) putInNetns(ch *metric.Sink, s *snapshot.Snapshot, name string, how result) {
 	if how.in == nil {
 		return
 	}
 	for ns := range s.Namespaces() {
 		if _, err := how.in(ns); err != nil && !errors.Is(err, snapshot.ErrOff) {
-			ch.put(c.inNetns, 0, ns.Label(), name)
+			ch.Put(c.inNetns, 0, ns.Label(), name)
 		}
 	}
 }

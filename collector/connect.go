@@ -2,20 +2,21 @@ package collector
 
 import (
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 )
 
 // connectFamily shows the calls of connect() that found no local port.
-type connectFamily struct{ failures *Metric }
+type connectFamily struct{ failures *metric.Desc }
 
 func newConnectFamily() *connectFamily {
-	return &connectFamily{failures: counter("connect_failures_total",
+	return &connectFamily{failures: metric.Counter("connect_failures_total",
 		"connect() calls that failed because no local port was free.", "netns", "family", "errno")}
 }
 
 func (*connectFamily) name() string { return "connect" }
 
-func (f *connectFamily) metrics() []*Metric { return []*Metric{f.failures} }
+func (f *connectFamily) metrics() []*metric.Desc { return []*metric.Desc{f.failures} }
 
 // outcome is off if connect() cannot be traced. A feature says so.
 func (*connectFamily) outcome(s *snapshot.Snapshot) result {
@@ -25,7 +26,7 @@ func (*connectFamily) outcome(s *snapshot.Snapshot) result {
 	return result{took: s.Binds.Duration, err: s.Binds.Err}
 }
 
-func (f *connectFamily) collect(s *snapshot.Snapshot, ch *sink) {
+func (f *connectFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	if s.Binds.Err != nil || !s.Binds.Data.Connects {
 		return
 	}
@@ -37,6 +38,6 @@ func (f *connectFamily) collect(s *snapshot.Snapshot, ch *sink) {
 		}
 	}
 	for _, c := range calls.sorted() {
-		ch.put(f.failures, float64(calls[c]), c.netns, c.family, c.errno)
+		ch.Put(f.failures, float64(calls[c]), c.netns, c.family, c.errno)
 	}
 }

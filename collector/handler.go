@@ -17,6 +17,7 @@ import (
 
 	"sockstate_exporter/internal/httplimit"
 	"sockstate_exporter/internal/loglimit"
+	"sockstate_exporter/internal/metric"
 )
 
 // timeoutHeader is the header in which Prometheus sends its scrape timeout, in seconds.
@@ -92,8 +93,8 @@ func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, slot 
 			return nil, err
 		}
 		families, err := process.Gather()
-		families = append(families, c.render(&snap, ownSeries(families))...)
-		slices.SortFunc(families, byName)
+		families = append(families, c.render(&snap, metric.SeriesIn(families))...)
+		slices.SortFunc(families, metric.ByName)
 		return families, err
 	}
 }

@@ -246,10 +246,17 @@ func note(ns *snapshot.Namespace, failures []bindtrace.Count) {
 	ns.Seen = m.Namespace()
 }
 
+// gather takes a snapshot and renders it.
+func gather(t *testing.T, c *Collector) []*dto.MetricFamily {
+	t.Helper()
+	snap := c.take(t.Context())
+	return c.render(&snap, 0)
+}
+
 // exposition is what the Collector exposes, as text.
 func exposition(t *testing.T, c *Collector) []byte {
 	t.Helper()
-	families := pedantic(t, c.Gather(t.Context()))
+	families := pedantic(t, gather(t, c))
 	var b bytes.Buffer
 	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
 	for _, f := range families {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 )
 
@@ -58,33 +59,35 @@ func inEach(s *snapshot.Snapshot, in func(*snapshot.Namespace) (time.Duration, e
 
 // netnsFamily shows how many network namespaces are watched beside the exporter's own.
 type netnsFamily struct {
-	watched    *Metric
-	dropped    *Metric
-	unreadable *Metric
+	watched    *metric.Desc
+	dropped    *metric.Desc
+	unreadable *metric.Desc
 }
 
 func newNetnsFamily() *netnsFamily {
 	return &netnsFamily{
-		watched:    gauge("watched_namespaces", "Watched network namespaces, not counting the exporter's own."),
-		dropped:    gauge("watched_namespaces_dropped", "Network namespaces that are not watched because there are too many."),
-		unreadable: gauge("namespaces_unreadable_processes", "Processes whose network namespace the exporter is not allowed to see."),
+		watched:    metric.Gauge("watched_namespaces", "Watched network namespaces, not counting the exporter's own."),
+		dropped:    metric.Gauge("watched_namespaces_dropped", "Network namespaces that are not watched because there are too many."),
+		unreadable: metric.Gauge("namespaces_unreadable_processes", "Processes whose network namespace the exporter is not allowed to see."),
 	}
 }
 
 func (*netnsFamily) name() string { return "netns" }
 
-func (f *netnsFamily) metrics() []*Metric { return []*Metric{f.watched, f.dropped, f.unreadable} }
+func (f *netnsFamily) metrics() []*metric.Desc {
+	return []*metric.Desc{f.watched, f.dropped, f.unreadable}
+}
 
 func (*netnsFamily) outcome(s *snapshot.Snapshot) result {
 	return result{took: s.Discovery.Duration, err: s.Discovery.Err}
 }
 
 // collect shows what was found, even if an error kept the exporter from finding more.
-func (f *netnsFamily) collect(s *snapshot.Snapshot, ch *sink) {
+func (f *netnsFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	if s.Discovery.Off() || s.Discovery.Duration == 0 {
 		return
 	}
-	ch.put(f.watched, float64(len(s.Others)))
-	ch.put(f.dropped, float64(s.Discovery.Data.Dropped))
-	ch.put(f.unreadable, float64(s.Discovery.Data.Unreadable))
+	ch.Put(f.watched, float64(len(s.Others)))
+	ch.Put(f.dropped, float64(s.Discovery.Data.Dropped))
+	ch.Put(f.unreadable, float64(s.Discovery.Data.Unreadable))
 }

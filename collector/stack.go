@@ -3,41 +3,42 @@ package collector
 import (
 	"time"
 
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
 )
 
 // stackFamily shows the counters and limits of a network namespace.
 type stackFamily struct {
-	timeWait          *Metric
-	timeWaitLimit     *Metric
-	timeWaitOverflows *Metric
-	listenOverflows   *Metric
-	listenDrops       *Metric
-	ephemeralPorts    *Metric
+	timeWait          *metric.Desc
+	timeWaitLimit     *metric.Desc
+	timeWaitOverflows *metric.Desc
+	listenOverflows   *metric.Desc
+	listenDrops       *metric.Desc
+	ephemeralPorts    *metric.Desc
 }
 
 func newStackFamily() *stackFamily {
 	return &stackFamily{
-		timeWait: gauge("netns_time_wait_sockets",
+		timeWait: metric.Gauge("netns_time_wait_sockets",
 			"TIME_WAIT sockets in the network namespace, on all ports.", "netns"),
-		timeWaitLimit: gauge("netns_time_wait_limit",
+		timeWaitLimit: metric.Gauge("netns_time_wait_limit",
 			"Maximum number of TIME_WAIT sockets in the network namespace.", "netns"),
-		timeWaitOverflows: counter("netns_time_wait_overflows_total",
+		timeWaitOverflows: metric.Counter("netns_time_wait_overflows_total",
 			"Connections that closed without TIME_WAIT because the limit was reached.", "netns"),
-		listenOverflows: counter("netns_listen_overflows_total",
+		listenOverflows: metric.Counter("netns_listen_overflows_total",
 			"Connections dropped because the accept queue of a listener was full.", "netns"),
-		listenDrops: counter("netns_listen_drops_total",
+		listenDrops: metric.Counter("netns_listen_drops_total",
 			"Connections that listeners dropped for any reason, including full accept queues.", "netns"),
-		ephemeralPorts: gauge("netns_ephemeral_ports_limit",
+		ephemeralPorts: metric.Gauge("netns_ephemeral_ports_limit",
 			"Ports that the kernel may choose as local port for one destination.", "netns"),
 	}
 }
 
 func (*stackFamily) name() string { return "stack" }
 
-func (f *stackFamily) metrics() []*Metric {
-	return []*Metric{f.timeWait, f.timeWaitLimit, f.timeWaitOverflows, f.listenOverflows, f.listenDrops, f.ephemeralPorts}
+func (f *stackFamily) metrics() []*metric.Desc {
+	return []*metric.Desc{f.timeWait, f.timeWaitLimit, f.timeWaitOverflows, f.listenOverflows, f.listenDrops, f.ephemeralPorts}
 }
 
 func (*stackFamily) outcome(s *snapshot.Snapshot) result {
@@ -45,15 +46,15 @@ func (*stackFamily) outcome(s *snapshot.Snapshot) result {
 }
 
 // collect shows all values that could be read: each is from a file of its own.
-func (f *stackFamily) collect(s *snapshot.Snapshot, ch *sink) {
+func (f *stackFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	for ns := range s.Namespaces() {
 		f.collectIn(&ns.Stack.Data, ns.Label(), ch)
 	}
 }
 
-func (f *stackFamily) collectIn(stats *stack.Stats, netns string, ch *sink) {
+func (f *stackFamily) collectIn(stats *stack.Stats, netns string, ch *metric.Sink) {
 	for _, v := range []struct {
-		metric *Metric
+		metric *metric.Desc
 		value  stack.Value
 	}{
 		{f.timeWait, stats.TimeWait},
@@ -64,7 +65,7 @@ func (f *stackFamily) collectIn(stats *stack.Stats, netns string, ch *sink) {
 		{f.ephemeralPorts, stats.EphemeralPorts},
 	} {
 		if v.value.OK {
-			ch.put(v.metric, float64(v.value.V), netns)
+			ch.Put(v.metric, float64(v.value.V), netns)
 		}
 	}
 }

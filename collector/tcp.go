@@ -4,22 +4,23 @@ import (
 	"iter"
 	"time"
 
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
 
 // tcpFamily shows the sockets on each watched port.
 type tcpFamily struct {
-	sockets           *Metric
-	timeWaitRemaining *Metric
+	sockets           *metric.Desc
+	timeWaitRemaining *metric.Desc
 }
 
 func newTCPFamily() *tcpFamily {
 	return &tcpFamily{
-		sockets: gauge("tcp_sockets",
+		sockets: metric.Gauge("tcp_sockets",
 			"TCP sockets on the watched local port, by state.",
 			"netns", "port", "family", "state"),
-		timeWaitRemaining: gauge("tcp_time_wait_remaining_seconds",
+		timeWaitRemaining: metric.Gauge("tcp_time_wait_remaining_seconds",
 			"Seconds until the last TIME_WAIT socket on the port expires, 0 if there is none.",
 			"netns", "port", "family"),
 	}
@@ -27,13 +28,13 @@ func newTCPFamily() *tcpFamily {
 
 func (*tcpFamily) name() string { return "tcp" }
 
-func (f *tcpFamily) metrics() []*Metric { return []*Metric{f.sockets, f.timeWaitRemaining} }
+func (f *tcpFamily) metrics() []*metric.Desc { return []*metric.Desc{f.sockets, f.timeWaitRemaining} }
 
 func (*tcpFamily) outcome(s *snapshot.Snapshot) result {
 	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.TCP.Duration, ns.TCP.Err })
 }
 
-func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {
+func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	for ns := range s.Namespaces() {
 		if ns.TCP.Err == nil {
 			f.collectIn(ns, ns.Label(), ch)
@@ -41,11 +42,11 @@ func (f *tcpFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	}
 }
 
-func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
+func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *metric.Sink) {
 	for i := range ns.TCP.Data {
 		p := &ns.TCP.Data[i]
 		seen := ns.Seen.TCP(p.Number)
-		port := ch.port(p.Number)
+		port := ch.Port(p.Number)
 		for _, family := range sock.Families() {
 			if !seen.InUse(family) {
 				continue
@@ -53,11 +54,11 @@ func (f *tcpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *sink) {
 			half, states := p.Of(family), seen.States(family)
 			for state := range shownStates(states) {
 				if !p.Unseen.Has(state) {
-					ch.put(f.sockets, float64(half.States[state]), netns, port, family.String(), state.String())
+					ch.Put(f.sockets, float64(half.States[state]), netns, port, family.String(), state.String())
 				}
 			}
 			if states.Has(sock.StateTimeWait) {
-				ch.put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), netns, port, family.String())
+				ch.Put(f.timeWaitRemaining, half.TimeWaitRemaining.Seconds(), netns, port, family.String())
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"time"
 
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -11,26 +12,26 @@ import (
 
 // watchFamily shows which ports are watched.
 type watchFamily struct {
-	info    *Metric
-	ports   *Metric
-	limit   *Metric
-	dropped *Metric
+	info    *metric.Desc
+	ports   *metric.Desc
+	limit   *metric.Desc
+	dropped *metric.Desc
 }
 
 func newWatchFamily() *watchFamily {
 	return &watchFamily{
-		info: gauge("watched_port_info",
+		info: metric.Gauge("watched_port_info",
 			"1 for each watched port, with its name and the reason why it is watched.", "netns", "port", "protocol", "name", "source"),
-		ports:   gauge("watched_ports", "Watched ports in all network namespaces."),
-		limit:   gauge("watched_ports_limit", "Maximum number of watched ports, as set by --watch.max-ports."),
-		dropped: gauge("watched_ports_dropped", "Ports that are not watched because --watch.max-ports is reached."),
+		ports:   metric.Gauge("watched_ports", "Watched ports in all network namespaces."),
+		limit:   metric.Gauge("watched_ports_limit", "Maximum number of watched ports, as set by --watch.max-ports."),
+		dropped: metric.Gauge("watched_ports_dropped", "Ports that are not watched because --watch.max-ports is reached."),
 	}
 }
 
 func (*watchFamily) name() string { return "watch" }
 
-func (f *watchFamily) metrics() []*Metric {
-	return []*Metric{f.info, f.ports, f.limit, f.dropped}
+func (f *watchFamily) metrics() []*metric.Desc {
+	return []*metric.Desc{f.info, f.ports, f.limit, f.dropped}
 }
 
 func (*watchFamily) outcome(s *snapshot.Snapshot) result {
@@ -39,12 +40,12 @@ func (*watchFamily) outcome(s *snapshot.Snapshot) result {
 
 // collect shows the set even if it could not be updated: the ports of --watch.port are watched
 // whatever the kernel answers.
-func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
+func (f *watchFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	for ns := range s.Namespaces() {
 		netns := ns.Label()
 		for protocol, set := range watched(ns) {
 			for _, p := range set.Ports {
-				ch.put(f.info, 1, netns, ch.port(p.Number), protocol.String(), p.Name, string(p.Source))
+				ch.Put(f.info, 1, netns, ch.Port(p.Number), protocol.String(), p.Name, string(p.Source))
 			}
 		}
 	}
@@ -52,9 +53,9 @@ func (f *watchFamily) collect(s *snapshot.Snapshot, ch *sink) {
 	if limit == 0 {
 		return
 	}
-	ch.put(f.ports, float64(ports))
-	ch.put(f.limit, float64(limit))
-	ch.put(f.dropped, float64(dropped))
+	ch.Put(f.ports, float64(ports))
+	ch.Put(f.limit, float64(limit))
+	ch.Put(f.dropped, float64(dropped))
 }
 
 // budget adds up the sets of all namespaces. A limit of 0 means that no set is known.

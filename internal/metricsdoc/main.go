@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sockstate_exporter/collector"
+	"sockstate_exporter/internal/metric"
 )
 
 func main() {
@@ -90,7 +91,7 @@ const details = `
 
 // reference refuses metrics and notes that do not belong together, so that neither outlives the
 // other.
-func reference(metrics []*collector.Metric, notes map[string]note) ([]byte, error) {
+func reference(metrics []*metric.Desc, notes map[string]note) ([]byte, error) {
 	if err := check(metrics, notes); err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func reference(metrics []*collector.Metric, notes map[string]note) ([]byte, erro
 	return b.Bytes(), nil
 }
 
-func check(metrics []*collector.Metric, notes map[string]note) error {
+func check(metrics []*metric.Desc, notes map[string]note) error {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	defined := make(map[string]bool, len(metrics))
@@ -143,16 +144,16 @@ func check(metrics []*collector.Metric, notes map[string]note) error {
 }
 
 // key is the metric's name in notes.
-func key(m *collector.Metric) string { return strings.TrimPrefix(m.Name, "sockstate_") }
+func key(m *metric.Desc) string { return strings.TrimPrefix(m.Name, "sockstate_") }
 
-func typeOf(m *collector.Metric) string {
+func typeOf(m *metric.Desc) string {
 	if m.Type == prometheus.CounterValue {
 		return "counter"
 	}
 	return "gauge"
 }
 
-func labelsOf(m *collector.Metric) string {
+func labelsOf(m *metric.Desc) string {
 	if len(m.Labels) == 0 {
 		return "-"
 	}

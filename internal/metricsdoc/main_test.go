@@ -8,9 +8,10 @@ import (
 	"testing"
 
 	"sockstate_exporter/collector"
+	"sockstate_exporter/internal/metric"
 )
 
-func metrics() []*collector.Metric { return collector.New(nil, nil, nil).Metrics() }
+func metrics() []*metric.Desc { return collector.New(nil, nil, nil).Metrics() }
 
 func TestReferenceIsUpToDate(t *testing.T) {
 	const path = "../../docs/metrics.md"

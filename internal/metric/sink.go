@@ -1,4 +1,4 @@
-package collector
+package metric
 
 import (
 	"net/netip"
@@ -10,42 +10,12 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// A Metric defines one metric family.
-type Metric struct {
-	Name   string
-	Type   prometheus.ValueType
-	Labels []string
-	Help   string // one short sentence; internal/metricsdoc has the rest
-
-	order []int // indices of Labels, sorted by name
-}
-
-// prefix of all metrics.
-const prefix = "sockstate_"
-
-func gauge(name, help string, labels ...string) *Metric {
-	return newMetric(name, prometheus.GaugeValue, help, labels)
-}
-
-func counter(name, help string, labels ...string) *Metric {
-	return newMetric(name, prometheus.CounterValue, help, labels)
-}
-
-func newMetric(name string, typ prometheus.ValueType, help string, labels []string) *Metric {
-	m := &Metric{Name: prefix + name, Type: typ, Labels: labels, Help: help}
-	for i := range labels {
-		m.order = append(m.order, i)
-	}
-	slices.SortFunc(m.order, func(i, j int) int { return strings.Compare(labels[i], labels[j]) })
-	return m
-}
-
-// A sink takes the samples of a scrape and builds the families that a prometheus.Registry would
+// A Sink takes the samples of a scrape and builds the families that a prometheus.Registry would
 // gather. A registry checks and sorts all metrics, which took most of a scrape on a usual host
 // with some thousand series (docs/performance.md); these are valid and sorted as they are
-// built. The sink shares equal label pairs, and allocates everything else in slabs.
-type sink struct {
-	families map[*Metric]*family
+// built. The Sink shares equal label pairs, and allocates everything else in slabs.
+type Sink struct {
+	families map[*Desc]*family
 	pairs    map[pair]*dto.LabelPair
 
 	metrics  slab[dto.Metric]
@@ -57,13 +27,13 @@ type sink struct {
 	ports     map[uint16]string
 	addresses map[netip.Addr]string
 
-	series int // put so far
+	series int // Put so far
 }
 
-// A family has the samples of a Metric.
+// A family has the samples of a Desc.
 type family struct {
 	dto *dto.MetricFamily
-	// last are the latest values of each label, by Metric.order: nearly always, a label has one of
+	// last are the latest values of each label, by Desc.order: nearly always, a label has one of
 	// the few values that it had just before.
 	last []latest
 }
@@ -93,15 +63,16 @@ func (l *latest) add(p *dto.LabelPair) {
 
 type pair struct{ name, value string }
 
-func newSink() *sink {
-	return &sink{
-		families: make(map[*Metric]*family), pairs: make(map[pair]*dto.LabelPair),
+// NewSink returns a Sink for one scrape.
+func NewSink() *Sink {
+	return &Sink{
+		families: make(map[*Desc]*family), pairs: make(map[pair]*dto.LabelPair),
 		ports: make(map[uint16]string), addresses: make(map[netip.Addr]string),
 	}
 }
 
-// port is the label of a port. Most collectors ask for it.
-func (s *sink) port(number uint16) string {
+// Port is the label of a port. Most collectors ask for it.
+func (s *Sink) Port(number uint16) string {
 	label, ok := s.ports[number]
 	if !ok {
 		label = strconv.Itoa(int(number))
@@ -110,8 +81,8 @@ func (s *sink) port(number uint16) string {
 	return label
 }
 
-// address is the label of an address. Most ports have the same ones.
-func (s *sink) address(a netip.Addr) string {
+// Address is the label of an address. Most ports have the same ones.
+func (s *Sink) Address(a netip.Addr) string {
 	label, ok := s.addresses[a]
 	if !ok {
 		label = a.String()
@@ -120,9 +91,9 @@ func (s *sink) address(a netip.Addr) string {
 	return label
 }
 
-// put adds a sample. values are of m.Labels. An empty one is the same as no label, and is left out.
+// Put adds a sample. values are of m.Labels. An empty one is the same as no label, and is left out.
 // The caller puts each combination once.
-func (s *sink) put(m *Metric, value float64, values ...string) {
+func (s *Sink) Put(m *Desc, value float64, values ...string) {
 	s.series++
 	f := s.family(m)
 	sample := &s.metrics.take(1)[0]
@@ -151,7 +122,7 @@ func (s *sink) put(m *Metric, value float64, values ...string) {
 	f.dto.Metric = append(f.dto.Metric, sample)
 }
 
-func (s *sink) family(m *Metric) *family {
+func (s *Sink) family(m *Desc) *family {
 	if f, ok := s.families[m]; ok {
 		return f
 	}
@@ -167,19 +138,23 @@ func (s *sink) family(m *Metric) *family {
 	return f
 }
 
-// gathered are the families, sorted by name.
-func (s *sink) gathered() []*dto.MetricFamily {
+// Series is how many samples were put so far.
+func (s *Sink) Series() int { return s.series }
+
+// Families are the families, sorted by name.
+func (s *Sink) Families() []*dto.MetricFamily {
 	var out []*dto.MetricFamily
 	for _, f := range s.families {
 		out = append(out, f.dto)
 	}
-	slices.SortFunc(out, byName)
+	slices.SortFunc(out, ByName)
 	return out
 }
 
-func byName(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) }
+// ByName sorts families by name.
+func ByName(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) }
 
-func (s *sink) pair(name, value string) *dto.LabelPair {
+func (s *Sink) pair(name, value string) *dto.LabelPair {
 	p, ok := s.pairs[pair{name, value}]
 	if !ok {
 		n, v := name, value // pointers to the parameters would allocate in every call
@@ -201,7 +176,18 @@ func (s *slab[T]) take(n int) []T {
 	return taken
 }
 
-func boolValue(b bool) float64 {
+// SeriesIn counts the series of the families that have the Prefix.
+func SeriesIn(families []*dto.MetricFamily) (n int) {
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), Prefix) {
+			n += len(f.GetMetric())
+		}
+	}
+	return n
+}
+
+// Bool is the value of a gauge that is 0 or 1.
+func Bool(b bool) float64 {
 	if b {
 		return 1
 	}
