@@ -100,7 +100,7 @@ generate: ## Write the generated files anew
 	go -C test generate ./...
 
 .PHONY: lint
-lint: lint-format lint-modules lint-vet lint-go lint-shell lint-workflows ## Run all linters
+lint: lint-format lint-modules lint-sizes lint-vet lint-go lint-shell lint-workflows ## Run all linters
 
 .PHONY: lint-format
 lint-format:
@@ -112,6 +112,10 @@ lint-modules:
 	go mod tidy -diff
 	go -C test mod tidy -diff
 	bash .ci/modules
+
+.PHONY: lint-sizes
+lint-sizes:
+	bash .ci/sizes
 
 .PHONY: lint-vet
 lint-vet:

@@ -95,12 +95,3 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 	}
 	return nil
 }
-
-// bootTime returns the time at which CLOCK_BOOTTIME was 0, by the wall clock as it is set now.
-func bootTime() (time.Time, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
-		return time.Time{}, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
-	}
-	return time.Now().Round(0).Add(-time.Duration(now.Nano())), nil
-}

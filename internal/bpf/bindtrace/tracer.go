@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/linux"
+
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
@@ -222,7 +224,7 @@ func (t *Tracer) Read(deadline time.Time, e *Event) error {
 	if err := t.ring.ReadInto(&t.record); err != nil {
 		return fmt.Errorf("read bind event: %w", err)
 	}
-	boot, err := bootTime()
+	boot, err := linux.BootTime()
 	if err != nil {
 		return err
 	}
