@@ -93,7 +93,7 @@ func TestUnitAndContainerOfCgroups(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := process{place: placeOf(cgroups)}
+			p := placeOf(cgroups)
 			got := p.shown()
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
@@ -101,8 +101,8 @@ func TestUnitAndContainerOfCgroups(t *testing.T) {
 			if got.Service() != c.service {
 				t.Errorf("service %q, want %q", got.Service(), c.service)
 			}
-			if p.place.manager != c.manager {
-				t.Errorf("a service manager: %t, want %t", p.place.manager, c.manager)
+			if p.manager != c.manager {
+				t.Errorf("a service manager: %t, want %t", p.manager, c.manager)
 			}
 		})
 	}
@@ -173,7 +173,7 @@ func FuzzParsePath(f *testing.F) {
 		if p.manager && p.unit == "" && p.container == "" {
 			t.Errorf("%q: a service manager without unit", path)
 		}
-		owner := (&process{place: p}).shown()
+		owner := p.shown()
 		within, name, inner := strings.Cut(owner.Service(), "/")
 		if within != "" && !plain(within) || inner && !plain(name) {
 			t.Errorf("%q: service %q", path, owner.Service())

@@ -174,9 +174,7 @@ func (f *Finder) answer(sockets []Socket) (owners map[uint64]Owner, complete boo
 		switch {
 		case e == nil: // the socket has no inode
 		case e.found:
-			owner := e.owner.shown()
-			owner.Processes = e.count
-			owners[s.Cookie] = owner
+			owners[s.Cookie] = e.owner.shown(e.count)
 		case !e.looked:
 			complete = false
 		}

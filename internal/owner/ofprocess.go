@@ -33,12 +33,9 @@ var errOtherProcess = errors.New("another process has its id")
 func (f *Finder) OfProcess(pid uint32, cgroupID uint64) (Owner, bool) {
 	at, known := f.cgroup.place(cgroupID)
 	if p, err := f.live(pid, cgroupID); err == nil {
-		owner := p.shown()
-		owner.Processes = 1
-		return owner, true
+		return p.shown(1), true
 	}
-	p := process{place: at}
-	owner := p.shown()
+	owner := at.shown()
 	return owner, known && (owner.Unit != "" || owner.Container != "")
 }
 
@@ -79,7 +76,5 @@ func (f *Finder) OfPID(pid int) (Owner, bool) {
 	if err != nil {
 		return Owner{}, false
 	}
-	owner := p.shown()
-	owner.Processes = 1
-	return owner, true
+	return p.shown(1), true
 }

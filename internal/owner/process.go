@@ -62,8 +62,9 @@ func readProcess(p procfs.Proc, check func() error) (process, error) {
 // maxComm is the longest name that proc_task_name shows.
 const maxComm = 64
 
-func (p *process) shown() Owner {
+// shown returns the process as the Owner of a socket that so many processes have open.
+func (p *process) shown(processes int) Owner {
 	o := p.place.shown()
-	o.Process, o.PID = p.name, p.pid
+	o.Process, o.PID, o.Processes = p.name, p.pid, processes
 	return o
 }
