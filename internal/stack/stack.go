@@ -83,13 +83,9 @@ func (r *Reader) Read() (Stats, error) {
 }
 
 func (r *Reader) readSockstat(s *Stats) error {
-	stat, err := r.thread.NetSockstat()
+	tcp, err := protocol(r.thread.NetSockstat, "sockstat", "TCP")
 	if err != nil {
-		return fmt.Errorf("read net/sockstat: %w", err)
-	}
-	tcp, err := protocol(stat, "TCP")
-	if err != nil {
-		return fmt.Errorf("read net/sockstat: %w", err)
+		return err
 	}
 	if tcp.TW == nil || *tcp.TW < 0 {
 		return errors.New("read net/sockstat: no usable \"tw\" in the TCP line")
@@ -105,28 +101,20 @@ func (r *Reader) TCPSockets() (uint64, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	stat, err := r.thread.NetSockstat()
+	tcp, err := protocol(r.thread.NetSockstat, "sockstat", "TCP")
 	if err != nil {
-		return 0, fmt.Errorf("read net/sockstat: %w", err)
-	}
-	tcp, err := protocol(stat, "TCP")
-	if err != nil {
-		return 0, fmt.Errorf("read net/sockstat: %w", err)
+		return 0, err
 	}
 	if tcp.InUse < 0 || tcp.TW == nil || *tcp.TW < 0 {
 		return 0, errors.New("read net/sockstat: no usable numbers in the TCP line")
 	}
 	sockets := uint64(tcp.InUse) + uint64(*tcp.TW)
-	stat, err = r.thread.NetSockstat6()
+	tcp6, err := protocol(r.thread.NetSockstat6, "sockstat6", "TCP6")
 	if errors.Is(err, os.ErrNotExist) { // no IPv6
 		return sockets, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read net/sockstat6: %w", err)
-	}
-	tcp6, err := protocol(stat, "TCP6")
-	if err != nil {
-		return 0, fmt.Errorf("read net/sockstat6: %w", err)
+		return 0, err
 	}
 	if tcp6.InUse < 0 {
 		return 0, errors.New("read net/sockstat6: no usable numbers in the TCP6 line")
@@ -134,14 +122,18 @@ func (r *Reader) TCPSockets() (uint64, error) {
 	return sockets + uint64(tcp6.InUse), nil
 }
 
-// protocol returns one line of the file.
-func protocol(stat *procfs.NetSockstat, name string) (procfs.NetSockstatProtocol, error) {
+// protocol returns one line of the file that read reads.
+func protocol(read func() (*procfs.NetSockstat, error), file, name string) (procfs.NetSockstatProtocol, error) {
+	stat, err := read()
+	if err != nil {
+		return procfs.NetSockstatProtocol{}, fmt.Errorf("read net/%s: %w", file, err)
+	}
 	for _, p := range stat.Protocols {
 		if p.Protocol == name {
 			return p, nil
 		}
 	}
-	return procfs.NetSockstatProtocol{}, fmt.Errorf("no %s line", name)
+	return procfs.NetSockstatProtocol{}, fmt.Errorf("read net/%s: no %s line", file, name)
 }
 
 func (r *Reader) readNetstat(s *Stats) error {
