@@ -22,7 +22,6 @@ type Interfaces struct {
 	handle *netlink.Handle
 	names  map[uint32]string // by index
 	taken  map[string]bool   // of names
-	err    error
 }
 
 // NewInterfaces returns the Interfaces of the namespace that the descriptor refers to. 0 means the
@@ -32,7 +31,7 @@ func NewInterfaces(fd int) *Interfaces { return &Interfaces{ns: fd} }
 
 // Name returns the name of the interface with the index (idiag_if of a socket, its
 // sk_bound_dev_if), and "" for 0: a socket that is bound to none. An interface that is gone, or
-// cannot be looked up (see Err), has its index as name: "if42".
+// cannot be looked up, has its index as name: "if42".
 //
 // No two indices have the same name. So an interface that is really called "if42", or has a '#' in
 // its name, or the name that another one had a moment ago, gets its index: "if42#7".
@@ -49,11 +48,8 @@ func (i *Interfaces) Name(index uint32) string {
 		return name
 	}
 	name, err := i.lookup(index)
-	if err != nil && i.err == nil {
-		i.err = fmt.Errorf("look up name of interface %d: %w", index, err)
-	}
 	switch {
-	case name == "":
+	case err != nil, name == "":
 		name = fmt.Sprintf("if%d", index)
 	case i.taken[name] || strings.Contains(name, "#") || looksGone(name):
 		name = fmt.Sprintf("%s#%d", name, index)
@@ -88,9 +84,6 @@ func (i *Interfaces) Addresses() (map[netip.Addr]struct{}, error) {
 	}
 	return out, nil
 }
-
-// Err returns the first error of Name, or nil. An interface that is gone is not an error.
-func (i *Interfaces) Err() error { return i.err }
 
 // Close closes rtnetlink. Name still returns the names that it knows, and opens rtnetlink again for
 // others.
