@@ -103,7 +103,7 @@ func trace(t *testing.T, mode sockflags.Mode) *traced {
 
 func (tr *traced) update(t *testing.T) Binds {
 	t.Helper()
-	binds, err := tr.Update(tr.sets, noOthers())
+	binds, err := tr.Update(tr.sets, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -27,7 +26,7 @@ func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 		off := key
 		off.Port, off.OtherPort = 0, true
 		tracer.counts = []bindtrace.Count{{Key: key, N: port}, {Key: off, N: other}}
-		binds, err := r.Update(sets, new(netns.Set))
+		binds, err := r.Update(sets, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

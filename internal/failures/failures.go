@@ -144,7 +144,7 @@ func New(cfg Config) *Recorder {
 // Update tells the tracer which ports and namespaces to count by number, and reads its counts.
 // sets are the watched ports by the inode number of the namespace, and others the watched
 // namespaces beside the own one.
-func (r *Recorder) Update(sets map[uint32][]watch.Set, others *netns.Set) (Binds, error) {
+func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds, error) {
 	tracer := r.cfg.Tracer
 	gone := r.retired.replace(others)
 	if len(gone) > 0 {

@@ -166,7 +166,7 @@ func TestFollowEndsWithoutAnErrorWhenTheTracerIsClosed(t *testing.T) {
 func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
 	const blue = foreignNetns + 1
 	sets := map[uint32][]watch.Set{ownNetns: {watching(t, one(80)), watching(t, one(53))}, blue: {watching(t, one(80), one(81))}}
-	others := &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 1}}}}
+	others := []netns.ID{{Inode: blue, Cookie: 1}}
 	tracer := newFakeTracer()
 	tracer.counts = tracerCounts(map[uint32]uint64{blue: 7})
 	r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}})
@@ -195,7 +195,7 @@ func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
 	}
 
 	// Another namespace with the number of one that is gone: the tracer has to forget it first.
-	others = &netns.Set{Namespaces: []*netns.Namespace{{ID: netns.ID{Inode: blue, Cookie: 2}}}}
+	others = []netns.ID{{Inode: blue, Cookie: 2}}
 	var told [][]uint32
 	tracer.onWatch = func(namespaces []uint32) { told = append(told, namespaces) }
 	if _, err := r.Update(sets, others); err != nil {
@@ -212,7 +212,7 @@ func TestUpdateReturnsTheErrorOfTheTracer(t *testing.T) {
 			tracer := newFakeTracer()
 			tracer.refused = call
 			r := New(Config{Tracer: tracer, Host: &probe.Host{OwnInode: ownNetns, Others: new(netns.Discoverer)}})
-			if _, err := r.Update(nil, new(netns.Set)); !errors.Is(err, errRefused) {
+			if _, err := r.Update(nil, nil); !errors.Is(err, errRefused) {
 				t.Errorf("error %v, want %v", err, errRefused)
 			}
 		})

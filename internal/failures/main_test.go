@@ -11,7 +11,6 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -165,6 +164,3 @@ func (f *fakeTracer) Read(_ time.Time, e *bindtrace.Event) error {
 	*e = next
 	return nil
 }
-
-// noOthers is the set of a Host that has no other namespaces.
-func noOthers() *netns.Set { return &netns.Set{Err: probe.ErrOff} }

@@ -12,11 +12,11 @@ func newRetired() *retired { return &retired{ids: make(map[uint32]netns.ID)} }
 
 // replace takes the namespaces that are watched from now on, and returns the inode numbers of those
 // that no longer are.
-func (r *retired) replace(set *netns.Set) map[uint32]bool {
+func (r *retired) replace(others []netns.ID) map[uint32]bool {
 	before := r.ids
-	r.ids = make(map[uint32]netns.ID, len(set.Namespaces))
-	for _, ns := range set.Namespaces {
-		r.ids[uint32(ns.ID.Inode)] = ns.ID
+	r.ids = make(map[uint32]netns.ID, len(others))
+	for _, id := range others {
+		r.ids[uint32(id.Inode)] = id
 	}
 	gone := make(map[uint32]bool)
 	for inode, id := range before {

@@ -93,6 +93,18 @@ type Set struct {
 	unsure  bool // not all places could be looked at
 }
 
+// IDs are those of all namespaces, the missed ones included.
+func (s *Set) IDs() []ID {
+	var all []ID
+	for _, ns := range s.Namespaces {
+		all = append(all, ns.ID)
+	}
+	for _, m := range s.Missed {
+		all = append(all, m.ID)
+	}
+	return all
+}
+
 // A Missed is a namespace that Open looked for and did not find.
 type Missed struct {
 	Name string

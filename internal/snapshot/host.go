@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -118,7 +117,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		if h.cfg.Failures == nil {
 			return failures.Binds{}, ErrOff
 		}
-		return h.cfg.Failures.Update(h.watched(set), withMissed(set))
+		return h.cfg.Failures.Update(h.watched(set), set.IDs())
 	})
 	publish(func(s *Snapshot) {
 		s.Binds = binds
@@ -152,21 +151,12 @@ func (s *Snapshot) expect(set *netns.Set) {
 	}
 }
 
-// withMissed is the Set with the namespaces that were missed among the others. They are not open.
-func withMissed(set *netns.Set) *netns.Set {
-	all := slices.Clone(set.Namespaces)
-	for _, m := range set.Missed {
-		all = append(all, &netns.Namespace{Name: m.Name, ID: m.ID})
-	}
-	return &netns.Set{Namespaces: all}
-}
-
 // keep removes the workers of namespaces that are gone, and adds workers for new namespaces. Those
 // that were only missed keep their workers: their counters go on when they are found again.
 func (h *host) keep(set *netns.Set) {
 	there := make(map[netns.ID]bool, len(set.Namespaces))
-	for _, ns := range withMissed(set).Namespaces {
-		there[ns.ID] = true
+	for _, id := range set.IDs() {
+		there[id] = true
 	}
 	maps.DeleteFunc(h.others, func(id netns.ID, w *worker) bool {
 		if !there[id] {
@@ -186,8 +176,8 @@ func (h *host) keep(set *netns.Set) {
 // were missed are counted as before.
 func (h *host) watched(set *netns.Set) map[uint32][]watch.Set {
 	sets := map[uint32][]watch.Set{h.cfg.Host.OwnInode: h.own.sets()}
-	for _, ns := range withMissed(set).Namespaces {
-		sets[uint32(ns.ID.Inode)] = h.others[ns.ID].sets()
+	for _, id := range set.IDs() {
+		sets[uint32(id.Inode)] = h.others[id].sets()
 	}
 	return sets
 }
