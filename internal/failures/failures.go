@@ -209,6 +209,7 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	r.noteEarlier(key, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	key = r.watched.place(key) // the watched ports may have changed since
 	r.conflicts.recent.add(key, e, by)
 	r.conflicts.add(key, e, by)
 	by.Many = r.manyNames(key, e, by)
@@ -239,6 +240,8 @@ func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 // gone has the inode numbers of namespaces that are gone.
 func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *watched {
 	now := newWatched(r.cfg.Host.OwnInode, sets)
+	r.mu.Lock() // so that no failure comes with a key of before, once they are retired
+	defer r.mu.Unlock()
 	r.conflicts.earlier.update(
 		func(key ConflictKey) bool { return now.watches(key.Netns, key.Port) },
 		func(key ConflictKey) bool { return gone[key.Netns] })
@@ -252,8 +255,6 @@ func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *wat
 	r.earlier.update(
 		func(key bindtrace.Key) bool { return now.watches(key.Netns, key.Port) },
 		func(key bindtrace.Key) bool { return gone[key.Netns] })
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.watched = now
 	for key := range r.latest {
 		if gone[key.Netns] || now.place(key) != key {
