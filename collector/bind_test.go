@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"bytes"
 	"maps"
 	"strconv"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
@@ -129,21 +131,17 @@ func TestBindFailuresBySeries(t *testing.T) {
 // The order does not change from one scrape to the next.
 func TestBindSeriesKeepTheirOrder(t *testing.T) {
 	c, _ := collectorOf(wholeSnapshot(t))
-	var first []string
+	var first bytes.Buffer
+	if err := rendered(t, c).Write(&first); err != nil {
+		t.Fatal(err)
+	}
 	for range 10 {
-		var order []string
-		for _, f := range gather(t, c) {
-			for _, m := range f.GetMetric() {
-				order = append(order, m.String())
-			}
+		var again bytes.Buffer
+		if err := rendered(t, c).Write(&again); err != nil {
+			t.Fatal(err)
 		}
-		if first == nil {
-			first = order
-		}
-		for i := range order {
-			if order[i] != first[i] {
-				t.Fatalf("sample %d is %s, was %s", i, order[i], first[i])
-			}
+		if diff := cmp.Diff(first.String(), again.String()); diff != "" {
+			t.Fatalf("another order (-first +again):\n%s", diff)
 		}
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
@@ -98,9 +96,8 @@ func (c *Collector) Metrics() []*metric.Desc {
 
 // render makes the metrics of a snapshot. rest is how many series with the prefix the exporter has
 // beside them.
-func (c *Collector) render(snap *snapshot.Snapshot, rest int) []*dto.MetricFamily {
+func (c *Collector) render(snap *snapshot.Snapshot, ch *metric.Sink, rest int) {
 	c.reportDropped(snap)
-	ch := metric.NewSink()
 	for _, r := range c.renderers {
 		before := ch.Series()
 		r.collect(snap, ch)
@@ -118,7 +115,6 @@ func (c *Collector) render(snap *snapshot.Snapshot, rest int) []*dto.MetricFamil
 		}
 	}
 	ch.Put(c.series, float64(rest+1), exporterItself)
-	return ch.Families()
 }
 
 // exporterItself is the label value for series that belong to no collector.

@@ -457,7 +457,7 @@ func TestFailuresThatComeAndGoAreLoggedAtABoundedRate(t *testing.T) {
 				c := New(func(context.Context) snapshot.Snapshot { return s }, nil, newLogger(log))
 				scrape := func(tcp error) []string {
 					s.TCP.Err = tcp
-					gather(t, c)
+					rendered(t, c)
 					return log.take()
 				}
 				lines := 0
@@ -494,12 +494,12 @@ func TestLineCountsTheChangesThatWereLeftOut(t *testing.T) {
 		c := New(func(context.Context) snapshot.Snapshot { return s }, nil, slog.New(slog.NewTextHandler(&out, nil)))
 		for i := range 2*10 + logBurst { // the last of them works
 			s.TCP.Err = map[int]error{0: errBroken}[i%2]
-			gather(t, c)
+			rendered(t, c)
 		}
 		out.Reset()
 		time.Sleep(logPause)
 		s.TCP.Err = errBroken
-		gather(t, c)
+		rendered(t, c)
 		if got, want := out.String(), "not_logged=20 collector=tcp err=\"netlink is broken\"\n"; !strings.HasSuffix(got, want) {
 			t.Errorf("logged %q, want the end %q", got, want)
 		}

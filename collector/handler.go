@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,10 +14,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 
 	"sockstate_exporter/internal/httplimit"
 	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/metric"
+	"sockstate_exporter/internal/snapshot"
 )
 
 // timeoutHeader is the header in which Prometheus sends its scrape timeout, in seconds.
@@ -40,13 +42,17 @@ const usualTimeout = 5 * time.Second
 // Handler serves /metrics: the metrics of one snapshot, and those of the exporter itself, which
 // are in process.
 func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) http.Handler {
-	slots := make(chan struct{}, maxRendered)
+	sinks := newSinks()
 	scrape := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := withScrapeTimeout(r)
 		defer cancel()
-		slot := &slot{slots: slots, client: r.Context()}
-		defer slot.free()
-		promhttp.HandlerFor(c.with(ctx, process, slot), promhttp.HandlerOpts{
+		snap := c.take(ctx)
+		sink, err := sinks.take(r.Context())
+		if err != nil {
+			return // nobody waits for the answer
+		}
+		defer sinks.free(sink)
+		promhttp.HandlerFor(c.answer(&snap, process, sink, w, r), promhttp.HandlerOpts{
 			ErrorLog:           errorLog{ctx: r.Context(), logger: logger, limit: c.limit},
 			ErrorHandling:      promhttp.ContinueOnError,
 			Registry:           process,
@@ -57,46 +63,57 @@ func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) h
 	return promhttp.InstrumentMetricHandler(process, httplimit.Compressed(scrape))
 }
 
-// maxRendered is how many answers are rendered at a time: with many ports, each takes some
-// megabytes until it is text. It does not limit scrapes that wait for a snapshot.
-const maxRendered = 2
-
-// A slot is one request's right to render.
-type slot struct {
-	slots  chan struct{}
-	client context.Context //nolint:containedctx // a slot belongs to one request
-	taken  bool
+// answer writes the metrics of a snapshot, and returns those that promhttp has to write. No name is
+// in both. In text, the order of families is free.
+func (c *Collector) answer(snap *snapshot.Snapshot, process prometheus.Gatherer, sink *metric.Sink, w io.Writer, r *http.Request) prometheus.GathererFunc {
+	families, err := process.Gather()
+	format := expfmt.NegotiateIncludingOpenMetrics(r.Header).FormatType() //nolint:staticcheck // as promhttp does
+	sink.Reset(format == expfmt.TypeOpenMetrics)
+	c.render(snap, sink, metric.SeriesIn(families))
+	switch format {
+	case expfmt.TypeOpenMetrics, expfmt.TypeTextPlain:
+		err = errors.Join(err, sink.Write(w))
+	default:
+		ours, parseErr := sink.Parsed()
+		families, err = append(families, ours...), errors.Join(err, parseErr)
+	}
+	return func() ([]*dto.MetricFamily, error) { return families, err }
 }
 
-// take waits for a free slot as long as the client waits.
-func (s *slot) take() error {
+// sinks are for the answers that are rendered at a time: with many ports, each takes some
+// megabytes until it is compressed. They do not limit scrapes that wait for a snapshot.
+type sinks chan *metric.Sink
+
+const (
+	maxRendered = 2
+
+	// maxKept is the memory that a sink keeps between scrapes.
+	maxKept = 1 << 20
+)
+
+func newSinks() sinks {
+	s := make(sinks, maxRendered)
+	for range maxRendered {
+		s <- metric.NewSink()
+	}
+	return s
+}
+
+// take waits for a sink as long as the client waits.
+func (s sinks) take(client context.Context) (*metric.Sink, error) {
 	select {
-	case s.slots <- struct{}{}:
-		s.taken = true
-		return nil
-	case <-s.client.Done():
-		return context.Cause(s.client)
+	case free := <-s:
+		return free, nil
+	case <-client.Done():
+		return nil, context.Cause(client)
 	}
 }
 
-func (s *slot) free() {
-	if s.taken {
-		<-s.slots
+func (s sinks) free(used *metric.Sink) {
+	if used.Size() > maxKept {
+		used = metric.NewSink()
 	}
-}
-
-// with gathers the metrics of a snapshot and of process. No name is in both.
-func (c *Collector) with(ctx context.Context, process prometheus.Gatherer, slot *slot) prometheus.GathererFunc {
-	return func() ([]*dto.MetricFamily, error) {
-		snap := c.take(ctx)
-		if err := slot.take(); err != nil {
-			return nil, err
-		}
-		families, err := process.Gather()
-		families = append(families, c.render(&snap, metric.SeriesIn(families))...)
-		slices.SortFunc(families, metric.ByName)
-		return families, err
-	}
+	s <- used
 }
 
 // An errorLog is the promhttp.Logger of one request. It is silent if the client went away: then

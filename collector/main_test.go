@@ -22,6 +22,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
@@ -246,19 +247,30 @@ func note(ns *snapshot.Namespace, failures []bindtrace.Count) {
 	ns.Seen = m.Namespace()
 }
 
-// gather takes a snapshot and renders it.
-func gather(t *testing.T, c *Collector) []*dto.MetricFamily {
+// rendered is what a Collector makes of a snapshot.
+func rendered(t *testing.T, c *Collector) *metric.Sink {
 	t.Helper()
+	s := metric.NewSink()
 	snap := c.take(t.Context())
-	return c.render(&snap, 0)
+	c.render(&snap, s, 0)
+	return s
 }
 
-// exposition is what the Collector exposes, as text.
+// exposition is what the Collector exposes, as text, sorted.
 func exposition(t *testing.T, c *Collector) []byte {
 	t.Helper()
-	families := pedantic(t, gather(t, c))
+	families, err := rendered(t, c).Parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encoded(t, pedantic(t, families), expfmt.NewFormat(expfmt.TypeTextPlain))
+}
+
+// encoded is what expfmt writes.
+func encoded(t *testing.T, families []*dto.MetricFamily, format expfmt.Format) []byte {
+	t.Helper()
 	var b bytes.Buffer
-	enc := expfmt.NewEncoder(&b, expfmt.NewFormat(expfmt.TypeTextPlain))
+	enc := expfmt.NewEncoder(&b, format)
 	for _, f := range families {
 		if err := enc.Encode(f); err != nil {
 			t.Fatal(err)

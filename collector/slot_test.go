@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"testing"
 	"testing/synctest"
+
+	"sockstate_exporter/internal/metric"
 )
 
 // Clients that never read keep their answers, but no slots from others.
@@ -38,26 +40,52 @@ func (w *stuckWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestClientThatLeavesWhileItWaitsTakesNoSlot(t *testing.T) {
+func TestClientThatLeavesWhileItWaitsTakesNoSink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		slots := make(chan struct{}, 1)
-		first, second := &slot{slots: slots, client: t.Context()}, new(slot)
-		if err := first.take(); err != nil {
-			t.Fatal(err)
+		all := newSinks()
+		var used []*metric.Sink
+		for range maxRendered {
+			s, err := all.take(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			used = append(used, s)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		second.slots, second.client = slots, ctx
 		taken := make(chan error, 1)
-		go func() { taken <- second.take() }()
+		go func() {
+			_, err := all.take(ctx)
+			taken <- err
+		}()
 		synctest.Wait()
 		cancel()
 		if err := <-taken; err != context.Canceled {
 			t.Errorf("error %v, want %v", err, context.Canceled)
 		}
-		second.free()
-		first.free()
-		if len(slots) != 0 {
-			t.Errorf("%d slots are taken, want 0", len(slots))
+		for _, s := range used {
+			all.free(s)
+		}
+		if len(all) != maxRendered {
+			t.Errorf("%d sinks are free, want %d", len(all), maxRendered)
 		}
 	})
+}
+
+// A sink does not keep the memory of the largest answer.
+func TestSinkOfALargeAnswerIsNotKept(t *testing.T) {
+	all := newSinks()
+	large, err := all.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := metric.Gauge("large", "Large.", "label")
+	for large.Size() <= maxKept {
+		large.Put(m, 1, "value")
+	}
+	all.free(large)
+	for range maxRendered {
+		if s, err := all.take(t.Context()); err != nil || s.Size() > maxKept {
+			t.Errorf("a sink keeps %d bytes, error %v", s.Size(), err)
+		}
+	}
 }

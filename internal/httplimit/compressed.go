@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -23,20 +22,26 @@ const readTime = 15 * time.Second
 // the compression of promhttp, which takes longer than the rest of a usual scrape
 // (docs/performance.md).
 func Compressed(next http.Handler) http.Handler {
-	writers := sync.Pool{New: func() any {
-		w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is in range
-		return w
-	}}
+	// A sync.Pool would make them anew after each second garbage collection: 0.7 MB each.
+	kept := make(chan *gzip.Writer, 1)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var body bytes.Buffer
-		zip, _ := writers.Get().(*gzip.Writer)
+		var zip *gzip.Writer
+		select {
+		case zip = <-kept:
+		default:
+			zip, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // the level is in range
+		}
 		zip.Reset(&body)
 		a := answer{header: w.Header(), status: http.StatusOK, body: zip}
 		// Nothing is sent before the answer is whole. HTTP/2 resets a stream whose deadline passes.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 		next.ServeHTTP(&a, r)
 		err := zip.Close()
-		writers.Put(zip)
+		select {
+		case kept <- zip:
+		default:
+		}
 		if err != nil { // cannot happen: a Buffer takes everything
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return

@@ -1,5 +1,5 @@
-// Package metric defines metric families ([Desc]) and builds them from samples ([Sink]), for each
-// scrape anew. It knows nothing of what the metrics are about.
+// Package metric defines metric families ([Desc]) and writes their samples as text ([Sink]). It
+// knows nothing of what the metrics are about.
 package metric
 
 import (

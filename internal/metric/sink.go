@@ -1,6 +1,10 @@
 package metric
 
 import (
+	"bytes"
+	"io"
+	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -8,68 +12,53 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 )
 
-// A Sink takes the samples of a scrape and builds the families that a prometheus.Registry would
-// gather. A registry checks and sorts all metrics, which took most of a scrape on a usual host
-// with some thousand series (docs/performance.md); these are valid and sorted as they are
-// built. The Sink shares equal label pairs, and allocates everything else in slabs.
+// A Sink takes the samples of a scrape, and writes each as text at once. Samples that a registry
+// checks and sorts, and that are encoded afterwards, took half of a scrape of a usual host
+// (docs/performance.md). All definitions are valid, and each combination of labels is put once.
 type Sink struct {
-	families map[*Desc]*family
-	pairs    map[pair]*dto.LabelPair
-
-	metrics  slab[dto.Metric]
-	gauges   slab[dto.Gauge]
-	counters slab[dto.Counter]
-	values   slab[float64]
-	labels   slab[*dto.LabelPair]
+	openMetrics bool
+	series      int // Put so far
+	families    map[*Desc]*family
 
 	ports     map[uint16]string
 	addresses map[netip.Addr]string
-
-	series int // Put so far
 }
 
-// A family has the samples of a Desc.
-type family struct {
-	dto *dto.MetricFamily
-	// last are the latest values of each label, by Desc.order: nearly always, a label has one of
-	// the few values that it had just before.
-	last []latest
-}
+// A family is the text of a Desc's samples.
+type family struct{ samples []byte }
 
-// latest are pairs with different values. The first is the one of the sample before.
-type latest [4]*dto.LabelPair
-
-// find returns the pair with the value, if it is one of the latest, and puts it first.
-func (l *latest) find(value string) *dto.LabelPair {
-	for i, p := range l {
-		if p == nil {
-			return nil
-		}
-		if *p.Value == value {
-			copy(l[1:i+1], l[:i])
-			l[0] = p
-			return p
-		}
-	}
-	return nil
-}
-
-func (l *latest) add(p *dto.LabelPair) {
-	copy(l[1:], l[:])
-	l[0] = p
-}
-
-type pair struct{ name, value string }
-
-// NewSink returns a Sink for one scrape.
+// NewSink returns an empty Sink for text.
 func NewSink() *Sink {
 	return &Sink{
-		families: make(map[*Desc]*family), pairs: make(map[pair]*dto.LabelPair),
-		ports: make(map[uint16]string), addresses: make(map[netip.Addr]string),
+		families: make(map[*Desc]*family),
+		ports:    make(map[uint16]string), addresses: make(map[netip.Addr]string),
 	}
 }
+
+// Reset empties the Sink for the next scrape, and keeps its memory.
+func (s *Sink) Reset(openMetrics bool) {
+	s.openMetrics, s.series = openMetrics, 0
+	for _, f := range s.families {
+		f.samples = f.samples[:0]
+	}
+	clear(s.ports)
+	clear(s.addresses)
+}
+
+// Size is the memory that the text takes.
+func (s *Sink) Size() (n int) {
+	for _, f := range s.families {
+		n += cap(f.samples)
+	}
+	return n
+}
+
+// Series is how many samples were put so far.
+func (s *Sink) Series() int { return s.series }
 
 // Port is the label of a port. Most collectors ask for it.
 func (s *Sink) Port(number uint16) string {
@@ -95,85 +84,105 @@ func (s *Sink) Address(a netip.Addr) string {
 // The caller puts each combination once.
 func (s *Sink) Put(m *Desc, value float64, values ...string) {
 	s.series++
-	f := s.family(m)
-	sample := &s.metrics.take(1)[0]
-	labels := s.labels.take(len(m.order))[:0]
-	for i, j := range m.order {
-		if values[j] == "" {
+	f := s.families[m]
+	if f == nil {
+		f = new(family)
+		s.families[m] = f
+	}
+	b := f.samples
+	b = append(b, m.Name...)
+	next := byte('{')
+	for _, i := range m.order {
+		if values[i] == "" {
 			continue
 		}
-		p := f.last[i].find(values[j])
-		if p == nil {
-			p = s.pair(m.Labels[j], values[j])
-			f.last[i].add(p)
+		b = append(b, next)
+		b = append(b, m.Labels[i]...)
+		b = append(b, '=', '"')
+		b = appendEscaped(b, values[i])
+		b = append(b, '"')
+		next = ','
+	}
+	if next == ',' {
+		b = append(b, '}')
+	}
+	b = append(b, ' ')
+	b = appendValue(b, value, s.openMetrics)
+	b = append(b, '\n')
+	f.samples = b
+}
+
+// appendEscaped appends a label value with the three escapes of both formats.
+func appendEscaped(b []byte, value string) []byte {
+	for {
+		i := strings.IndexAny(value, "\\\n\"")
+		if i < 0 {
+			return append(b, value...)
 		}
-		labels = append(labels, p)
+		b = append(b, value[:i]...)
+		if value[i] == '\n' {
+			b = append(b, '\\', 'n')
+		} else {
+			b = append(b, '\\', value[i])
+		}
+		value = value[i+1:]
 	}
-	sample.Label = labels
-	number := &s.values.take(1)[0]
-	*number = value
-	if m.Type == prometheus.CounterValue {
-		sample.Counter = &s.counters.take(1)[0]
-		sample.Counter.Value = number
+}
+
+// appendValue appends a number as Go writes it. OpenMetrics wants a dot or an exponent in it.
+func appendValue(b []byte, value float64, openMetrics bool) []byte {
+	start := len(b)
+	if whole := int64(value); float64(whole) == value && -1e6 < value && value < 1e6 {
+		b = strconv.AppendInt(b, whole, 10) // the same, and faster
 	} else {
-		sample.Gauge = &s.gauges.take(1)[0]
-		sample.Gauge.Value = number
+		b = strconv.AppendFloat(b, value, 'g', -1, 64)
 	}
-	f.dto.Metric = append(f.dto.Metric, sample)
+	if openMetrics && !math.IsNaN(value) && !math.IsInf(value, 0) && !bytes.ContainsAny(b[start:], ".e") {
+		b = append(b, '.', '0')
+	}
+	return b
 }
 
-func (s *Sink) family(m *Desc) *family {
-	if f, ok := s.families[m]; ok {
-		return f
+// Write writes all families that have samples, sorted by name.
+func (s *Sink) Write(w io.Writer) error {
+	metrics := slices.SortedFunc(maps.Keys(s.families), func(a, b *Desc) int { return strings.Compare(a.Name, b.Name) })
+	for _, m := range metrics {
+		samples := s.families[m].samples
+		if len(samples) == 0 {
+			continue
+		}
+		if _, err := io.WriteString(w, m.head(s.openMetrics)); err != nil {
+			return err
+		}
+		if _, err := w.Write(samples); err != nil {
+			return err
+		}
 	}
-	typ := dto.MetricType_GAUGE
+	return nil
+}
+
+// head are the lines before the samples. The name of a counter ends with _total, which OpenMetrics
+// leaves out here. No Help needs an escape.
+func (m *Desc) head(openMetrics bool) string {
+	name, typ := m.Name, "gauge"
 	if m.Type == prometheus.CounterValue {
-		typ = dto.MetricType_COUNTER
+		typ = "counter"
+		if openMetrics {
+			name = strings.TrimSuffix(name, "_total")
+		}
 	}
-	f := &family{
-		dto:  &dto.MetricFamily{Name: &m.Name, Help: &m.Help, Type: &typ},
-		last: make([]latest, len(m.order)),
-	}
-	s.families[m] = f
-	return f
+	return "# HELP " + name + " " + m.Help + "\n# TYPE " + name + " " + typ + "\n"
 }
 
-// Series is how many samples were put so far.
-func (s *Sink) Series() int { return s.series }
-
-// Families are the families, sorted by name.
-func (s *Sink) Families() []*dto.MetricFamily {
-	var out []*dto.MetricFamily
-	for _, f := range s.families {
-		out = append(out, f.dto)
+// Parsed are the families for a format that is not text.
+func (s *Sink) Parsed() ([]*dto.MetricFamily, error) {
+	var text bytes.Buffer
+	if err := s.Write(&text); err != nil {
+		return nil, err
 	}
-	slices.SortFunc(out, ByName)
-	return out
-}
-
-// ByName sorts families by name.
-func ByName(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) }
-
-func (s *Sink) pair(name, value string) *dto.LabelPair {
-	p, ok := s.pairs[pair{name, value}]
-	if !ok {
-		n, v := name, value // pointers to the parameters would allocate in every call
-		p = &dto.LabelPair{Name: &n, Value: &v}
-		s.pairs[pair{name, value}] = p
-	}
-	return p
-}
-
-// A slab hands out zero values, and allocates some hundred at once.
-type slab[T any] struct{ free []T }
-
-func (s *slab[T]) take(n int) []T {
-	if len(s.free) < n {
-		s.free = make([]T, max(n, 256))
-	}
-	taken := s.free[:n:n]
-	s.free = s.free[n:]
-	return taken
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(&text)
+	return slices.Collect(maps.Values(families)), err
 }
 
 // SeriesIn counts the series of the families that have the Prefix.

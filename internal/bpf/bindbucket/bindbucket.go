@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -219,6 +220,7 @@ func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error
 	if err != nil {
 		return nil, err
 	}
+	out.Sockets = slices.Grow(out.Sockets, int(count))
 	for ; len(sockets) > 0; sockets = sockets[socketSize:] {
 		if s := r.newSocket(sockets, jiffies); !broken[s.Port] {
 			out.Sockets = append(out.Sockets, s)

@@ -193,15 +193,15 @@ func (s *slots) settle(now time.Time) {
 	s.leaving = kept
 }
 
-// current reads what a slot has counted for its place.
-func (s *slots) current(slot int) (n sums, counted bool) {
-	if !s.reader.read(slot, &n) {
-		return n, false
+// current reads what a slot has counted for its place, or returns false where that is nothing.
+func (s *slots) current(slot int, n *sums) bool {
+	if !s.reader.read(slot, n) {
+		return false
 	}
 	if before := s.before[slot]; before != nil {
 		n.subtract(before)
 	}
-	return n, true
+	return true
 }
 
 // used returns the number of slots that are in use.
@@ -210,25 +210,29 @@ func (s *slots) used() int { return len(s.accounts) + len(s.leaving) }
 // appendTo appends the counts above 0.
 func (s *slots) appendTo(dst []Count) []Count {
 	inherited := make(map[*account]*sums)
+	n := new(sums) // one for all: most slots have counted nothing
 	for _, l := range s.leaving {
-		if n, ok := s.current(l.slot); ok {
+		if s.current(l.slot, n) {
 			a := s.existing(l.heir)
 			if inherited[a] == nil {
 				inherited[a] = new(sums)
 			}
-			inherited[a].add(&n)
+			inherited[a].add(n)
 		}
 	}
 	for p, a := range s.accounts {
-		n, ok := s.current(a.slot)
+		counted := s.current(a.slot, n)
 		for _, more := range []*sums{a.carried, inherited[a]} {
-			if more != nil {
+			switch {
+			case more == nil:
+			case counted:
 				n.add(more)
-				ok = true
+			default:
+				*n, counted = *more, true
 			}
 		}
-		if ok {
-			dst = s.appendAccount(dst, p, a, &n)
+		if counted {
+			dst = s.appendAccount(dst, p, a, n)
 		}
 	}
 	return dst
