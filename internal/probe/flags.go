@@ -78,26 +78,65 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 		}
 		f.Missed[port] = 1 // one at least
 	}
-	groups := make(map[PortSocket]int)
+	var of portGroups
 	for i := range read.Sockets {
 		s := &read.Sockets[i]
 		if s.State == sock.StateListen {
 			f.Listeners[s.Cookie] = s.ReuseFlags
 			continue
 		}
-		of := newSocket(&sockflags.Group{
+		group := newSocket(&sockflags.Group{
 			Port: s.Port, Addr: s.Addr, Ifindex: s.Ifindex, V6Only: s.V6Only, State: s.State, Kind: s.Kind, Flags: s.ReuseFlags, UID: s.UID,
 		})
-		n, ok := groups[of]
-		if !ok {
-			n = len(f.Sockets)
-			groups[of] = n
-			f.Sockets = append(f.Sockets, of)
+		n := of.find(f.Sockets, &group)
+		if n == len(f.Sockets) {
+			f.Sockets = append(f.Sockets, group)
 		}
 		f.Sockets[n].Count++
 		f.Sockets[n].Expires = max(f.Sockets[n].Expires, s.Expires)
 	}
 	return f
+}
+
+// portGroups finds the groups of one port after the other. Most ports have a few.
+type portGroups struct {
+	port  uint16
+	first int                // index of the port's first group
+	more  map[PortSocket]int // nil while there are a few
+}
+
+// find returns the index of a group, or the number of groups where it is a new one.
+func (p *portGroups) find(groups []PortSocket, of *PortSocket) int {
+	const few = 8
+	if of.Port != p.port {
+		*p = portGroups{port: of.Port, first: len(groups)}
+	}
+	if p.more == nil && len(groups)-p.first < few {
+		for i := p.first; i < len(groups); i++ {
+			if same := groups[i]; same.without() == *of {
+				return i
+			}
+		}
+		return len(groups)
+	}
+	if p.more == nil {
+		p.more = make(map[PortSocket]int)
+		for i := p.first; i < len(groups); i++ {
+			p.more[groups[i].without()] = i
+		}
+	}
+	i, ok := p.more[*of]
+	if !ok {
+		i = len(groups)
+		p.more[*of] = i
+	}
+	return i
+}
+
+// without is the group without what its sockets add up to.
+func (s PortSocket) without() PortSocket {
+	s.Count, s.Expires = 0, 0
+	return s
 }
 
 func newFlags(read *sockflags.Result) *Flags {

@@ -133,7 +133,7 @@ struct results {
 	u32 overflow; /* there were more sockets, or steps */
 	u32 done;
 	u32 unsupported; /* the kernel's layout is not the one expected */
-} res SEC(".data.results");
+} res;
 
 /* Where the walk is. A pointer of 0 has been followed to its end. */
 struct position {

@@ -70,7 +70,7 @@ type Reader struct {
 	objs struct {
 		bindbucketPrograms
 		Request  *ebpf.Map `ebpf:".data.request"`
-		Results  *ebpf.Map `ebpf:".data.results"`
+		Results  *ebpf.Map `ebpf:".bss"`
 		Position *ebpf.Map `ebpf:".data.position"`
 	}
 	memory *ebpf.Memory // of Results
