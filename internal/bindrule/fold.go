@@ -2,6 +2,7 @@ package bindrule
 
 import (
 	"net/netip"
+	"slices"
 
 	"sockstate_exporter/internal/sock"
 )
@@ -21,11 +22,18 @@ type Folding struct {
 // NewFolding expects requests to these addresses, with these devices and user ids. Other fields are
 // ignored.
 func NewFolding(expected []Request) *Folding {
-	f := &Folding{all: expected, at: make(map[netip.Addr][]Request)}
+	f := &Folding{all: expected}
+	isWildcard := func(r Request) bool { return plainAddr(r.Addr).IsUnspecified() }
+	if !slices.ContainsFunc(expected, func(r Request) bool { return !isWildcard(r) }) {
+		f.wildcards = expected
+		return f
+	}
+	f.at = make(map[netip.Addr][]Request)
 	for _, r := range expected {
-		if addr := plainAddr(r.Addr); addr.IsUnspecified() {
+		if isWildcard(r) {
 			f.wildcards = append(f.wildcards, r)
 		} else {
+			addr := plainAddr(r.Addr)
 			f.at[addr] = append(f.at[addr], r)
 		}
 	}

@@ -74,12 +74,21 @@ type Group struct {
 
 // Groups folds listeners into groups, sorted by port, family, address and device.
 func Groups(listeners []Listener) []Group {
-	var out []Group
-	for _, l := range slices.SortedFunc(slices.Values(listeners), func(a, b Listener) int { return a.Compare(b.GroupKey) }) {
-		if len(out) == 0 || out[len(out)-1].GroupKey != l.GroupKey {
-			out = append(out, newGroup(&l))
+	sorted := slices.Clone(listeners)
+	slices.SortFunc(sorted, func(a, b Listener) int { return a.Compare(b.GroupKey) })
+	isFirst := func(i int) bool { return i == 0 || sorted[i-1].GroupKey != sorted[i].GroupKey }
+	n := 0
+	for i := range sorted {
+		if isFirst(i) {
+			n++
 		}
-		out[len(out)-1].add(&l)
+	}
+	out := slices.Grow([]Group(nil), n)
+	for i := range sorted {
+		if isFirst(i) {
+			out = append(out, newGroup(&sorted[i]))
+		}
+		out[len(out)-1].add(&sorted[i])
 	}
 	return out
 }

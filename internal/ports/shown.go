@@ -50,13 +50,22 @@ func ByRank(a, b GroupKey) int {
 //
 // local says whether an address is one of the host's own. It is asked only where there are too many.
 func TooMany(groups []Candidate, local func(netip.Addr) bool) map[uint16][]GroupKey {
+	counts := make(map[uint16]int)
+	total, most := 0, 0
+	for i := range groups {
+		n := counts[groups[i].Port] + 1
+		counts[groups[i].Port] = n
+		most = max(most, n)
+		if n <= MaxShownPerPort {
+			total++
+		}
+	}
+	if most <= MaxShownPerPort && total <= MaxShown {
+		return nil
+	}
 	byPort := make(map[uint16][]Candidate)
 	for _, c := range groups {
 		byPort[c.Port] = append(byPort[c.Port], c)
-	}
-	total := 0
-	for _, of := range byPort {
-		total += min(len(of), MaxShownPerPort)
 	}
 	beyond := make(map[uint16][]GroupKey)
 	var rest []choice // of all ports, beside the first of each

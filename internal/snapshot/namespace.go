@@ -152,8 +152,15 @@ func (t *taking) choose(now time.Time) {
 	}
 }
 
-// chosen returns the groups that are shown, in a slice of their own.
+// chosen returns the groups that are shown, as they are now. Callers only read them.
 func (t *taking) chosen() []ports.Group {
+	if len(t.notShown) == 0 {
+		return t.groups.Data
+	}
+	return t.copyOfChosen()
+}
+
+func (t *taking) copyOfChosen() []ports.Group {
 	return slices.DeleteFunc(slices.Clone(t.groups.Data), func(g ports.Group) bool { return t.notShown[g.GroupKey] })
 }
 
@@ -247,7 +254,7 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 	if !t.cfg.Parts.Listeners {
 		part.Err = ErrOff
 	}
-	part.Data = t.chosen()
+	part.Data = t.copyOfChosen()
 	return part, t.dropped
 }
 
@@ -255,7 +262,11 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 // has the lowest cookie. That owners cannot be found is not this part's failure: they are not known
 // then.
 func (t *taking) nameOwners(ctx context.Context) {
-	owners := make(map[ports.GroupKey]owner.Owner)
+	type oldest struct {
+		cookie uint64
+		owner.Owner
+	}
+	owners := make(map[ports.GroupKey]oldest, len(t.groups.Data))
 	start := time.Now()
 	if t.cfg.Owners != nil && len(t.onWatched.Listeners) > 0 {
 		sockets := make([]owner.Socket, len(t.onWatched.Listeners))
@@ -263,12 +274,11 @@ func (t *taking) nameOwners(ctx context.Context) {
 			sockets[i] = owner.Socket{Cookie: l.Cookie, Inode: l.Inode}
 		}
 		found, _ := t.cfg.Owners.Find(ctx, sockets)
-		oldest := make(map[ports.GroupKey]uint64)
 		for i := range t.onWatched.Listeners {
 			l := &t.onWatched.Listeners[i]
 			of, ok := found[l.Cookie]
-			if before, seen := oldest[l.GroupKey]; ok && (!seen || l.Cookie < before) {
-				oldest[l.GroupKey], owners[l.GroupKey] = l.Cookie, of
+			if before, seen := owners[l.GroupKey]; ok && (!seen || l.Cookie < before.cookie) {
+				owners[l.GroupKey] = oldest{l.Cookie, of}
 			}
 		}
 	}
@@ -276,7 +286,7 @@ func (t *taking) nameOwners(ctx context.Context) {
 		t.named = true
 		groups.Duration += time.Since(start)
 		for i := range groups.Data {
-			groups.Data[i].Owner = owners[groups.Data[i].GroupKey]
+			groups.Data[i].Owner = owners[groups.Data[i].GroupKey].Owner
 		}
 		t.boundNames(groups.Data, start)
 	})
@@ -503,7 +513,7 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 			c.views[i].AddFlagged(s.Socket, flags.At)
 		}
 	}
-	listeners := make(map[uint16][]ports.Listener)
+	listeners := make(map[uint16][]ports.Listener, len(t.set.Ports))
 	for _, l := range t.onWatched.Listeners {
 		listeners[l.Port] = append(listeners[l.Port], l)
 	}

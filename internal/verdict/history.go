@@ -84,7 +84,7 @@ func (h *History) First(k ports.GroupKey, now time.Time) time.Time {
 
 // Requests returns, by port, the binds that Judge asks about, as a Folding expects them.
 func (h *History) Requests() map[uint16][]bindrule.Request {
-	out := make(map[uint16][]bindrule.Request)
+	out := make(map[uint16][]bindrule.Request, len(h.groups))
 	for k, r := range h.groups {
 		out[k.Port] = append(out[k.Port], bindrule.Request{Addr: k.Address, Ifindex: k.Ifindex, UID: r.uid})
 	}

@@ -67,7 +67,7 @@ func (v *Verdict) Remaining() (left time.Duration, forever, ok bool) {
 // Judge judges every watched port: in[i] is what is on set.Ports[i].
 func (h *History) Judge(now time.Time, set watch.Set, in []bindrule.Port) []Port {
 	out := make([]Port, len(in))
-	groups := make(map[uint16][]ports.GroupKey)
+	groups := make(map[uint16][]ports.GroupKey, len(in))
 	for k := range h.groups {
 		groups[k.Port] = append(groups[k.Port], k)
 	}
@@ -86,7 +86,14 @@ func (h *History) Judge(now time.Time, set watch.Set, in []bindrule.Port) []Port
 
 func (h *History) judge(now time.Time, number uint16, groups []ports.GroupKey, port *bindrule.Port) Port {
 	slices.SortFunc(groups, ports.GroupKey.Compare)
-	v := Port{Number: number, Port: *port}
+	addresses := len(groups)
+	if addresses == 0 {
+		addresses = 2 // addServerBinds
+	}
+	v := Port{
+		Number: number, Port: *port,
+		Restarts: make([]Restart, 0, len(groups)), Binds: make([]Bind, 0, 2*addresses),
+	}
 	for _, key := range groups {
 		r := h.groups[key]
 		request := bindrule.Request{

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -232,6 +233,7 @@ func NewListener(l *ports.Listener) bindrule.Socket {
 // sockets were added ended at dumped.
 func (v *View) Port(timers linux.Timers, dumped time.Time) bindrule.Port {
 	port := bindrule.Port{Bucket: v.bucket, Incomplete: v.incomplete, Folding: v.folding}
+	port.Sockets = slices.Grow(port.Sockets, len(v.groups)+len(v.flagged)+len(v.listeners))
 	for key, g := range v.groups {
 		s := bindrule.Socket{
 			Addr:      key.addr,
