@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -68,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	logger := promslog.New(&opts.Log)
 	logger.Info("starting "+name, "version", version.Info(), "build", version.BuildContext())
 
-	src := sources.Open(&opts.Sources, conflictLogger(logger), logger)
+	src := openSources(opts, logger)
 	defer src.Close()
 	opened, err := openListeners(ctx, opts.Web) // before dropPrivileges: ports below 1024 need one
 	if err != nil {
@@ -88,6 +89,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	// The toolkit logs a web configuration that is broken with each request.
 	web := slog.New(loglimit.New(httpBurst, httpPause).Handler(logger.Handler()))
 	return listen(ctx, server, func() error { return opened.serve(server, opts.Web, web) }, logger)
+}
+
+// openSources collects garbage often meanwhile: what loading the eBPF programs takes would otherwise
+// be the most memory that the exporter ever has.
+func openSources(opts *cli.Options, logger *slog.Logger) *sources.Sources {
+	defer debug.FreeOSMemory()
+	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	return sources.Open(&opts.Sources, conflictLogger(logger), logger)
 }
 
 // listeners are the sockets on which the exporter serves. With none, the exporter-toolkit

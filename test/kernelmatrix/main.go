@@ -70,7 +70,7 @@ func parseFlags(args []string) (config, error) {
 	fs.StringVar(&cfg.sel.benchtime, "benchtime", "1s", "as go test -benchtime")
 	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, each on one CPU of the host")
 	fs.DurationVar(&cfg.bootTimeout, "boot-timeout", 5*time.Minute, "how long a guest may take to come up")
-	fs.DurationVar(&cfg.timeout, "timeout", 10*time.Minute, "how long a package's tests may take")
+	fs.DurationVar(&cfg.timeout, "timeout", 30*time.Minute, "how long a package's tests may take")
 	fs.BoolVar(&cfg.verbose, "v", false, "print all output, tests' and kernels'")
 	kernels := fs.String("kernel", defaultKernels, "series of Debian cloud `kernels`, or directories (with a slash) where such a package is unpacked; comma separated")
 	fs.Func("env", "set a `NAME=VALUE` for the tests; may be repeated", func(s string) error {
