@@ -230,7 +230,7 @@ func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
-	if !e.PortKnown {
+	if !e.PortKnown || e.OwnRange {
 		key.Port, key.OtherPort = 0, true
 	}
 	return r.watched.place(key)
@@ -267,7 +267,7 @@ func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *wat
 
 // noteEarlier notes a failure of a port that may be watched soon.
 func (r *Recorder) noteEarlier(key Key, e *bindtrace.Event) {
-	if key.Netns == 0 || !key.OtherPort || !e.PortKnown {
+	if key.Netns == 0 || !key.OtherPort || !e.PortKnown || e.Port == 0 {
 		return
 	}
 	switch e.Errno {

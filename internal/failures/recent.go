@@ -22,9 +22,10 @@ import (
 // thread and flags are one.
 type Recent struct {
 	Netns     uint32 // inode number of the socket's network namespace, watched or not
-	Watched   bool   // the port was a watched one, or 0, and the namespace too
+	Watched   bool   // the port was a watched one, or 0 without OwnRange, and the namespace too
 	Port      uint16 // that was asked for; valid where PortKnown
 	PortKnown bool
+	OwnRange  bool       // Port is 0, and the socket has a range of its own (IP_LOCAL_PORT_RANGE) without a free port
 	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
 	Family    sock.Family
 	Protocol  sock.Protocol
@@ -58,6 +59,7 @@ type recentKey struct {
 	netns     uint32
 	port      uint16
 	portKnown bool
+	ownRange  bool
 	addr      netip.Addr
 	family    sock.Family
 	protocol  sock.Protocol
@@ -104,7 +106,7 @@ func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
 
 func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound, keep int) {
 	key := recentKey{
-		netns: e.Netns, port: e.Port, portKnown: e.PortKnown, addr: e.Addr,
+		netns: e.Netns, port: e.Port, portKnown: e.PortKnown, ownRange: e.OwnRange, addr: e.Addr,
 		family: e.Family, protocol: e.Protocol, errno: e.Errno, comm: e.Comm,
 	}
 	row, ok := l.rows[key]
@@ -113,7 +115,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 			l.trim(keep)
 		}
 		row = &recentRow{key: key, Recent: Recent{
-			Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, Addr: e.Addr,
+			Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange, Addr: e.Addr,
 			Family: e.Family, Protocol: e.Protocol, Errno: e.Errno, Process: e.Command(), First: e.Time,
 		}}
 		l.rows[key] = row

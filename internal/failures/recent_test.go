@@ -45,6 +45,8 @@ func TestRecentFailuresDifferByWhatTheCallWas(t *testing.T) {
 		func(e *bindtrace.Event) { e.Addr = netip.IPv4Unspecified() },
 		func(e *bindtrace.Event) { e.Netns = foreignNetns },
 		func(e *bindtrace.Event) { e.Port, e.PortKnown = 0, false },
+		func(e *bindtrace.Event) { e.Port = 0 },
+		func(e *bindtrace.Event) { e.Port, e.OwnRange = 0, true },
 	}
 	var events []bindtrace.Event
 	for _, change := range append(changes, changes...) {
@@ -60,7 +62,7 @@ func TestRecentFailuresDifferByWhatTheCallWas(t *testing.T) {
 		if r.Count != 2 {
 			t.Errorf("%+v has count %d, want 2", r, r.Count)
 		}
-		if watched := r.Netns == ownNetns && r.PortKnown; r.Watched != watched {
+		if watched := r.Netns == ownNetns && r.PortKnown && !r.OwnRange; r.Watched != watched {
 			t.Errorf("%+v: watched %v, want %v", r, r.Watched, watched)
 		}
 	}

@@ -127,6 +127,7 @@ func notes() map[string]note {
 		"bind_failures_total": {
 			unit: calls,
 			details: "`port` is the requested port if its network namespace watches it, `0` if the kernel was to choose one, and `other` for the rest. " +
+				"A socket that limits itself to a few ports (`IP_LOCAL_PORT_RANGE`) counts as `other` where none of them was free for `bind()` to port 0: other programs may find one. " +
 				"Network namespaces that are not watched have the label `netns=\"other\"`, and the numbers of ports that any namespace watches. " +
 				"When a port is not watched any more, its count moves to `other`. If it is watched again, it starts at 0. A failure just before its port was watched counts under the number of the port. " +
 				"Beside the usual errors, a port has at most 8 series; what is more counts as `errno=\"other\"`. Watched ports have a series for `EADDRINUSE` from the first scrape on.",
@@ -186,7 +187,7 @@ func notes() map[string]note {
 		"connect_failures_total": {
 			unit: calls,
 			details: "For TCP the error is `EADDRNOTAVAIL`: every local port is in use for this destination. For UDP and others it is `EAGAIN`: every local port is in use. " +
-				"`EADDRNOTAVAIL` for another reason does not count. Network namespaces that are not watched have the label `netns=\"other\"`.",
+				"`EADDRNOTAVAIL` for another reason does not count, nor does a socket that limits itself to a few ports (`IP_LOCAL_PORT_RANGE`). Network namespaces that are not watched have the label `netns=\"other\"`.",
 			absent: firstEvent,
 			source: "eBPF, `__sys_connect`",
 		},

@@ -183,6 +183,7 @@ func hostWithFailures() *snapshot.Snapshot {
 		failure(81, "", 4*time.Hour, func(f *failures.Recent) { f.Netns, f.Watched = 4026539999, false }),
 		failure(53, "dns", 90*time.Hour, func(f *failures.Recent) { f.Protocol, f.Watched = sock.UDP, false }),
 		failure(0, "client", 91*time.Hour, func(f *failures.Recent) { f.Netns = 4026532001 }),
+		failure(0, "ranged", 91*time.Hour, func(f *failures.Recent) { f.OwnRange, f.Watched = true, false }),
 		failure(0, "odd", 92*time.Hour, func(f *failures.Recent) {
 			f.PortKnown, f.Watched, f.Errno, f.Request.Ifindex = false, false, 4095, 3
 		}),
@@ -338,7 +339,7 @@ func TestFilters(t *testing.T) {
 		{"&port=4840", "4840"},
 		{"&port=0-0", ""},
 		{"&netns=" + url.QueryEscape("blue\x1b<b>"), "0"},
-		{"&netns=", "4840 4841 4842 80 53 -"},
+		{"&netns=", "4840 4841 4842 80 53 0 -"},
 	} {
 		var page FailuresPage
 		w := ask(newPages(t, hostWithFailures()).Failures(), "/failures?format=json"+tt.query, "")

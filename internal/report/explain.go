@@ -41,6 +41,8 @@ func WhyFailed(f *failures.Recent, watched bool) string {
 		return whatBlocked(f.Request, f.Port, f.Blockers, nil)
 	case f.Errno != syscall.EADDRINUSE:
 		return errnoWords(f)
+	case f.OwnRange:
+		return "the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them was free for this address"
 	case f.PortKnown && f.Port == 0:
 		return "no port of net.ipv4.ip_local_port_range was free for this address"
 	case !watched:

@@ -18,6 +18,47 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* IP_LOCAL_PORT_RANGE, Linux 6.3. Since Linux 6.8 a range is first port | last port << 16. */
+struct inet_sock {
+	u32 local_port_range;
+};
+
+struct local_ports {
+	u32 range;
+};
+
+struct netns_ipv4 {
+	struct local_ports ip_local_ports;
+};
+
+struct net___ports {
+	struct netns_ipv4 ipv4;
+};
+
+/* Before Linux 6.8. */
+struct inet_sock___6_3 {
+	struct {
+		u16 lo;
+		u16 hi;
+	} local_port_range;
+};
+
+struct local_ports___6_3 {
+	int range[2];
+};
+
+struct netns_ipv4___6_3 {
+	struct local_ports___6_3 ip_local_ports;
+};
+
+struct net___6_3 {
+	struct netns_ipv4___6_3 ipv4;
+};
+
+#pragma clang attribute pop
+
 /* sizeof(struct sockaddr_in), SIN6_LEN_RFC2133, sizeof(struct sockaddr_storage):
  * what inet_bind, inet6_bind and move_addr_to_kernel accept. */
 #define SIN_LEN 16
@@ -28,7 +69,7 @@ char LICENSE[] SEC("license") = "GPL";
 enum op { OP_BIND, OP_LISTEN, OP_CONNECT, OPS };
 enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
 enum protocol { PROTO_OTHER, PROTO_TCP, PROTO_UDP, PROTO_MPTCP, PROTO_SCTP, PROTOS };
-enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8 };
+enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8, OWN_RANGE = 16 };
 enum { CONNECT_NO_ADDRESS, CONNECT_AGAIN, CONNECT_ERRORS };
 enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
 
@@ -390,6 +431,42 @@ static __always_inline u32 current_user(void)
 	return uid;
 }
 
+/* Whether IP_LOCAL_PORT_RANGE leaves the socket fewer ports than its network namespace has: see
+ * inet_sk_get_local_port_range. Where such a socket finds no port, others may find one. */
+static __always_inline int own_range(struct sock *sk)
+{
+	void *net = READ(sk->__sk_common.skc_net.net);
+	u32 lo, hi, first, last;
+
+	if (HAS(struct inet_sock, local_port_range)) {
+		u32 range = READ(((struct inet_sock *)sk)->local_port_range);
+
+		lo = range & 0xffff;
+		hi = range >> 16;
+	} else if (HAS(struct inet_sock___6_3, local_port_range.lo)) {
+		struct inet_sock___6_3 *inet = (void *)sk;
+
+		lo = READ(inet->local_port_range.lo);
+		hi = READ(inet->local_port_range.hi);
+	} else {
+		return 0;
+	}
+	if (HAS(struct net___ports, ipv4.ip_local_ports.range)) {
+		u32 range = READ(((struct net___ports *)net)->ipv4.ip_local_ports.range);
+
+		first = range & 0xffff;
+		last = range >> 16;
+	} else if (HAS(struct net___6_3, ipv4.ip_local_ports.range)) {
+		struct net___6_3 *ns = net;
+
+		first = READ(ns->ipv4.ip_local_ports.range[0]);
+		last = READ(ns->ipv4.ip_local_ports.range[1]);
+	} else {
+		return 0;
+	}
+	return (first < lo && lo <= last) || (first <= hi && hi < last);
+}
+
 /* Whether the user's share of the ring has room for an event. Two CPUs may both take the last
  * place. */
 static __always_inline int in_share(u32 netns, u32 uid, u64 now)
@@ -461,7 +538,9 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	flags = (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
 		(READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0);
 
-	if (req.port_known)
+	if (op == OP_BIND && error == errno_eaddrinuse && req.port_known && !req.port && own_range(sk))
+		flags |= OWN_RANGE;
+	if (req.port_known && !(flags & OWN_RANGE))
 		key.port = req.port;
 	else
 		key.port_other = 1;
@@ -569,8 +648,9 @@ static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen
 	if (error == errno_eagain) {
 		if (!autobind_failed(sk))
 			return;
+		key.port_other = own_range(sk);
 	} else {
-		key.port_other = !lacked_port(sk, key.family, key.protocol, &req);
+		key.port_other = own_range(sk) || !lacked_port(sk, key.family, key.protocol, &req);
 	}
 	key.op = OP_CONNECT;
 	key.errno_class = class_of(error);

@@ -43,6 +43,7 @@ const (
 	flagReusePort
 	flagV6Only
 	flagPortKnown
+	flagOwnRange
 )
 
 // How many counts a slot of bindtrace.c has, and of which calls.
@@ -62,7 +63,7 @@ const (
 type Key struct {
 	Netns     uint32 // inode number of the network namespace; 0: not watched
 	Port      uint16 // that the caller asked for; not valid with OtherPort; connect: 0
-	OtherPort bool   // not a watched port, or no port that could be read; connect: not a lack of ports
+	OtherPort bool   // not a watched port, no port that could be read, or port 0 of a socket's own range; connect: not a lack of the host's ports
 	Op        Op
 	Family    sock.Family // of the socket
 	Protocol  sock.Protocol

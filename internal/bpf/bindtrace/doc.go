@@ -18,6 +18,10 @@
 // sockaddr_storage (EINVAL), or has a family other than AF_INET, AF_INET6 and AF_UNSPEC
 // (EAFNOSUPPORT). A namespace that is not watched counts as 0.
 //
+// A socket can limit itself to a part of the ephemeral ports (IP_LOCAL_PORT_RANGE, Linux 6.3). Where
+// none of these is free, bind to port 0 also counts under OtherPort, and connect with OtherPort set:
+// others may find a port. [Event.OwnRange] says so.
+//
 // # Who can use up what
 //
 // Each watched port of a namespace has a slot of its own, and so have the other ports of the
@@ -51,10 +55,11 @@
 //	EADDRNOTAVAIL  TCP, MPTCP  __inet_hash_connect
 //	EAGAIN         all others  inet_autobind, before the kernel looks at the destination
 //
-// EADDRNOTAVAIL has other causes, which count with OtherPort set:
+// Some of these errors have other causes, which count with OtherPort set:
 //
-//   - The socket is bound to a port, and the same connection exists already.
-//   - IPv6 has no source address (tcp_v6_connect, ip6_datagram_connect), as for ::1 where IPv6 is
+//   - The socket has a range of its own, as above.
+//   - EADDRNOTAVAIL: the socket is bound to a port, and the same connection exists already.
+//   - EADDRNOTAVAIL: IPv6 has no source address (tcp_v6_connect, ip6_datagram_connect), as for ::1 where IPv6 is
 //     disabled.
 //
 // One case is counted wrongly: bind gave the socket an ephemeral port, and its connection exists.

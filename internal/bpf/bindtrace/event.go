@@ -33,6 +33,7 @@ type Event struct {
 
 	PortKnown bool       // the call carried an address and port
 	Port      uint16     // that the caller asked for; listen: that the socket is bound to
+	OwnRange  bool       // Port is 0, and the socket has a range of its own (IP_LOCAL_PORT_RANGE) without a free port
 	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
 
 	Ifindex              int // device that the socket is bound to; 0: none
@@ -79,6 +80,7 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 		Errno:     unix.Errno(raw.Error),
 		PortKnown: raw.Flags&flagPortKnown != 0,
 		Port:      raw.Port,
+		OwnRange:  raw.Flags&flagOwnRange != 0,
 		Ifindex:   int(raw.Ifindex),
 		ReuseAddr: raw.Flags&flagReuseAddr != 0,
 		ReusePort: raw.Flags&flagReusePort != 0,
