@@ -150,7 +150,7 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 	if len(gone) > 0 {
 		// The tracer knows namespaces by number: a new one with the number of one that is gone must
 		// not go on from its counts.
-		if err := tracer.SetWatch(newWatched(r.cfg.Host.OwnInode, without(sets, gone)).list()); err != nil {
+		if err := tracer.SetWatch(newWatched(r.cfg.Host.OwnInode, sets).without(gone).list()); err != nil {
 			return Binds{}, err
 		}
 	}

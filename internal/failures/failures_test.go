@@ -200,7 +200,13 @@ func TestUpdateTellsTheTracerWhatIsWatched(t *testing.T) {
 	// Another namespace with the number of one that is gone: the tracer has to forget it first.
 	others = []netns.ID{{Inode: blue, Cookie: 2}}
 	var told [][]uint32
-	tracer.onWatch = func(namespaces []uint32) { told = append(told, namespaces) }
+	tracer.onWatch = func(namespaces []uint32) {
+		told = append(told, namespaces)
+		// In namespaces that are not watched, port 81 keeps its count: both of these watch it.
+		if !slices.Contains(tracer.watched, bindtrace.Port{Number: 81}) {
+			t.Errorf("the tracer was told to watch %v, want port 81 of others among them", tracer.watched)
+		}
+	}
 	if _, err := r.Update(sets, others); err != nil {
 		t.Fatal(err)
 	}

@@ -70,9 +70,11 @@ func (w *watched) list() ([]uint32, []bindtrace.Port) {
 	})
 }
 
-// without returns the sets of other namespaces than these.
-func without(sets map[uint32][]watch.Set, gone map[uint32]bool) map[uint32][]watch.Set {
-	out := maps.Clone(sets)
-	maps.DeleteFunc(out, func(inode uint32, _ []watch.Set) bool { return gone[inode] })
+// without leaves out namespaces. Their ports stay for the namespaces that are not watched: there a port
+// keeps its count as long as any namespace watches it.
+func (w *watched) without(gone map[uint32]bool) *watched {
+	out := &watched{own: w.own, namespaces: maps.Clone(w.namespaces), ports: maps.Clone(w.ports)}
+	maps.DeleteFunc(out.namespaces, func(inode uint32, _ struct{}) bool { return gone[inode] })
+	maps.DeleteFunc(out.ports, func(p bindtrace.Port, _ struct{}) bool { return gone[p.Netns] })
 	return out
 }
