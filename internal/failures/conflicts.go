@@ -88,6 +88,7 @@ type conflicts struct {
 	earlier *earlier[ConflictKey]
 
 	mu      sync.Mutex
+	heir    func(Key) Key // where counts of what is not watched any more go; nil: all is watched
 	counts  map[ConflictKey]uint64
 	waiting map[portID]*waitingPort
 	others  int                // of waiting: not watched
@@ -207,13 +208,21 @@ func requestOf(e *bindtrace.Event) bindrule.Request {
 }
 
 // retire moves the counts of what is not watched any more to the key that heir returns, so that no
-// sum falls. It is called at each snapshot, since a look that was under way may count for a
-// port that is not watched by then.
+// sum falls. It is called at each snapshot.
 func (c *conflicts) retire(heir func(Key) Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.heir = heir
+	c.move()
+}
+
+// move is called with mu held.
+func (c *conflicts) move() {
+	if c.heir == nil {
+		return
+	}
 	for key, n := range c.counts {
-		if to := heir(key.Key); to != key.Key {
+		if to := c.heir(key.Key); to != key.Key {
 			delete(c.counts, key)
 			key.Key = to
 			c.counts[key] += n
@@ -261,6 +270,7 @@ func (c *conflicts) settled(key ConflictKey, n uint64) {
 func (c *conflicts) all() []ConflictCount {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.move() // a look that was under way may have counted for a port that is not watched any more
 	counts := maps.Clone(c.counts)
 	c.earlier.apply(counts)
 	c.earlier.shown(counts)

@@ -66,7 +66,6 @@ func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	r.watch(sets, map[uint32]bool{blue: true})
 	check("gone", map[uint32]uint64{0: 3})
 	r.conflicts.settled(key, 2) // of a look that was under way
-	r.watch(sets, nil)
 	check("settled late", map[uint32]uint64{0: 5})
 	r.watch(map[uint32][]watch.Set{ownNetns: nil, blue: {watching(t, one(80))}}, nil)
 	check("another one of that number", map[uint32]uint64{0: 5})
