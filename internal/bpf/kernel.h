@@ -296,4 +296,27 @@ struct syscall_exit {
 	u64 ret;
 };
 
+/* enum bpf_type_info_kind, BPF_CORE_TYPE_SIZE */
+#define TYPE_SIZE(type) __builtin_preserve_type_info(*(type *)0, 1)
+#define OFFSET(type, member) __builtin_preserve_field_info(((type *)0)->member, FIELD_BYTE_OFFSET)
+
+/* Reads a member of a kernel struct into to. It is not 0 where that failed. */
+#define FOLLOW(to, from)                                                        \
+	({                                                                      \
+		typeof(to) follow_to = 0;                                       \
+		long follow_err = bpf_probe_read_kernel(&follow_to, sizeof(follow_to), (const void *)&(from)); \
+		to = follow_to;                                                 \
+		follow_err;                                                     \
+	})
+
+/* A copy of struct sock_common, read at once: what does not fit is never looked at. */
+struct common {
+	u8 bytes[136];
+};
+
+#define COPIED(copy, type, member) \
+	(*(typeof(((type *)0)->member) *)((copy)->bytes + OFFSET(type, member)))
+#define COPIED_BITS(copy, type, member) \
+	BITS_VALUE((type *)0, member, (copy)->bytes[OFFSET(type, member)])
+
 #endif

@@ -149,18 +149,6 @@ struct position {
 	struct hlist_node *socket;
 } pos SEC(".data.position");
 
-#define OFFSET(type, member) __builtin_preserve_field_info(((type *)0)->member, FIELD_BYTE_OFFSET)
-/* enum bpf_type_info_kind, BPF_CORE_TYPE_SIZE */
-#define TYPE_SIZE(type) __builtin_preserve_type_info(*(type *)0, 1)
-
-#define FOLLOW(to, from)                                                        \
-	({                                                                      \
-		typeof(to) follow_to = 0;                                       \
-		long follow_err = bpf_probe_read_kernel(&follow_to, sizeof(follow_to), (const void *)&(from)); \
-		to = follow_to;                                                 \
-		follow_err;                                                     \
-	})
-
 /* The mask shows the verifier that the index is in range. */
 static struct bucket_record *current_bucket(void)
 {
@@ -174,16 +162,6 @@ static void broken(void)
 	current_bucket()->broken = 1;
 	pos.bucket = pos.bucket2 = pos.socket = 0;
 }
-
-/* A copy of struct sock_common, read at once: what does not fit is never looked at. */
-struct common {
-	u8 bytes[136];
-};
-
-#define COPIED(copy, type, member) \
-	(*(typeof(((type *)0)->member) *)((copy)->bytes + OFFSET(type, member)))
-#define COPIED_BITS(copy, type, member) \
-	BITS_VALUE((type *)0, member, (copy)->bytes[OFFSET(type, member)])
 
 static void add_socket(struct sock_common *sk, struct common *c)
 {
