@@ -23,7 +23,7 @@ func cookies(all []*Namespace) error {
 				_ = n.Close()
 				continue
 			}
-			cookie, err := cookie()
+			cookie, err := linux.NetNSCookie()
 			if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
 				errs = append(errs, fmt.Errorf("network namespace %s: read cookie: %w", n.path, err))
 			}
@@ -31,15 +31,4 @@ func cookies(all []*Namespace) error {
 		}
 		return joinSome(errs)
 	})
-}
-
-// cookie returns the cookie of the calling thread's namespace. It asks a netlink socket, since a
-// sandboxed exporter is always allowed to open one.
-func cookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 }

@@ -8,12 +8,13 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/linux"
 )
 
 // withCookie skips the test where namespaces have none: a known one cannot be told from another then.
 func withCookie(t *testing.T) {
 	t.Helper()
-	if cookie, err := cookie(); err != nil || cookie == 0 {
+	if cookie, err := linux.NetNSCookie(); err != nil || cookie == 0 {
 		kerneltest.Skip(t, "kernel without SO_NETNS_COOKIE")
 	}
 }
