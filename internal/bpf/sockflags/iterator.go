@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/loaderr"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -78,7 +77,10 @@ func newIterator(opts Options) (*iterator, error) {
 		if errors.As(err, &verifier) {
 			opts.Logger.Debug("eBPF program refused", "program", sockflagsProgSockflags, "log", verifier.Log)
 		}
-		return nil, explain(err)
+		return nil, loaderr.Explain(sock.UnavailableError{
+			Feature: feature, Mode: string(ModeBPF),
+			Reason: sock.ReasonNoIterator, Need: "eBPF iterators over TCP sockets, Linux 5.12 and later",
+		}, err)
 	}
 	return it, nil
 }
@@ -102,33 +104,6 @@ func (it *iterator) load(opts Options) error {
 		return fmt.Errorf("attach: %w", err)
 	}
 	return nil
-}
-
-// explain finds out why a load failed. It runs only after a failure, so a wrong guess here does not
-// keep a load from being tried.
-func explain(err error) error {
-	u := &sock.UnavailableError{Feature: feature, Mode: string(ModeBPF), Err: err}
-	_, noBTF := os.Stat("/sys/kernel/btf/vmlinux")
-	switch {
-	case errors.Is(noBTF, os.ErrNotExist):
-		u.Reason, u.Need = sock.ReasonNoBTF, "a kernel built with CONFIG_DEBUG_INFO_BTF"
-	case !linux.HasCap(unix.CAP_BPF, unix.CAP_SYS_ADMIN):
-		u.Reason, u.Need = sock.ReasonCapBPF, "CAP_BPF"
-	case !linux.HasCap(unix.CAP_PERFMON, unix.CAP_SYS_ADMIN):
-		u.Reason, u.Need = sock.ReasonCapPerfmon, "CAP_PERFMON"
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES) && !isVerifierError(err):
-		u.Reason, u.Need = sock.ReasonBPFRefused, "bpf(2), which is refused here (user namespace, lockdown, LSM or seccomp)"
-	case errors.Is(err, ebpf.ErrNotSupported), errors.Is(err, btf.ErrNotFound), isVerifierError(err):
-		u.Reason, u.Need = sock.ReasonNoIterator, "eBPF iterators over TCP sockets, Linux 5.12 and later"
-	default:
-		u.Reason, u.Need = sock.ReasonBPFFailed, "eBPF"
-	}
-	return u
-}
-
-func isVerifierError(err error) bool {
-	var v *ebpf.VerifierError
-	return errors.As(err, &v)
 }
 
 func (it *iterator) shortfalls() []*sock.UnavailableError { return nil }
