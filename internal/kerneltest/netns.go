@@ -26,22 +26,24 @@ type NetNS struct {
 // closes it. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
 func Open() (*NetNS, error) {
 	ns := new(NetNS)
-	err := onThread(func() error {
-		handle, err := netns.New()
-		if err != nil {
-			return fmt.Errorf("create network namespace: %w", err)
-		}
-		ns.file = os.NewFile(uintptr(handle), "network namespace")
-		if err := loopbackUp(); err != nil {
-			_ = ns.Close()
-			return fmt.Errorf("create network namespace: set lo up: %w", err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := onThread(ns.create); err != nil {
 		return nil, err
 	}
 	return ns, nil
+}
+
+// create creates the namespace, and moves the calling thread into it.
+func (n *NetNS) create() error {
+	handle, err := netns.New()
+	if err != nil {
+		return fmt.Errorf("create network namespace: %w", err)
+	}
+	n.file = os.NewFile(uintptr(handle), "network namespace")
+	if err := loopbackUp(); err != nil {
+		_ = n.Close()
+		return fmt.Errorf("create network namespace: set lo up: %w", err)
+	}
+	return nil
 }
 
 // New creates a network namespace that is closed when the test ends. The test
@@ -54,6 +56,18 @@ func New(t testing.TB) *NetNS {
 	}
 	t.Cleanup(func() { _ = ns.Close() })
 	return ns
+}
+
+// NewChild is New on a thread that is in n: some settings of n hold for the namespaces that are made
+// in it (net.ipv4.tcp_child_ehash_entries).
+func (n *NetNS) NewChild(t testing.TB) *NetNS {
+	t.Helper()
+	child := new(NetNS)
+	if err := n.Run(child.create); err != nil {
+		SkipOrFatal(t, err)
+	}
+	t.Cleanup(func() { _ = child.Close() })
+	return child
 }
 
 // FD returns the descriptor of the namespace. It belongs to the NetNS and is
