@@ -10,7 +10,6 @@ const (
 
 	ReasonNoBTF        = "no_btf"        // the kernel has no BTF
 	ReasonNoIterator   = "no_iterator"   // the kernel has no iter/tcp, or one that does not fit
-	ReasonBPFRefused   = "bpf_refused"   // EPERM with all capabilities: user namespace, lockdown, LSM, seccomp
 	ReasonBPFFailed    = "bpf_failed"    // any other error of bpf(2)
 	ReasonUnsupported  = "unsupported"   // the kernel lacks a feature
 	ReasonAttachFailed = "attach_failed" // any other error while programs were attached
@@ -24,7 +23,7 @@ const (
 	ReasonPidfdRefused = "pidfd_refused"  // pidfd_getfd(2) fails even for the own process: seccomp
 	ReasonPIDNamespace = "pid_namespace"  // procfs shows the processes of one pid namespace only
 	ReasonFailed       = "failed"         // any other error
-	ReasonRefused      = "refused"        // EPERM with all capabilities: AppArmor, SELinux, seccomp
+	ReasonRefused      = "refused"        // EPERM with all capabilities: user namespace, lockdown, AppArmor, SELinux, seccomp
 )
 
 // An UnavailableError says that a feature does not work on this host, or works only in part, and

@@ -22,6 +22,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/loaderr"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
@@ -308,7 +309,7 @@ func documentedCaps(mode Mode) capabilitySet {
 	switch {
 	case mode == ModeFexit:
 		return capabilitySet{unix.CAP_BPF: sock.ReasonCapBPF, unix.CAP_PERFMON: sock.ReasonCapPerfmon}
-	case perfParanoid() > 2:
+	case loaderr.PerfParanoid() > 2:
 		// CAP_SYS_ADMIN includes the other two.
 		return capabilitySet{
 			unix.CAP_BPF: "", unix.CAP_PERFMON: "",
@@ -365,12 +366,12 @@ func paranoidLevels(mode Mode) []int {
 	if mode == ModeTracepoint && os.Getenv("SOCKSTATE_GUEST") == "1" {
 		return []int{2, 3}
 	}
-	return []int{perfParanoid()}
+	return []int{loaderr.PerfParanoid()}
 }
 
 func setPerfParanoid(t *testing.T, level int) {
 	t.Helper()
-	before := perfParanoid()
+	before := loaderr.PerfParanoid()
 	if before == level {
 		return
 	}
