@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil || opts == nil {
 		return err
 	}
+	runtime.GOMAXPROCS(opts.MaxProcs)
 	logger := promslog.New(&opts.Log)
 	logger.Info("starting "+name, "version", version.Info(), "build", version.BuildContext())
 
