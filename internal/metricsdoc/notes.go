@@ -205,7 +205,7 @@ func notes() map[string]note {
 		},
 		"udp_drops_total": {
 			unit:    "datagrams, 0 or more, including those from before the exporter started",
-			details: "The reason is a full receive queue or a wrong checksum. The counter keeps its value when a socket closes or another one replaces it.",
+			details: "The reason is a full receive queue or a wrong checksum. The counter keeps its value when a socket closes or another one replaces it, and starts again at 0 after the port was not watched for `--watch.retention`.",
 			absent:  "if the kernel does not report the drops of a socket; " + unused,
 			source:  "sock_diag, `SK_MEMINFO_DROPS` (`sk_drops`)",
 		},
