@@ -16,6 +16,7 @@ func roles() map[string]func(args []string) error {
 		"listen": listenAsNobody,
 		"fail":   failToBindAsNobody,
 		"flood":  floodAsNobody,
+		"act":    actForAWhile,
 	}
 }
 
