@@ -1,0 +1,679 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Walks the kernel's table of TCP connections (inet_hashinfo.ehash) for many network namespaces at
+ * once, and joins equal sockets into groups.
+ *
+ * Both programs run by BPF_PROG_RUN, as raw tracepoint programs since those run under
+ * rcu_read_lock() (__bpf_prog_test_run_raw_tp). There is one run at a time, so nothing here is
+ * atomic. They take no lock: what is read is checked before it is believed. A chain that led to a
+ * socket of another bucket is read again, as __inet_lookup_established() does.
+ */
+#include "../kernel.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+#define PORTS 65536
+#define MAX_NAMESPACES 2048
+#define MAX_GROUPS 8192
+#define MAX_CHAIN 512
+#define MAX_TRIES 8
+#define MAX_NETS (1 << 16) /* in the kernel's list */
+#define HEADS 64
+#define GROUP_INDEX_BITS 14
+#define NET_INDEX_BITS 13
+#define NET_PROBES 8
+
+enum flag {
+	FLAG_REUSE = 1 << 0,
+	FLAG_REUSEPORT = 1 << 1,
+	FLAG_V6ONLY = 1 << 2,
+	FLAG_UNKNOWN = 1 << 3, /* the first two are not known */
+};
+
+enum kind {
+	KIND_FULL,
+	KIND_TIMEWAIT,
+	KIND_REQUEST,
+};
+
+enum port {
+	PORT_WATCHED = 1 << 0,
+	PORT_SERVES = 1 << 1,
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct list_head {
+	struct list_head *next;
+};
+
+struct hlist_nulls_node {
+	struct hlist_nulls_node *next;
+};
+
+struct hlist_nulls_head {
+	struct hlist_nulls_node *first;
+};
+
+struct inet_ehash_bucket {
+	struct hlist_nulls_head chain;
+};
+
+struct inet_hashinfo {
+	struct inet_ehash_bucket *ehash;
+	u32 ehash_mask;
+};
+
+struct inet_timewait_death_row {
+	struct inet_hashinfo *hashinfo;
+};
+
+struct netns_ipv4 {
+	struct inet_timewait_death_row tcp_death_row;
+};
+
+struct net___walk {
+	struct list_head list;
+	struct ns_common ns;
+	u64 net_cookie;
+	struct netns_ipv4 ipv4;
+};
+
+struct nsproxy {
+	struct net___walk *net_ns;
+};
+
+struct task_struct___walk {
+	struct nsproxy *nsproxy;
+};
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct {
+	atomic_t refs;
+} refcount_t;
+
+struct sock_common___walk {
+	u32 skc_daddr;
+	u32 skc_hash;
+	u16 skc_dport;
+	struct hlist_nulls_node skc_nulls_node;
+	struct in6_addr skc_v6_daddr;
+	refcount_t skc_refcnt;
+};
+
+struct socket;
+
+struct sock___walk {
+	kuid_t sk_uid;
+	struct socket *sk_socket;
+};
+
+#pragma clang attribute pop
+
+/* The following have only zeros at the beginning, so the object need not contain them. */
+
+/* The loader writes it before a walk. */
+struct config {
+	u64 local[PORTS / 64];  /* ports that are in ports */
+	u64 remote[PORTS / 64]; /* remote ports that are watched */
+	u32 steps;              /* buckets and sockets of a run */
+	u32 orphans_are_roots;  /* as sock_i_uid() says: the uid of a socket without a process is 0 */
+} cfg;
+
+/* The loader writes inum and the ports before a walk, find() the rest. */
+struct namespace {
+	u64 net;   /* struct net; 0: not found */
+	u64 ehash;
+	u32 mask;
+	u32 inum;
+	u16 first, last; /* net.ipv4.ip_local_port_range; 0: destinations are not looked at */
+	u32 pad;
+};
+
+/* Where a struct net is in all: 1 more than its position. The loader clears it before find(). */
+struct namespaces {
+	struct namespace all[MAX_NAMESPACES];
+	u16 index[1 << NET_INDEX_BITS];
+} nss;
+
+/* Position in nss.all, by cookie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_NAMESPACES);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, u32);
+} cookies SEC(".maps");
+
+struct port_key {
+	u16 port;
+	u16 namespace;
+};
+
+/* The bits of enum port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PORTS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct port_key);
+	__type(value, u8);
+} ports SEC(".maps");
+
+/* What a socket has that nobody asked for is 0 here. */
+struct group_key {
+	u32 local[4]; /* as in the kernel; IPv4 in the first */
+	u32 remote[4];
+	u32 ifindex;
+	u32 uid;
+	u16 port;
+	u16 remote_port;
+	u16 namespace;
+	u8 v6;
+	u8 state;
+	u8 kind;
+	u8 flags;
+	u8 pad[6];
+};
+
+#define KEY_WORDS (sizeof(struct group_key) / 8)
+
+struct group {
+	struct group_key key;
+	u64 expires; /* the last timer of TIME_WAIT sockets, in jiffies */
+	u32 count;
+	u16 any_port; /* local port of one of the sockets */
+	u16 pad;
+};
+
+/* The loader sets ehash, mask and bucket before the first run of a table, and reads the rest. */
+struct results {
+	struct group groups[MAX_GROUPS];
+
+	u64 ehash;
+	u32 mask;
+	u32 bucket; /* the next one */
+	u32 count;  /* of groups. The loader takes them and sets it to 0 */
+	u32 done;   /* the table was read to its end */
+	u32 full;   /* there is no room for the groups of the next bucket */
+	u32 unexpected; /* the table does not look as it should */
+	u32 again;  /* chains that were read again */
+	u32 missed; /* buckets that could not be read, at any try */
+	u64 sockets;
+	u64 jiffies;
+} res;
+
+/* Only the programs use it. */
+struct scratch {
+	u64 heads[HEADS + 8]; /* the verifier allows eight behind any */
+	struct group chain[MAX_CHAIN];   /* sockets of the bucket that is being read */
+	u16 groups[1 << GROUP_INDEX_BITS]; /* a group in res.groups, by hash of its key. It may be old */
+
+	u64 node; /* the next of the chain; 0: the bucket has to be begun */
+	u32 seen; /* in chain */
+	u32 tries;
+	u32 block; /* 1 more than the bucket of heads[0]; 0: none */
+	u64 busy;  /* a bit for each head that was not empty */
+
+	u32 last_namespace; /* of last_net */
+	u64 last_net;
+	struct port_key last_port;
+	u32 last_bits; /* of last_port */
+
+	struct list_head *net; /* for find() */
+	struct list_head *first_net;
+} own;
+
+#define NULLS(bucket) (((u64)(bucket) << 1) | 1)
+
+static u32 net_hash(u64 net)
+{
+	return (net * 0x9e3779b97f4a7c15ULL) >> (64 - NET_INDEX_BITS);
+}
+
+static u16 *net_index(u32 at) { return &nss.index[at & ((1 << NET_INDEX_BITS) - 1)]; }
+
+static long find_net(u32 i, void *ctx)
+{
+	struct net___walk *net = (void *)own.net - OFFSET(struct net___walk, list);
+	struct inet_hashinfo *info = 0;
+	struct namespace *ns;
+	u32 inum = 0, *at, n, hash;
+	u64 cookie = 0;
+
+	if (FOLLOW(own.net, own.net->next) || !own.net) {
+		res.unexpected = 1;
+		return 1;
+	}
+	res.done = own.net == own.first_net;
+	if (FOLLOW(cookie, net->net_cookie) || FOLLOW(inum, net->ns.inum))
+		return res.done & 1; /* the mask is for the verifier */
+	at = bpf_map_lookup_elem(&cookies, &cookie);
+	if (!at)
+		return res.done & 1;
+	n = *at;
+	ns = &nss.all[n & (MAX_NAMESPACES - 1)];
+	/* The head of the list, which is not in a struct net, cannot have both numbers. */
+	if (ns->inum != inum || ns->net)
+		return res.done & 1;
+	if (FOLLOW(info, net->ipv4.tcp_death_row.hashinfo) || FOLLOW(ns->ehash, info->ehash) ||
+	    FOLLOW(ns->mask, info->ehash_mask)) {
+		res.unexpected = 1;
+		return 1;
+	}
+	hash = net_hash((u64)net);
+	for (u32 probe = 0; probe < NET_PROBES; probe++) {
+		u16 *entry = net_index(hash + probe);
+
+		if (!*entry) {
+			*entry = n + 1;
+			ns->net = (u64)net;
+			break;
+		}
+	}
+	return res.done & 1;
+}
+
+/* Finds the namespaces that the loader has named, and their tables. */
+SEC("raw_tp/sockstate")
+int find(void *ctx)
+{
+	struct task_struct___walk *task = (void *)bpf_get_current_task();
+	struct nsproxy *nsproxy = 0;
+	struct net___walk *net = 0;
+
+	res.done = res.unexpected = 0;
+	if (!HAS(struct net___walk, net_cookie) || !HAS(struct net___walk, ipv4.tcp_death_row.hashinfo) ||
+	    FOLLOW(nsproxy, task->nsproxy) || FOLLOW(net, nsproxy->net_ns) || !net) {
+		res.unexpected = 1;
+		return 0;
+	}
+	own.net = own.first_net = (void *)net + OFFSET(struct net___walk, list);
+	bpf_loop(MAX_NETS, find_net, 0, 0);
+	return 0;
+}
+
+static int has(const u64 *set, u16 port)
+{
+	return (set[port / 64] & (1ULL << (port % 64))) != 0;
+}
+
+/* Returns MAX_NAMESPACES where nobody asked for the namespace. */
+static u32 namespace_of(u64 net)
+{
+	u32 hash, n, found = MAX_NAMESPACES;
+
+	if (net == own.last_net)
+		return own.last_namespace;
+	hash = net_hash(net);
+	for (u32 probe = 0; probe < NET_PROBES; probe++) {
+		n = *net_index(hash + probe);
+		if (!n)
+			break;
+		if (nss.all[(n - 1) & (MAX_NAMESPACES - 1)].net == net) {
+			found = n - 1;
+			break;
+		}
+	}
+	own.last_net = net;
+	own.last_namespace = found;
+	return found;
+}
+
+static u32 bits_of(u16 namespace, u16 port)
+{
+	struct port_key key = { .port = port, .namespace = namespace };
+	u8 *bits;
+
+	if (!has(cfg.local, port))
+		return 0;
+	if (own.last_port.port == port && own.last_port.namespace == namespace)
+		return own.last_bits;
+	bits = bpf_map_lookup_elem(&ports, &key);
+	own.last_port = key;
+	own.last_bits = bits ? *bits : 0;
+	return own.last_bits;
+}
+
+/* The flags that the connection of a request_sock will get from its listener: its own are not set. */
+static u8 request_flags(struct common *c)
+{
+	struct sock_common *listener = (void *)COPIED(c, struct sock_common, skc_listener);
+	u8 reuse, reuseport, flags = 0;
+
+	if (bpf_probe_read_kernel(&reuse, 1, BITS_BYTE(listener, skc_reuse)) ||
+	    bpf_probe_read_kernel(&reuseport, 1, BITS_BYTE(listener, skc_reuseport)))
+		return FLAG_UNKNOWN;
+	if (BITS_VALUE(listener, skc_reuse, reuse))
+		flags |= FLAG_REUSE;
+	if (BITS_VALUE(listener, skc_reuseport, reuseport))
+		flags |= FLAG_REUSEPORT;
+	return flags;
+}
+
+static u8 flags_of(struct common *c)
+{
+	u8 flags = 0;
+
+	if (COPIED_BITS(c, struct sock_common, skc_reuse))
+		flags |= FLAG_REUSE;
+	if (COPIED_BITS(c, struct sock_common, skc_reuseport))
+		flags |= FLAG_REUSEPORT;
+	if (COPIED_BITS(c, struct sock_common, skc_ipv6only))
+		flags |= FLAG_V6ONLY;
+	return flags;
+}
+
+#define COPY_ADDR(to, c, type, v6, member4, member6)                                 \
+	do {                                                                         \
+		if (!(v6)) {                                                         \
+			(to)[0] = COPIED(c, type, member4);                          \
+			(to)[1] = (to)[2] = (to)[3] = 0;                             \
+		} else if (HAS(type, member6)) {                                     \
+			(to)[0] = COPIED(c, type, member6.in6_u.u6_addr32[0]);       \
+			(to)[1] = COPIED(c, type, member6.in6_u.u6_addr32[1]);       \
+			(to)[2] = COPIED(c, type, member6.in6_u.u6_addr32[2]);       \
+			(to)[3] = COPIED(c, type, member6.in6_u.u6_addr32[3]);       \
+		}                                                                    \
+	} while (0)
+
+/* Whether the memory is still that of the socket that was copied. */
+static int is_same(struct sock_common *sk, struct common *c)
+{
+	u32 hash = 0;
+
+	return !FOLLOW(hash, ((struct sock_common___walk *)sk)->skc_hash) &&
+	       hash == COPIED(c, struct sock_common___walk, skc_hash);
+}
+
+/*
+ * What bind() looks at. Returns false where that could not be read: it is not in struct
+ * sock_common.
+ */
+static int add_local(struct group *g, struct sock_common *sk, struct common *c)
+{
+	g->key.port = COPIED(c, struct sock_common, skc_num);
+	if (g->key.kind == KIND_REQUEST) {
+		/*
+		 * The address is left out: it is not set for an IPv4 client of an IPv6 listener, and
+		 * bind() does not look at requests.
+		 */
+		g->key.flags = request_flags(c);
+		return 1;
+	}
+	COPY_ADDR(g->key.local, c, struct sock_common, g->key.v6, skc_rcv_saddr, skc_v6_rcv_saddr);
+	g->key.ifindex = COPIED(c, struct sock_common, skc_bound_dev_if);
+	g->key.flags = flags_of(c);
+	if (g->key.kind == KIND_TIMEWAIT) {
+		if (FOLLOW(g->expires, ((struct inet_timewait_sock *)sk)->tw_timer.expires))
+			return 0;
+	} else {
+		struct sock___walk *full = (void *)sk;
+		struct socket *process = 0;
+
+		if (FOLLOW(g->key.uid, full->sk_uid.val) ||
+		    (cfg.orphans_are_roots && FOLLOW(process, full->sk_socket)))
+			return 0;
+		if (cfg.orphans_are_roots && !process)
+			g->key.uid = 0;
+	}
+	return 1;
+}
+
+/* Keeps what was asked for of a socket. Returns false where it could not be read. */
+static int take(struct sock_common *sk, struct common *c)
+{
+	u16 port = COPIED(c, struct sock_common, skc_num);
+	u16 remote_port = be16(COPIED(c, struct sock_common___walk, skc_dport));
+	u64 net = (u64)COPIED(c, struct sock_common, skc_net.net);
+	int remote = has(cfg.remote, remote_port), destination;
+	u32 n = namespace_of(net), bits;
+	struct namespace *ns;
+	struct group *g;
+
+	if (n >= MAX_NAMESPACES)
+		return 1;
+	ns = &nss.all[n & (MAX_NAMESPACES - 1)];
+	bits = bits_of(n, port);
+	destination = port && remote_port && port >= ns->first && port <= ns->last && !(bits & PORT_SERVES);
+	if (!(bits & PORT_WATCHED) && !remote && !destination)
+		return 1;
+
+	g = &own.chain[own.seen & (MAX_CHAIN - 1)];
+	__builtin_memset(g, 0, sizeof(*g));
+	g->count = 1;
+	g->any_port = port;
+	g->key.namespace = n;
+	g->key.v6 = COPIED(c, struct sock_common, skc_family) == AF_INET6;
+	g->key.state = COPIED(c, struct sock_common, skc_state);
+	if (g->key.state == TCP_TIME_WAIT) {
+		g->key.kind = KIND_TIMEWAIT;
+		if (FOLLOW(g->key.state, ((struct inet_timewait_sock *)sk)->tw_substate))
+			return 0;
+	} else if (g->key.state == TCP_NEW_SYN_RECV) {
+		/* This is what inet_diag shows. */
+		g->key.state = TCP_SYN_RECV;
+		g->key.kind = KIND_REQUEST;
+	}
+	if ((bits & PORT_WATCHED) && !add_local(g, sk, c))
+		return 0;
+	/* Other parts of the socket were read after the copy. */
+	if (((bits & PORT_WATCHED) || g->key.kind == KIND_TIMEWAIT) && !is_same(sk, c))
+		return 0;
+	if (remote || destination)
+		g->key.remote_port = remote_port;
+	if (destination) {
+		COPY_ADDR(g->key.local, c, struct sock_common, g->key.v6, skc_rcv_saddr, skc_v6_rcv_saddr);
+		COPY_ADDR(g->key.remote, c, struct sock_common___walk, g->key.v6, skc_daddr, skc_v6_daddr);
+	}
+	own.seen++;
+	return 1;
+}
+
+static long fold(u32 i, void *ctx)
+{
+	const struct group *from = &own.chain[i & (MAX_CHAIN - 1)];
+	const u64 *key = (const u64 *)&from->key;
+	struct group *g;
+	u64 hash = 0, differs = 0;
+	u16 *at;
+	u32 n;
+
+	for (u32 w = 0; w < KEY_WORDS; w++)
+		hash = ((hash << 5 | hash >> 59) ^ key[w]) * 0x9e3779b97f4a7c15ULL;
+	at = &own.groups[hash >> (64 - GROUP_INDEX_BITS)];
+	n = *at;
+	if (n < res.count) {
+		g = &res.groups[n & (MAX_GROUPS - 1)];
+		for (u32 w = 0; w < KEY_WORDS; w++)
+			differs |= key[w] ^ ((const u64 *)&g->key)[w];
+		if (!differs) {
+			g->count++;
+			if ((long)(from->expires - g->expires) > 0)
+				g->expires = from->expires;
+			return 0;
+		}
+	}
+	/* Another group with the same hash gets a second entry. The loader adds them up. */
+	n = res.count;
+	res.groups[n & (MAX_GROUPS - 1)] = *from;
+	res.count = n + 1;
+	*at = n;
+	return 0;
+}
+
+static void next_bucket(void)
+{
+	own.node = 0;
+	own.tries = 0;
+	res.bucket++;
+}
+
+/* Begins the bucket again, and gives it up where that was tried often. */
+static long again(void)
+{
+	own.node = 0;
+	res.again++;
+	if (++own.tries >= MAX_TRIES) {
+		res.missed++;
+		next_bucket();
+	}
+	return 0;
+}
+
+static long end_chain(void)
+{
+	if (own.node != NULLS(res.bucket))
+		return again();
+	if (res.count + own.seen > MAX_GROUPS) {
+		res.full = 1;
+		return 1;
+	}
+	bpf_loop(own.seen, fold, 0, 0);
+	next_bucket();
+	return 0;
+}
+
+static long read_socket(void)
+{
+	struct sock_common *sk = (void *)own.node - OFFSET(struct sock_common___walk, skc_nulls_node);
+	struct common c;
+
+	if (bpf_probe_read_kernel(&c, sizeof(c), sk) ||
+	    (COPIED(&c, struct sock_common___walk, skc_hash) & res.mask) != res.bucket)
+		return again();
+	/* sock_diag passes over sockets without references, too. */
+	if (COPIED(&c, struct sock_common___walk, skc_refcnt.refs.counter)) {
+		if (own.seen >= MAX_CHAIN) {
+			res.missed++;
+			next_bucket();
+			return 0;
+		}
+		if (!take(sk, &c))
+			return again();
+	}
+	res.sockets++;
+	own.node = (u64)COPIED(&c, struct sock_common___walk, skc_nulls_node.next);
+	if (!own.node)
+		return again();
+	if (own.node & 1)
+		return end_chain();
+	return 0;
+}
+
+/*
+ * The position of the lowest bit that is set. A multiplication by a De Bruijn sequence moves a different
+ * pattern to the top for each. Branches would make the verifier follow each of them.
+ */
+static const u8 positions[64] = {
+	0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+	62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+	63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+	46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+};
+
+static u32 lowest(u64 bits)
+{
+	return positions[((bits & -bits) * 0x03f79d71b4cb0a89ULL) >> 58];
+}
+
+/* Looks at eight heads. Without branches: the verifier follows each of them. */
+static long look_at_heads(u32 i, void *ctx)
+{
+	u32 block = *(u32 *)ctx, first = (i * 8) & (HEADS - 1);
+	const u64 *heads = &own.heads[first];
+	u64 busy = 0;
+
+#pragma unroll
+	for (u32 n = 0; n < 8; n++) {
+		u64 x = heads[n] ^ NULLS(block + first + n);
+
+		busy |= (x | -x) >> 63 << n;
+	}
+	own.busy |= busy << first;
+	return 0;
+}
+
+static long unexpected(void)
+{
+	res.unexpected = 1;
+	return 1;
+}
+
+/*
+ * Passes over empty buckets, up to one that may have sockets. Most are empty, as a rule, so many heads
+ * are read at once.
+ */
+static long skip_empty(const struct inet_ehash_bucket *table)
+{
+	u32 block = res.bucket & ~(HEADS - 1);
+	u64 busy = 0;
+
+	if (own.block != block + 1) {
+		if (bpf_probe_read_kernel(own.heads, HEADS * 8, (void *)table + (u64)block * 8))
+			return unexpected();
+		own.busy = 0;
+		bpf_loop(HEADS / 8, look_at_heads, &block, 0);
+		own.block = block + 1;
+	}
+	busy = own.busy >> (res.bucket & (HEADS - 1));
+	if (busy)
+		res.bucket += lowest(busy);
+	else
+		res.bucket = block + HEADS;
+	return 0;
+}
+
+static long begin_bucket(void)
+{
+	const struct inet_ehash_bucket *table = (void *)res.ehash;
+	u64 head = 0;
+
+	/* A smaller table is not read in blocks. */
+	if (res.mask >= HEADS - 1 && res.bucket <= res.mask && skip_empty(table))
+		return 1;
+	if (res.bucket > res.mask) {
+		res.done = 1;
+		return 1;
+	}
+	own.seen = 0;
+	if (bpf_probe_read_kernel(&head, sizeof(head), (void *)table + (u64)res.bucket * 8))
+		return unexpected();
+	if (head == NULLS(res.bucket)) {
+		next_bucket();
+		return 0;
+	}
+	if (!head || head & 1)
+		return unexpected();
+	own.node = head;
+	return 0;
+}
+
+static long step(u32 i, void *ctx)
+{
+	if (own.node)
+		return read_socket();
+	return begin_bucket();
+}
+
+/* Reads the next part of the table. A bucket that is not read to its end is left to the next run. */
+SEC("raw_tp/sockstate")
+int walk(void *ctx)
+{
+	res.done = res.full = res.unexpected = 0;
+	own.node = 0;
+	own.block = 0;
+	own.last_net = 0;
+	own.last_port.port = 0;
+	if (TYPE_SIZE(struct inet_ehash_bucket) != 8) {
+		res.unexpected = 1;
+		return 0;
+	}
+	bpf_loop(cfg.steps, step, 0, 0);
+	res.jiffies = bpf_jiffies64();
+	return 0;
+}
