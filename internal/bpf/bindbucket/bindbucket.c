@@ -123,6 +123,7 @@ struct bucket_record {
 struct request {
 	u16 ports[MAX_PORTS];
 	u32 count;
+	u32 buckets_only; /* not the sockets in them */
 } req SEC(".data.request");
 
 struct results {
@@ -259,6 +260,8 @@ static void step_bucket(void)
 		broken();
 		return;
 	}
+	if (req.buckets_only)
+		pos.bucket2 = pos.socket = 0;
 	if (READ(tb->l3mdev))
 		return;
 	b->found = 1;

@@ -14,9 +14,10 @@ import (
 )
 
 type bindbucketRequest struct {
-	_     structs.HostLayout
-	Ports [2048]uint16
-	Count uint32
+	_           structs.HostLayout
+	Ports       [2048]uint16
+	Count       uint32
+	BucketsOnly uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -151,6 +151,16 @@ func TestManySocketsAreTooMany(t *testing.T) {
 	}
 }
 
+func TestBucketsOfManySockets(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port, port + 1}, Count: 2 * bindbucket.MaxSockets})
+	got, err := r.ReadBuckets(ns.FD(), []uint16{port, port + 1, port + 2})
+	if err != nil || len(got) != 2 || got[port] != got[port+1] {
+		t.Errorf("got %+v, %v; want those of two ports", got, err)
+	}
+}
+
 // While sockets come and go on the port, what is read is one of them, with its flags.
 func TestReadDuringChurn(t *testing.T) {
 	r := newReader(t)
