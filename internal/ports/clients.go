@@ -3,6 +3,7 @@ package ports
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -59,30 +60,38 @@ type destination struct {
 const maxDestinations = 8192
 
 // destinations counts the most frequent destinations of a stream in bounded memory (Misra and
-// Gries): when there is no room for one more, every count loses one. So no count is too low by
+// Gries): when there is no room for one more, every count loses the same. So no count is too low by
 // more than the length of the stream over maxDestinations.
 type destinations struct {
 	counts map[destination]uint64
 	lost   uint64 // what every count has lost
 }
 
-func (d *destinations) add(s *netlinkdiag.Socket) {
+func (d *destinations) add(s *netlinkdiag.Socket, n uint64) {
 	// The zone stays: another zone is another destination.
 	key := destination{
 		source: s.Local.Addr().Unmap(),
 		remote: netip.AddrPortFrom(s.Remote.Addr().Unmap(), s.Remote.Port()),
 	}
 	if _, ok := d.counts[key]; ok || len(d.counts) < maxDestinations {
-		d.counts[key]++
+		d.counts[key] += n
 		return
 	}
-	d.lost++
-	for other, n := range d.counts {
-		if n == 1 {
+	// Each count, and that of the new one, loses as much as one of them has.
+	loss := n
+	for _, count := range d.counts {
+		loss = min(loss, count)
+	}
+	d.lost += loss
+	for other, count := range d.counts {
+		if count == loss {
 			delete(d.counts, other)
 			continue
 		}
-		d.counts[other] = n - 1
+		d.counts[other] = count - loss
+	}
+	if n > loss {
+		d.counts[key] = n - loss
 	}
 }
 
@@ -142,13 +151,22 @@ func (c *Clients) Filter() netlinkdiag.PortFilter {
 }
 
 // Add counts a socket.
-func (c *Clients) Add(s *netlinkdiag.Socket) {
+func (c *Clients) Add(s *netlinkdiag.Socket) { c.AddMany(s, 1) }
+
+// AddMany is Add for a number of equal sockets.
+func (c *Clients) AddMany(s *netlinkdiag.Socket, n uint64) {
 	if i, ok := c.remote.Find(s.Remote.Port()); ok {
-		c.ports[i].Of(s.Family)[s.State]++
+		c.ports[i].Of(s.Family)[s.State] += n
 	}
 	if port := s.Local.Port(); c.localPorts.Contains(port) && port != 0 && s.Remote.Port() != 0 && !c.serves(port) {
-		c.to.add(s)
+		c.to.add(s, n)
 	}
+}
+
+// LocalPorts returns the local ports whose destinations are counted, and those among them that are left
+// out.
+func (c *Clients) LocalPorts() (of sock.PortRange, except []uint16) {
+	return c.localPorts, slices.Sorted(maps.Keys(c.serving))
 }
 
 func (c *Clients) serves(port uint16) bool {

@@ -67,17 +67,33 @@ func (c *Counter) Reset() {
 }
 
 // Add counts a socket, and returns the position of its port among the watched ones, or -1.
-func (c *Counter) Add(s *netlinkdiag.Socket) int {
+func (c *Counter) Add(s *netlinkdiag.Socket) int { return c.AddMany(s, 1) }
+
+// AddMany is Add for a number of equal sockets.
+func (c *Counter) AddMany(s *netlinkdiag.Socket, n uint64) int {
 	i, ok := c.set.Find(s.Local.Port())
 	if !ok {
 		return -1
 	}
 	half := c.ports[i].Of(s.Family)
-	half.States[s.State]++
+	half.States[s.State] += n
 	if s.State == sock.StateTimeWait {
 		half.TimeWaitRemaining = max(half.TimeWaitRemaining, s.Expires)
 	}
 	return i
+}
+
+// AddAll counts what another Counter of the same set has counted, too.
+func (c *Counter) AddAll(o *Counter) {
+	for i := range c.ports {
+		for _, f := range sock.Families() {
+			to, from := c.ports[i].Of(f), o.ports[i].Of(f)
+			for state, n := range from.States {
+				to.States[state] += n
+			}
+			to.TimeWaitRemaining = max(to.TimeWaitRemaining, from.TimeWaitRemaining)
+		}
+	}
 }
 
 // Ports returns the counts: Ports()[i] is about the i-th port of the set.

@@ -22,15 +22,15 @@ const maxGroupsPerPort = 1024
 type View struct {
 	folding *bindrule.Folding
 
-	groups map[groupKey]*group // of sockets whose flags are not known
-	folded bool                // there were too many groups: those that are there are folded
+	groups map[groupKey]*group
+	folded bool // there were too many groups: those that are there are folded
 
 	// recent are some of the groups, with the key of one of their sockets. Without them a look-up
 	// in the map, once per socket, would make most of a scrape of many sockets.
 	recent [4]recentGroup
 	next   int
 
-	flagged    []bindrule.Socket // sockets whose flags are known
+	flagged    []bindrule.Socket // more sockets, whose flags are known
 	flaggedAt  time.Time         // when their timers were read
 	incomplete bool              // some are in neither
 	bucket     bindrule.Bucket
@@ -38,7 +38,7 @@ type View struct {
 	listeners []bindrule.Socket
 }
 
-// A groupKey is what bind() looks at in a socket, as far as sock_diag shows it.
+// A groupKey is what bind() looks at in a socket, as far as it is known.
 type groupKey struct {
 	addr      netip.Addr
 	ifindex   uint32
@@ -47,7 +47,11 @@ type groupKey struct {
 	state     sock.State
 	kind      sock.Kind
 	v6only    bool
+	flags     Flags
 }
+
+// Flags are reuse flags that may be unknown: sock_diag does not show them.
+type Flags struct{ ReuseAddr, ReusePort bindrule.Flag }
 
 // A group is a number of sockets that bind() cannot tell apart.
 type group struct {
@@ -74,7 +78,7 @@ func newGroupKey(s *netlinkdiag.Socket) groupKey {
 
 // is says whether the key is that of the socket, without making one.
 func (k *groupKey) is(s *netlinkdiag.Socket) bool {
-	return k.state == s.State && k.uid == s.UID && k.kind == kindOf(s) && k.ifindex == s.Ifindex &&
+	return k.flags == (Flags{}) && k.state == s.State && k.uid == s.UID && k.kind == kindOf(s) && k.ifindex == s.Ifindex &&
 		k.v6only == s.V6Only && k.addr == s.Local.Addr()
 }
 
@@ -105,15 +109,23 @@ func kindOf(s *netlinkdiag.Socket) sock.Kind {
 // sockets. It is called before sockets are added.
 func (v *View) Expect(f *bindrule.Folding) { v.folding = f }
 
-// ResetSockets forgets what Add has added.
+// ResetSockets forgets what Add and AddMany have added.
 func (v *View) ResetSockets() {
 	v.groups, v.folded, v.recent = nil, false, [4]recentGroup{}
 }
 
 // Add takes a socket of a dump, which is not a listener. A dump does not carry reuse flags.
-func (v *View) Add(s *netlinkdiag.Socket) {
-	g := v.find(s)
-	g.count++
+func (v *View) Add(s *netlinkdiag.Socket) { v.join(v.find(s), s, 1) }
+
+// AddMany takes a number of equal sockets, whose flags are known.
+func (v *View) AddMany(s *netlinkdiag.Socket, flags Flags, n uint64) {
+	key := newGroupKey(s)
+	key.flags = flags
+	v.join(v.group(key), s, n)
+}
+
+func (v *View) join(g *group, s *netlinkdiag.Socket, n uint64) {
+	g.count += n
 	if g.kind == sock.KindTimeWait {
 		g.expires = max(g.expires, s.Expires)
 	}
@@ -125,7 +137,10 @@ func (v *View) find(s *netlinkdiag.Socket) *group {
 			return r.group
 		}
 	}
-	of := newGroupKey(s)
+	return v.group(newGroupKey(s))
+}
+
+func (v *View) group(of groupKey) *group {
 	key := of
 	if v.folded {
 		key.fold(v.folding)
@@ -139,7 +154,7 @@ func (v *View) find(s *netlinkdiag.Socket) *group {
 	if !ok {
 		if !v.folded && len(v.groups) == maxGroupsPerPort {
 			v.fold()
-			return v.find(s)
+			return v.group(of)
 		}
 		g = v.add(key)
 	}
@@ -241,10 +256,12 @@ func (v *View) Port(timers linux.Timers, dumped time.Time) bindrule.Port {
 			Ifindex:   key.ifindex,
 			State:     key.state,
 			Kind:      key.kind,
+			ReuseAddr: key.flags.ReuseAddr,
+			ReusePort: key.flags.ReusePort,
 			Count:     g.count,
 		}
-		// The kernel says IPV6_V6ONLY only of these.
-		if key.state == sock.StateClose || key.state == sock.StateListen {
+		// sock_diag says IPV6_V6ONLY only of these.
+		if key.flags != (Flags{}) || key.state == sock.StateClose || key.state == sock.StateListen {
 			s.V6Only = bindrule.FlagOf(key.v6only)
 		}
 		switch key.kind {

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -337,5 +338,28 @@ func TestResetForgetsSockets(t *testing.T) {
 	v.Add(&s)
 	if got := socketsOf(v); len(got) != 1 || got[0].Count != 1 {
 		t.Errorf("got %+v, want one socket", got)
+	}
+}
+
+// Sockets whose flags are known are kept apart by flags, and from those of a dump.
+func TestSocketsWithKnownFlags(t *testing.T) {
+	v := new(View)
+	s := inState(netlinkdiag.StateTimeWait)
+	s.Timer = netlinkdiag.TimerTimeWait
+	v.Add(&s)
+	yes, no := Flags{bindrule.Yes, bindrule.No}, Flags{bindrule.No, bindrule.No}
+	v.AddMany(&s, yes, 5)
+	v.AddMany(&s, no, 7)
+	v.AddMany(&s, yes, 1)
+	v.Add(&s)
+	counts := make(map[Flags]uint64)
+	for _, of := range socketsOf(v) {
+		counts[Flags{of.ReuseAddr, of.ReusePort}] += of.Count
+		if known := of.ReuseAddr != bindrule.FlagUnknown; (of.V6Only == bindrule.No) != known {
+			t.Errorf("IPV6_V6ONLY is %v: %+v", of.V6Only, of)
+		}
+	}
+	if want := map[Flags]uint64{{}: 2, yes: 6, no: 7}; !maps.Equal(counts, want) {
+		t.Errorf("got %v, want %v", counts, want)
 	}
 }
