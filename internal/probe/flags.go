@@ -55,7 +55,13 @@ func (n *namespace) Flags(ctx context.Context, req FlagRequest) (*Flags, error) 
 	if err != nil {
 		return nil, err
 	}
-	return newFlags(read), nil
+	flags := newFlags(read)
+	if n.buckets != nil && req.OnlyListeners {
+		// The verdicts may be unknown without them.
+		buckets, _ := n.buckets.ReadBuckets(n.fd, req.Ports)
+		flags.addBuckets(buckets)
+	}
+	return flags, nil
 }
 
 // maxBucketSockets is up to how many sockets are read out of bind buckets. That takes less time than
@@ -68,10 +74,7 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 		Listeners: make(map[uint64]sock.ReuseFlags), Bound: true, At: read.At,
 		Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets)),
 	}
-	for port, b := range read.Buckets {
-		of := sockflags.Bucket(b)
-		f.Buckets[port] = newBucket(&of)
-	}
+	f.addBuckets(read.Buckets)
 	for port := range read.Missed {
 		if f.Missed == nil {
 			f.Missed = make(map[uint16]uint64)
@@ -96,6 +99,13 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 		f.Sockets[n].Expires = max(f.Sockets[n].Expires, s.Expires)
 	}
 	return f
+}
+
+func (f *Flags) addBuckets(buckets map[uint16]bindbucket.Bucket) {
+	for port, b := range buckets {
+		of := sockflags.Bucket(b)
+		f.Buckets[port] = newBucket(&of)
+	}
 }
 
 // portGroups finds the groups of one port after the other. Most ports have a few.

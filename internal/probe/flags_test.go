@@ -30,6 +30,10 @@ type buckets struct {
 
 func (b *buckets) Read(int, []uint16) (*bindbucket.Result, error) { return &b.result, b.err }
 
+func (b *buckets) ReadBuckets(int, []uint16) (map[uint16]bindbucket.Bucket, error) {
+	return b.result.Buckets, nil
+}
+
 func TestFewSocketsAreReadOutOfBuckets(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

@@ -17,6 +17,12 @@ type Host struct {
 	// OwnInode is the inode number of the process's own network namespace.
 	OwnInode uint32
 
+	// OwnCookie is its cookie, or 0.
+	OwnCookie uint64
+
+	// Walker reads the connections of many namespaces at once; nil: each is asked.
+	Walker Walker
+
 	// Others finds the namespaces to ask beside the own one; nil: there are none.
 	Others *netns.Discoverer
 

@@ -88,7 +88,8 @@ type FlagRequest struct {
 	// of sockets, those that these binds cannot tell apart are folded, as by bindrule.NewFolding.
 	Expected map[uint16][]bindrule.Request
 
-	// OnlyListeners skips the table of connections, which can be large.
+	// OnlyListeners skips the table of connections, which can be large. Sockets may be left out
+	// then.
 	OnlyListeners bool
 
 	// Sockets is about how many there are on the ports. Few of them are read where bind() looks
@@ -130,4 +131,5 @@ type FlagReader interface {
 // A BucketReader reads the sockets of a few ports: *bindbucket.Reader.
 type BucketReader interface {
 	Read(netns int, ports []uint16) (*bindbucket.Result, error)
+	ReadBuckets(netns int, ports []uint16) (map[uint16]bindbucket.Bucket, error)
 }

@@ -19,7 +19,8 @@ type host struct {
 	own    *worker
 	others map[netns.ID]*worker
 
-	idleWalks time.Duration // of a walkBudget
+	idleWalks  time.Duration // of a walkBudget
+	walkFailed time.Time
 }
 
 func newHost(cfg *Config) *host {
@@ -61,19 +62,23 @@ func (b *walkBudget) spend(d time.Duration) {
 	b.left -= d
 }
 
-// run takes the parts and publishes each as soon as it is there. Namespaces do not wait for each
-// other. Failed calls wait until it is known what all of them watch.
+// run takes the parts and publishes each as soon as it is there. What has to know what all namespaces
+// watch waits until that is known: the walk through all connections, and failed calls. Apart from that,
+// namespaces do not wait for each other.
 func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	publishOwn := func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Namespace) }) }
 	publishOwn(func(s *Namespace) { s.Inode = h.cfg.Host.OwnInode })
 	walks := &walkBudget{left: h.idleWalks}
 	var running, listed sync.WaitGroup
-	own := h.own.begin(publishOwn, walks)
+	own := h.own.begin(netns.ID{Inode: uint64(h.cfg.Host.OwnInode), Cookie: h.cfg.Host.OwnCookie}, publishOwn, walks)
 	running.Go(own.stack)
 	// The own namespace comes first, so that its ports are watched even if the budget does not
 	// suffice for all.
 	own.list(ctx)
-	running.Go(func() { own.sockets(ctx) })
+	walk := h.mayWalk()
+	if !walk {
+		running.Go(func() { own.sockets(ctx) })
+	}
 
 	set, found := h.discover()
 	defer func() {
@@ -85,6 +90,12 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		s.Discovery = found
 	})
 	h.keep(set)
+	if walk && !h.wantsWalk(set) {
+		walk = false
+		running.Go(func() { own.sockets(ctx) })
+	}
+	takings := []*taking{own}
+	walked := make(chan struct{}) // closed after the walk, or without one
 	entered := make(chan struct{}, maxEntered)
 	enter := func(f func()) {
 		entered <- struct{}{}
@@ -94,7 +105,8 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	for i, ns := range set.Namespaces {
 		w := h.others[ns.ID]
 		w.probe = h.cfg.Host.In(ns)
-		other := w.begin(func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks)
+		other := w.begin(ns.ID, func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks)
+		takings = append(takings, other)
 		listed.Add(1)
 		running.Go(func() {
 			// An open connection to the namespace would keep it alive.
@@ -106,11 +118,22 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 				defer listed.Done()
 				other.list(ctx)
 			})
+			<-walked
 			enter(func() {
 				other.stack()
 				other.sockets(ctx)
 			})
 		})
+	}
+	if walk {
+		running.Go(func() {
+			listed.Wait()
+			h.walk(ctx, takings)
+			close(walked)
+			own.sockets(ctx)
+		})
+	} else {
+		close(walked)
 	}
 	listed.Wait()
 	binds := take(func() (failures.Binds, error) {

@@ -107,7 +107,7 @@ func (f *fake) dial(int) (*netlinkdiag.Conn, error) {
 func one(port uint16) sock.PortRange { return netlinkdiag.Port(port) }
 
 // newTaker is a Taker that watches ports, and is closed when the test ends.
-func newTaker(t *testing.T, cfg Config, watched watch.Config) *Taker {
+func newTaker(t testing.TB, cfg Config, watched watch.Config) *Taker {
 	t.Helper()
 	taker := openTaker(t, cfg, watched)
 	t.Cleanup(func() {
@@ -118,7 +118,7 @@ func newTaker(t *testing.T, cfg Config, watched watch.Config) *Taker {
 	return taker
 }
 
-func openTaker(t *testing.T, cfg Config, watched watch.Config) *Taker {
+func openTaker(t testing.TB, cfg Config, watched watch.Config) *Taker {
 	t.Helper()
 	var err error
 	if cfg.Watch, err = watch.NewPlan(watched); err != nil {

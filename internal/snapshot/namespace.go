@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
@@ -26,6 +27,7 @@ import (
 // and sockets; stack may run beside the others. Each publishes its parts.
 type taking struct {
 	*worker
+	id      netns.ID
 	publish func(func(*Namespace))
 	walks   *walkBudget
 
@@ -45,14 +47,18 @@ type taking struct {
 	expected map[uint16][]bindrule.Request
 	foldings []*bindrule.Folding
 
+	// searched is the count that a walk completes; nil: this namespace is asked on its own.
+	searched *count
+	bound    *count // sockets that are only bound, where they were dumped beside the walk
+
 	mu     sync.Mutex
 	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
 
-func (w *worker) begin(publish func(func(*Namespace)), walks *walkBudget) *taking {
+func (w *worker) begin(id netns.ID, publish func(func(*Namespace)), walks *walkBudget) *taking {
 	return &taking{
-		worker: w, publish: noting(&w.memory, publish), walks: walks,
+		worker: w, id: id, publish: noting(&w.memory, publish), walks: walks,
 		local:    newLocal(func() (map[netip.Addr]struct{}, error) { return w.probe.LocalAddresses() }),
 		notShown: make(map[ports.GroupKey]bool), dropped: make(map[uint16]int),
 	}
@@ -212,11 +218,18 @@ func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 func (t *taking) sockets(ctx context.Context) {
 	var beside sync.WaitGroup
 	beside.Go(func() { t.nameOwners(ctx) })
-	noConnections := t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
+	noConnections := t.searched == nil && t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
 	how := t.approach(noConnections, t.walks)
-	tcp := t.newCount(how)
+	tcp := t.searched
+	if tcp == nil {
+		tcp = t.newCount(how)
+	} else {
+		how = walked
+	}
 	var flags Part[*probe.Flags]
 	switch how {
+	case walked:
+		flags = t.completeWalk(ctx, tcp)
 	case sideBySide:
 		beside.Go(func() { flags = t.readFlags(ctx, math.MaxUint64, false) })
 		t.dump(ctx, tcp, how)
@@ -232,6 +245,9 @@ func (t *taking) sockets(ctx context.Context) {
 	}
 	beside.Wait()
 	t.few = tcp.err == nil && tcp.sockets() <= fewSockets
+	if how != walked {
+		t.slow = tcp.took > slowDump
+	}
 	verdicts := t.judge(tcp, flags)
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
@@ -362,20 +378,22 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	return part
 }
 
-// A count is what the dump of TCP sockets has shown. It is a probe.Visitor.
+// A count is what a dump or a walk of TCP sockets has shown. It is a probe.Visitor and a
+// probe.ConnectionVisitor.
 type count struct {
 	set     watch.Set
 	counter *ports.Counter
 	clients *ports.Clients
 
-	// views collect the sockets whose flags are not read: all sockets if all is set, otherwise
-	// those that are only bound.
+	// views collect the connections of a walk, which have their flags, and the sockets of a dump
+	// whose flags are not read: all sockets if all is set, otherwise those that are only bound.
 	views []verdict.View // by set.Ports
 	all   bool
+	bound []verdict.View // sockets that are only bound, beside a walk; nil: they are in views
 
 	err    error
 	took   time.Duration
-	dumped time.Time // when it ended
+	dumped time.Time // when it ended; set before the other steps where a walk has shown it
 }
 
 func (t *taking) newCount(how approach) *count {
@@ -418,6 +436,14 @@ func (c *count) Add(s *netlinkdiag.Socket) {
 	}
 }
 
+// AddConnections implements probe.ConnectionVisitor.
+func (c *count) AddConnections(s *probe.Connections) {
+	c.clients.AddMany(&s.Socket, s.Count)
+	if i := c.counter.AddMany(&s.Socket, s.Count); i >= 0 {
+		c.views[i].AddMany(&s.Socket, verdict.Flags{ReuseAddr: s.ReuseAddr, ReusePort: s.ReusePort}, s.Count)
+	}
+}
+
 // sockets returns how many are on the watched ports, listeners included.
 func (c *count) sockets() (n uint64) {
 	for _, p := range c.counter.Ports() {
@@ -439,11 +465,13 @@ func (t *taking) dump(ctx context.Context, c *count, how approach) {
 		c.err = ErrOff
 	case t.listening.Err != nil:
 		c.err = t.listening.Err
-	case how != listenersOnly:
-		c.err = t.ask(ctx, c)
+	case how == sideBySide, how == dumpFirst:
+		c.err = t.ask(ctx, c, c.clients.Filter(), netlinkdiag.AllStates.Without(sock.StateListen))
 	}
-	c.dumped = time.Now()
-	c.took = c.dumped.Sub(start)
+	if how != walked {
+		c.dumped = time.Now()
+		c.took = c.dumped.Sub(start)
+	}
 	c.counter.AddListening(t.listening.Data)
 	if c.err == nil {
 		t.watcher.Lingering(c.counter.Lingering())
@@ -458,8 +486,9 @@ func (t *taking) dump(ctx context.Context, c *count, how approach) {
 	})
 }
 
-func (t *taking) ask(ctx context.Context, c *count) error {
-	req := netlinkdiag.Request{States: netlinkdiag.AllStates.Without(sock.StateListen), Ports: c.clients.Filter()}
+// ask dumps the sockets on the watched ports, and others on these.
+func (t *taking) ask(ctx context.Context, c *count, others netlinkdiag.PortFilter, states netlinkdiag.StateSet) error {
+	req := netlinkdiag.Request{States: states, Ports: others}
 	for _, p := range t.set.Ports {
 		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p.Number))
 	}
@@ -525,6 +554,9 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		v.SetIncomplete(flags.Missed[number] > 0 || t.onWatched.Unknown[number] > 0)
 		v.SetListeners(listeners[number], flags.Listeners)
 		out[i] = v.Port(timers, c.dumped)
+		if c.bound != nil {
+			out[i].Sockets = append(out[i].Sockets, c.bound[i].Port(timers, c.dumped).Sockets...)
+		}
 	}
 	return out
 }

@@ -26,7 +26,8 @@ type worker struct {
 	memory  seen.Memory
 	names   map[uint16]*owner.Names // of those who listen, by port
 
-	few bool // there were no more than fewSockets on the watched ports last time
+	few  bool // there were no more than fewSockets on the watched ports last time
+	slow bool // the host has many sockets: the dump took long last time, or a walk passed many
 
 	flags   *probe.Flags // the latest
 	flagsOf []uint64     // cookies of the listeners that flags is about, sorted
@@ -89,6 +90,8 @@ const (
 	// listenersOnly does not look for connections: the kernel counts none, and the time for
 	// looking all the same is used up.
 	listenersOnly
+	// walked has the connections, and their flags, from the walk through all namespaces.
+	walked
 )
 
 func (w *worker) approach(noConnections bool, walks *walkBudget) approach {

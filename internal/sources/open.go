@@ -8,6 +8,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
@@ -143,4 +144,22 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 	}
 	reason, details := missing(flags.Shortfalls())
 	s.works(logger, sock.Feature{Name: "reuse_flags", Mode: string(flags.Mode()), Reason: reason}, details...)
+}
+
+// openWalker opens the walk through the connections of all namespaces. It is of use only where the flags
+// are read by eBPF, too: see snapshot.Config. What it needs they need, so that one line in the log is enough.
+func (s *Sources) openWalker(logger *slog.Logger) {
+	feature := sock.Feature{Name: "connections", Mode: "sock_diag"}
+	if s.flags == nil || s.flags.Mode() != sockflags.ModeBPF || s.buckets == nil {
+		s.works(logger, feature)
+		return
+	}
+	walker, err := sockwalk.New(sockwalk.Options{Logger: logger})
+	if err != nil {
+		feature.Reason = reasonOf(err)
+		s.works(logger, feature, "missing", err)
+		return
+	}
+	s.walker, feature.Mode = walker, "bpf"
+	s.works(logger, feature)
 }

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
@@ -47,6 +48,7 @@ type Sources struct {
 	flags  *sockflags.Reader // nil where flags cannot be read
 
 	buckets *bindbucket.Reader // nil where bind buckets cannot be read
+	walker  *sockwalk.Walker   // nil where each namespace has to be dumped
 	owners  *owner.Finder      // nil where owners cannot be found
 
 	failures *failures.Recorder // nil without a tracer
@@ -59,7 +61,8 @@ type Sources struct {
 // failed with EADDRINUSE: see failures.Config.
 func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger) *Sources {
 	s := &Sources{opts: opts}
-	host := &probe.Host{OwnInode: ownNetns()}
+	host := new(probe.Host)
+	host.OwnInode, host.OwnCookie = ownNetns()
 	readStack, localPorts, tcpSockets := stackReader()
 	host.LocalPorts, host.TCPSockets = localPorts, tcpSockets
 	if opts.Stack {
@@ -93,6 +96,9 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 		if s.buckets != nil {
 			host.Buckets = s.buckets
 		}
+	}
+	if s.openWalker(logger); s.walker != nil {
+		host.Walker = s.walker
 	}
 	if s.tracer != nil {
 		recording.Tracer = s.tracer
@@ -128,6 +134,9 @@ func (s *Sources) Close() {
 	if s.buckets != nil {
 		_ = s.buckets.Close()
 	}
+	if s.walker != nil {
+		_ = s.walker.Close()
+	}
 	if s.owners != nil {
 		_ = s.owners.Close()
 	}
@@ -160,18 +169,23 @@ func (s *Sources) Capabilities() []libcap.Value {
 	return slices.Compact(needed)
 }
 
-// usesBPF says whether eBPF programs are loaded. bindbucket is only opened beside sockflags' iterator.
+// usesBPF says whether eBPF programs are loaded. bindbucket and sockwalk are only opened beside sockflags'
+// iterator.
 func (s *Sources) usesBPF() bool {
 	return s.tracer != nil || s.flags != nil && s.flags.Mode() == sockflags.ModeBPF
 }
 
-// ownNetns returns the inode number of the exporter's network namespace, 0 where it cannot be read.
-func ownNetns() uint32 {
-	_, inode, err := linux.OwnNetNS()
-	if err != nil {
-		return 0
-	}
-	return uint32(inode)
+// ownNetns returns the inode number and the cookie of the exporter's network namespace. One that cannot be
+// read is 0.
+func ownNetns() (inode uint32, cookie uint64) {
+	_ = linux.RunOnThread(func() error {
+		if _, n, err := linux.OwnNetNS(); err == nil {
+			inode = uint32(n)
+		}
+		cookie, _ = linux.NetNSCookie()
+		return nil
+	})
+	return inode, cookie
 }
 
 func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {
