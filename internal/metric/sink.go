@@ -114,19 +114,21 @@ func (s *Sink) Put(m *Desc, value float64, values ...string) {
 
 // appendEscaped appends a label value with the three escapes of both formats.
 func appendEscaped(b []byte, value string) []byte {
-	for {
-		i := strings.IndexAny(value, "\\\n\"")
-		if i < 0 {
-			return append(b, value...)
-		}
-		b = append(b, value[:i]...)
-		if value[i] == '\n' {
-			b = append(b, '\\', 'n')
-		} else {
+	copied := 0
+	for i := range len(value) {
+		switch value[i] {
+		case '\\', '"':
+			b = append(b, value[copied:i]...)
 			b = append(b, '\\', value[i])
+		case '\n':
+			b = append(b, value[copied:i]...)
+			b = append(b, '\\', 'n')
+		default:
+			continue
 		}
-		value = value[i+1:]
+		copied = i + 1
 	}
+	return append(b, value[copied:]...)
 }
 
 // appendValue appends a number as Go writes it. OpenMetrics wants a dot or an exponent in it.
