@@ -20,6 +20,9 @@ type Host struct {
 	// OwnCookie is its cookie, or 0.
 	OwnCookie uint64
 
+	// BoundInactive says that sock_diag shows sockets that are only bound (Linux 6.8).
+	BoundInactive bool
+
 	// Walker reads the connections of many namespaces at once; nil: each is asked.
 	Walker Walker
 

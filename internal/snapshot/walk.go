@@ -96,7 +96,10 @@ func (t *taking) completeWalk(ctx context.Context, c *count) (flags Part[*probe.
 		flags = t.readFlags(ctx, sockets, true)
 	}
 	if few && flags.Data.Bound {
-		c.addBound(flags.Data.Sockets)
+		// Where a dump does not show them, their number would depend on the way that was taken.
+		if t.cfg.Host.BoundInactive {
+			c.addBound(flags.Data.Sockets)
+		}
 	} else {
 		if t.bound == nil {
 			start := time.Now()

@@ -63,6 +63,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	s := &Sources{opts: opts}
 	host := new(probe.Host)
 	host.OwnInode, host.OwnCookie = ownNetns()
+	host.BoundInactive = isLinux(6, 8)
 	readStack, localPorts, tcpSockets := stackReader()
 	host.LocalPorts, host.TCPSockets = localPorts, tcpSockets
 	if opts.Stack {
@@ -161,12 +162,17 @@ func (s *Sources) Capabilities() []libcap.Value {
 	if s.opts.Processes || slices.ContainsFunc(s.opts.Netns, inProc) {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
 	}
-	const linux519 = 5<<16 | 19<<8
-	if code, err := features.LinuxVersionCode(); s.usesBPF() && (err != nil || code < linux519) {
+	if s.usesBPF() && !isLinux(5, 19) {
 		needed = append(needed, libcap.BPF) // map look-ups, where unprivileged bpf(2) is disabled
 	}
 	slices.Sort(needed)
 	return slices.Compact(needed)
+}
+
+// isLinux says whether the kernel is known to be at least this version.
+func isLinux(major, minor uint32) bool {
+	code, err := features.LinuxVersionCode()
+	return err == nil && code >= major<<16|minor<<8
 }
 
 // usesBPF says whether eBPF programs are loaded. bindbucket and sockwalk are only opened beside sockflags'
