@@ -87,8 +87,11 @@ struct sock_common___bind {
 	atomic64_t skc_cookie;
 };
 
+struct socket;
+
 struct sock___bind {
 	kuid_t sk_uid;
+	struct socket *sk_socket;
 };
 
 #pragma clang attribute pop
@@ -124,6 +127,7 @@ struct request {
 	u16 ports[MAX_PORTS];
 	u32 count;
 	u32 buckets_only; /* not the sockets in them */
+	u32 orphans_are_roots; /* as sock_i_uid() says: the uid of a socket without a process is 0 */
 } req SEC(".data.request");
 
 struct results {
@@ -203,7 +207,12 @@ static void add_socket(struct sock_common *sk, struct common *c)
 		FOLLOW(r->state, tw->tw_substate);
 		FOLLOW(r->expires, tw->tw_timer.expires);
 	} else {
-		FOLLOW(r->uid, ((struct sock___bind *)sk)->sk_uid.val);
+		struct sock___bind *full = (void *)sk;
+		struct socket *process = 0;
+
+		FOLLOW(process, full->sk_socket);
+		if (process || !req.orphans_are_roots)
+			FOLLOW(r->uid, full->sk_uid.val);
 	}
 	res.count = n + 1;
 }

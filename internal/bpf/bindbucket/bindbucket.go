@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -75,6 +77,7 @@ type Reader struct {
 	}
 	memory *ebpf.Memory // of Results
 	tick   time.Duration
+	roots  bool // see bpf.OrphansAreRoots
 	buf    []byte
 }
 
@@ -98,6 +101,11 @@ func (r *Reader) load() error {
 	if r.tick, err = linux.Tick(); err != nil {
 		return err
 	}
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return fmt.Errorf("read kernel BTF: %w", err)
+	}
+	r.roots = bpf.OrphansAreRoots(kernel)
 	spec, err := loadBindbucket()
 	if err != nil {
 		return err
@@ -105,7 +113,7 @@ func (r *Reader) load() error {
 	for _, m := range spec.Maps {
 		m.Flags |= unix.BPF_F_MMAPABLE
 	}
-	if err := spec.LoadAndAssign(&r.objs, nil); err != nil {
+	if err := spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: kernel}}); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
 	if r.memory, err = r.objs.Results.Memory(); err != nil {
@@ -169,6 +177,9 @@ func (r *Reader) run(netns int, ports []uint16, bucketsOnly bool) error {
 	req.Count = uint32(copy(req.Ports[:], ports))
 	if bucketsOnly {
 		req.BucketsOnly = 1
+	}
+	if r.roots {
+		req.OrphansAreRoots = 1
 	}
 	if err := r.objs.Request.Put(uint32(0), &req); err != nil {
 		return fmt.Errorf("set ports: %w", err)

@@ -14,10 +14,11 @@ import (
 )
 
 type bindbucketRequest struct {
-	_           structs.HostLayout
-	Ports       [2048]uint16
-	Count       uint32
-	BucketsOnly uint32
+	_               structs.HostLayout
+	Ports           [2048]uint16
+	Count           uint32
+	BucketsOnly     uint32
+	OrphansAreRoots uint32
 }
 
 // Names of all BPF objects in the ELF.

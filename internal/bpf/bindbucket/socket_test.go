@@ -3,10 +3,13 @@ package bindbucket_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/kerneltest"
@@ -103,6 +106,47 @@ func TestListenersAreThoseOfSockDiag(t *testing.T) {
 		if reuse, ok := want[s.Cookie]; !ok || reuse != s.ReuseAddr {
 			t.Errorf("listener %+v, sock_diag has %v", s, want)
 		}
+	}
+}
+
+// The user of a socket that no process has open any more is the one that sock_diag shows: root, or
+// its own.
+func TestUsersAreThoseOfSockDiag(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	l := ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{})
+	for _, state := range []kerneltest.State{kerneltest.StateEstablished, kerneltest.StateFinWait1, kerneltest.StateLastAck} {
+		for _, p := range l.Peers(t, state, 1, v4lo) {
+			if err := unix.Fchown(p.Local.FD(), 1234, 1234); err != nil {
+				t.Fatal(err)
+			}
+			if state == kerneltest.StateEstablished {
+				continue
+			}
+			if err := p.Local.Orphan(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	want := make(map[sock.State]uint32)
+	req := netlinkdiag.Request{Ports: netlinkdiag.PortFilter{Local: []netlinkdiag.PortRange{netlinkdiag.Port(port)}}}
+	for s, err := range conn.Dump(t.Context(), req) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[s.State] = s.UID
+	}
+	got := make(map[sock.State]uint32)
+	for _, s := range on(t, r, ns, sock.StateEstablished, sock.StateFinWait1, sock.StateLastAck, sock.StateListen) {
+		got[s.State] = s.UID
+	}
+	if len(got) != 4 || got[sock.StateEstablished] != 1234 || !maps.Equal(got, want) {
+		t.Errorf("users %v, sock_diag has %v", got, want)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -93,7 +94,9 @@ func (p *programs) load() error {
 	if err != nil {
 		return fmt.Errorf("read kernel BTF: %w", err)
 	}
-	p.roots = orphansAreRoots(kernel)
+	if bpf.OrphansAreRoots(kernel) {
+		p.roots = 1
+	}
 	spec, err := loadSockwalk()
 	if err != nil {
 		return err
@@ -111,16 +114,6 @@ func (p *programs) load() error {
 		*v = variable{memory, int64(spec.Variables[name].Offset)}
 	}
 	return nil
-}
-
-// orphansAreRoots says whether the uid of a socket that no process has open is 0, for bind() and
-// sock_diag: kernels that have sock_i_uid() read it from the socket's inode.
-func orphansAreRoots(kernel *btf.Spec) uint32 {
-	var fn *btf.Func
-	if err := kernel.TypeByName("sock_i_uid", &fn); err != nil {
-		return 0
-	}
-	return 1
 }
 
 func (p *programs) close() error {
