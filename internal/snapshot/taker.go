@@ -39,6 +39,10 @@ type Config struct {
 	// Owners finds who has a socket open; nil: nobody is known.
 	Owners OwnerFinder
 
+	// OnWalkFailed is told when the walk through all connections fails. Each namespace is asked on its
+	// own then, and no walk is tried for some minutes. nil: nobody is told.
+	OnWalkFailed func(error)
+
 	// Failures records failed calls; nil switches the part off.
 	Failures *failures.Recorder
 }

@@ -73,6 +73,9 @@ func (h *host) walk(ctx context.Context, takings []*taking) {
 	found, sockets, err := h.cfg.Host.Connections(ctx, h.cfg.Parts.Remote.Numbers(), searches)
 	if err != nil && ctx.Err() == nil {
 		h.walkFailed = time.Now()
+		if h.cfg.OnWalkFailed != nil {
+			h.cfg.OnWalkFailed(err)
+		}
 	}
 	end := time.Now()
 	for i, t := range of {

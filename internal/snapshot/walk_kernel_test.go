@@ -244,7 +244,10 @@ func TestKernelWalkThatFails(t *testing.T) {
 			own, red := kerneltest.New(t), kerneltest.New(t)
 			allKinds(t, own)
 			allKinds(t, red)
-			walking := newTaker(t, walkConfig(t, walker, own, red), discovering())
+			cfg := walkConfig(t, walker, own, red)
+			var told []error
+			cfg.OnWalkFailed = func(err error) { told = append(told, err) }
+			walking := newTaker(t, cfg, discovering())
 			dumping := newTaker(t, walkConfig(t, nil, own, red), discovering())
 			sameFacts(t, walking, dumping)
 			for range 2 {
@@ -252,6 +255,9 @@ func TestKernelWalkThatFails(t *testing.T) {
 			}
 			if n := walker.walks.Load(); n < tt.walks || tt.walks == 1 && n > 1 {
 				t.Errorf("%d walks, want %d", n, tt.walks)
+			}
+			if failed := walker.err != nil; failed != (len(told) == 1) {
+				t.Errorf("told of %v, want one failure: %v", told, failed)
 			}
 		})
 	}

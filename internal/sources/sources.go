@@ -73,7 +73,10 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 		Host:      host,
 		Watch:     opts.Watch,
 		Retention: opts.Retention,
-		Parts:     snapshot.Parts{TCP: opts.TCP, Listeners: opts.Listener, Verdicts: opts.Restart, UDP: opts.UDP, Ephemeral: opts.Ephemeral},
+		OnWalkFailed: func(err error) {
+			logger.Warn("one walk for all network namespaces failed; each is asked by sock_diag for ten minutes", "err", err)
+		},
+		Parts: snapshot.Parts{TCP: opts.TCP, Listeners: opts.Listener, Verdicts: opts.Restart, UDP: opts.UDP, Ephemeral: opts.Ephemeral},
 	}
 	if opts.Remote && len(opts.RemotePorts) > 0 {
 		cfg.Parts.Remote = watch.NewFixed(opts.RemotePorts)
