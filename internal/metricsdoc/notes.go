@@ -35,13 +35,13 @@ func notes() map[string]note {
 			details: "From Linux 6.8 on, `close` counts sockets that are bound but neither listen nor connect. Older kernels do not show them. " +
 				"`established`, `time_wait` and `close_wait` always have a series.",
 			absent: "any other state before a socket was seen in it; " + unused + "; `syn_recv` and `close`, in a network namespace other than the exporter's own, if the kernel counts only listeners there and a search for these states would take too long",
-			source: "sock_diag, `idiag_state`",
+			source: "sock_diag, `idiag_state`; or eBPF, `skc_state`",
 		},
 		"tcp_time_wait_remaining_seconds": {
 			unit:    "seconds, 0 or more",
 			details: "The kernel runs these timers late: by up to 2 seconds with `CONFIG_HZ=250`, by up to 4 seconds with `CONFIG_HZ=1000`. This metric does not include the delay. The bind and restart metrics do.",
 			absent:  "before a TIME_WAIT socket was seen on the port",
-			source:  "sock_diag, `idiag_expires`",
+			source:  "sock_diag, `idiag_expires`; or eBPF, `tw_timer`",
 		},
 		"tcp_listener_info": {
 			unit: one,
@@ -88,12 +88,12 @@ func notes() map[string]note {
 		"tcp_listener_reuseaddr": {
 			unit:   flags,
 			absent: "if the flag of a socket is not known, and no other socket lacks it",
-			source: "`skc_reuse` by an eBPF iterator, or getsockopt(2) by pidfd_getfd(2)",
+			source: "`skc_reuse` by eBPF, or getsockopt(2) by pidfd_getfd(2)",
 		},
 		"tcp_listener_reuseport": {
 			unit:   flags,
 			absent: "if the flag of a socket is not known, and no other socket lacks it",
-			source: "`skc_reuseport` by an eBPF iterator, or getsockopt(2) by pidfd_getfd(2)",
+			source: "`skc_reuseport` by eBPF, or getsockopt(2) by pidfd_getfd(2)",
 		},
 		"tcp_bind_blockers": {
 			unit: sockets,
@@ -176,7 +176,7 @@ func notes() map[string]note {
 		},
 		"bind_tracer_slots_limit": {
 			unit:    "slots",
-			details: "This is twice `--watch.max-ports`, 128 for ports where binds fail, and 512 for 256 network namespaces. It is at most 8,192.",
+			details: "This is twice `--watch.max-ports`, and 132 more for ports where binds fail and for the exporter's own network namespace. `--netns` and `--netns.processes` add 2,560 for other network namespaces. It is at most 16,384.",
 			source:  "eBPF map `slots`",
 		},
 		"bind_tracer_slots_lacking": {
@@ -214,14 +214,14 @@ func notes() map[string]note {
 			details: "`established`, `time_wait` and `close_wait` always have a series.",
 			absent: "any other state before a socket was seen in it; an address family without a socket to the port so far, if the other one had some; " +
 				"in other network namespaces than the exporter's own, before the first socket to the port; if `--watch.remote-port` is not used",
-			source: "sock_diag, `idiag_state`",
+			source: "sock_diag, `idiag_state`; or eBPF, `skc_state`",
 		},
 		"netns_ephemeral_ports_used": {
 			unit: ports + ", at most `sockstate_netns_ephemeral_ports_limit`",
 			details: "A destination is an address and port as seen from one source address. `rank` is 1 for the busiest destination of the address family, then 2 and 3. Ports in TIME_WAIT count as in use, ports of servers do not. IPv4-mapped destinations count as IPv4. " +
 				"The value can be too low by at most 1/8192 of all client connections.",
 			absent: "before the address family had so many destinations",
-			source: "sock_diag",
+			source: "sock_diag, or eBPF",
 		},
 		"netns_time_wait_sockets": {
 			unit:    sockets,
