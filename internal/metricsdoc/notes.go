@@ -294,7 +294,7 @@ func notes() map[string]note {
 		},
 		"feature_available": {
 			unit: flags,
-			details: "`reason` says what is missing if the feature does not work. `mode` says how it works if there is more than one way. " +
+			details: "`reason` says what is missing if the feature does not work, or works only in part. `mode` says how it works if there is more than one way. " +
 				"If both are set, `reason` says what is missing for the better way. See [privileges.md](privileges.md).",
 			absent: "a feature that is switched off; `connect_tracing`, if `bind_tracing` does not work; `sock_diag`, if the kernel did not answer in time, or with an error that says nothing about the host",
 			source: exporter,
