@@ -176,7 +176,7 @@ func notes() map[string]note {
 		},
 		"bind_tracer_slots_limit": {
 			unit:    "slots",
-			details: "This is twice `--watch.max-ports`, and 132 more for ports where binds fail and for the exporter's own network namespace. `--netns` and `--netns.processes` add 2,560 for other network namespaces. It is at most 16,384.",
+			details: "This is twice `--watch.max-ports`, and 132 more for ports where binds fail and for the exporter's own network namespace. `--netns` and `--netns.processes` add 2,560 for other network namespaces. It is at most 8,192.",
 			source:  "eBPF map `slots`",
 		},
 		"bind_tracer_slots_lacking": {

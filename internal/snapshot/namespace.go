@@ -542,7 +542,7 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 			c.views[i].AddFlagged(s.Socket, flags.At)
 		}
 	}
-	listeners := make(map[uint16][]ports.Listener, len(t.set.Ports))
+	listeners := make(map[uint16][]ports.Listener, len(t.onWatched.Listeners))
 	for _, l := range t.onWatched.Listeners {
 		listeners[l.Port] = append(listeners[l.Port], l)
 	}

@@ -151,6 +151,9 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 func (s *Sources) openWalker(logger *slog.Logger) {
 	feature := sock.Feature{Name: "connections", Mode: "sock_diag"}
 	if s.flags == nil || s.flags.Mode() != sockflags.ModeBPF || s.buckets == nil {
+		if s.flags != nil && s.flags.Mode() == sockflags.ModeBPF {
+			feature.Reason = sock.ReasonUnsupported // bind buckets
+		}
 		s.works(logger, feature)
 		return
 	}

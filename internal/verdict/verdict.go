@@ -67,7 +67,7 @@ func (v *Verdict) Remaining() (left time.Duration, forever, ok bool) {
 // Judge judges every watched port: in[i] is what is on set.Ports[i].
 func (h *History) Judge(now time.Time, set watch.Set, in []bindrule.Port) []Port {
 	out := make([]Port, len(in))
-	groups := make(map[uint16][]ports.GroupKey, len(in))
+	groups := make(map[uint16][]ports.GroupKey, len(h.groups))
 	for k := range h.groups {
 		groups[k.Port] = append(groups[k.Port], k)
 	}

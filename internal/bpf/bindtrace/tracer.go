@@ -36,8 +36,8 @@ type Options struct {
 	maxDetails int // 0: defaultMaxDetails
 }
 
-// MaxSlots is the most that Options can ask for. The index of the programs is half full then.
-const MaxSlots = indexSize / 2
+// MaxSlots is the most that Options can ask for. The index of the programs is a quarter full then.
+const MaxSlots = indexSize / 4
 
 const (
 	defaultRingSize = 1 << 20
