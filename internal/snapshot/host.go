@@ -75,6 +75,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	// The own namespace comes first, so that its ports are watched even if the budget does not
 	// suffice for all.
 	own.list(ctx)
+	own.beginOwners(ctx) // listeners do not wait for the walk
 	walk := h.mayWalk()
 	if !walk {
 		running.Go(func() { own.sockets(ctx) })
@@ -117,12 +118,10 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 			enter(func() {
 				defer listed.Done()
 				other.list(ctx)
+				other.stack() // was read together with what list needs
 			})
 			<-walked
-			enter(func() {
-				other.stack()
-				other.sockets(ctx)
-			})
+			enter(func() { other.sockets(ctx) })
 		})
 	}
 	if walk {

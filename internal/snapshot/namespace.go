@@ -51,6 +51,9 @@ type taking struct {
 	searched *count
 	bound    *count // sockets that are only bound, where they were dumped beside the walk
 
+	begunOwners bool
+	owners      sync.WaitGroup // ends with nameOwners
+
 	mu     sync.Mutex
 	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
@@ -217,7 +220,7 @@ func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 // both.
 func (t *taking) sockets(ctx context.Context) {
 	var beside sync.WaitGroup
-	beside.Go(func() { t.nameOwners(ctx) })
+	t.beginOwners(ctx)
 	noConnections := t.searched == nil && t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
 	how := t.approach(noConnections, t.walks)
 	tcp := t.searched
@@ -244,6 +247,7 @@ func (t *taking) sockets(ctx context.Context) {
 		t.walks.spend(tcp.took)
 	}
 	beside.Wait()
+	t.owners.Wait()
 	t.few = tcp.err == nil && tcp.sockets() <= fewSockets
 	if how != walked {
 		t.slow = tcp.took > slowDump
@@ -272,6 +276,14 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 	}
 	part.Data = t.copyOfChosen()
 	return part, t.dropped
+}
+
+// beginOwners begins nameOwners where that has not begun. It can begin after list.
+func (t *taking) beginOwners(ctx context.Context) {
+	if !t.begunOwners {
+		t.begunOwners = true
+		t.owners.Go(func() { t.nameOwners(ctx) })
+	}
 }
 
 // nameOwners finds the owners of the listeners. A group gets the owner of its oldest socket, which

@@ -262,3 +262,42 @@ func TestKernelWalkThatFails(t *testing.T) {
 		})
 	}
 }
+
+// A slowWalker walks until the context ends.
+type slowWalker struct{ began chan struct{} }
+
+func (w slowWalker) Walk(ctx context.Context, _ sockwalk.Request, _ func(*sockwalk.Group)) (*sockwalk.Result, error) {
+	close(w.began)
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// A scrape that ends while the walk goes on has what the walk does not show. The walk did not fail then.
+func TestKernelWalkIsNotWaitedForByOtherParts(t *testing.T) {
+	own, red := kerneltest.New(t), kerneltest.New(t)
+	for _, ns := range []*kerneltest.NetNS{own, red} {
+		ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{})
+	}
+	cfg := walkConfig(t, nil, own, red)
+	walker := slowWalker{make(chan struct{})}
+	cfg.Host.Walker = walker
+	cfg.Host.Stack = func() (stack.Stats, error) { return someStats(), nil }
+	cfg.OnWalkFailed = func(err error) { t.Errorf("failed: %v", err) }
+	taker := newTaker(t, cfg, discovering())
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-walker.began
+		time.Sleep(50 * time.Millisecond)
+		cancel()
+	}()
+	s := taker.Take(ctx)
+	if !errors.Is(s.TCP.Err, context.Canceled) {
+		t.Errorf("TCP: error %v, want %v", s.TCP.Err, context.Canceled)
+	}
+	if s.Listeners.Err != nil || len(s.Listeners.Data) != 1 {
+		t.Errorf("own listeners: %+v, %v; want one", s.Listeners.Data, s.Listeners.Err)
+	}
+	if len(s.Others) != 1 || s.Others[0].Stack.Err != nil {
+		t.Errorf("others: %+v, want one with its counters", s.Others)
+	}
+}
