@@ -38,6 +38,7 @@ type ConnectionVisitor interface {
 // asked for, the local port is that of one of them. A field that does not matter is 0.
 type Connections struct {
 	netlinkdiag.Socket
+	Kind                 sock.Kind
 	ReuseAddr, ReusePort bindrule.Flag
 	Count                uint64
 }
@@ -74,7 +75,7 @@ func newConnections(g *sockwalk.Group) Connections {
 			Family: g.Family, State: g.State, Local: g.Local, Remote: g.Remote,
 			Ifindex: g.Ifindex, UID: g.UID, V6Only: g.V6Only, Expires: g.Expires,
 		},
-		Count: g.Count,
+		Kind: g.Kind, Count: g.Count,
 	}
 	if g.Kind == sock.KindTimeWait {
 		c.Timer = netlinkdiag.TimerTimeWait

@@ -452,7 +452,7 @@ func (c *count) Add(s *netlinkdiag.Socket) {
 func (c *count) AddConnections(s *probe.Connections) {
 	c.clients.AddMany(&s.Socket, s.Count)
 	if i := c.counter.AddMany(&s.Socket, s.Count); i >= 0 {
-		c.views[i].AddMany(&s.Socket, verdict.Flags{ReuseAddr: s.ReuseAddr, ReusePort: s.ReusePort}, s.Count)
+		c.views[i].AddMany(&s.Socket, s.Kind, verdict.Flags{ReuseAddr: s.ReuseAddr, ReusePort: s.ReusePort}, s.Count)
 	}
 }
 

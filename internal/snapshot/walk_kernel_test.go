@@ -7,12 +7,14 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
@@ -299,5 +301,43 @@ func TestKernelWalkIsNotWaitedForByOtherParts(t *testing.T) {
 	}
 	if len(s.Others) != 1 || s.Others[0].Stack.Err != nil {
 		t.Errorf("others: %+v, want one with its counters", s.Others)
+	}
+}
+
+// A connection of TCP Fast Open is in SYN_RECV until the client answers. It is no request: bind() looks at it.
+func TestKernelWalkOfFastOpen(t *testing.T) {
+	walker := newWalker(t)
+	own := kerneltest.New(t)
+	own.Sysctl(t, "net.ipv4.tcp_fastopen", strconv.Itoa(0x607)) // without a cookie, for all listeners
+	l := own.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{ReuseAddr: true})
+	timewait.MustMake(t, own, timewait.Options{Listeners: []*kerneltest.Listener{l}, Count: 4 * fewSockets})
+	own.Do(t, func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}} // so that it sees no SYN-ACK
+		err = errors.Join(
+			unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}),
+			unix.Sendto(fd, []byte("data"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{127, 0, 0, 1}}),
+		)
+		if err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			t.Error(err)
+		}
+	})
+	walking := newTaker(t, walkConfig(t, walker, own), discovering())
+	dumping := newTaker(t, walkConfig(t, nil, own), discovering())
+	var got Snapshot
+	for range 2 {
+		got = sameFacts(t, walking, dumping)
+	}
+	if walker.walks.Load() == 0 {
+		t.Error("there was no walk")
+	}
+	sockets := got.Verdicts.Data[0].Port.Sockets
+	if !slices.ContainsFunc(sockets, func(s bindrule.Socket) bool { return s.State == sock.StateSynRecv && s.Kind == sock.KindFull }) {
+		t.Errorf("no connection in SYN_RECV among %+v", sockets)
 	}
 }

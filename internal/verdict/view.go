@@ -117,10 +117,11 @@ func (v *View) ResetSockets() {
 // Add takes a socket of a dump, which is not a listener. A dump does not carry reuse flags.
 func (v *View) Add(s *netlinkdiag.Socket) { v.join(v.find(s), s, 1) }
 
-// AddMany takes a number of equal sockets, whose flags are known.
-func (v *View) AddMany(s *netlinkdiag.Socket, flags Flags, n uint64) {
+// AddMany takes a number of equal sockets, whose kind and flags are known. A dump shows a request like a
+// connection in SYN_RECV, as TCP Fast Open makes them, which bind() looks at.
+func (v *View) AddMany(s *netlinkdiag.Socket, kind sock.Kind, flags Flags, n uint64) {
 	key := newGroupKey(s)
-	key.flags = flags
+	key.kind, key.flags = kind, flags
 	v.join(v.group(key), s, n)
 }
 

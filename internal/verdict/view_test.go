@@ -348,9 +348,9 @@ func TestSocketsWithKnownFlags(t *testing.T) {
 	s.Timer = netlinkdiag.TimerTimeWait
 	v.Add(&s)
 	yes, no := Flags{bindrule.Yes, bindrule.No}, Flags{bindrule.No, bindrule.No}
-	v.AddMany(&s, yes, 5)
-	v.AddMany(&s, no, 7)
-	v.AddMany(&s, yes, 1)
+	v.AddMany(&s, sock.KindTimeWait, yes, 5)
+	v.AddMany(&s, sock.KindTimeWait, no, 7)
+	v.AddMany(&s, sock.KindTimeWait, yes, 1)
 	v.Add(&s)
 	counts := make(map[Flags]uint64)
 	for _, of := range socketsOf(v) {
@@ -360,6 +360,24 @@ func TestSocketsWithKnownFlags(t *testing.T) {
 		}
 	}
 	if want := map[Flags]uint64{{}: 2, yes: 6, no: 7}; !maps.Equal(counts, want) {
+		t.Errorf("got %v, want %v", counts, want)
+	}
+}
+
+// A connection of TCP Fast Open is in SYN_RECV, too, and it blocks a bind.
+func TestSocketsInSynRecvWithKnownKind(t *testing.T) {
+	v := new(View)
+	s := inState(netlinkdiag.StateSynRecv)
+	v.AddMany(&s, sock.KindRequest, Flags{bindrule.No, bindrule.No}, 3)
+	v.AddMany(&s, sock.KindFull, Flags{bindrule.No, bindrule.No}, 1)
+	counts := make(map[sock.Kind]uint64)
+	for _, of := range socketsOf(v) {
+		counts[of.Kind] += of.Count
+		if of.UID.Known != (of.Kind == sock.KindFull) {
+			t.Errorf("the user is known: %v, of %v", of.UID.Known, of.Kind)
+		}
+	}
+	if want := map[sock.Kind]uint64{sock.KindRequest: 3, sock.KindFull: 1}; !maps.Equal(counts, want) {
 		t.Errorf("got %v, want %v", counts, want)
 	}
 }
