@@ -20,8 +20,9 @@
 // Two eBPF programs run on request (BPF_PROG_RUN) under rcu_read_lock(), without a lock of the table.
 // What they read is checked before it is believed: the hash of a socket against the bucket that it was
 // found in, and the end of each chain. A chain that moved is read again. If a bucket cannot be read at
-// all, the walk fails with [ErrIncomplete]. While sockets come and go, a socket that changes to
-// TIME_WAIT as its bucket is read may be counted twice, or not at all.
+// all, the walk fails with [ErrIncomplete]. If the table is that of one namespace of several, only that
+// namespace counts as not found. While sockets come and go, a socket that changes to TIME_WAIT as its
+// bucket is read may be counted twice, or not at all.
 //
 // # Cost
 //

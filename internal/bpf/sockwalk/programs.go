@@ -125,6 +125,7 @@ func (p *programs) close() error {
 type table struct {
 	address uint64
 	mask    uint32
+	of      []int // namespaces
 }
 
 func (p *programs) walk(ctx context.Context, req *Request, visit func(*Group)) (*Result, error) {
@@ -140,7 +141,12 @@ func (p *programs) walk(ctx context.Context, req *Request, visit func(*Group)) (
 		return nil, err
 	}
 	for _, t := range tables {
-		if err := p.walkTable(ctx, t, result, visit); err != nil {
+		err := p.walkTable(ctx, t, result, visit)
+		switch {
+		case errors.Is(err, ErrIncomplete) && len(t.of) < len(req.Namespaces) && len(t.of) == 1:
+			// Whoever made the namespace chose the size of its table.
+			result.Found[t.of[0]] = false
+		case err != nil:
 			return nil, err
 		}
 	}
@@ -258,9 +264,12 @@ func (p *programs) tables(found []bool) ([]table, error) {
 		if size := t.mask + 1; t.address == 0 || bits.OnesCount32(size) != 1 {
 			return nil, errUnexpected
 		}
-		if !slices.Contains(out, t) {
+		n := slices.IndexFunc(out, func(o table) bool { return o.address == t.address })
+		if n < 0 {
+			n = len(out)
 			out = append(out, t)
 		}
+		out[n].of = append(out[n].of, i)
 	}
 	return out, nil
 }
@@ -281,8 +290,10 @@ func (p *programs) walkTable(ctx context.Context, t table, result *Result, visit
 		switch {
 		case err != nil:
 			return err
-		case end.unexpected, end.bucket == bucket && !end.full && !end.done:
+		case end.unexpected:
 			return errUnexpected
+		case end.bucket == bucket && !end.full && !end.done:
+			return fmt.Errorf("%w: bucket %d does not end", ErrIncomplete, bucket)
 		case end.missed > 0:
 			return fmt.Errorf("%w: %d buckets missed", ErrIncomplete, end.missed)
 		}

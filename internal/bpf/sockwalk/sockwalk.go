@@ -92,7 +92,8 @@ type Group struct {
 
 // A Result says how a Walk went.
 type Result struct {
-	// Found says, by Request.Namespaces, whether the namespace is there.
+	// Found says, by Request.Namespaces, whether the namespace is there. It is also false where the
+	// namespace alone has a table and that could not be read: then its groups are not complete.
 	Found []bool
 	// Sockets is how many the walk has passed, those of other namespaces included.
 	Sockets uint64

@@ -464,3 +464,26 @@ func TestChainsThatAreTooLong(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// Any user can make a namespace with a table that is too small. That does not keep the others from being
+// walked.
+func TestChainsThatAreTooLongOfOneNamespace(t *testing.T) {
+	w := newWalker(t, sockwalk.Options{})
+	beside, parent := kerneltest.New(t), kerneltest.New(t)
+	parent.Sysctl(t, "net.ipv4.tcp_child_ehash_entries", "1")
+	ns := parent.NewChild(t)
+	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port}, Count: 10_000})
+	timewait.MustMake(t, beside, timewait.Options{Ports: []uint16{port}, Count: 3})
+	for name, tiny := range map[string]sockwalk.Namespace{"asked for": of(t, ns, port), "not asked for": of(t, ns)} {
+		n := uint64(0)
+		req := sockwalk.Request{Namespaces: []sockwalk.Namespace{tiny, of(t, beside, port), of(t, parent, port)}}
+		result, err := w.Walk(t.Context(), req, func(g *sockwalk.Group) {
+			if g.Namespace == 1 {
+				n += g.Count
+			}
+		})
+		if err != nil || !slices.Equal(result.Found, []bool{false, true, true}) || n != 3 {
+			t.Errorf("%s: %d sockets, %+v, %v; want 3 of the second namespace", name, n, result, err)
+		}
+	}
+}
