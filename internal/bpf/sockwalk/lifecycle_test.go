@@ -3,6 +3,7 @@ package sockwalk_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -11,15 +12,25 @@ import (
 	"sockstate_exporter/internal/kerneltest/timewait"
 )
 
-func TestTooMany(t *testing.T) {
+func TestTooManyNamespaces(t *testing.T) {
 	w := newWalker(t, sockwalk.Options{})
-	for name, req := range map[string]sockwalk.Request{
-		"namespaces": {Namespaces: make([]sockwalk.Namespace, sockwalk.MaxNamespaces+1)},
-		"ports":      {Namespaces: []sockwalk.Namespace{{Cookie: 1, Watched: manyPorts()}, {Cookie: 2, Watched: manyPorts()}}},
-	} {
-		if _, err := w.Walk(t.Context(), req, func(*sockwalk.Group) {}); !errors.Is(err, sockwalk.ErrTooMany) {
-			t.Errorf("%s: error %v, want %v", name, err, sockwalk.ErrTooMany)
-		}
+	req := sockwalk.Request{Namespaces: make([]sockwalk.Namespace, sockwalk.MaxNamespaces+1)}
+	if _, err := w.Walk(t.Context(), req, func(*sockwalk.Group) {}); !errors.Is(err, sockwalk.ErrTooMany) {
+		t.Errorf("error %v, want %v", err, sockwalk.ErrTooMany)
+	}
+}
+
+// A user who listens on too many ports, in however many namespaces, does not keep the others from being
+// walked.
+func TestTooManyPorts(t *testing.T) {
+	w := newWalker(t, sockwalk.Options{})
+	ns, crowded, another := kerneltest.New(t), kerneltest.New(t), kerneltest.New(t)
+	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port}, Count: 3})
+	req := sockwalk.Request{Namespaces: []sockwalk.Namespace{of(t, crowded), of(t, ns, port), of(t, another)}}
+	req.Namespaces[0].Serving, req.Namespaces[2].Serving = manyPorts(), manyPorts()
+	got, result := walk(t, w, req)
+	if want := []bool{true, true, false}; !slices.Equal(result.Found, want) || got.total() != 3 {
+		t.Errorf("found %v, and %d sockets; want %v, and 3", result.Found, got.total(), want)
 	}
 }
 

@@ -1,6 +1,7 @@
 package sockwalk
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -162,11 +163,15 @@ func (p *programs) prepare(req *Request) error {
 	for _, port := range req.Remote {
 		cfg.Remote[port/64] |= 1 << (port % 64)
 	}
-	cookies := make([]entry[uint64, uint32], len(req.Namespaces))
+	cookies := make([]entry[uint64, uint32], 0, len(req.Namespaces))
 	var ports []entry[portKey, uint8]
+	left := leftOut(req.Namespaces)
 	for i := range req.Namespaces {
+		if left[i] {
+			continue
+		}
 		ns := &req.Namespaces[i]
-		cookies[i] = entry[uint64, uint32]{ns.Cookie, uint32(i)}
+		cookies = append(cookies, entry[uint64, uint32]{ns.Cookie, uint32(i)})
 		for _, of := range []struct {
 			ports []uint16
 			bit   uint8
@@ -178,9 +183,6 @@ func (p *programs) prepare(req *Request) error {
 		}
 	}
 	ports = joined(ports)
-	if len(ports) > maxPorts {
-		return ErrTooMany
-	}
 	slices.SortFunc(cookies, compareCookies)
 	if err := update(p.objs.Cookies, &p.cookies, cookies, compareCookies); err != nil {
 		return fmt.Errorf("set namespaces: %w", err)
@@ -197,6 +199,30 @@ func (p *programs) prepare(req *Request) error {
 	}
 	p.config = cfg
 	return p.settings.write(b, 0)
+}
+
+// leftOut are the namespaces that there is no room for, those with the most ports: any user can make one
+// and listen on all ports there.
+func leftOut(namespaces []Namespace) map[int]bool {
+	count := func(i int) int { return len(namespaces[i].Watched) + len(namespaces[i].Serving) }
+	total, order := 0, make([]int, len(namespaces))
+	for i := range namespaces {
+		total += count(i)
+		order[i] = i
+	}
+	if total <= maxPorts {
+		return nil
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Or(cmp.Compare(count(j), count(i)), cmp.Compare(j, i)) })
+	left := make(map[int]bool)
+	for _, i := range order {
+		if total <= maxPorts {
+			break
+		}
+		left[i] = true
+		total -= count(i)
+	}
+	return left
 }
 
 // joined sorts the entries, and joins the bits of each port.

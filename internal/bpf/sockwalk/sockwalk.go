@@ -20,8 +20,8 @@ const MaxNamespaces = 2048
 const maxPorts = 1 << 16
 
 var (
-	// ErrTooMany is the error of a Walk with more namespaces or ports than there is room for.
-	ErrTooMany = errors.New("too many network namespaces or ports for one walk")
+	// ErrTooMany is the error of a Walk with more namespaces than there is room for.
+	ErrTooMany = errors.New("too many network namespaces for one walk")
 
 	// ErrIncomplete is the error of a Walk that could not read a part of the table, at any try.
 	ErrIncomplete = errors.New("the table of connections changed too fast to be read")
@@ -92,8 +92,9 @@ type Group struct {
 
 // A Result says how a Walk went.
 type Result struct {
-	// Found says, by Request.Namespaces, whether the namespace is there. It is also false where the
-	// namespace alone has a table and that could not be read: then its groups are not complete.
+	// Found says, by Request.Namespaces, whether the namespace is there. It is also false for one
+	// with so many ports that there is no room for them, and where the namespace alone has a table
+	// and that could not be read: then its groups are not complete.
 	Found []bool
 	// Sockets is how many the walk has passed, those of other namespaces included.
 	Sockets uint64
