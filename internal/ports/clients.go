@@ -65,6 +65,36 @@ const maxDestinations = 8192
 type destinations struct {
 	counts map[destination]uint64
 	lost   uint64 // what every count has lost
+	room   *Room  // shared with others; nil: there is room for maxDestinations
+}
+
+// A Room is shared by Clients that count at the same time, in one goroutine: any user can make many network
+// namespaces, each with many destinations. Each Clients has a share of it, and more while some is left.
+type Room struct {
+	left  int // below 0 where shares were used after others had taken more than theirs
+	share int
+}
+
+// maxShared is as much as some namespaces have that are asked one by one.
+const maxShared = 4 * maxDestinations
+
+// NewRoom makes one for a number of Clients.
+func NewRoom(clients int) *Room {
+	return &Room{left: maxShared, share: max(1, min(maxDestinations, maxShared/max(1, clients)))}
+}
+
+func (d *destinations) hasRoom() bool {
+	if d.room == nil {
+		return len(d.counts) < maxDestinations
+	}
+	return len(d.counts) < d.room.share || d.room.left > 0 && len(d.counts) < maxDestinations
+}
+
+// resized notes that there were so many counts before.
+func (d *destinations) resized(before int) {
+	if d.room != nil {
+		d.room.left -= len(d.counts) - before
+	}
 }
 
 func (d *destinations) add(s *netlinkdiag.Socket, n uint64) {
@@ -73,7 +103,13 @@ func (d *destinations) add(s *netlinkdiag.Socket, n uint64) {
 		source: s.Local.Addr().Unmap(),
 		remote: netip.AddrPortFrom(s.Remote.Addr().Unmap(), s.Remote.Port()),
 	}
-	if _, ok := d.counts[key]; ok || len(d.counts) < maxDestinations {
+	before := len(d.counts)
+	d.count(key, n)
+	d.resized(before)
+}
+
+func (d *destinations) count(key destination, n uint64) {
+	if _, ok := d.counts[key]; ok || d.hasRoom() {
 		d.counts[key] += n
 		return
 	}
@@ -137,8 +173,13 @@ func (c *Clients) Reset() {
 	for _, number := range c.remote.Numbers() {
 		c.ports = append(c.ports, RemotePort{Number: number})
 	}
-	c.to = destinations{counts: make(map[destination]uint64)}
+	before := len(c.to.counts)
+	c.to.counts, c.to.lost = make(map[destination]uint64), 0
+	c.to.resized(before)
 }
+
+// Share counts destinations in a Room. It is called before sockets are added.
+func (c *Clients) Share(r *Room) { c.to.room = r }
 
 // Filter lets the sockets pass that are counted.
 func (c *Clients) Filter() netlinkdiag.PortFilter {

@@ -121,3 +121,43 @@ func TestClientsAreThoseWithAPortOfTheRange(t *testing.T) {
 		t.Errorf("after a restart: %+v, %+v", c.to, c.ports)
 	}
 }
+
+// However many network namespaces are walked at once, the memory is bounded, and one with few destinations
+// has them all.
+func TestManyClientsShareARoom(t *testing.T) {
+	const namespaces = 64
+	room := NewRoom(namespaces)
+	all := make([]*Clients, namespaces)
+	for i := range all {
+		all[i] = NewClients(nil, sock.PortRange{First: 40000, Last: 40001}, slices.Values([]uint16(nil)), watch.Set{})
+		all[i].Share(room)
+	}
+	total, flooded := 0, all[:namespaces-1]
+	for n := range uint32(3 * maxDestinations / 2) {
+		for _, c := range flooded {
+			s := clientSocket(40000, n)
+			c.Add(&s)
+		}
+	}
+	last := all[namespaces-1]
+	for n := range uint32(maxShared / namespaces) {
+		s := clientSocket(40000, n)
+		last.AddMany(&s, uint64(n)+1)
+	}
+	for _, c := range all {
+		total += len(c.to.counts)
+	}
+	if total > 2*maxShared {
+		t.Errorf("%d destinations are kept, want %d at most", total, 2*maxShared)
+	}
+	const most = maxShared / namespaces
+	if got := last.Ephemeral(); got.Error != 0 || !slices.Equal(got.IPv4, []uint64{most, most - 1, most - 2}) {
+		t.Errorf("got %+v, want exact numbers", got)
+	}
+	for _, c := range all {
+		c.Reset()
+	}
+	if room.left != maxShared {
+		t.Errorf("%d left, want %d", room.left, maxShared)
+	}
+}

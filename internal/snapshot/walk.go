@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
@@ -38,9 +39,10 @@ func (h *host) wantsWalk(set *netns.Set) bool {
 }
 
 // search begins the count of a namespace, for the walk.
-func (t *taking) search() {
+func (t *taking) search(room *ports.Room) {
 	if t.listening.Err == nil && t.id.Cookie != 0 {
 		t.searched = t.newCount(walked)
+		t.searched.clients.Share(room)
 	}
 }
 
@@ -49,8 +51,9 @@ func (t *taking) search() {
 func (h *host) walk(ctx context.Context, takings []*taking) {
 	var searches []probe.Search
 	var of []*taking
+	room := ports.NewRoom(len(takings))
 	for _, t := range takings {
-		if t.search(); t.searched == nil {
+		if t.search(room); t.searched == nil {
 			continue
 		}
 		s := probe.Search{ID: t.id, Ports: t.set.Numbers(), Visitor: t.searched}
