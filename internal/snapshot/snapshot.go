@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/seen"
@@ -102,6 +103,12 @@ type Namespace struct {
 	// Seen is what was seen on the watched ports, in this snapshot or before.
 	Seen seen.Namespace
 }
+
+// OtherNetns is the label of all network namespaces that are not watched.
+const OtherNetns = netns.OtherLabel
+
+// Label is the name of the namespace as people see it.
+func (n *Namespace) Label() string { return netns.Label(n.Name, n.Inode) }
 
 // A Part is the answer of one source.
 type Part[T any] struct {
