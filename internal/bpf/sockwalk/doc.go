@@ -13,14 +13,15 @@
 // sockets in TIME_WAIT of one listener are one Group. Memory is bounded: when the kernel has no room for
 // more groups, the walk pauses until they are taken. A Group can come in several parts.
 //
-// A namespace may have a table of its own (net.ipv4.tcp_child_ehash_entries). It is walked, too.
+// A namespace may have a table of its own (net.ipv4.tcp_child_ehash_entries). It is walked, too, unless it
+// is large: a dump of such a namespace passes no other sockets.
 //
 // # Correctness
 //
 // Two eBPF programs run on request (BPF_PROG_RUN) under rcu_read_lock(), without a lock of the table.
 // What they read is checked before it is believed: the hash of a socket against the bucket that it was
 // found in, and the end of each chain. A chain that moved is read again. If a bucket cannot be read at
-// all, the walk fails with [ErrIncomplete]. If the table is that of one namespace of several, only that
+// all, the walk fails with [ErrIncomplete]. If the table is one that a namespace has for itself, only that
 // namespace counts as not found. While sockets come and go, a socket that changes to TIME_WAIT as its
 // bucket is read may be counted twice, or not at all.
 //

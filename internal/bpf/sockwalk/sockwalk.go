@@ -94,7 +94,7 @@ type Group struct {
 type Result struct {
 	// Found says, by Request.Namespaces, whether the namespace is there. It is also false for one
 	// with so many ports that there is no room for them, and where the namespace alone has a table
-	// and that could not be read: then its groups are not complete.
+	// that is large or could not be read: then its groups are not complete.
 	Found []bool
 	// Sockets is how many the walk has passed, those of other namespaces included.
 	Sockets uint64

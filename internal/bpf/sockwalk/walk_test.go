@@ -487,3 +487,21 @@ func TestChainsThatAreTooLongOfOneNamespace(t *testing.T) {
 		}
 	}
 }
+
+// Nor does one with a table that takes long.
+func TestLargeTableOfOneNamespace(t *testing.T) {
+	w := newWalker(t, sockwalk.Options{})
+	beside, parent := kerneltest.New(t), kerneltest.New(t)
+	parent.Sysctl(t, "net.ipv4.tcp_child_ehash_entries", "1048576")
+	ns := parent.NewChild(t)
+	for _, n := range []*kerneltest.NetNS{ns, beside} {
+		timewait.MustMake(t, n, timewait.Options{Ports: []uint16{port}, Count: 3})
+	}
+	got, result := walk(t, w, sockwalk.Request{Namespaces: []sockwalk.Namespace{of(t, ns, port), of(t, beside, port), of(t, parent, port)}})
+	if want := []bool{false, true, true}; !slices.Equal(result.Found, want) || got.total() != 3 {
+		t.Errorf("found %v, and %d sockets; want %v, and 3", result.Found, got.total(), want)
+	}
+	if got, result := walk(t, w, sockwalk.Request{Namespaces: []sockwalk.Namespace{of(t, ns, port)}}); !result.Found[0] || got.total() != 3 {
+		t.Errorf("alone: %d sockets, %+v; want 3", got.total(), result)
+	}
+}
