@@ -289,7 +289,7 @@ func TestKernelWalkIsNotWaitedForByOtherParts(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-walker.began
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond) // for the goroutine of the owners
 		cancel()
 	}()
 	s := taker.Take(ctx)
