@@ -178,7 +178,7 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.retention=soon", `--watch.retention=soon: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.retention=-1s", `--watch.retention=-1s: want a duration of 0s or more, such as 90s or 10m (try --help)`},
 		{"--watch.max-ports=0", `--watch.max-ports=0: want a whole number, 1 or more (try --help)`},
-		{"--runtime.gomaxprocs=0", `--runtime.gomaxprocs=0: want a whole number, 1 or more (try --help)`},
+		{"--runtime.gomaxprocs=-1", `--runtime.gomaxprocs=-1: want a whole number, 0 or more (try --help)`},
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
 		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},

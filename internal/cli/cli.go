@@ -28,7 +28,7 @@ const Name = "sockstate_exporter"
 type Options struct {
 	Sources     sources.Options
 	MaxRequests int
-	MaxProcs    int // CPUs that run Go code at a time
+	MaxProcs    int // CPUs that run Go code at a time; 0: all
 	Web         *web.FlagConfig
 	Log         promslog.Config
 }
@@ -75,8 +75,8 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	opts.Web = webflag.AddFlags(app, ":10048")
 	app.Flag("web.max-requests", "Maximum number of scrapes to serve at the same time; 0 means no limit. Pages do not count.").Default("40").
 		SetValue(&value[int]{flag: "--web.max-requests", parse: atLeast(0), one: &opts.MaxRequests})
-	app.Flag("runtime.gomaxprocs", "Number of CPUs on which the exporter's own code runs at a time. The kernel answers on others meanwhile.").Envar("GOMAXPROCS").Default("1").
-		SetValue(&value[int]{flag: "--runtime.gomaxprocs", parse: atLeast(1), one: &opts.MaxProcs})
+	app.Flag("runtime.gomaxprocs", "Number of CPUs on which the exporter's own code runs at a time; 0 means all. The kernel answers on others meanwhile.").Envar("GOMAXPROCS").Default("1").
+		SetValue(&value[int]{flag: "--runtime.gomaxprocs", parse: atLeast(0), one: &opts.MaxProcs})
 	promslogflag.AddFlags(app, &opts.Log)
 
 	_, err := app.Parse(args)

@@ -359,6 +359,9 @@ func (p *programs) take(end runEnd, visit func(*Group)) error {
 	var g Group // shared by all calls, since it escapes
 	for ; len(b) > 0; b = b[groupSize:] {
 		p.decode(&g, b, end.jiffies)
+		if int(g.State) >= sock.NumStates {
+			return errUnexpected
+		}
 		visit(&g)
 	}
 	return p.results.write(make([]byte, 4), offsetEnd+offsetCount)
