@@ -468,11 +468,12 @@ func TestChainsThatAreTooLong(t *testing.T) {
 // Any user can make a namespace with a table that is too small. That does not keep the others from being
 // walked.
 func TestChainsThatAreTooLongOfOneNamespace(t *testing.T) {
-	w := newWalker(t, sockwalk.Options{})
+	w := newWalker(t, sockwalk.Options{Steps: 1}) // as few as there can be: 4,112
 	beside, parent := kerneltest.New(t), kerneltest.New(t)
 	parent.Sysctl(t, "net.ipv4.tcp_child_ehash_entries", "1")
 	ns := parent.NewChild(t)
-	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port}, Count: 10_000})
+	// In one chain, so each takes longer to make than the one before.
+	timewait.MustMake(t, ns, timewait.Options{Ports: []uint16{port}, Count: 4500})
 	timewait.MustMake(t, beside, timewait.Options{Ports: []uint16{port}, Count: 3})
 	for name, tiny := range map[string]sockwalk.Namespace{"asked for": of(t, ns, port), "not asked for": of(t, ns)} {
 		n := uint64(0)
