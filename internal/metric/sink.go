@@ -16,9 +16,9 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// A Sink takes the samples of a scrape, and writes each as text at once. Samples that a registry
-// checks and sorts, and that are encoded afterwards, took half of a scrape of a usual host
-// (docs/performance.md). All definitions are valid, and each combination of labels is put once.
+// A Sink takes the samples of a scrape, and writes each as text at once. A registry would check and
+// sort them, and encode them afterwards. That is not needed: all definitions are valid, and each
+// combination of labels is put once.
 type Sink struct {
 	openMetrics bool
 	series      int // Put so far

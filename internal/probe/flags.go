@@ -123,7 +123,7 @@ func (p *portGroups) find(groups []PortSocket, of *PortSocket) int {
 	}
 	if p.more == nil && len(groups)-p.first < few {
 		for i := p.first; i < len(groups); i++ {
-			if same := groups[i]; same.without() == *of {
+			if groups[i].without() == *of {
 				return i
 			}
 		}

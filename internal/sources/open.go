@@ -150,10 +150,12 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 // are read by eBPF, too: see snapshot.Config. What it needs they need, so that one line in the log is enough.
 func (s *Sources) openWalker(logger *slog.Logger) {
 	feature := sock.Feature{Name: "connections", Mode: "sock_diag"}
-	if s.flags == nil || s.flags.Mode() != sockflags.ModeBPF || s.buckets == nil {
-		if s.flags != nil && s.flags.Mode() == sockflags.ModeBPF {
-			feature.Reason = sock.ReasonUnsupported // bind buckets
-		}
+	switch {
+	case s.flags == nil, s.flags.Mode() != sockflags.ModeBPF:
+		s.works(logger, feature)
+		return
+	case s.buckets == nil:
+		feature.Reason = sock.ReasonUnsupported
 		s.works(logger, feature)
 		return
 	}
