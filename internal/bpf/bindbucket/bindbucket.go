@@ -51,9 +51,11 @@ type Socket struct {
 type Bucket struct {
 	FastReuse     int8
 	FastReusePort int8
-	UID           uint32
-	Addr          netip.Addr
-	V6Only        bool
+	// The socket that set FastReusePort. Zero unless FastReusePort is above 0: until then the
+	// kernel has not written these fields, and they hold what was in the memory before.
+	UID    uint32
+	Addr   netip.Addr
+	V6Only bool
 }
 
 // A Result is what one Read found.
@@ -237,10 +239,11 @@ func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error
 			broken[port] = true
 			again = append(again, port)
 		case b[24] != 0:
-			out.Buckets[port] = Bucket{
-				FastReuse: int8(b[20]), FastReusePort: int8(b[21]), UID: native.Uint32(b[16:]),
-				Addr: newAddr(b, b[22] != 0), V6Only: b[23] != 0,
+			bucket := Bucket{FastReuse: int8(b[20]), FastReusePort: int8(b[21])}
+			if bucket.FastReusePort > 0 {
+				bucket.UID, bucket.Addr, bucket.V6Only = native.Uint32(b[16:]), newAddr(b, b[22] != 0), b[23] != 0
 			}
+			out.Buckets[port] = bucket
 		}
 	}
 	sockets, err := r.read(0, int(count)*socketSize)

@@ -39,13 +39,11 @@ func newGroup(k *sockflagsGroupKey, v *sockflagsGroup, now uint64, tick time.Dur
 }
 
 func newBucket(b *sockflagsBucket) Bucket {
-	return Bucket{
-		FastReuse:     b.Fastreuse,
-		FastReusePort: b.Fastreuseport,
-		UID:           b.Uid,
-		Addr:          newAddr(b.Addr, b.V6),
-		V6Only:        b.V6only != 0,
+	bucket := Bucket{FastReuse: b.Fastreuse, FastReusePort: b.Fastreuseport}
+	if bucket.FastReusePort > 0 {
+		bucket.UID, bucket.Addr, bucket.V6Only = b.Uid, newAddr(b.Addr, b.V6), b.V6only != 0
 	}
+	return bucket
 }
 
 func newAddr(words [4]uint32, v6 uint8) netip.Addr {

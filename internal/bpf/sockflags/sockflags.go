@@ -98,8 +98,8 @@ type Result struct {
 type Bucket struct {
 	FastReuse     int8 // fastreuse
 	FastReusePort int8 // fastreuseport: 1 is FASTREUSEPORT_ANY, 2 FASTREUSEPORT_STRICT
-	// UID, Addr (as in Group) and V6Only of the socket that set FastReusePort. They are valid where
-	// FastReusePort is above 0.
+	// UID, Addr (as in Group) and V6Only of the socket that set FastReusePort. Zero unless
+	// FastReusePort is above 0: the kernel leaves them unset until then.
 	UID    uint32
 	Addr   netip.Addr
 	V6Only bool
