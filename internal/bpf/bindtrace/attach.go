@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -138,7 +139,7 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 // setConstants sets the constants of the programs that only the loader knows.
 func setConstants(spec *ebpf.CollectionSpec, p *probe, ringSize int, factor uint64) error {
 	var classes [512]uint8
-	for class, errno := range errnoClasses() {
+	for class, errno := range slots.ErrnoClasses() {
 		if errno != 0 {
 			classes[errno] = uint8(class)
 		}
@@ -246,7 +247,7 @@ func (t *Tracer) prepare(opts *Options, factor uint64) error {
 		return err
 	}
 	t.memory = &slotMemory{slots: t.objects.Slots}
-	if t.slots, err = newSlots(t.memory, opts.MaxSlots, opts.maxDetails, factor); err != nil {
+	if t.slots, err = slots.New(t.memory, opts.MaxSlots, opts.maxDetails, factor); err != nil {
 		return err
 	}
 	if err := t.SetWatch([]uint32{uint32(own)}, nil); err != nil {

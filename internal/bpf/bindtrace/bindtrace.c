@@ -355,7 +355,7 @@ static __always_inline u32 find_slot(u32 netns, u16 port, u8 other)
 	return 0;
 }
 
-/* counts.go reverses this. */
+/* slots/counts.go reverses this. */
 static __always_inline u32 count_of(const struct key *key)
 {
 	u32 nr = key->family * PROTOS + key->protocol;

@@ -13,7 +13,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/sock"
+)
+
+// Bits of the flags byte of an event in bindtrace.c.
+const (
+	flagReuseAddr = 1 << iota
+	flagReusePort
+	flagV6Only
+	flagPortKnown
+	flagOwnRange
 )
 
 // An Event is one failed call.
@@ -62,7 +72,7 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 	if _, err := binary.Decode(record, binary.NativeEndian, &raw); err != nil {
 		return fmt.Errorf("decode event: %w", err)
 	}
-	if raw.Family >= familyCount || raw.Protocol >= protocolCount {
+	if raw.Family >= slots.FamilyCount || raw.Protocol >= slots.ProtocolCount {
 		return fmt.Errorf("decode event: %w: family %d, protocol %d", errEventNumber, raw.Family, raw.Protocol)
 	}
 	*e = Event{
@@ -75,8 +85,8 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 		CgroupID:  raw.CgroupId,
 		Netns:     raw.Netns,
 		Op:        Op(raw.Op),
-		Family:    families()[raw.Family],
-		Protocol:  protocols()[raw.Protocol],
+		Family:    slots.Families()[raw.Family],
+		Protocol:  slots.Protocols()[raw.Protocol],
 		Errno:     unix.Errno(raw.Error),
 		PortKnown: raw.Flags&flagPortKnown != 0,
 		Port:      raw.Port,

@@ -11,25 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/sock"
 )
 
-func TestKeysOfASlotAreAllDifferent(t *testing.T) {
-	if words := len(bpfSlot{}.Counts); slotSize != binary.Size(bpfSlot{}) || slotCounts > words {
-		t.Errorf("slots of %d bytes with %d counts, want %d and at most %d", slotSize, slotCounts, binary.Size(bpfSlot{}), words)
-	}
-	seen := make(map[Key]int)
-	for _, p := range []place{{}, {other: true}, {netns: 1}, {netns: 1, port: 80}, {netns: 1, other: true}} {
-		for i := range slotCounts {
-			k := keyOf(p, i)
-			if k.Netns != p.netns || k.OtherPort != p.other || k.Port != p.port {
-				t.Errorf("count %d of %+v is of %+v", i, p, k)
-			}
-			if before, twice := seen[k]; twice {
-				t.Errorf("counts %d and %d of %+v are both of %+v", before, i, p, k)
-			}
-			seen[k] = i
-		}
+func TestSlotsAreAsLargeAsTheKernels(t *testing.T) {
+	if words := len(bpfSlot{}.Counts); slotSize != binary.Size(bpfSlot{}) || slots.SlotCounts > words {
+		t.Errorf("slots of %d bytes with %d counts, want %d and at most %d", slotSize, slots.SlotCounts, binary.Size(bpfSlot{}), words)
 	}
 }
 
@@ -68,7 +56,7 @@ func TestDecodeEvent(t *testing.T) {
 			t.Errorf("decode of %d bytes: want %v, got %v", len(bad), errEventSize, err)
 		}
 	}
-	for _, bad := range []bpfEvent{{Family: familyCount}, {Protocol: protocolCount}} {
+	for _, bad := range []bpfEvent{{Family: slots.FamilyCount}, {Protocol: slots.ProtocolCount}} {
 		record, err := binary.Append(nil, binary.NativeEndian, &bad)
 		if err != nil {
 			t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
@@ -62,7 +63,7 @@ func requiredModes() ([]string, bool) {
 func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 	kerneltest.RequireRoot(t)
 	if opts.maxDetails == 0 {
-		opts.maxDetails = slotCounts
+		opts.maxDetails = slots.SlotCounts
 	}
 	required, set := requiredModes()
 	for _, mode := range []Mode{ModeFexit, ModeTracepoint} {

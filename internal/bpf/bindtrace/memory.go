@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 )
 
 const (
@@ -28,8 +30,8 @@ type slotMemory struct {
 // roundSlots returns the number of slots that fill whole chunks.
 func roundSlots(n int) int { return (n + chunkSlots - 1) / chunkSlots * chunkSlots }
 
-// open implements slotReader.
-func (m *slotMemory) open(slot int) error {
+// Open implements slots.Reader.
+func (m *slotMemory) Open(slot int) error {
 	for len(m.chunks) <= slot/chunkSlots {
 		chunk, err := unix.Mmap(m.slots.FD(), int64(len(m.chunks)*chunkSize), chunkSize, unix.PROT_READ, unix.MAP_SHARED)
 		if err != nil {
@@ -40,8 +42,8 @@ func (m *slotMemory) open(slot int) error {
 	return nil
 }
 
-// read implements slotReader. Counts are aligned words, so each is read in one piece.
-func (m *slotMemory) read(slot int, to *sums) bool {
+// Read implements slots.Reader. Counts are aligned words, so each is read in one piece.
+func (m *slotMemory) Read(slot int, to *slots.Sums) bool {
 	at := slot % chunkSlots * slotSize
 	words := m.chunks[slot/chunkSlots][at : at+slotSize]
 	if binary.NativeEndian.Uint64(words) == 0 {

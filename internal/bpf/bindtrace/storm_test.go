@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
@@ -215,16 +216,16 @@ func TestFullRingLosesEventsOnly(t *testing.T) {
 
 // Ports for which there is no slot count as other ports of their namespace.
 func TestPortsWithoutASlotLoseNothing(t *testing.T) {
-	const processes, calls, ports, slots = 4, 1000, 10, 3
+	const processes, calls, ports, numbered = 4, 1000, 10, 3
 	const others = 1 + 1 + 2 // all other namespaces and port 0 there; the same of this one
-	eachMode(t, Options{MaxSlots: others + slots}, func(t *testing.T, tr *Tracer) {
+	eachMode(t, Options{MaxSlots: others + numbered}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		var watch []Port
 		for i := range ports {
 			watch = append(watch, Port{Netns: uint32(ns.Inode()), Number: uint16(testPort + i)})
 		}
 		// The tracer has watched its own namespace. Its slots are free after a moment.
-		for start := time.Now(); time.Since(start) < leavingTime; time.Sleep(leavingTime / 10) {
+		for start := time.Now(); time.Since(start) < slots.LeavingTime; time.Sleep(slots.LeavingTime / 10) {
 			if err := tr.SetWatch(nil, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -237,7 +238,7 @@ func TestPortsWithoutASlotLoseNothing(t *testing.T) {
 		want := map[Key]uint64{}
 		for i := range ports {
 			key := Key{Netns: uint32(ns.Inode()), Port: uint16(testPort + i), Family: sock.FamilyIPv4, Protocol: sock.TCP, Errno: unix.EADDRNOTAVAIL}
-			if i >= slots {
+			if i >= numbered {
 				key.Port, key.OtherPort = 0, true
 			}
 			want[key] += processes * calls / ports
@@ -245,8 +246,8 @@ func TestPortsWithoutASlotLoseNothing(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Errorf("counted %+v, want %+v", got, want)
 		}
-		if s := checkStats(t, tr); s.SlotsUsed != others+slots || s.SlotsLimit != others+slots || s.SlotsLacking != ports-slots {
-			t.Errorf("stats %+v: want %d slots, all used, and %d lacking", s, others+slots, ports-slots)
+		if s := checkStats(t, tr); s.SlotsUsed != others+numbered || s.SlotsLimit != others+numbered || s.SlotsLacking != ports-numbered {
+			t.Errorf("stats %+v: want %d slots, all used, and %d lacking", s, others+numbered, ports-numbered)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/linux"
 
 	"github.com/cilium/ebpf"
@@ -33,11 +34,11 @@ type Options struct {
 	// NoConnects switches off the tracing of connect(2).
 	NoConnects bool
 
-	maxDetails int // 0: defaultMaxDetails
+	maxDetails int // 0: slots.DefaultMaxDetails
 }
 
 // MaxSlots is the most that Options can ask for. The index of the programs is a quarter full then.
-const MaxSlots = indexSize / 4
+const MaxSlots = slots.Max
 
 const (
 	defaultRingSize = 1 << 20
@@ -46,10 +47,7 @@ const (
 )
 
 // A Port is a port of a network namespace.
-type Port struct {
-	Netns  uint32 // inode number; 0: all namespaces that are not watched
-	Number uint16
-}
+type Port = slots.Port
 
 var errOutOfRange = errors.New("not within")
 
@@ -67,7 +65,7 @@ type Tracer struct {
 
 	watchMu sync.Mutex // also for reading counts
 	memory  *slotMemory
-	slots   *slots
+	slots   *slots.Table
 
 	readMu sync.Mutex
 	ring   *ringbuf.Reader
@@ -106,7 +104,7 @@ func (o *Options) normalize() error {
 		o.MaxSlots = defaultMaxSlots
 	}
 	if o.maxDetails == 0 {
-		o.maxDetails = defaultMaxDetails
+		o.maxDetails = slots.DefaultMaxDetails
 	}
 	switch {
 	case o.RingSize < 0 || o.RingSize > maxRingSize:
@@ -133,33 +131,19 @@ func (t *Tracer) ConnectsErr() error { return t.connectsErr }
 func (t *Tracer) SetWatch(namespaces []uint32, ports []Port) error {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
-	return t.whileOpen(func() error { return t.assign(placesOf(namespaces, ports)) })
-}
-
-// placesOf returns the places that are watched, those that need a slot most first.
-func placesOf(namespaces []uint32, ports []Port) []place {
-	of := make(map[uint32][]place, len(namespaces)+1)
-	for _, p := range ports {
-		of[p.Netns] = append(of[p.Netns], place{netns: p.Netns, port: p.Number})
-	}
-	places := []place{{}} // port 0 of other namespaces
-	for _, n := range namespaces {
-		places = append(places, place{netns: n, other: true}, place{netns: n})
-		places = append(places, of[n]...)
-	}
-	return append(places, of[0]...)
+	return t.whileOpen(func() error { return t.assign(slots.PlacesOf(namespaces, ports)) })
 }
 
 // assign also tells the programs. They only read memory: a bpf(2) command would need privileges.
-func (t *Tracer) assign(places []place) error {
-	err := t.slots.assign(places)
-	if !t.slots.index.changed {
+func (t *Tracer) assign(places []slots.Place) error {
+	err := t.slots.Assign(places)
+	if !t.slots.Index.Changed {
 		return err
 	}
-	if setErr := t.objects.SlotIndex.Set(t.slots.index.words[:]); setErr != nil {
+	if setErr := t.objects.SlotIndex.Set(t.slots.Index.Words[:]); setErr != nil {
 		return errors.Join(err, fmt.Errorf("set watched ports: %w", setErr))
 	}
-	t.slots.index.changed = false
+	t.slots.Index.Changed = false
 	return err
 }
 
@@ -169,7 +153,7 @@ func (t *Tracer) Counts(dst []Count) ([]Count, error) {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
 	err := t.whileOpen(func() error {
-		dst = t.slots.appendTo(dst)
+		dst = t.slots.AppendTo(dst)
 		return nil
 	})
 	return dst, err
@@ -209,7 +193,7 @@ func (t *Tracer) Stats() (Stats, error) {
 			}
 			s.Missed += stats.RecursionMisses
 		}
-		s.SlotsUsed, s.SlotsLimit, s.SlotsLacking = t.slots.used(), t.slots.limit, t.slots.lacking
+		s.SlotsUsed, s.SlotsLimit, s.SlotsLacking = t.slots.Used(), t.slots.Limit, t.slots.Lacking
 		return nil
 	})
 	return s, err

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
@@ -77,7 +78,7 @@ func failWith(family, kind, protocol int, port uint16) error {
 
 // Whatever another user does, failures of a watched port count under its number.
 func TestAnotherUserCannotTakeTheCountOfAWatchedPort(t *testing.T) {
-	eachMode(t, Options{maxDetails: defaultMaxDetails}, func(t *testing.T, tr *Tracer) {
+	eachMode(t, Options{maxDetails: slots.DefaultMaxDetails}, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		netns := uint32(ns.Inode())
 		watch := []uint16{testPort}

@@ -1,94 +1,94 @@
 //go:build linux
 
-package bindtrace
+package slots
 
 import "time"
 
-// sums are the counts of a slot.
-type sums [slotCounts]uint64
+// Sums are the counts of a slot.
+type Sums [SlotCounts]uint64
 
-func (s *sums) add(o *sums) {
+func (s *Sums) add(o *Sums) {
 	for i, n := range o {
 		s[i] += n
 	}
 }
 
-func (s *sums) subtract(o *sums) {
+func (s *Sums) subtract(o *Sums) {
 	for i, n := range o {
 		s[i] -= n
 	}
 }
 
-// A slotReader reads the slots of the kernel.
-type slotReader interface {
-	// open prepares a slot for reading.
-	open(slot int) error
-	// read reads the counts of a slot, or returns false where there are none. A count never falls.
-	read(slot int, to *sums) bool
+// A Reader reads the slots of the kernel.
+type Reader interface {
+	// Open prepares a slot for reading.
+	Open(slot int) error
+	// Read reads the counts of a slot, or returns false where there are none. A count never falls.
+	Read(slot int, to *Sums) bool
 }
 
-// slots says which place has which slot of the kernel. The programs only add to slots. So a slot
+// A Table says which place has which slot of the kernel. The programs only add to slots. So a slot
 // that gets another place keeps its counts, and what it had counted before is subtracted.
 //
 // No sum over the places of a namespace falls, and no sum over all. When a place is given up, its
 // counts move to its heir. When it comes back, it starts at 0.
-type slots struct {
-	reader slotReader
-	index  *index
-	limit  int
+type Table struct {
+	reader Reader
+	Index  *Index
+	Limit  int
 
-	accounts map[place]*account
-	before   map[int]*sums // by slot: what it counted for earlier places
+	accounts map[Place]*account
+	before   map[int]*Sums // by slot: what it counted for earlier places
 	fresh    int           // no slot from here up was used yet
 	free     []int         // used before
 	leaving  []leaving
 
-	lacking    int // places that are watched and have no slot
+	Lacking    int // places that are watched and have no slot
 	maxDetails int
 }
 
 // An account is the slot of a place.
 type account struct {
 	slot    int
-	carried *sums            // of places whose heir this one is; nil: none
+	carried *Sums            // of places whose heir this one is; nil: none
 	details map[int]struct{} // the counts that are not common, and that have a Key of their own
 }
 
 // A leaving slot has no place any more. A program that found it before may still count in it, for a
-// moment: a slot waits for leavingTime until it gets a new place. Its counts are the heir's.
+// moment: a slot waits for LeavingTime until it gets a new place. Its counts are the heir's.
 type leaving struct {
 	slot  int
-	heir  place
+	heir  Place
 	since time.Time
 }
 
 const (
-	leavingTime = time.Second
+	LeavingTime = time.Second
 
-	// defaultMaxDetails bounds the series that a process can make of a port by failing in ever
+	// DefaultMaxDetails bounds the series that a process can make of a port by failing in ever
 	// new ways.
-	defaultMaxDetails = 8
+	DefaultMaxDetails = 8
 )
 
-// newSlots returns slots where only the namespaces that are not watched count.
-func newSlots(reader slotReader, limit, maxDetails int, factor uint64) (*slots, error) {
-	s := &slots{
-		reader: reader, index: &index{factor: factor | 1}, limit: limit, maxDetails: maxDetails,
-		accounts: map[place]*account{{other: true}: {slot: 0}}, before: make(map[int]*sums), fresh: 1,
+// New returns a Table where only the namespaces that are not watched count.
+func New(reader Reader, limit, maxDetails int, factor uint64) (*Table, error) {
+	s := &Table{
+		reader: reader, Index: &Index{factor: factor | 1}, Limit: limit, maxDetails: maxDetails,
+		accounts: map[Place]*account{{Other: true}: {slot: 0}}, before: make(map[int]*Sums), fresh: 1,
 	}
-	return s, reader.open(0)
+	return s, reader.Open(0)
 }
 
-// assign gives each place a slot, the first ones first, and takes the slots of all others. A place
+// Assign gives each place a slot, the first ones first, and takes the slots of all others. A place
 // that has a slot keeps it. A place whose namespace has none counts nothing, and gets none.
-func (s *slots) assign(places []place) error {
+func (s *Table) Assign(places []Place) error {
 	s.settle(time.Now())
-	wanted := make(map[place]struct{}, len(places))
+	wanted := make(map[Place]struct{}, len(places))
 	for _, p := range places {
 		wanted[p] = struct{}{}
 	}
 	for p, a := range s.accounts {
-		if _, ok := wanted[p]; !ok && p != (place{other: true}) {
+		if _, ok := wanted[p]; !ok && p != (Place{Other: true}) {
 			s.giveUp(p, a)
 		}
 	}
@@ -98,14 +98,14 @@ func (s *slots) assign(places []place) error {
 			l.heir = l.heir.heir()
 		}
 	}
-	s.lacking = 0
+	s.Lacking = 0
 	for _, p := range places {
 		if _, ok := s.accounts[p]; ok {
 			continue
 		}
-		_, counted := s.accounts[place{netns: p.netns, other: true}]
-		if !counted && !p.other {
-			s.lacking++
+		_, counted := s.accounts[Place{Netns: p.Netns, Other: true}]
+		if !counted && !p.Other {
+			s.Lacking++
 			continue
 		}
 		ok, err := s.open(p)
@@ -113,25 +113,25 @@ func (s *slots) assign(places []place) error {
 			return err
 		}
 		if !ok {
-			s.lacking++
+			s.Lacking++
 		}
 	}
 	return nil
 }
 
 // open gives a place a slot. It returns false where there is no room.
-func (s *slots) open(p place) (bool, error) {
+func (s *Table) open(p Place) (bool, error) {
 	slot, last := s.fresh, len(s.free)-1
 	switch {
 	case last >= 0:
 		slot = s.free[last]
-	case s.fresh == s.limit:
+	case s.fresh == s.Limit:
 		return false, nil
 	}
-	if err := s.reader.open(slot); err != nil {
+	if err := s.reader.Open(slot); err != nil {
 		return false, err
 	}
-	if !s.index.put(p, slot) {
+	if !s.Index.put(p, slot) {
 		return false, nil
 	}
 	if last >= 0 {
@@ -143,8 +143,8 @@ func (s *slots) open(p place) (bool, error) {
 	return true, nil
 }
 
-func (s *slots) giveUp(p place, a *account) {
-	s.index.remove(p)
+func (s *Table) giveUp(p Place, a *account) {
+	s.Index.remove(p)
 	delete(s.accounts, p)
 	s.leaving = append(s.leaving, leaving{slot: a.slot, heir: p.heir(), since: time.Now()})
 	if a.carried != nil {
@@ -153,16 +153,16 @@ func (s *slots) giveUp(p place, a *account) {
 }
 
 // carry adds to what a place has from others.
-func (s *slots) carry(to place, n *sums) {
+func (s *Table) carry(to Place, n *Sums) {
 	a := s.existing(to)
 	if a.carried == nil {
-		a.carried = new(sums)
+		a.carried = new(Sums)
 	}
 	a.carried.add(n)
 }
 
 // existing returns the account of a place, or of its heir where it has no slot.
-func (s *slots) existing(p place) *account {
+func (s *Table) existing(p Place) *account {
 	for {
 		if a, ok := s.accounts[p]; ok {
 			return a
@@ -172,15 +172,15 @@ func (s *slots) existing(p place) *account {
 }
 
 // settle gives the heirs the counts of slots in which nothing counts any more.
-func (s *slots) settle(now time.Time) {
+func (s *Table) settle(now time.Time) {
 	kept := s.leaving[:0]
 	for _, l := range s.leaving {
-		if now.Sub(l.since) < leavingTime {
+		if now.Sub(l.since) < LeavingTime {
 			kept = append(kept, l)
 			continue
 		}
-		var n sums
-		if s.reader.read(l.slot, &n) {
+		var n Sums
+		if s.reader.Read(l.slot, &n) {
 			all := n
 			if before := s.before[l.slot]; before != nil {
 				n.subtract(before)
@@ -194,8 +194,8 @@ func (s *slots) settle(now time.Time) {
 }
 
 // current reads what a slot has counted for its place, or returns false where that is nothing.
-func (s *slots) current(slot int, n *sums) bool {
-	if !s.reader.read(slot, n) {
+func (s *Table) current(slot int, n *Sums) bool {
+	if !s.reader.Read(slot, n) {
 		return false
 	}
 	if before := s.before[slot]; before != nil {
@@ -204,25 +204,25 @@ func (s *slots) current(slot int, n *sums) bool {
 	return true
 }
 
-// used returns the number of slots that are in use.
-func (s *slots) used() int { return len(s.accounts) + len(s.leaving) }
+// Used returns the number of slots that are in use.
+func (s *Table) Used() int { return len(s.accounts) + len(s.leaving) }
 
-// appendTo appends the counts above 0.
-func (s *slots) appendTo(dst []Count) []Count {
-	inherited := make(map[*account]*sums)
-	n := new(sums) // one for all: most slots have counted nothing
+// AppendTo appends the counts above 0.
+func (s *Table) AppendTo(dst []Count) []Count {
+	inherited := make(map[*account]*Sums)
+	n := new(Sums) // one for all: most slots have counted nothing
 	for _, l := range s.leaving {
 		if s.current(l.slot, n) {
 			a := s.existing(l.heir)
 			if inherited[a] == nil {
-				inherited[a] = new(sums)
+				inherited[a] = new(Sums)
 			}
 			inherited[a].add(n)
 		}
 	}
 	for p, a := range s.accounts {
 		counted := s.current(a.slot, n)
-		for _, more := range []*sums{a.carried, inherited[a]} {
+		for _, more := range []*Sums{a.carried, inherited[a]} {
 			switch {
 			case more == nil:
 			case counted:
@@ -240,7 +240,7 @@ func (s *slots) appendTo(dst []Count) []Count {
 
 // appendAccount appends the counts of a place. What is not common, and more than the place may
 // have, counts without its errno. What was told apart once stays so: no count falls.
-func (s *slots) appendAccount(dst []Count, p place, a *account, n *sums) []Count {
+func (s *Table) appendAccount(dst []Count, p Place, a *account, n *Sums) []Count {
 	for i := range n {
 		if n[i] == 0 {
 			continue

@@ -1,13 +1,13 @@
 //go:build linux
 
-package bindtrace
+package slots
 
 import "golang.org/x/sys/unix"
 
-// errnoClasses returns the errors that have a class in the kernel's maps. Class 0 is every other
+// ErrnoClasses returns the errors that have a class in the kernel's maps. Class 0 is every other
 // error. inet_bind, inet6_bind and inet_csk_listen_start return only these by themselves. cgroup
 // programs and security modules may return any error, and each one would be a series.
-func errnoClasses() [16]unix.Errno {
+func ErrnoClasses() [16]unix.Errno {
 	return [16]unix.Errno{
 		1:  unix.EADDRINUSE,
 		2:  unix.EADDRNOTAVAIL,
