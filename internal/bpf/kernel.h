@@ -269,14 +269,19 @@ struct bpf_iter__tcp {
 
 /* The loader ignores ___ and what follows when it looks up a type by its name. */
 struct pt_regs___x86 {
-	u64 di;
-	u64 si;
+	u64 bx;
+	u64 cx;
+	u64 ax;
 	u64 dx;
+	u64 si;
+	u64 di;
+	u64 orig_ax;
 };
 
 struct pt_regs___arm64 {
 	u64 orig_x0;
 	u64 regs[31];
+	s32 syscallno;
 };
 
 #pragma clang attribute pop

@@ -166,8 +166,8 @@ func notes() map[string]note {
 		},
 		"bind_tracer_missed_runs_total": {
 			unit:    "runs, since the exporter started",
-			details: "The skipped runs belong to calls that failed and to calls that worked. While this rises, failures may be missing from the counters.",
-			source:  "eBPF, `recursion_misses`",
+			details: "The skipped runs belong to calls that failed and to calls that worked. While this rises, failures may be missing from the counters. In the mode `kprobe`, Linux before 6.7 does not say which calls found no free return probe.",
+			source:  "eBPF, `recursion_misses` of programs, `missed` of kprobe links",
 		},
 		"bind_tracer_slots_used": {
 			unit:    "slots, 1 or more",

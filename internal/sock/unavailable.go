@@ -17,7 +17,7 @@ const (
 
 	ReasonNoTracefs     = "no_tracefs"          // tracefs is not mounted
 	ReasonTracefsDenied = "tracefs_denied"      // tracefs is mounted and this user may not read it
-	ReasonPerfParanoid  = "perf_event_paranoid" // kernel.perf_event_paranoid forbids tracepoints
+	ReasonPerfParanoid  = "perf_event_paranoid" // kernel.perf_event_paranoid forbids kprobes and tracepoints
 
 	ReasonNoPidfdGetfd = "no_pidfd_getfd" // the kernel has no pidfd_getfd(2)
 	ReasonPidfdRefused = "pidfd_refused"  // pidfd_getfd(2) fails even for the own process: seccomp

@@ -21,8 +21,8 @@ import (
 type privilegeTest struct {
 	with, without func(t *testing.T, ns *kerneltest.NetNS) page
 
-	// unless a fexit program traces binds, which needs no tracefs: words of the row.
-	notWithFexit []string
+	// unless a mode traces binds that needs no tracefs: words of the row.
+	notWithoutTracefs []string
 
 	// also looks at what a row says in words.
 	also func(t *testing.T, with, without page)
@@ -162,7 +162,7 @@ func privilegeTests() map[string]privilegeTest {
 		"CAP_PERFMON": {with: asUser(allButAdmin), without: asUser(allButOne("CAP_PERFMON"))},
 		"CAP_DAC_READ_SEARCH": {
 			with: asUser(allButAdmin), without: asUser(allButOne("CAP_DAC_READ_SEARCH")),
-			notWithFexit: tracing,
+			notWithoutTracefs: tracing,
 		},
 		"CAP_SYS_PTRACE": {
 			with: besideOther(allButAdmin + " CAP_SYS_ADMIN"), without: besideOther(allButOne("CAP_SYS_PTRACE") + " CAP_SYS_ADMIN"),
@@ -203,7 +203,7 @@ func privilegeTests() map[string]privilegeTest {
 		},
 		"tracefs, mounted": {
 			with: asRoot("", syscall.SysProcAttr{}), without: asRoot("notracefs", syscall.SysProcAttr{}),
-			notWithFexit: tracing,
+			notWithoutTracefs: tracing,
 		},
 		"BTF": {with: asRoot("", syscall.SysProcAttr{}), without: asRoot("nobtf", syscall.SysProcAttr{})},
 		"/run/netns": {
@@ -308,9 +308,9 @@ func TestEachRowOfTheTableOfPrivilegesIsTrue(t *testing.T) {
 			ns := kerneltest.New(t)
 			ns.Listen(t, loopback(4840), kerneltest.Options{})
 			with, without := test.with(t, ns), test.without(t, ns)
-			fexit := strings.Contains(with.feature("bind_tracing"), `mode="fexit"`)
+			tracefs := strings.Contains(with.feature("bind_tracing"), `mode="tracepoint"`)
 			for _, m := range code.FindAllStringSubmatch(cells[2]+cells[3], -1) {
-				if fexit && slices.Contains(test.notWithFexit, m[1]) {
+				if !tracefs && slices.Contains(test.notWithoutTracefs, m[1]) {
 					continue
 				}
 				checkLost(t, m[1], with, without)

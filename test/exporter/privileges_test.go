@@ -138,8 +138,8 @@ func (e *exporter) checkLog(t *testing.T) {
 	}
 }
 
-// tracepointsNeedNoMore skips where they need CAP_SYS_ADMIN; fexit never does.
-func tracepointsNeedNoMore(t *testing.T, mode string) {
+// perfNeedsNoMore skips where kprobes and tracepoints need CAP_SYS_ADMIN; fexit never does.
+func perfNeedsNoMore(t *testing.T, mode string) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
 	if err != nil {
@@ -149,8 +149,8 @@ func tracepointsNeedNoMore(t *testing.T, mode string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mode == "tracepoint" && level > 2 {
-		kerneltest.Skip(t, "kernel.perf_event_paranoid is %d: tracepoints need CAP_SYS_ADMIN", level)
+	if mode != "fexit" && level > 2 {
+		kerneltest.Skip(t, "kernel.perf_event_paranoid is %d: %s needs CAP_SYS_ADMIN", level, mode)
 	}
 }
 
@@ -158,7 +158,7 @@ func TestCapabilitiesOfEachFeature(t *testing.T) {
 	ns := kerneltest.New(t)
 	root := startTracing(t, ns)
 	mode := featureOf(t, root, "bind_tracing").mode
-	tracepointsNeedNoMore(t, mode)
+	perfNeedsNoMore(t, mode)
 	if f := featureOf(t, root, "reuse_flags"); f != (feature{true, "bpf", ""}) {
 		kerneltest.Skip(t, "flags are read as %+v here", f)
 	}
@@ -167,7 +167,7 @@ func TestCapabilitiesOfEachFeature(t *testing.T) {
 	family := flagRows([][4]string{{"127.0.0.1", "4840", "1", "0"}})
 
 	traced, denied := feature{true, mode, ""}, feature{false, "", "tracefs_denied"}
-	if mode == "fexit" {
+	if mode != "tracepoint" {
 		denied = traced // needs no tracefs
 	}
 	byBPF := feature{true, "bpf", ""}
@@ -367,8 +367,8 @@ func TestMissingTracefsIsAReasonAndSaysWhatToMount(t *testing.T) {
 	e.Cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	e.Run(t)
 	switch got := featureOf(t, e, "bind_tracing"); got {
-	case feature{true, "fexit", ""}:
-		return // needs none
+	case feature{true, "fexit", ""}, feature{true, "kprobe", ""}:
+		return // they need none
 	case feature{false, "", "no_tracefs"}:
 	default:
 		t.Errorf("bind_tracing is %+v, want no_tracefs", got)

@@ -18,7 +18,7 @@
 //
 //	SOCKSTATE_GUEST=1                        they run in such a guest
 //	SOCKSTATE_REQUIRE_ALL=1                  skipping is failing
-//	SOCKSTATE_BPF_MODES=fexit,tracepoint     what this kernel must be able to do
+//	SOCKSTATE_BPF_MODES=fexit,kprobe,tracepoint     what this kernel must be able to do
 //	SOCKSTATE_GUEST_MODULES=all|none         none: no sock_diag modules
 //
 // They run as root in the initial namespaces. The guest holds no other

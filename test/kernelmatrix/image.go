@@ -176,7 +176,7 @@ func guestEnv(modules string, extra []string) []string {
 		"TMPDIR=/tmp",
 		"SOCKSTATE_GUEST=1",
 		"SOCKSTATE_REQUIRE_ALL=1",
-		"SOCKSTATE_BPF_MODES=fexit,tracepoint",
+		"SOCKSTATE_BPF_MODES=fexit,kprobe,tracepoint",
 		"SOCKSTATE_GUEST_MODULES=" + modules,
 	}, extra...)
 }

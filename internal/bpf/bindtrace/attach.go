@@ -29,10 +29,12 @@ const (
 // Mode is a way to see the result of system calls.
 type Mode uint8
 
-// The modes. ModeAuto uses fexit, or tracepoints where fexit is refused.
+// The modes. ModeAuto uses the first of the others that works. Tracepoints are last, since with them
+// each system call of the host takes longer.
 const (
 	ModeAuto Mode = iota
 	ModeFexit
+	ModeKprobe
 	ModeTracepoint
 )
 
@@ -40,6 +42,8 @@ func (m Mode) String() string {
 	switch m {
 	case ModeFexit:
 		return "fexit"
+	case ModeKprobe:
+		return "kprobe"
 	case ModeTracepoint:
 		return "tracepoint"
 	default:
@@ -59,20 +63,25 @@ func load(opts Options) (*Tracer, error) {
 	if opts.Mode != ModeAuto {
 		return attach(opts, opts.Mode, cache)
 	}
-	t, fexitErr := attach(opts, ModeFexit, cache)
-	if fexitErr == nil {
-		return t, nil
+	var refused error
+	for _, mode := range []Mode{ModeFexit, ModeKprobe, ModeTracepoint} {
+		t, err := attach(opts, mode, cache)
+		if err == nil {
+			return t, nil
+		}
+		// The reason of the last mode comes first.
+		if refused == nil {
+			refused = err
+		} else {
+			refused = fmt.Errorf("%w; %w", err, refused)
+		}
+		var lacks *sock.UnavailableError
+		if errors.As(err, &lacks) && (lacks.Reason == sock.ReasonCapBPF || lacks.Reason == sock.ReasonCapPerfmon) {
+			break // the other modes need these, too
+		}
+		opts.Logger.Debug("cannot trace in this mode", "mode", mode, "err", err)
 	}
-	var lacks *sock.UnavailableError
-	if errors.As(fexitErr, &lacks) && (lacks.Reason == sock.ReasonCapBPF || lacks.Reason == sock.ReasonCapPerfmon) {
-		return nil, fexitErr // tracepoints need these, too
-	}
-	opts.Logger.Debug("fexit not available, trying tracepoints", "err", fexitErr)
-	t, err := attach(opts, ModeTracepoint, cache)
-	if err == nil {
-		return t, nil
-	}
-	return nil, fmt.Errorf("%w; %w", err, fexitErr)
+	return nil, refused
 }
 
 // attach attaches in one mode. Where connect cannot be traced, it traces bind and listen only.
@@ -105,6 +114,11 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 		}
 	}()
 
+	if mode == ModeKprobe {
+		if err := findKprobes(); err != nil {
+			return nil, err
+		}
+	}
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
@@ -163,22 +177,26 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe, ringSize int, factor uint
 	return nil
 }
 
-// An attachment is a program and its tracepoint. A fexit program has no tracepoint: its section
-// names the function.
+// An attachment is a program with its tracepoint, or with the function at whose return a kprobe
+// runs it. A fexit program has neither: its section names the function.
 type attachment struct {
-	program, tracepoint string
+	program, tracepoint, function string
+	optional                      bool // the kernel may lack the function
 }
 
 // attachments returns the attachments in the order of attaching. Exits are attached first and
 // detached last, so that each entry has its exit.
 func attachments(mode Mode, connects bool) []attachment {
-	all := []attachment{
-		{bpfProgExitBind, "sys_exit_bind"},
-		{bpfProgExitListen, "sys_exit_listen"},
-		{bpfProgEnterBind, "sys_enter_bind"},
-		{bpfProgEnterListen, "sys_enter_listen"},
+	if mode == ModeKprobe {
+		return kretprobes(connects)
 	}
-	connect := attachment{bpfProgExitConnect, "sys_exit_connect"}
+	all := []attachment{
+		{program: bpfProgExitBind, tracepoint: "sys_exit_bind"},
+		{program: bpfProgExitListen, tracepoint: "sys_exit_listen"},
+		{program: bpfProgEnterBind, tracepoint: "sys_enter_bind"},
+		{program: bpfProgEnterListen, tracepoint: "sys_enter_listen"},
+	}
+	connect := attachment{program: bpfProgExitConnect, tracepoint: "sys_exit_connect"}
 	if mode == ModeFexit {
 		all = []attachment{{program: bpfProgFexitBind}, {program: bpfProgFexitListen}}
 		connect = attachment{program: bpfProgFexitConnect}
@@ -189,7 +207,7 @@ func attachments(mode Mode, connects bool) []attachment {
 	return all
 }
 
-// load loads only the programs to attach: the kernel may refuse those of the other mode.
+// load loads only the programs to attach: the kernel may refuse those of the other modes.
 func (t *Tracer) load(spec *ebpf.CollectionSpec, cache *btf.Cache, attach []attachment) error {
 	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
 		return !slices.ContainsFunc(attach, func(a attachment) bool { return a.program == name })
@@ -220,12 +238,17 @@ func (t *Tracer) attach(attach []attachment) error {
 		if err != nil {
 			return err
 		}
-		t.links = append(t.links, l)
+		if l != nil {
+			t.links = append(t.links, l)
+		}
 	}
 	return nil
 }
 
 func (a attachment) attach(p *ebpf.Program) (link.Link, error) {
+	if a.function != "" {
+		return a.attachKretprobe(p)
+	}
 	if a.tracepoint == "" {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {

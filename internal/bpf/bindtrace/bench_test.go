@@ -28,6 +28,8 @@ func BenchmarkSyscalls(b *testing.B) {
 		{"off", Options{}},
 		{"tracepoint", Options{Mode: ModeTracepoint}},
 		{"tracepoint_no_connects", Options{Mode: ModeTracepoint, NoConnects: true}},
+		{"kprobe", Options{Mode: ModeKprobe}},
+		{"kprobe_no_connects", Options{Mode: ModeKprobe, NoConnects: true}},
 		{"fexit", Options{Mode: ModeFexit}},
 		{"fexit_no_connects", Options{Mode: ModeFexit, NoConnects: true}},
 	} {

@@ -781,3 +781,152 @@ int exit_connect(const struct syscall_exit *ctx)
 	connect_failed(call.fd, (void *)call.addr, call.addrlen, error);
 	return 0;
 }
+
+/* What kretprobes see. Nothing is kept from the entry of a call to its exit: the arguments are in
+ * the registers that the entry of the system call saved, and the number of the system call says
+ * where. So nothing is left where the kernel had no return probe free for a call. Calls without one
+ * of these numbers are not bind(), listen() or connect(): io_uring, TCP Fast Open in sendto(),
+ * connections of the kernel. */
+enum { X86_LISTEN = 50, X86_BIND = 49, X86_CONNECT = 42, X32_BIT = 1 << 30 };
+enum { I386_SOCKETCALL = 102, I386_BIND = 361, I386_CONNECT = 362, I386_LISTEN = 363 };
+enum { SOCKETCALL_BIND = 2, SOCKETCALL_CONNECT = 3, SOCKETCALL_LISTEN = 4 };
+enum { ARM64_BIND = 200, ARM64_LISTEN = 201, ARM64_CONNECT = 203 };
+enum { ARM_BIND = 282, ARM_CONNECT = 283, ARM_LISTEN = 284 };
+
+/* 32-bit programs of i386 pass the arguments in other registers, or with socketcall() in memory.
+ * The numbers of both kinds are different for these calls, so they also say which kind it is. */
+static __always_inline int call_of_x86(struct pt_regs___x86 *regs, u8 op, struct call *call)
+{
+	u32 nr = READ(regs->orig_ax) & ~X32_BIT;
+	u32 args[3];
+
+	if (nr == (op == OP_BIND ? X86_BIND : op == OP_LISTEN ? X86_LISTEN : X86_CONNECT)) {
+		call->fd = READ(regs->di);
+		call->addr = READ(regs->si);
+		call->addrlen = READ(regs->dx);
+		return 1;
+	}
+	if (nr == (op == OP_BIND ? I386_BIND : op == OP_LISTEN ? I386_LISTEN : I386_CONNECT)) {
+		call->fd = READ(regs->bx);
+		call->addr = (u32)READ(regs->cx);
+		call->addrlen = READ(regs->dx);
+		return 1;
+	}
+	if (nr != I386_SOCKETCALL ||
+	    (u32)READ(regs->bx) != (op == OP_BIND ? SOCKETCALL_BIND :
+				    op == OP_LISTEN ? SOCKETCALL_LISTEN : SOCKETCALL_CONNECT))
+		return 0;
+	if (bpf_probe_read_user(args, op == OP_LISTEN ? 8 : 12, (void *)(u64)(u32)READ(regs->cx)))
+		return 0;
+	call->fd = args[0];
+	call->addr = args[1];
+	call->addrlen = args[2];
+	return 1;
+}
+
+/* 32-bit programs use the same registers. */
+static __always_inline int call_of_arm64(struct pt_regs___arm64 *regs, u8 op, struct call *call)
+{
+	u32 nr = READ(regs->syscallno);
+
+	if (nr != (op == OP_BIND ? ARM64_BIND : op == OP_LISTEN ? ARM64_LISTEN : ARM64_CONNECT) &&
+	    nr != (op == OP_BIND ? ARM_BIND : op == OP_LISTEN ? ARM_LISTEN : ARM_CONNECT))
+		return 0;
+	call->fd = READ(regs->orig_x0);
+	call->addr = READ(regs->regs[1]);
+	call->addrlen = READ(regs->regs[2]);
+	return 1;
+}
+
+/* Whether the thread is in the system call, and its arguments. */
+static __always_inline int current_call(u8 op, struct call *call)
+{
+	void *regs = bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	if (HAS(struct pt_regs___x86, di))
+		return call_of_x86(regs, op, call);
+	if (HAS(struct pt_regs___arm64, orig_x0))
+		return call_of_arm64(regs, op, call);
+	return 0;
+}
+
+/* The result of the probed function. */
+static __always_inline s32 result_of(void *ctx)
+{
+	if (HAS(struct pt_regs___x86, ax))
+		return READ(((struct pt_regs___x86 *)ctx)->ax);
+	if (HAS(struct pt_regs___arm64, orig_x0))
+		return READ(((struct pt_regs___arm64 *)ctx)->regs[0]);
+	return 0;
+}
+
+static __always_inline void returned(void *ctx, u8 op)
+{
+	s32 ret = result_of(ctx);
+	struct call call = {};
+
+	if (ret < 0 && current_call(op, &call))
+		failed(op, call.fd, (void *)call.addr, call.addrlen, -ret);
+}
+
+SEC("kretprobe/__sys_bind")
+int kretprobe_bind(void *ctx)
+{
+	returned(ctx, OP_BIND);
+	return 0;
+}
+
+SEC("kretprobe/__sys_listen")
+int kretprobe_listen(void *ctx)
+{
+	returned(ctx, OP_LISTEN);
+	return 0;
+}
+
+/* A blocking connect() stays in __sys_connect until the peer answers, and would keep one of the few
+ * return probes (max(10, 2 * CPUs)) all the time. So the probes are at the functions in which
+ * connect() looks for a port. They return before the wait. */
+static __always_inline void returned_connect(void *ctx, int tcp_v4)
+{
+	u32 error = -result_of(ctx);
+	struct call call = {};
+	struct sock *sk;
+
+	if (!connect_concerns(error) || !current_call(OP_CONNECT, &call))
+		return;
+	/* tcp_v6_connect has called tcp_v4_connect, and returns the same error. */
+	sk = tcp_v4 ? socket_of(call.fd) : 0;
+	if (sk && READ(sk->__sk_common.skc_family) == AF_INET6)
+		return;
+	connect_failed(call.fd, (void *)call.addr, call.addrlen, error);
+}
+
+SEC("kretprobe/tcp_v4_connect")
+int kretprobe_tcp_v4_connect(void *ctx)
+{
+	returned_connect(ctx, 1);
+	return 0;
+}
+
+SEC("kretprobe/tcp_v6_connect")
+int kretprobe_tcp_v6_connect(void *ctx)
+{
+	returned_connect(ctx, 0);
+	return 0;
+}
+
+/* UDP, UDP-Lite, raw sockets. */
+SEC("kretprobe/inet_dgram_connect")
+int kretprobe_inet_dgram_connect(void *ctx)
+{
+	returned_connect(ctx, 0);
+	return 0;
+}
+
+/* It waits for the peer, but only SCTP lacks the return probes that it keeps. */
+SEC("kretprobe/sctp_inet_connect")
+int kretprobe_sctp_inet_connect(void *ctx)
+{
+	returned_connect(ctx, 0);
+	return 0;
+}

@@ -58,34 +58,40 @@ type bpfUser struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapCalls              = "calls"
-	bpfMapEvents             = "events"
-	bpfMapSlots              = "slots"
-	bpfMapUsers              = "users"
-	bpfProgEnterBind         = "enter_bind"
-	bpfProgEnterListen       = "enter_listen"
-	bpfProgExitBind          = "exit_bind"
-	bpfProgExitConnect       = "exit_connect"
-	bpfProgExitListen        = "exit_listen"
-	bpfProgFexitBind         = "fexit_bind"
-	bpfProgFexitConnect      = "fexit_connect"
-	bpfProgFexitListen       = "fexit_listen"
-	bpfVarConnectProbesSeen  = "connect_probes_seen"
-	bpfVarErrnoClass         = "errno_class"
-	bpfVarErrnoEaddrinuse    = "errno_eaddrinuse"
-	bpfVarErrnoEaddrnotavail = "errno_eaddrnotavail"
-	bpfVarErrnoEafnosupport  = "errno_eafnosupport"
-	bpfVarErrnoEagain        = "errno_eagain"
-	bpfVarErrnoEbadf         = "errno_ebadf"
-	bpfVarErrnoEnotsock      = "errno_enotsock"
-	bpfVarEventType          = "event_type"
-	bpfVarEventsLost         = "events_lost"
-	bpfVarIndexFactor        = "index_factor"
-	bpfVarProbeAddr          = "probe_addr"
-	bpfVarProbesSeen         = "probes_seen"
-	bpfVarRingSize           = "ring_size"
-	bpfVarSlotIndex          = "slot_index"
-	bpfVarUnattributed       = "unattributed"
+	bpfMapCalls                      = "calls"
+	bpfMapEvents                     = "events"
+	bpfMapSlots                      = "slots"
+	bpfMapUsers                      = "users"
+	bpfProgEnterBind                 = "enter_bind"
+	bpfProgEnterListen               = "enter_listen"
+	bpfProgExitBind                  = "exit_bind"
+	bpfProgExitConnect               = "exit_connect"
+	bpfProgExitListen                = "exit_listen"
+	bpfProgFexitBind                 = "fexit_bind"
+	bpfProgFexitConnect              = "fexit_connect"
+	bpfProgFexitListen               = "fexit_listen"
+	bpfProgKretprobeBind             = "kretprobe_bind"
+	bpfProgKretprobeInetDgramConnect = "kretprobe_inet_dgram_connect"
+	bpfProgKretprobeListen           = "kretprobe_listen"
+	bpfProgKretprobeSctpInetConnect  = "kretprobe_sctp_inet_connect"
+	bpfProgKretprobeTcpV4Connect     = "kretprobe_tcp_v4_connect"
+	bpfProgKretprobeTcpV6Connect     = "kretprobe_tcp_v6_connect"
+	bpfVarConnectProbesSeen          = "connect_probes_seen"
+	bpfVarErrnoClass                 = "errno_class"
+	bpfVarErrnoEaddrinuse            = "errno_eaddrinuse"
+	bpfVarErrnoEaddrnotavail         = "errno_eaddrnotavail"
+	bpfVarErrnoEafnosupport          = "errno_eafnosupport"
+	bpfVarErrnoEagain                = "errno_eagain"
+	bpfVarErrnoEbadf                 = "errno_ebadf"
+	bpfVarErrnoEnotsock              = "errno_enotsock"
+	bpfVarEventType                  = "event_type"
+	bpfVarEventsLost                 = "events_lost"
+	bpfVarIndexFactor                = "index_factor"
+	bpfVarProbeAddr                  = "probe_addr"
+	bpfVarProbesSeen                 = "probes_seen"
+	bpfVarRingSize                   = "ring_size"
+	bpfVarSlotIndex                  = "slot_index"
+	bpfVarUnattributed               = "unattributed"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -130,14 +136,20 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	EnterBind    *ebpf.ProgramSpec `ebpf:"enter_bind"`
-	EnterListen  *ebpf.ProgramSpec `ebpf:"enter_listen"`
-	ExitBind     *ebpf.ProgramSpec `ebpf:"exit_bind"`
-	ExitConnect  *ebpf.ProgramSpec `ebpf:"exit_connect"`
-	ExitListen   *ebpf.ProgramSpec `ebpf:"exit_listen"`
-	FexitBind    *ebpf.ProgramSpec `ebpf:"fexit_bind"`
-	FexitConnect *ebpf.ProgramSpec `ebpf:"fexit_connect"`
-	FexitListen  *ebpf.ProgramSpec `ebpf:"fexit_listen"`
+	EnterBind                 *ebpf.ProgramSpec `ebpf:"enter_bind"`
+	EnterListen               *ebpf.ProgramSpec `ebpf:"enter_listen"`
+	ExitBind                  *ebpf.ProgramSpec `ebpf:"exit_bind"`
+	ExitConnect               *ebpf.ProgramSpec `ebpf:"exit_connect"`
+	ExitListen                *ebpf.ProgramSpec `ebpf:"exit_listen"`
+	FexitBind                 *ebpf.ProgramSpec `ebpf:"fexit_bind"`
+	FexitConnect              *ebpf.ProgramSpec `ebpf:"fexit_connect"`
+	FexitListen               *ebpf.ProgramSpec `ebpf:"fexit_listen"`
+	KretprobeBind             *ebpf.ProgramSpec `ebpf:"kretprobe_bind"`
+	KretprobeInetDgramConnect *ebpf.ProgramSpec `ebpf:"kretprobe_inet_dgram_connect"`
+	KretprobeListen           *ebpf.ProgramSpec `ebpf:"kretprobe_listen"`
+	KretprobeSctpInetConnect  *ebpf.ProgramSpec `ebpf:"kretprobe_sctp_inet_connect"`
+	KretprobeTcpV4Connect     *ebpf.ProgramSpec `ebpf:"kretprobe_tcp_v4_connect"`
+	KretprobeTcpV6Connect     *ebpf.ProgramSpec `ebpf:"kretprobe_tcp_v6_connect"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -233,14 +245,20 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	EnterBind    *ebpf.Program `ebpf:"enter_bind"`
-	EnterListen  *ebpf.Program `ebpf:"enter_listen"`
-	ExitBind     *ebpf.Program `ebpf:"exit_bind"`
-	ExitConnect  *ebpf.Program `ebpf:"exit_connect"`
-	ExitListen   *ebpf.Program `ebpf:"exit_listen"`
-	FexitBind    *ebpf.Program `ebpf:"fexit_bind"`
-	FexitConnect *ebpf.Program `ebpf:"fexit_connect"`
-	FexitListen  *ebpf.Program `ebpf:"fexit_listen"`
+	EnterBind                 *ebpf.Program `ebpf:"enter_bind"`
+	EnterListen               *ebpf.Program `ebpf:"enter_listen"`
+	ExitBind                  *ebpf.Program `ebpf:"exit_bind"`
+	ExitConnect               *ebpf.Program `ebpf:"exit_connect"`
+	ExitListen                *ebpf.Program `ebpf:"exit_listen"`
+	FexitBind                 *ebpf.Program `ebpf:"fexit_bind"`
+	FexitConnect              *ebpf.Program `ebpf:"fexit_connect"`
+	FexitListen               *ebpf.Program `ebpf:"fexit_listen"`
+	KretprobeBind             *ebpf.Program `ebpf:"kretprobe_bind"`
+	KretprobeInetDgramConnect *ebpf.Program `ebpf:"kretprobe_inet_dgram_connect"`
+	KretprobeListen           *ebpf.Program `ebpf:"kretprobe_listen"`
+	KretprobeSctpInetConnect  *ebpf.Program `ebpf:"kretprobe_sctp_inet_connect"`
+	KretprobeTcpV4Connect     *ebpf.Program `ebpf:"kretprobe_tcp_v4_connect"`
+	KretprobeTcpV6Connect     *ebpf.Program `ebpf:"kretprobe_tcp_v6_connect"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -253,6 +271,12 @@ func (p *bpfPrograms) Close() error {
 		p.FexitBind,
 		p.FexitConnect,
 		p.FexitListen,
+		p.KretprobeBind,
+		p.KretprobeInetDgramConnect,
+		p.KretprobeListen,
+		p.KretprobeSctpInetConnect,
+		p.KretprobeTcpV4Connect,
+		p.KretprobeTcpV6Connect,
 	)
 }
 

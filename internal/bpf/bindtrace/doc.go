@@ -84,7 +84,10 @@
 //   - Calls that are not one of these system calls: connects and binds (Linux 6.11 and later) of
 //     io_uring, and the kernel's own. TCP Fast Open connects in sendto.
 //   - With tracepoints, calls of 32-bit processes on a 64-bit kernel: the kernel's tracepoints do
-//     not see them. fexit does.
+//     not see them. fexit and kprobes do.
+//   - With kprobes, connects of SCTP where its module was loaded after New, and an EADDRNOTAVAIL or
+//     EAGAIN of connect that comes from elsewhere than the search for a port or a source address,
+//     as from a cgroup program.
 //   - Calls that seccomp or ptrace answered instead of the kernel. Tracepoints still count such a
 //     connect where its error is one of those above, since they see only its exit.
 //   - Calls that began before the tracer was attached.
@@ -96,11 +99,23 @@
 // # Modes
 //
 // [ModeFexit] attaches to __sys_bind, __sys_listen and __sys_connect. Other system calls cost
-// practically nothing. Where the kernel refuses it, [ModeTracepoint] uses the tracepoints
+// practically nothing.
+//
+// Where the kernel refuses it, [ModeKprobe] probes the returns of __sys_bind and __sys_listen, and for
+// connect those of tcp_v4_connect, tcp_v6_connect, inet_dgram_connect and sctp_inet_connect, where
+// connect looks for a port. A probe of __sys_connect would be held by each connect that waits for
+// its peer, and the kernel has few. The arguments of a call are in the saved registers of the task,
+// on x86-64 and arm64, Linux 5.15 and later (bpf_task_pt_regs). So no program runs at the entry,
+// and nothing is kept from the entry to the exit. No test has run on arm64.
+//
+// Where the kernel refuses that, too, [ModeTracepoint] uses the tracepoints
 // syscalls/sys_enter_bind, sys_exit_bind, sys_enter_listen, sys_exit_listen and sys_exit_connect,
 // which need tracefs:
 //
 //	mount -t tracefs tracefs /sys/kernel/tracing
+//
+// They are last, since while they are attached, each system call of the host takes the kernel's
+// slower way.
 //
 // [New] tests what it attached with a bind and a connect that must fail. A kernel whose compiler
 // inlined __sys_bind would otherwise count nothing, and nobody would notice.
@@ -117,6 +132,11 @@
 // fifth when several processes made 100,000 failing binds at once. Tracepoint programs run without
 // preemption, and were exact in the same test.
 //
+// Kprobe programs run without preemption, too. But the kernel has max(10, 2 * CPUs) return probes for
+// each function, and does not see a call for which none is free. The probed functions seldom wait.
+// But any user can make binds wait, or run more threads in the search for a port than there are
+// probes. Before Linux 6.7 nothing says how many calls were missed, and [Stats.Missed] is too low.
+//
 // Tracepoint programs are skipped on a CPU where a task was preempted in a bpf(2) map command,
 // again on preemptible kernels only. The tracer does not use such commands to read; other users of
 // eBPF may. Linux 6.1 does not count these.
@@ -127,10 +147,11 @@
 // maps count against RLIMIT_MEMLOCK. To attach:
 //
 //	fexit       CAP_BPF, CAP_PERFMON
+//	kprobe      CAP_BPF, CAP_PERFMON
 //	tracepoint  CAP_BPF, CAP_PERFMON, CAP_DAC_READ_SEARCH
 //
 // CAP_DAC_READ_SEARCH is for tracefs, which belongs to root. Where kernel.perf_event_paranoid is
-// above 2, the default on Debian, tracepoints need CAP_SYS_ADMIN instead of CAP_BPF and CAP_PERFMON.
+// above 2, the default on Debian, kprobes and tracepoints need CAP_SYS_ADMIN instead of CAP_BPF and CAP_PERFMON.
 //
 // After New no capability is needed, with one exception: before Linux 5.19, where
 // kernel.unprivileged_bpf_disabled is set, Stats needs CAP_BPF.

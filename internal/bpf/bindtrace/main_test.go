@@ -19,7 +19,7 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// modesEnv names the modes that must work on this kernel, "fexit,tracepoint". Others are not tried.
+// modesEnv names the modes that must work on this kernel, "fexit,kprobe,tracepoint". Others are not tried.
 // Where it is not set, each mode that works is tested.
 const modesEnv = "SOCKSTATE_BPF_MODES"
 
@@ -43,6 +43,7 @@ func roles() map[string]func(args []string) error {
 		"trace":         traceUntilKilled,
 		"caps":          traceWithoutCaps,
 		"no-tracefs":    traceWithoutTracefs,
+		"no-fexit":      traceWithoutFexit,
 	}
 }
 
@@ -66,13 +67,14 @@ func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 		opts.maxDetails = slots.SlotCounts
 	}
 	required, set := requiredModes()
-	for _, mode := range []Mode{ModeFexit, ModeTracepoint} {
+	for _, mode := range []Mode{ModeFexit, ModeKprobe, ModeTracepoint} {
 		if set && !slices.Contains(required, mode.String()) {
 			t.Logf("%s is not in %s", mode, modesEnv)
 			continue
 		}
 		t.Run(mode.String(), func(t *testing.T) {
 			shareHost(t)
+			loadSCTP()
 			opts := opts
 			opts.Mode = mode
 			tr, err := New(opts)
@@ -90,6 +92,13 @@ func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 			})
 			f(t, tr)
 		})
+	}
+}
+
+// loadSCTP makes the kernel load the module, if there is one: a kprobe needs its functions.
+func loadSCTP() {
+	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP); err == nil {
+		_ = unix.Close(fd)
 	}
 }
 

@@ -77,7 +77,7 @@ type Tracer struct {
 	closed    bool
 }
 
-// objects are the maps and variables that both modes use.
+// objects are the maps and variables that all modes use.
 type objects struct {
 	bpfMaps
 	bpfVariables
@@ -116,7 +116,7 @@ func (o *Options) normalize() error {
 	return nil
 }
 
-// Mode returns how the tracer is attached: ModeFexit or ModeTracepoint.
+// Mode returns how the tracer is attached, never ModeAuto.
 func (t *Tracer) Mode() Mode { return t.mode }
 
 // ConnectsErr returns why connect is not counted: nil where it is counted, ErrOff with
@@ -192,6 +192,9 @@ func (t *Tracer) Stats() (Stats, error) {
 				return fmt.Errorf("read statistics of %s: %w", p, err)
 			}
 			s.Missed += stats.RecursionMisses
+		}
+		for _, l := range t.links {
+			s.Missed += missedReturns(l)
 		}
 		s.SlotsUsed, s.SlotsLimit, s.SlotsLacking = t.slots.Used(), t.slots.Limit, t.slots.Lacking
 		return nil
