@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf"
+	"sockstate_exporter/internal/bpf/bhash"
 	"sockstate_exporter/internal/linux"
-	"sockstate_exporter/internal/sock"
 )
 
 //go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb -no-global-types -type request bindbucket bindbucket.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable -Wno-unused-parameter
@@ -30,22 +30,8 @@ const (
 // MaxSockets sockets.
 var ErrTooMany = errors.New("too many sockets for a read of bind buckets")
 
-// A Socket is one socket on a port.
-type Socket struct {
-	Port    uint16
-	Cookie  uint64     // 0 where nobody has asked for it yet
-	Addr    netip.Addr // local; Is4 means AF_INET, all others are AF_INET6
-	Ifindex uint32     // device that the socket is bound to, or 0
-	UID     uint32     // 0 for KindTimeWait, which has none
-	V6Only  bool
-	State   sock.State
-	Kind    sock.Kind // KindFull or KindTimeWait
-	sock.ReuseFlags
-
-	// Expires is the time from the end of the Read until the socket's timer is due;
-	// KindTimeWait only.
-	Expires time.Duration
-}
+// A Socket is one socket on a port. Its Expires counts from the end of the Read.
+type Socket = bhash.Socket
 
 // A Bucket is what the kernel remembers of the binds of a port (struct inet_bind_bucket).
 type Bucket struct {
@@ -202,7 +188,7 @@ func (r *Reader) run(netns int, ports []uint16, bucketsOnly bool) error {
 
 // Sizes and offsets in struct results of bindbucket.c.
 const (
-	socketSize    = 48
+	socketSize    = bhash.SocketSize
 	bucketSize    = 28
 	bucketsOffset = MaxSockets * socketSize
 	endOffset     = bucketsOffset + MaxPorts*bucketSize
@@ -241,7 +227,7 @@ func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error
 		case b[24] != 0:
 			bucket := Bucket{FastReuse: int8(b[20]), FastReusePort: int8(b[21])}
 			if bucket.FastReusePort > 0 {
-				bucket.UID, bucket.Addr, bucket.V6Only = native.Uint32(b[16:]), newAddr(b, b[22] != 0), b[23] != 0
+				bucket.UID, bucket.Addr, bucket.V6Only = native.Uint32(b[16:]), bhash.DecodeAddr(b, b[22] != 0), b[23] != 0
 			}
 			out.Buckets[port] = bucket
 		}
@@ -252,7 +238,7 @@ func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error
 	}
 	out.Sockets = slices.Grow(out.Sockets, int(count))
 	for ; len(sockets) > 0; sockets = sockets[socketSize:] {
-		if s := r.newSocket(sockets, jiffies); !broken[s.Port] {
+		if s := bhash.DecodeSocket(sockets, jiffies, r.tick); !broken[s.Port] {
 			out.Sockets = append(out.Sockets, s)
 		}
 	}
@@ -271,31 +257,4 @@ func (r *Reader) read(offset int64, n int) ([]byte, error) {
 		return nil, fmt.Errorf("read results: %w", err)
 	}
 	return r.buf[:n], nil
-}
-
-// newSocket decodes struct socket_record of bindbucket.c.
-func (r *Reader) newSocket(b []byte, now uint64) Socket {
-	const reuse, reusePort, v6only = 1 << 0, 1 << 1, 1 << 2
-	native := binary.NativeEndian
-	flags := b[45]
-	s := Socket{
-		Cookie: native.Uint64(b), Addr: newAddr(b[16:], b[42] != 0),
-		Ifindex: native.Uint32(b[32:]), UID: native.Uint32(b[36:]), Port: native.Uint16(b[40:]),
-		V6Only: flags&v6only != 0, State: sock.State(b[43]),
-		ReuseFlags: sock.ReuseFlags{ReuseAddr: flags&reuse != 0, ReusePort: flags&reusePort != 0},
-	}
-	if b[44] != 0 {
-		s.Kind = sock.KindTimeWait
-		if left := int64(native.Uint64(b[8:]) - now); left > 0 {
-			s.Expires = time.Duration(left) * r.tick
-		}
-	}
-	return s
-}
-
-func newAddr(b []byte, v6 bool) netip.Addr {
-	if v6 {
-		return netip.AddrFrom16([16]byte(b[:16]))
-	}
-	return netip.AddrFrom4([4]byte(b[:4]))
 }
