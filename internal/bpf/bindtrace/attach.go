@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -103,7 +104,7 @@ func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
 
 // attachCalls loads the programs of one mode, attaches them, and tests them.
 func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *Tracer, err error) {
-	t := &Tracer{mode: mode}
+	t := &Tracer{mode: mode, noCapture: opts.noCapture}
 	feature := bindTracing
 	if connects {
 		feature = connectTracing
@@ -210,9 +211,9 @@ func attachments(mode Mode, connects bool) []attachment {
 // load loads only the programs to attach: the kernel may refuse those of the other modes.
 func (t *Tracer) load(spec *ebpf.CollectionSpec, cache *btf.Cache, attach []attachment) error {
 	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-		return !slices.ContainsFunc(attach, func(a attachment) bool { return a.program == name })
+		return !slices.ContainsFunc(attach, func(a attachment) bool { return a.program == strings.TrimSuffix(name, capturing) })
 	})
-	loaded, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: cache})
+	loaded, err := t.loadCollection(spec, cache)
 	if err != nil {
 		return fmt.Errorf("load programs: %w", err)
 	}

@@ -4,6 +4,7 @@ package bindtrace
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -162,10 +164,10 @@ func benchmarkConnection(b *testing.B) {
 	}
 }
 
-func attachForBenchmark(b *testing.B, opts Options) {
+func attachForBenchmark(b *testing.B, opts Options) *Tracer {
 	b.Helper()
 	if opts.Mode == ModeAuto {
-		return
+		return nil
 	}
 	tr, err := New(opts)
 	var unavailable *sock.UnavailableError
@@ -176,6 +178,7 @@ func attachForBenchmark(b *testing.B, opts Options) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = tr.Close() })
+	return tr
 }
 
 // BenchmarkCounts reads the slots of as many ports as there can be. No bind has failed on most.
@@ -204,4 +207,78 @@ func BenchmarkCounts(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkCapture measures what the capture of blockers adds to a bind that fails, by the number of
+// sockets on the port: only bound ones in the way, or TIME_WAIT sockets and a listener. A user has
+// blockers for a thousand failures a second, so the share of the user is made whole again meanwhile.
+func BenchmarkCapture(b *testing.B) {
+	kerneltest.RequireRoot(b)
+	required, set := requiredModes()
+	for _, mode := range []Mode{ModeTracepoint, ModeFexit} {
+		if set && !slices.Contains(required, mode.String()) {
+			continue
+		}
+		for _, sockets := range []int{1, 8, 1000, 5000} {
+			ns := kerneltest.New(b)
+			if sockets < 1000 {
+				crowd(b, ns, sockets)
+			} else {
+				l := ns.Listen(b, netip.AddrPortFrom(v4any, testPort), kerneltest.Options{})
+				timewait.MustMake(b, ns, timewait.Options{Listeners: []*kerneltest.Listener{l}, Count: sockets})
+			}
+			for _, c := range []struct {
+				name   string
+				opts   Options
+				traced bool
+			}{
+				{"off", Options{}, false},
+				{"traced", Options{Mode: mode, NoConnects: true, RingSize: 1 << 24, noCapture: true}, true},
+				{"captured", Options{Mode: mode, NoConnects: true, RingSize: 1 << 24}, true},
+			} {
+				b.Run(fmt.Sprintf("%v/%d/%s", mode, sockets, c.name), func(b *testing.B) {
+					benchmarkCapture(b, ns, c.opts, c.traced)
+				})
+			}
+		}
+	}
+}
+
+func benchmarkCapture(b *testing.B, ns *kerneltest.NetNS, opts Options, traced bool) {
+	b.Helper()
+	const batch = 100
+	var tr *Tracer
+	if traced {
+		tr = attachForBenchmark(b, opts)
+		if err := tr.SetWatch([]uint32{uint32(ns.Inode())}, []Port{{Netns: uint32(ns.Inode()), Number: testPort}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	fd := openForBenchmarkIn(b, ns)
+	addr := sockaddrOf(v4any, testPort)
+	var captured, calls int
+	for calls = 0; b.Loop(); calls++ {
+		if traced && calls%batch == 0 {
+			b.StopTimer()
+			for _, e := range drain(b, tr, uint32(ns.Inode())) {
+				if e.Captured != CaptureNone {
+					captured++
+				}
+			}
+			_ = tr.objects.Users.Delete(bpfUser{Netns: uint32(ns.Inode())})
+			b.StartTimer()
+		}
+		if err := bindRaw(fd, addr); err != unix.EADDRINUSE {
+			b.Fatal(err)
+		}
+	}
+	if want := calls - batch; traced && !opts.noCapture && captured < want {
+		b.Errorf("%d of %d calls captured", captured, calls)
+	}
+}
+
+func openForBenchmarkIn(b *testing.B, ns *kerneltest.NetNS) (fd int) {
+	b.Helper()
+	ns.Do(b, func() { fd = openForBenchmark(b, unix.SOCK_STREAM) })
+	return fd
 }

@@ -7,7 +7,7 @@
  * When a failed bind returns, inet_sport is 0. Only the sockaddr of the call still has the port
  * that the caller asked for. So the programs run at the exit of the system call, where its
  * arguments are still known: fexit gets them from the trampoline, the tracepoints keep them from
- * entry to exit. Both then call failed().
+ * entry to exit. Both then call report().
  *
  * User space reads the counts and writes the watched ports in mapped memory, not by bpf(2). While
  * a task is in a bpf(2) map command, the kernel skips tracepoint programs on that CPU
@@ -69,7 +69,15 @@ struct net___6_3 {
 enum op { OP_BIND, OP_LISTEN, OP_CONNECT, OPS };
 enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
 enum protocol { PROTO_OTHER, PROTO_TCP, PROTO_UDP, PROTO_MPTCP, PROTO_SCTP, PROTOS };
-enum { REUSEADDR = 1, REUSEPORT = 2, V6ONLY = 4, PORT_KNOWN = 8, OWN_RANGE = 16 };
+enum {
+	REUSEADDR = 1,
+	REUSEPORT = 2,
+	V6ONLY = 4,
+	PORT_KNOWN = 8,
+	OWN_RANGE = 16,
+	CAPTURED = 32, /* the sockets in the way were looked for */
+	CAPTURED_ALL = 64,
+};
 enum { CONNECT_NO_ADDRESS, CONNECT_AGAIN, CONNECT_ERRORS };
 enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
 
@@ -163,7 +171,7 @@ struct {
 
 /* A user has EVENTS_BURST events at once, and EVENTS_BURST in a second. The loader sets the size of
  * the ring. */
-enum { EVENTS_BURST = 1024, EVENT_NS = 1000000000 / EVENTS_BURST };
+enum { EVENTS_BURST = 1024, CAPTURES_BURST = 128, EVENT_NS = 1000000000 / EVENTS_BURST };
 const volatile u64 ring_size;
 
 struct {
@@ -209,6 +217,9 @@ struct event {
 	u8 comm[16];
 };
 const struct event *event_type; /* puts the struct into the BTF, for bpf2go */
+
+#include "capture.h"
+const struct blocker *blocker_type;
 
 /* What the call asked for. */
 struct request {
@@ -467,24 +478,28 @@ static __always_inline int own_range(struct sock *sk)
 	return (first < lo && lo <= last) || (first <= hi && hi < last);
 }
 
-/* Whether the user's share of the ring has room for an event. Two CPUs may both take the last
- * place. */
-static __always_inline int in_share(u32 netns, u32 uid, u64 now)
+/* What the user's share of the ring has room for: an event, or one with blockers. Those are large
+ * and take time, so only the first CAPTURES_BURST of a burst have them. Two CPUs may both take the
+ * last place. */
+enum share { SHARE_NOTHING, SHARE_EVENT, SHARE_CAPTURE };
+
+static __always_inline enum share take_share(u32 netns, u32 uid, u64 now)
 {
 	struct user user = { .netns = netns, .uid = uid };
 	u64 *whole = bpf_map_lookup_elem(&users, &user);
-	u64 fresh = now + EVENT_NS;
+	u64 fresh = now + EVENT_NS, taken;
 
 	if (!whole) {
 		bpf_map_update_elem(&users, &user, &fresh, BPF_ANY);
-		return 1;
+		return SHARE_CAPTURE;
 	}
 	if (*whole < now)
 		*whole = now;
-	if (*whole - now > (u64)(EVENTS_BURST - 1) * EVENT_NS)
-		return 0;
+	taken = *whole - now;
+	if (taken > (u64)(EVENTS_BURST - 1) * EVENT_NS)
+		return SHARE_NOTHING;
 	__sync_fetch_and_add(whole, EVENT_NS);
-	return 1;
+	return taken > (u64)(CAPTURES_BURST - 1) * EVENT_NS ? SHARE_EVENT : SHARE_CAPTURE;
 }
 
 /* Half of the ring is for the ports that have a slot: users can ask for other ports and make
@@ -496,15 +511,38 @@ static __always_inline int ring_has_room(const struct key *key)
 	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < ring_size / 2;
 }
 
-/* Counts a failed bind or listen and writes its event. */
-static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error)
+/* Blockers get a quarter of the ring, so that they do not displace other events. */
+static __always_inline int captures_blockers(enum share share, const struct key *key, const struct request *req, u32 error)
+{
+	return share == SHARE_CAPTURE && error == errno_eaddrinuse && req->port_known && req->port &&
+	       (key->protocol == PROTO_TCP || key->protocol == PROTO_MPTCP) &&
+	       bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < ring_size / 4;
+}
+
+/* Writes the event with its blockers behind it. */
+static __always_inline void write_record(struct capture *c)
+{
+	u64 n = c->count;
+
+	if (n > MAX_BLOCKERS)
+		n = MAX_BLOCKERS;
+	asm volatile("" : "+r"(n));
+	if (bpf_ringbuf_output(&events, &c->record, sizeof(struct event) + n * sizeof(struct blocker), 0))
+		__sync_fetch_and_add(&events_lost, 1);
+}
+
+/* Counts a failed bind or listen and writes its event. capturing is a constant: programs that
+ * capture need bpf_loop(), Linux 5.17. */
+static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error, const int capturing)
 {
 	struct request req = {};
 	struct key key = {};
+	struct capture *c = 0;
 	struct event *event;
+	enum share share;
 	struct sock *sk;
 	u64 pid_tgid;
-	u32 netns, user;
+	u32 netns, user, nr = op;
 	u16 family;
 	u64 now;
 	u8 flags;
@@ -550,11 +588,17 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 
 	user = current_user();
 	now = bpf_ktime_get_boot_ns();
-	if (!in_share(key.netns, user, now) || !ring_has_room(&key)) {
+	share = take_share(key.netns, user, now);
+	if (!share || !ring_has_room(&key)) {
 		__sync_fetch_and_add(&events_lost, 1);
 		return;
 	}
-	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (capturing) {
+		c = bpf_map_lookup_elem(&captures, &nr);
+		event = c ? &c->record.event : 0;
+	} else {
+		event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	}
 	if (!event) {
 		__sync_fetch_and_add(&events_lost, 1);
 		return;
@@ -563,6 +607,16 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 		flags |= V6ONLY;
 	if (req.port_known)
 		flags |= PORT_KNOWN;
+	if (capturing) {
+		c->count = 0;
+		if (captures_blockers(share, &key, &req, error)) {
+			__builtin_memcpy(c->wanted.addr, req.addr, sizeof(c->wanted.addr));
+			c->wanted.v6 = req.addr_family == AF_INET6;
+			c->wanted.port = req.port;
+			c->wanted.sk = sk;
+			flags |= capture(op);
+		}
+	}
 	pid_tgid = bpf_get_current_pid_tgid();
 	event->boot_ns = now;
 	event->cgroup_id = bpf_get_current_cgroup_id();
@@ -582,7 +636,15 @@ static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen,
 	event->user = user;
 	__builtin_memcpy(event->addr, req.addr, sizeof(event->addr));
 	bpf_get_current_comm(event->comm, sizeof(event->comm));
-	bpf_ringbuf_submit(event, 0);
+	if (capturing)
+		write_record(c);
+	else
+		bpf_ringbuf_submit(event, 0);
+}
+
+static __always_inline void failed(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error)
+{
+	report(op, fd, addr, addrlen, error, 0);
 }
 
 /* The errors of a connect() that found no port, and the error of the probe. Other calls of
@@ -690,6 +752,27 @@ int fexit_connect(u64 *ctx)
 	return 0;
 }
 
+/* The loader takes these programs in place of fexit_bind and fexit_listen where it can. */
+SEC("fexit/__sys_bind")
+int fexit_bind_capture(u64 *ctx)
+{
+	s32 ret = ctx[3];
+
+	if (ret < 0)
+		report(OP_BIND, ctx[0], (void *)ctx[1], ctx[2], -ret, 1);
+	return 0;
+}
+
+SEC("fexit/__sys_listen")
+int fexit_listen_capture(u64 *ctx)
+{
+	s32 ret = ctx[2];
+
+	if (ret < 0)
+		report(OP_LISTEN, ctx[0], 0, 0, -ret, 1);
+	return 0;
+}
+
 static __always_inline void keep(const struct call *call)
 {
 	u64 thread = bpf_get_current_pid_tgid();
@@ -700,7 +783,7 @@ static __always_inline void keep(const struct call *call)
 
 /* An exit without an entry does not count: the call began before the programs were attached, or
  * seccomp or ptrace answered instead of the kernel. */
-static __always_inline void leave(const struct syscall_exit *ctx, u8 op)
+static __always_inline void leave(const struct syscall_exit *ctx, u8 op, const int capturing)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct call *kept = bpf_map_lookup_elem(&calls, &thread);
@@ -712,7 +795,7 @@ static __always_inline void leave(const struct syscall_exit *ctx, u8 op)
 	call = *kept;
 	bpf_map_delete_elem(&calls, &thread);
 	if (ret < 0)
-		failed(op, call.fd, (void *)call.addr, call.addrlen, -ret);
+		report(op, call.fd, (void *)call.addr, call.addrlen, -ret, capturing);
 }
 
 SEC("tracepoint/syscalls/sys_enter_bind")
@@ -731,7 +814,14 @@ int enter_bind(const struct syscall_enter *ctx)
 SEC("tracepoint/syscalls/sys_exit_bind")
 int exit_bind(const struct syscall_exit *ctx)
 {
-	leave(ctx, OP_BIND);
+	leave(ctx, OP_BIND, 0);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_bind")
+int exit_bind_capture(const struct syscall_exit *ctx)
+{
+	leave(ctx, OP_BIND, 1);
 	return 0;
 }
 
@@ -747,7 +837,14 @@ int enter_listen(const struct syscall_enter *ctx)
 SEC("tracepoint/syscalls/sys_exit_listen")
 int exit_listen(const struct syscall_exit *ctx)
 {
-	leave(ctx, OP_LISTEN);
+	leave(ctx, OP_LISTEN, 0);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_listen")
+int exit_listen_capture(const struct syscall_exit *ctx)
+{
+	leave(ctx, OP_LISTEN, 1);
 	return 0;
 }
 

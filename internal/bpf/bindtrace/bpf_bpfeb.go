@@ -13,6 +13,29 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfBlocker struct {
+	_      structs.HostLayout
+	Socket struct {
+		_        structs.HostLayout
+		Cookie   uint64
+		Expires  uint64
+		Addr     [4]uint32
+		Ifindex  uint32
+		Uid      uint32
+		Port     uint16
+		V6       uint8
+		State    uint8
+		Timewait uint8
+		Flags    uint8
+		Pad      [2]uint8
+	}
+	Inode    uint64
+	Peer     [4]uint32
+	PeerPort uint16
+	Own      uint8
+	Pad      [5]uint8
+}
+
 type bpfCall struct {
 	_       structs.HostLayout
 	Addr    uint64
@@ -59,23 +82,29 @@ type bpfUser struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapCalls                      = "calls"
+	bpfMapCaptures                   = "captures"
 	bpfMapEvents                     = "events"
 	bpfMapSlots                      = "slots"
 	bpfMapUsers                      = "users"
 	bpfProgEnterBind                 = "enter_bind"
 	bpfProgEnterListen               = "enter_listen"
 	bpfProgExitBind                  = "exit_bind"
+	bpfProgExitBindCapture           = "exit_bind_capture"
 	bpfProgExitConnect               = "exit_connect"
 	bpfProgExitListen                = "exit_listen"
+	bpfProgExitListenCapture         = "exit_listen_capture"
 	bpfProgFexitBind                 = "fexit_bind"
+	bpfProgFexitBindCapture          = "fexit_bind_capture"
 	bpfProgFexitConnect              = "fexit_connect"
 	bpfProgFexitListen               = "fexit_listen"
+	bpfProgFexitListenCapture        = "fexit_listen_capture"
 	bpfProgKretprobeBind             = "kretprobe_bind"
 	bpfProgKretprobeInetDgramConnect = "kretprobe_inet_dgram_connect"
 	bpfProgKretprobeListen           = "kretprobe_listen"
 	bpfProgKretprobeSctpInetConnect  = "kretprobe_sctp_inet_connect"
 	bpfProgKretprobeTcpV4Connect     = "kretprobe_tcp_v4_connect"
 	bpfProgKretprobeTcpV6Connect     = "kretprobe_tcp_v6_connect"
+	bpfVarBlockerType                = "blocker_type"
 	bpfVarConnectProbesSeen          = "connect_probes_seen"
 	bpfVarErrnoClass                 = "errno_class"
 	bpfVarErrnoEaddrinuse            = "errno_eaddrinuse"
@@ -87,6 +116,7 @@ const (
 	bpfVarEventType                  = "event_type"
 	bpfVarEventsLost                 = "events_lost"
 	bpfVarIndexFactor                = "index_factor"
+	bpfVarOrphansAreRoots            = "orphans_are_roots"
 	bpfVarProbeAddr                  = "probe_addr"
 	bpfVarProbesSeen                 = "probes_seen"
 	bpfVarRingSize                   = "ring_size"
@@ -139,11 +169,15 @@ type bpfProgramSpecs struct {
 	EnterBind                 *ebpf.ProgramSpec `ebpf:"enter_bind"`
 	EnterListen               *ebpf.ProgramSpec `ebpf:"enter_listen"`
 	ExitBind                  *ebpf.ProgramSpec `ebpf:"exit_bind"`
+	ExitBindCapture           *ebpf.ProgramSpec `ebpf:"exit_bind_capture"`
 	ExitConnect               *ebpf.ProgramSpec `ebpf:"exit_connect"`
 	ExitListen                *ebpf.ProgramSpec `ebpf:"exit_listen"`
+	ExitListenCapture         *ebpf.ProgramSpec `ebpf:"exit_listen_capture"`
 	FexitBind                 *ebpf.ProgramSpec `ebpf:"fexit_bind"`
+	FexitBindCapture          *ebpf.ProgramSpec `ebpf:"fexit_bind_capture"`
 	FexitConnect              *ebpf.ProgramSpec `ebpf:"fexit_connect"`
 	FexitListen               *ebpf.ProgramSpec `ebpf:"fexit_listen"`
+	FexitListenCapture        *ebpf.ProgramSpec `ebpf:"fexit_listen_capture"`
 	KretprobeBind             *ebpf.ProgramSpec `ebpf:"kretprobe_bind"`
 	KretprobeInetDgramConnect *ebpf.ProgramSpec `ebpf:"kretprobe_inet_dgram_connect"`
 	KretprobeListen           *ebpf.ProgramSpec `ebpf:"kretprobe_listen"`
@@ -156,16 +190,18 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Calls  *ebpf.MapSpec `ebpf:"calls"`
-	Events *ebpf.MapSpec `ebpf:"events"`
-	Slots  *ebpf.MapSpec `ebpf:"slots"`
-	Users  *ebpf.MapSpec `ebpf:"users"`
+	Calls    *ebpf.MapSpec `ebpf:"calls"`
+	Captures *ebpf.MapSpec `ebpf:"captures"`
+	Events   *ebpf.MapSpec `ebpf:"events"`
+	Slots    *ebpf.MapSpec `ebpf:"slots"`
+	Users    *ebpf.MapSpec `ebpf:"users"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	BlockerType        *ebpf.VariableSpec `ebpf:"blocker_type"`
 	ConnectProbesSeen  *ebpf.VariableSpec `ebpf:"connect_probes_seen"`
 	ErrnoClass         *ebpf.VariableSpec `ebpf:"errno_class"`
 	ErrnoEaddrinuse    *ebpf.VariableSpec `ebpf:"errno_eaddrinuse"`
@@ -177,6 +213,7 @@ type bpfVariableSpecs struct {
 	EventType          *ebpf.VariableSpec `ebpf:"event_type"`
 	EventsLost         *ebpf.VariableSpec `ebpf:"events_lost"`
 	IndexFactor        *ebpf.VariableSpec `ebpf:"index_factor"`
+	OrphansAreRoots    *ebpf.VariableSpec `ebpf:"orphans_are_roots"`
 	ProbeAddr          *ebpf.VariableSpec `ebpf:"probe_addr"`
 	ProbesSeen         *ebpf.VariableSpec `ebpf:"probes_seen"`
 	RingSize           *ebpf.VariableSpec `ebpf:"ring_size"`
@@ -204,15 +241,17 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Calls  *ebpf.Map `ebpf:"calls"`
-	Events *ebpf.Map `ebpf:"events"`
-	Slots  *ebpf.Map `ebpf:"slots"`
-	Users  *ebpf.Map `ebpf:"users"`
+	Calls    *ebpf.Map `ebpf:"calls"`
+	Captures *ebpf.Map `ebpf:"captures"`
+	Events   *ebpf.Map `ebpf:"events"`
+	Slots    *ebpf.Map `ebpf:"slots"`
+	Users    *ebpf.Map `ebpf:"users"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Calls,
+		m.Captures,
 		m.Events,
 		m.Slots,
 		m.Users,
@@ -223,6 +262,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	BlockerType        *ebpf.Variable `ebpf:"blocker_type"`
 	ConnectProbesSeen  *ebpf.Variable `ebpf:"connect_probes_seen"`
 	ErrnoClass         *ebpf.Variable `ebpf:"errno_class"`
 	ErrnoEaddrinuse    *ebpf.Variable `ebpf:"errno_eaddrinuse"`
@@ -234,6 +274,7 @@ type bpfVariables struct {
 	EventType          *ebpf.Variable `ebpf:"event_type"`
 	EventsLost         *ebpf.Variable `ebpf:"events_lost"`
 	IndexFactor        *ebpf.Variable `ebpf:"index_factor"`
+	OrphansAreRoots    *ebpf.Variable `ebpf:"orphans_are_roots"`
 	ProbeAddr          *ebpf.Variable `ebpf:"probe_addr"`
 	ProbesSeen         *ebpf.Variable `ebpf:"probes_seen"`
 	RingSize           *ebpf.Variable `ebpf:"ring_size"`
@@ -248,11 +289,15 @@ type bpfPrograms struct {
 	EnterBind                 *ebpf.Program `ebpf:"enter_bind"`
 	EnterListen               *ebpf.Program `ebpf:"enter_listen"`
 	ExitBind                  *ebpf.Program `ebpf:"exit_bind"`
+	ExitBindCapture           *ebpf.Program `ebpf:"exit_bind_capture"`
 	ExitConnect               *ebpf.Program `ebpf:"exit_connect"`
 	ExitListen                *ebpf.Program `ebpf:"exit_listen"`
+	ExitListenCapture         *ebpf.Program `ebpf:"exit_listen_capture"`
 	FexitBind                 *ebpf.Program `ebpf:"fexit_bind"`
+	FexitBindCapture          *ebpf.Program `ebpf:"fexit_bind_capture"`
 	FexitConnect              *ebpf.Program `ebpf:"fexit_connect"`
 	FexitListen               *ebpf.Program `ebpf:"fexit_listen"`
+	FexitListenCapture        *ebpf.Program `ebpf:"fexit_listen_capture"`
 	KretprobeBind             *ebpf.Program `ebpf:"kretprobe_bind"`
 	KretprobeInetDgramConnect *ebpf.Program `ebpf:"kretprobe_inet_dgram_connect"`
 	KretprobeListen           *ebpf.Program `ebpf:"kretprobe_listen"`
@@ -266,11 +311,15 @@ func (p *bpfPrograms) Close() error {
 		p.EnterBind,
 		p.EnterListen,
 		p.ExitBind,
+		p.ExitBindCapture,
 		p.ExitConnect,
 		p.ExitListen,
+		p.ExitListenCapture,
 		p.FexitBind,
+		p.FexitBindCapture,
 		p.FexitConnect,
 		p.FexitListen,
+		p.FexitListenCapture,
 		p.KretprobeBind,
 		p.KretprobeInetDgramConnect,
 		p.KretprobeListen,

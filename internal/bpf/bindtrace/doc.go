@@ -44,8 +44,30 @@
 //
 // A call that works costs a run of the program. It never wakes the reader.
 //
+// Blockers take up to eight times the space of an event, and time. So only the first 128 events of a
+// user's burst have them, and none where a quarter of the ring is full.
+//
 // SOCK_RAW sockets count as [ProtocolOther]: their protocol is a filter. An errno that bind and
 // listen do not return by themselves counts as errno 0.
+//
+// # Blockers
+//
+// Where bind or listen on a TCP or MPTCP port returns EADDRINUSE, the program looks at once for the
+// sockets that were in the way: [Event.Blockers]. A moment later they may be gone, and so may the
+// caller. The program walks the bind bucket of the port (see bhash.h), and leaves out sockets that
+// cannot conflict with the request: the rules are those of inet_bind_conflict, and what is in doubt
+// stays. It takes no lock. What it reads it checks for port, network namespace, family and state, so a
+// blocker is a socket that was on the port. [Event.Captured] says whether the blockers are all:
+// CaptureSome means that there were more than 8, that the list changed meanwhile, or that it was
+// longer than what is looked at: 1,024 sockets, and since Linux 6.8 768 of each local address.
+//
+// Listeners come before other sockets, and displace them. [Blocker.Own] says that the calling process
+// has the socket open; it is false where the descriptor is not among the first 1,024. An MPTCP socket
+// appears as its first TCP socket, with the inode of the MPTCP socket.
+//
+// Capturing needs bpf_loop(), Linux 5.17. Where the kernel refuses it, programs without it are loaded:
+// [Tracer.CapturesErr] says why, and Captured is CaptureNone. It is CaptureNone, too, where the kernel
+// keeps its tables in another way: from Linux 5.18 to 6.0.
 //
 // # connect
 //

@@ -24,6 +24,8 @@ const (
 	flagV6Only
 	flagPortKnown
 	flagOwnRange
+	flagCaptured
+	flagCapturedAll
 )
 
 // An Event is one failed call.
@@ -49,6 +51,11 @@ type Event struct {
 	Ifindex              int // device that the socket is bound to; 0: none
 	ReuseAddr, ReusePort bool
 	V6Only               bool
+
+	// Blockers are sockets on the port that were in the way when bind or listen returned EADDRINUSE
+	// (TCP and MPTCP, not port 0): at most 8, listeners first. Captured says whether they are all.
+	Blockers []Blocker
+	Captured Capture
 }
 
 // Command returns the thread's name as a string of any bytes.
@@ -62,15 +69,13 @@ var (
 	errEventNumber = errors.New("unknown number")
 )
 
-// decode decodes a record of the ring: struct event of bindtrace.c in native byte order. bootWall is
-// the wall-clock time of boot.
-func (e *Event) decode(record []byte, bootWall time.Time) error {
+// decode decodes a record of the ring: struct event of bindtrace.c in native byte order, and the
+// blockers. bootWall is the wall-clock time of boot, tick the unit of the kernel's timers.
+func (e *Event) decode(record []byte, bootWall time.Time, tick time.Duration) error {
 	var raw bpfEvent
-	if len(record) != binary.Size(raw) {
+	n, err := binary.Decode(record, binary.NativeEndian, &raw)
+	if err != nil {
 		return fmt.Errorf("decode event: %w: %d bytes", errEventSize, len(record))
-	}
-	if _, err := binary.Decode(record, binary.NativeEndian, &raw); err != nil {
-		return fmt.Errorf("decode event: %w", err)
 	}
 	if raw.Family >= slots.FamilyCount || raw.Protocol >= slots.ProtocolCount {
 		return fmt.Errorf("decode event: %w: family %d, protocol %d", errEventNumber, raw.Family, raw.Protocol)
@@ -105,5 +110,5 @@ func (e *Event) decode(record []byte, bootWall time.Time) error {
 			e.Addr = e.Addr.WithZone(strconv.FormatUint(uint64(raw.ScopeId), 10))
 		}
 	}
-	return nil
+	return e.decodeBlockers(raw.Flags, record[n:], tick)
 }

@@ -38,6 +38,8 @@ func roles() map[string]func(args []string) error {
 		"fail-in-every-way": failInEveryWay,
 		"in-user-namespace": startInUserNamespace,
 		"fail-when-told":    failWhenTold,
+		"fail-at-once":      failAtOnce,
+		"fail-beside-test":  failBesideTest,
 
 		"connect-storm": connectStorm,
 		"trace":         traceUntilKilled,

@@ -239,6 +239,9 @@ func traceWithoutCaps([]string) error {
 	if err := tr.ConnectsErr(); err != nil {
 		return fmt.Errorf("connect is not traced: %w", err)
 	}
+	if err := tr.CapturesErr(); err != nil {
+		return fmt.Errorf("blockers are not captured: %w", err)
+	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {

@@ -34,7 +34,8 @@ type Options struct {
 	// NoConnects switches off the tracing of connect(2).
 	NoConnects bool
 
-	maxDetails int // 0: slots.DefaultMaxDetails
+	maxDetails int  // 0: slots.DefaultMaxDetails
+	noCapture  bool // as on a kernel without bpf_loop()
 }
 
 // MaxSlots is the most that Options can ask for. The index of the programs is a quarter full then.
@@ -62,6 +63,10 @@ type Tracer struct {
 	programs []*ebpf.Program
 
 	connectsErr error
+
+	noCapture   bool
+	capturesErr error
+	tick        time.Duration // of the kernel's timers
 
 	watchMu sync.Mutex // also for reading counts
 	memory  *slotMemory
@@ -92,7 +97,11 @@ func New(opts Options) (*Tracer, error) {
 	if err := opts.normalize(); err != nil {
 		return nil, err
 	}
-	return load(opts)
+	t, err := load(opts)
+	if err == nil && t.capturesErr != nil {
+		opts.Logger.Debug("sockets in the way of failed binds are not captured", "err", t.capturesErr)
+	}
+	return t, err
 }
 
 // normalize sets defaults and returns an error for values out of range.
@@ -215,7 +224,7 @@ func (t *Tracer) Read(deadline time.Time, e *Event) error {
 	if err != nil {
 		return err
 	}
-	return e.decode(t.record.RawSample, boot)
+	return e.decode(t.record.RawSample, boot, t.tick)
 }
 
 // Close detaches the programs and ends a waiting Read. The memory of variables stays in the kernel
