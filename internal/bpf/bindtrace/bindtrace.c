@@ -752,7 +752,7 @@ int fexit_connect(u64 *ctx)
 	return 0;
 }
 
-/* The loader takes these programs in place of fexit_bind and fexit_listen where it can. */
+/* The loader takes the programs called *_capture in place of the others where it can. */
 SEC("fexit/__sys_bind")
 int fexit_bind_capture(u64 *ctx)
 {
@@ -957,26 +957,40 @@ static __always_inline s32 result_of(void *ctx)
 	return 0;
 }
 
-static __always_inline void returned(void *ctx, u8 op)
+static __always_inline void returned(void *ctx, u8 op, const int capturing)
 {
 	s32 ret = result_of(ctx);
 	struct call call = {};
 
 	if (ret < 0 && current_call(op, &call))
-		failed(op, call.fd, (void *)call.addr, call.addrlen, -ret);
+		report(op, call.fd, (void *)call.addr, call.addrlen, -ret, capturing);
 }
 
 SEC("kretprobe/__sys_bind")
 int kretprobe_bind(void *ctx)
 {
-	returned(ctx, OP_BIND);
+	returned(ctx, OP_BIND, 0);
+	return 0;
+}
+
+SEC("kretprobe/__sys_bind")
+int kretprobe_bind_capture(void *ctx)
+{
+	returned(ctx, OP_BIND, 1);
 	return 0;
 }
 
 SEC("kretprobe/__sys_listen")
 int kretprobe_listen(void *ctx)
 {
-	returned(ctx, OP_LISTEN);
+	returned(ctx, OP_LISTEN, 0);
+	return 0;
+}
+
+SEC("kretprobe/__sys_listen")
+int kretprobe_listen_capture(void *ctx)
+{
+	returned(ctx, OP_LISTEN, 1);
 	return 0;
 }
 

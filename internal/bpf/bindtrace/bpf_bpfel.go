@@ -99,8 +99,10 @@ const (
 	bpfProgFexitListen               = "fexit_listen"
 	bpfProgFexitListenCapture        = "fexit_listen_capture"
 	bpfProgKretprobeBind             = "kretprobe_bind"
+	bpfProgKretprobeBindCapture      = "kretprobe_bind_capture"
 	bpfProgKretprobeInetDgramConnect = "kretprobe_inet_dgram_connect"
 	bpfProgKretprobeListen           = "kretprobe_listen"
+	bpfProgKretprobeListenCapture    = "kretprobe_listen_capture"
 	bpfProgKretprobeSctpInetConnect  = "kretprobe_sctp_inet_connect"
 	bpfProgKretprobeTcpV4Connect     = "kretprobe_tcp_v4_connect"
 	bpfProgKretprobeTcpV6Connect     = "kretprobe_tcp_v6_connect"
@@ -179,8 +181,10 @@ type bpfProgramSpecs struct {
 	FexitListen               *ebpf.ProgramSpec `ebpf:"fexit_listen"`
 	FexitListenCapture        *ebpf.ProgramSpec `ebpf:"fexit_listen_capture"`
 	KretprobeBind             *ebpf.ProgramSpec `ebpf:"kretprobe_bind"`
+	KretprobeBindCapture      *ebpf.ProgramSpec `ebpf:"kretprobe_bind_capture"`
 	KretprobeInetDgramConnect *ebpf.ProgramSpec `ebpf:"kretprobe_inet_dgram_connect"`
 	KretprobeListen           *ebpf.ProgramSpec `ebpf:"kretprobe_listen"`
+	KretprobeListenCapture    *ebpf.ProgramSpec `ebpf:"kretprobe_listen_capture"`
 	KretprobeSctpInetConnect  *ebpf.ProgramSpec `ebpf:"kretprobe_sctp_inet_connect"`
 	KretprobeTcpV4Connect     *ebpf.ProgramSpec `ebpf:"kretprobe_tcp_v4_connect"`
 	KretprobeTcpV6Connect     *ebpf.ProgramSpec `ebpf:"kretprobe_tcp_v6_connect"`
@@ -299,8 +303,10 @@ type bpfPrograms struct {
 	FexitListen               *ebpf.Program `ebpf:"fexit_listen"`
 	FexitListenCapture        *ebpf.Program `ebpf:"fexit_listen_capture"`
 	KretprobeBind             *ebpf.Program `ebpf:"kretprobe_bind"`
+	KretprobeBindCapture      *ebpf.Program `ebpf:"kretprobe_bind_capture"`
 	KretprobeInetDgramConnect *ebpf.Program `ebpf:"kretprobe_inet_dgram_connect"`
 	KretprobeListen           *ebpf.Program `ebpf:"kretprobe_listen"`
+	KretprobeListenCapture    *ebpf.Program `ebpf:"kretprobe_listen_capture"`
 	KretprobeSctpInetConnect  *ebpf.Program `ebpf:"kretprobe_sctp_inet_connect"`
 	KretprobeTcpV4Connect     *ebpf.Program `ebpf:"kretprobe_tcp_v4_connect"`
 	KretprobeTcpV6Connect     *ebpf.Program `ebpf:"kretprobe_tcp_v6_connect"`
@@ -321,8 +327,10 @@ func (p *bpfPrograms) Close() error {
 		p.FexitListen,
 		p.FexitListenCapture,
 		p.KretprobeBind,
+		p.KretprobeBindCapture,
 		p.KretprobeInetDgramConnect,
 		p.KretprobeListen,
+		p.KretprobeListenCapture,
 		p.KretprobeSctpInetConnect,
 		p.KretprobeTcpV4Connect,
 		p.KretprobeTcpV6Connect,
