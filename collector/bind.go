@@ -21,6 +21,7 @@ type bindFamily struct {
 	failures       *metric.Desc
 	listenFailures *metric.Desc
 	conflicts      *metric.Desc
+	failing        *metric.Desc
 	last           *metric.Desc
 	lost           *metric.Desc
 	unattributed   *metric.Desc
@@ -39,6 +40,8 @@ func newBindFamily() *bindFamily {
 			"listen() calls that failed with EADDRINUSE, by port.", call...),
 		conflicts: metric.Counter("bind_conflicts_total",
 			"bind() calls that failed with EADDRINUSE, by what blocked them.", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
+		failing: metric.Gauge("bind_failing",
+			"1 if bind() to the TCP port fails, from a failure until a bind works or nobody tries any more; 0 after that.", "netns", "port", "protocol", "family"),
 		last: metric.Gauge("bind_last_failure_timestamp_seconds",
 			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "process", "unit")...),
 		lost: metric.Counter("bind_events_lost_total",
@@ -59,7 +62,7 @@ func newBindFamily() *bindFamily {
 func (*bindFamily) name() string { return "bind" }
 
 func (f *bindFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.failures, f.listenFailures, f.conflicts, f.last, f.lost, f.unattributed, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
+	return []*metric.Desc{f.failures, f.listenFailures, f.conflicts, f.failing, f.last, f.lost, f.unattributed, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
 }
 
 func (*bindFamily) outcome(s *snapshot.Snapshot) result {
@@ -135,6 +138,9 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	netns := netnsLabels(s)
 	f.collectCalls(s, netns, ch)
 	f.collectConflicts(s, netns, ch)
+	for _, p := range s.Binds.Data.Failing {
+		ch.Put(f.failing, metric.Bool(p.Failing), netns.of(p.Netns), ch.Port(p.Port), sock.TCP.String(), p.Family.String())
+	}
 	for _, l := range s.Binds.Data.Latest {
 		ch.Put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))

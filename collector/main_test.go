@@ -20,6 +20,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/metric"
@@ -126,6 +127,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
+				Memory: known(1 << 20), MemoryLimit: known(1 << 30), Orphans: known(6), OrphansLimit: known(131072),
 			}, Duration: 4 * time.Millisecond},
 		},
 		Discovery: snapshot.Part[snapshot.Discovery]{Data: snapshot.Discovery{Dropped: 1, Unreadable: 2}, Duration: time.Millisecond},
@@ -208,6 +210,10 @@ func someBinds() failures.Binds {
 		}},
 		Connects: true,
 		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
+		Failing: []failing.State{
+			{Key: failing.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4}, Failing: true},
+			{Key: failing.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv6}},
+		},
 		Latest: []failures.Failure{{
 			Key:  failures.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP},
 			Time: at, Errno: unix.EADDRINUSE, Process: "nginx",

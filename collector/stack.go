@@ -16,6 +16,9 @@ type stackFamily struct {
 	listenOverflows   *metric.Desc
 	listenDrops       *metric.Desc
 	ephemeralPorts    *metric.Desc
+
+	// Of the host.
+	memory, memoryLimit, orphans, orphansLimit *metric.Desc
 }
 
 func newStackFamily() *stackFamily {
@@ -32,13 +35,18 @@ func newStackFamily() *stackFamily {
 			"Connections that listeners dropped for any reason, including full accept queues.", "netns"),
 		ephemeralPorts: metric.Gauge("netns_ephemeral_ports_limit",
 			"Ports that the kernel may choose as local port for one destination.", "netns"),
+		memory:       metric.Gauge("tcp_memory_bytes", "Bytes that the buffers of all TCP sockets on the host take."),
+		memoryLimit:  metric.Gauge("tcp_memory_limit_bytes", "Bytes that the buffers of all TCP sockets on the host may take."),
+		orphans:      metric.Gauge("tcp_orphans", "TCP sockets on the host that no process has and that are not closed yet."),
+		orphansLimit: metric.Gauge("tcp_orphans_limit", "Maximum number of such TCP sockets on the host."),
 	}
 }
 
 func (*stackFamily) name() string { return "stack" }
 
 func (f *stackFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.timeWait, f.timeWaitLimit, f.timeWaitOverflows, f.listenOverflows, f.listenDrops, f.ephemeralPorts}
+	return []*metric.Desc{f.timeWait, f.timeWaitLimit, f.timeWaitOverflows, f.listenOverflows, f.listenDrops, f.ephemeralPorts,
+		f.memory, f.memoryLimit, f.orphans, f.orphansLimit}
 }
 
 func (*stackFamily) outcome(s *snapshot.Snapshot) result {
@@ -49,6 +57,17 @@ func (*stackFamily) outcome(s *snapshot.Snapshot) result {
 func (f *stackFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	for ns := range s.Namespaces() {
 		f.collectIn(&ns.Stack.Data, ns.Label(), ch)
+	}
+	host := &s.Namespace.Stack.Data // any namespace shows the same
+	putKnown(ch, f.memory, host.Memory)
+	putKnown(ch, f.memoryLimit, host.MemoryLimit)
+	putKnown(ch, f.orphans, host.Orphans)
+	putKnown(ch, f.orphansLimit, host.OrphansLimit)
+}
+
+func putKnown(ch *metric.Sink, m *metric.Desc, v stack.Value, labels ...string) {
+	if v.OK {
+		ch.Put(m, float64(v.V), labels...)
 	}
 }
 
@@ -64,8 +83,6 @@ func (f *stackFamily) collectIn(stats *stack.Stats, netns string, ch *metric.Sin
 		{f.listenDrops, stats.ListenDrops},
 		{f.ephemeralPorts, stats.EphemeralPorts},
 	} {
-		if v.value.OK {
-			ch.Put(v.metric, float64(v.value.V), netns)
-		}
+		putKnown(ch, v.metric, v.value, netns)
 	}
 }

@@ -3,7 +3,11 @@ package failures
 import (
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -37,4 +41,32 @@ func (r *Recorder) isWatchedNetns(inode uint32) bool {
 	defer r.mu.Unlock()
 	_, ok := r.watched.namespaces[inode]
 	return ok
+}
+
+// noteFailing notes that a server cannot have its TCP port: another socket has it, the address is not
+// there, or the server may not. Other errors say that the call itself was wrong. It runs for every
+// event.
+func (r *Recorder) noteFailing(e *bindtrace.Event) {
+	switch e.Errno {
+	case unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EPERM:
+	default:
+		return
+	}
+	tcp := e.Protocol == sock.TCP || e.Protocol == sock.MPTCP
+	if !tcp || e.Op == bindtrace.OpConnect || !e.PortKnown || e.Port == 0 || !r.isWatchedNetns(e.Netns) {
+		return
+	}
+	r.failing.Failed(failing.Failure{
+		Key:  failing.Key{Netns: e.Netns, Port: e.Port, Family: e.Family},
+		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only,
+	})
+}
+
+// Look takes the TCP listeners on the watched ports of a network namespace, which say whether a bind
+// has worked since one failed. err says why they are not known. at is when the caller began to ask for
+// them.
+func (r *Recorder) Look(netns uint32, at time.Time, listeners []ports.Listener, err error) {
+	if err == nil {
+		r.failing.Look(netns, at, listeners)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
@@ -28,6 +29,9 @@ type Binds struct {
 	Connects bool
 	Stats    bindtrace.Stats
 	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
+
+	// Failing are the watched ports where a bind() has failed, and say whether binds fail now.
+	Failing []failing.State
 
 	// Conflicts count the bind() calls that failed with EADDRINUSE, by cause. A call counts a
 	// moment after its event was read. Calls whose event was lost are missing.
@@ -117,6 +121,7 @@ type Recorder struct {
 	callers   *callers
 	retired   *retired // Update alone uses it
 	earlier   *earlier[bindtrace.Key]
+	failing   *failing.Tracker
 
 	mu      sync.Mutex
 	watched *watched
@@ -135,6 +140,7 @@ func New(cfg Config) *Recorder {
 		callers:   newCallers(cfg.Owners),
 		retired:   newRetired(),
 		earlier:   newEarlier(func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
+		failing:   failing.New(),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
 		names:     make(map[Key]*owner.Names),
@@ -154,9 +160,11 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 			return Binds{}, err
 		}
 	}
-	if err := tracer.SetWatch(r.watch(sets, gone).list()); err != nil {
+	watched := r.watch(sets, gone)
+	if err := tracer.SetWatch(watched.list()); err != nil {
 		return Binds{}, err
 	}
+	r.failing.Forget(func(netns uint32) bool { return gone[netns] })
 	counts, err := tracer.Counts(nil)
 	if err != nil {
 		return Binds{}, err
@@ -168,6 +176,7 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 		Connects:  tracer.ConnectsErr() == nil,
 		Stats:     stats,
 		Latest:    r.all(),
+		Failing:   r.failing.Update(time.Now(), func(k failing.Key) bool { return watched.watches(k.Netns, k.Port) }),
 		Conflicts: r.conflicts.all(),
 		Recent:    r.conflicts.recent.all(),
 	}, err
@@ -201,6 +210,7 @@ func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 
 func (r *Recorder) add(e *bindtrace.Event) {
 	r.keepInSight(e)
+	r.noteFailing(e)
 	if e.Op != bindtrace.OpBind {
 		return
 	}

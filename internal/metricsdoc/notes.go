@@ -148,6 +148,15 @@ func notes() map[string]note {
 			absent: firstEvent,
 			source: "eBPF, sock_diag, and the rules of `inet_csk_get_port`",
 		},
+		"bind_failing": {
+			unit: "0 or 1",
+			details: "It is 1 from a failed `bind()`, or `listen()`, until something listens on the address that was not there before the failure, or until nobody has tried for 15 minutes, or for an hour if something listened in the hour before. " +
+				"If the bind failed beside a listener that a later snapshot still showed, it is 0 as soon as that listener is gone and nobody has tried since: a second copy of a server was started. " +
+				"Failures with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` and `EPERM` count; other errors say that the call was wrong. MPTCP counts as TCP. " +
+				"Each port and family has one series, whatever addresses failed: it is 1 while one of them fails. Whether something listens is another fact: `sockstate_tcp_listener_info`. After a restart of the exporter it is absent until the next failure.",
+			absent: "before the first failure; for UDP; and for network namespaces that are not watched",
+			source: "eBPF, `__sys_bind`, `__sys_listen`; sock_diag",
+		},
 		"bind_last_failure_timestamp_seconds": {
 			unit:    "seconds since 1970-01-01 UTC",
 			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and missing if that is not known.",
@@ -249,6 +258,30 @@ func notes() map[string]note {
 			unit:   "connections, since the network namespace was created",
 			absent: procfs,
 			source: "`/proc/net/netstat`, `TcpExt ListenDrops`",
+		},
+		"tcp_memory_bytes": {
+			unit:    "bytes, 0 or more",
+			details: "The kernel counts whole pages, for all network namespaces together. Each CPU counts some of them apart, so the number is not exact.",
+			absent:  procfs,
+			source:  "`mem` in `/proc/net/sockstat` (`tcp_memory_allocated`)",
+		},
+		"tcp_memory_limit_bytes": {
+			unit:    "bytes",
+			details: "Above it, the kernel refuses memory to sockets, and closes those that it cannot keep. From the second number of the sysctl on, it shrinks their buffers.",
+			absent:  "if the exporter does not run in the initial network namespace",
+			source:  "last number of `net.ipv4.tcp_mem`",
+		},
+		"tcp_orphans": {
+			unit:    "sockets, 0 or more",
+			details: "Their processes have closed them, or ended, and data or the end of the connection is still to be sent. Sockets in TIME_WAIT do not count. The kernel counts those of all network namespaces together.",
+			absent:  procfs,
+			source:  "`orphan` in `/proc/net/sockstat` (`tcp_orphan_count`)",
+		},
+		"tcp_orphans_limit": {
+			unit:    "sockets",
+			details: "Above it, the kernel resets orphans. It begins earlier with those whose peers do not answer.",
+			absent:  "if the exporter does not run in the initial network namespace",
+			source:  "`net.ipv4.tcp_max_orphans`",
 		},
 		"netns_ephemeral_ports_limit": {
 			unit:    ports,

@@ -139,6 +139,9 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		if h.cfg.Failures == nil {
 			return failures.Binds{}, ErrOff
 		}
+		for _, t := range takings {
+			h.cfg.Failures.Look(uint32(t.id.Inode), t.began, t.onWatched.Listeners, t.listening.Err)
+		}
 		return h.cfg.Failures.Update(h.watched(set), set.IDs())
 	})
 	publish(func(s *Snapshot) {

@@ -32,6 +32,7 @@ type taking struct {
 	walks   *walkBudget
 
 	// list sets these for sockets.
+	began      time.Time
 	localPorts sock.PortRange
 	listening  Part[*ports.Listening]
 	onWatched  ports.OnPorts
@@ -75,7 +76,7 @@ func (t *taking) stack() {
 
 // list takes the listeners, the set of watched ports, and UDP.
 func (t *taking) list(ctx context.Context) {
-	t.localPorts = t.probe.LocalPorts()
+	t.localPorts, t.began = t.probe.LocalPorts(), time.Now()
 	t.listening = take(func() (*ports.Listening, error) {
 		l := ports.NewListening(time.Now(), t.drops)
 		if err := t.probe.Listeners(ctx, l); err != nil {

@@ -1,5 +1,6 @@
 // Package stack reads the TCP counters and limits of one network namespace from procfs: TIME_WAIT
-// sockets and their limit, listen queue overflows, and the number of ephemeral ports.
+// sockets and their limit, listen queue overflows, and the number of ephemeral ports. It reads the
+// memory and the orphans of TCP as well, which the kernel counts for the whole host.
 //
 // # Which namespace
 //

@@ -74,6 +74,10 @@ func TestFreshNamespace(t *testing.T) {
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.tcp_max_tw_buckets", "4096")
 	got := readIn(t, newReader(t), ns)
+	if !got.Memory.OK || !got.Orphans.OK {
+		t.Errorf("memory %v and orphans %v, which every namespace shows", got.Memory, got.Orphans)
+	}
+	got.Memory, got.Orphans = Value{}, Value{} // of the host
 	want := Stats{
 		TimeWait:          known(0),
 		TimeWaitLimit:     known(4096),
@@ -116,6 +120,20 @@ func TestTimeWaitCountsOrphanedFinWait2(t *testing.T) {
 	}
 	if got := countTimeWait(t, ns); got != 0 {
 		t.Errorf("%d of them are in TIME_WAIT, want none", got)
+	}
+}
+
+// The kernel counts orphans and memory for the whole host.
+func TestOrphansAreThoseOfTheHost(t *testing.T) {
+	ns, other := kerneltest.New(t), kerneltest.New(t)
+	l := ns.Listen(t, netip.AddrPortFrom(localhost4, 4840), kerneltest.Options{})
+	for _, p := range l.Peers(t, kerneltest.StateFinWait1, 5, localhost4) {
+		if err := p.Local.Orphan(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := readIn(t, newReader(t), other).Orphans; !got.OK || got.V < 5 {
+		t.Errorf("%v orphans in another namespace, want 5 or more", got)
 	}
 }
 

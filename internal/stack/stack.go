@@ -40,6 +40,16 @@ type Stats struct {
 	// EphemeralPorts is the number of ports in net.ipv4.ip_local_port_range that are not in
 	// net.ipv4.ip_local_reserved_ports.
 	EphemeralPorts Value
+
+	// Memory is the bytes that the buffers of TCP sockets take ("mem" in /proc/net/sockstat), and
+	// Orphans the sockets that no process has and that are not closed yet ("orphan"). The kernel
+	// counts both for the whole host, and shows them in every network namespace
+	// (tcp_memory_allocated, tcp_orphan_count).
+	Memory, Orphans Value
+	// MemoryLimit is the last number of net.ipv4.tcp_mem, in bytes, and OrphansLimit is
+	// net.ipv4.tcp_max_orphans. Only the initial network namespace has these files; in others they
+	// are not OK, and that is no error.
+	MemoryLimit, OrphansLimit Value
 }
 
 // A Reader reads Stats. It is safe for concurrent use.
@@ -78,6 +88,7 @@ func (r *Reader) Read() (Stats, error) {
 		r.readNetstat(&s),
 		r.readTimeWaitLimit(&s),
 		r.readEphemeralPorts(&s),
+		r.readHostLimits(&s),
 	)
 	return s, err
 }
@@ -91,7 +102,38 @@ func (r *Reader) readSockstat(s *Stats) error {
 		return errors.New("read net/sockstat: no usable \"tw\" in the TCP line")
 	}
 	s.TimeWait = known(uint64(*tcp.TW))
+	if tcp.Mem != nil && *tcp.Mem >= 0 {
+		s.Memory = known(uint64(*tcp.Mem) * uint64(os.Getpagesize()))
+	}
+	if tcp.Orphan != nil && *tcp.Orphan >= 0 {
+		s.Orphans = known(uint64(*tcp.Orphan))
+	}
 	return nil
+}
+
+// readHostLimits reads the limits of the host.
+func (r *Reader) readHostLimits(s *Stats) error {
+	pages, err := r.hostLimit("net.ipv4.tcp_mem", 3)
+	if pages.OK {
+		s.MemoryLimit = known(pages.V * uint64(os.Getpagesize()))
+	}
+	var orphansErr error
+	s.OrphansLimit, orphansErr = r.hostLimit("net.ipv4.tcp_max_orphans", 1)
+	return errors.Join(err, orphansErr)
+}
+
+// hostLimit returns the last of n numbers.
+func (r *Reader) hostLimit(sysctl string, n int) (Value, error) {
+	v, err := r.proc.SysctlInts(sysctl)
+	switch {
+	case errors.Is(err, os.ErrNotExist): // not the initial network namespace
+		return Value{}, nil
+	case err != nil:
+		return Value{}, fmt.Errorf("read %s: %w", sysctl, err)
+	case len(v) != n || v[n-1] < 0:
+		return Value{}, fmt.Errorf("read %s: got %v, want %d numbers, the last 0 or more", sysctl, v, n)
+	}
+	return known(uint64(v[n-1])), nil
 }
 
 // TCPSockets returns the number of TCP sockets in the calling thread's network namespace: those that

@@ -54,6 +54,10 @@ func fixture() Stats {
 		ListenOverflows:   known(11),
 		ListenDrops:       known(12),
 		EphemeralPorts:    known(60999 - 32768 + 1 - 101),
+		Memory:            known(372 * uint64(os.Getpagesize())),
+		MemoryLimit:       known(575802 * uint64(os.Getpagesize())),
+		Orphans:           known(0),
+		OrphansLimit:      known(131072),
 	}
 }
 
@@ -81,8 +85,12 @@ func TestReadOfHostilePart(t *testing.T) {
 		ports    = "sys/net/ipv4/ip_local_port_range"
 		reserved = "sys/net/ipv4/ip_local_reserved_ports"
 		limit    = "sys/net/ipv4/tcp_max_tw_buckets"
+		memory   = "sys/net/ipv4/tcp_mem"
+		orphans  = "sys/net/ipv4/tcp_max_orphans"
 	)
-	noSockstat := func(s *Stats) { s.TimeWait = Value{} }
+	noSockstat := func(s *Stats) { s.TimeWait, s.Memory, s.Orphans = Value{}, Value{}, Value{} }
+	noMemoryLimit := func(s *Stats) { s.MemoryLimit = Value{} }
+	noOrphansLimit := func(s *Stats) { s.OrphansLimit = Value{} }
 	noNetstat := func(s *Stats) { s.TimeWaitOverflows, s.ListenOverflows, s.ListenDrops = Value{}, Value{}, Value{} }
 	noPorts := func(s *Stats) { s.EphemeralPorts = Value{} }
 	noLimit := func(s *Stats) { s.TimeWaitLimit = Value{} }
@@ -103,6 +111,11 @@ func TestReadOfHostilePart(t *testing.T) {
 			[]string{`read net/sockstat: no usable "tw" in the TCP line`}},
 		{"sockstat with negative tw", "net/sockstat", "TCP: inuse 1 tw -1\n", noSockstat,
 			[]string{`read net/sockstat: no usable "tw" in the TCP line`}},
+		{"sockstat with tw alone", "net/sockstat", "TCP: inuse 1 tw 7\n", func(s *Stats) { s.Memory, s.Orphans = Value{}, Value{} }, nil},
+		{"not the initial namespace: memory", memory, absent, noMemoryLimit, nil},
+		{"not the initial namespace: orphans", orphans, absent, noOrphansLimit, nil},
+		{"memory short", memory, "1 2\n", noMemoryLimit, []string{"read net.ipv4.tcp_mem: got [1 2], want 3 numbers, the last 0 or more"}},
+		{"orphans negative", orphans, "-1\n", noOrphansLimit, []string{"read net.ipv4.tcp_max_orphans: got [-1], want 1 numbers, the last 0 or more"}},
 		{"netstat missing", "net/netstat", absent, noNetstat,
 			[]string{"read net/netstat: open ROOT/100/task/101/net/netstat: no such file or directory"}},
 		{"netstat empty", "net/netstat", "", noNetstat,
@@ -186,7 +199,8 @@ func TestReadJoinsWhatFailed(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got error\n%v\nwant\n%s", err, want)
 	}
-	if only := (Stats{EphemeralPorts: fixture().EphemeralPorts}); got != only {
+	all := fixture()
+	if only := (Stats{EphemeralPorts: all.EphemeralPorts, MemoryLimit: all.MemoryLimit, OrphansLimit: all.OrphansLimit}); got != only {
 		t.Errorf("got %+v, want %+v", got, only)
 	}
 }

@@ -291,6 +291,51 @@ func TestZerosAreThereBeforeTheFirstFailure(t *testing.T) {
 	}
 }
 
+// failingIn are the series of the gauge that belong to the test's network namespace.
+func failingIn(t *testing.T, e *exporter) map[string]float64 {
+	t.Helper()
+	return samples(t, e, "sockstate_bind_failing")
+}
+
+// A bind fails until one works, and beside a healthy server until that server is gone.
+func TestABindFailsUntilOneWorks(t *testing.T) {
+	ns := kerneltest.New(t)
+	e := startTracing(t, ns)
+	series := fmt.Sprintf(`sockstate_bind_failing{family="ipv4",port="%d",protocol="tcp"}`, boundPort)
+	addr := loopback(boundPort)
+	if got := failingIn(t, e); len(got) > 0 {
+		t.Errorf("before the first failure: %v, want no series", got)
+	}
+	wait := func(what string, want float64, meanwhile func()) {
+		t.Helper()
+		var got map[string]float64
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			meanwhile()
+			if got = failingIn(t, e); got[series] == want && len(got) == 1 {
+				return
+			}
+		}
+		t.Fatalf("%s: got %v, want %s %v", what, got, series, want)
+	}
+	nothing := func() {}
+	fails := func() {
+		if s, err := ns.OpenBound(addr, kerneltest.Options{}); !errors.Is(err, unix.EADDRINUSE) {
+			s.Close()
+			t.Fatalf("bind: %v, want EADDRINUSE", err)
+		}
+	}
+	blocker := ns.Bind(t, addr, kerneltest.Options{})
+	wait("while another socket is bound", 1, fails) // details are lost while others fill the ring
+	blocker.Close()
+	wait("nobody has tried since", 1, nothing)
+	server := ns.Listen(t, addr, kerneltest.Options{})
+	wait("a bind has worked", 0, nothing)
+	wait("a second copy is started", 1, fails)
+	wait("the first one is still there", 1, nothing)
+	server.Close()
+	wait("the first one was stopped", 0, nothing)
+}
+
 var unitLabel = regexp.MustCompile(`,unit="[^"]*"`)
 
 func TestLatestFailureSaysWhenAndByWhom(t *testing.T) {
