@@ -160,6 +160,18 @@ func (t *Tracker) Look(netns uint32, at time.Time, listeners []ports.Listener) {
 	}
 }
 
+// Served says whether something listened on the port within the last hour.
+func (t *Tracker) Served(netns uint32, number uint16) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, family := range sock.Families() {
+		if _, ok := t.looks[netns].served[served{number, family}]; ok {
+			return true
+		}
+	}
+	return false
+}
+
 // serve notes when something last listened.
 func serve(times map[served]time.Time, at time.Time, listeners []ports.Listener) map[served]time.Time {
 	if times == nil {

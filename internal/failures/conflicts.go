@@ -12,6 +12,8 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -58,11 +60,12 @@ type Conflict struct {
 	// Blockers blocked the bind when the exporter looked. Connections have no address and no
 	// owner here; of other sockets there are at most verdict.MaxBlockers.
 	Blockers []bindrule.Socket
+	// Diagnosis says why it failed.
+	Diagnosis diagnosis.Diagnosis
+
 	// OtherHalf has listeners of the same user on the port that belong to the other address
 	// family and do not block the bind: one half of the server runs.
 	OtherHalf []netip.AddrPort
-	// Err is why not everything on the port was seen.
-	Err error
 
 	// Failures of the port since the Conflict before, this one included.
 	Failures uint64
@@ -241,11 +244,12 @@ func (c *conflicts) take() map[portID]*waitingPort {
 
 // settle counts the failures that waited on a port, by what a look has shown there, and returns
 // the one that says most.
-func (c *conflicts) settle(at portID, port *waitingPort, seen *bindrule.Port) Conflict {
+func (c *conflicts) settle(at portID, port *waitingPort, known *facts.Observation) Conflict {
 	worst := Conflict{Netns: at.netns, Port: at.port, Failures: port.failures}
 	for bind, same := range port.binds {
-		cause, blockers := verdict.Explain(seen, bind.request)
-		c.recent.settle(at, bind, cause, verdict.Summary(blockers))
+		f := known.Explain(&same.latest, bind.request, same.by)
+		cause := f.Cause
+		c.recent.settle(at, bind, &f)
 		key := ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}
 		c.settled(key, same.n)
 		if key.OtherPort {
@@ -254,7 +258,8 @@ func (c *conflicts) settle(at portID, port *waitingPort, seen *bindrule.Port) Co
 		}
 		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
-			worst.Owner, worst.Request, worst.Cause, worst.Blockers = same.by, bind.request, cause, verdict.Summary(blockers)
+			worst.Owner, worst.Request, worst.Cause, worst.Blockers = same.by, bind.request, cause, verdict.Summary(f.Blockers)
+			worst.Diagnosis = f.Diagnosis
 		}
 	}
 	return worst

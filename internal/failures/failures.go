@@ -109,6 +109,8 @@ type Config struct {
 	// Owners finds who failed to bind; nil: nobody is known.
 	Owners OwnerFinder
 
+	// Sockets finds who has a blocking socket open; nil: nobody is known.
+	Sockets SocketOwnerFinder
 	// OnConflict gets the binds that failed with EADDRINUSE, and why: at most once in half a
 	// minute for each port. Follow calls it, once at a time; nil is not called.
 	OnConflict func(Conflict)
@@ -196,7 +198,7 @@ func (r *Recorder) Follow() error {
 func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var looking sync.WaitGroup
-	looking.Go(func() { newInspector(&r.cfg, r.conflicts).run(ctx) })
+	looking.Go(func() { newInspector(&r.cfg, r.conflicts, r.failing.Served).run(ctx) })
 	defer looking.Wait()
 	defer cancel()
 	var e bindtrace.Event

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/inspect"
 	"sockstate_exporter/internal/probe"
 )
@@ -23,11 +24,12 @@ const (
 type inspector struct {
 	cfg       *Config
 	conflicts *conflicts
+	served    func(netns uint32, port uint16) bool // something listened there lately
 	notices   *notices
 }
 
-func newInspector(cfg *Config, c *conflicts) *inspector {
-	return &inspector{cfg: cfg, conflicts: c, notices: newNotices()}
+func newInspector(cfg *Config, c *conflicts, served func(netns uint32, port uint16) bool) *inspector {
+	return &inspector{cfg: cfg, conflicts: c, served: served, notices: newNotices()}
 }
 
 // run looks until ctx ends.
@@ -68,21 +70,35 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 		waiting[at.netns][at.port] = port
 	}
 	i.cfg.Host.Each(slices.Collect(maps.Keys(waiting)), func(inode uint32, name string, n probe.Namespace) {
-		failed := make(map[uint16][]bindrule.Request, len(waiting[inode]))
+		observed := i.observe(ctx, inode, n, waiting[inode])
+		i.lookAfterwards(ctx, n, waiting[inode], observed)
 		for number, port := range waiting[inode] {
-			for bind := range port.binds {
-				failed[number] = append(failed[number], bind.request)
-			}
-		}
-		found, err := inspect.Ports(ctx, n, failed)
-		for number, port := range waiting[inode] {
-			seen := found.Port(number)
-			conflict := i.conflicts.settle(portID{inode, number}, port, &seen)
-			conflict.Namespace, conflict.Err = name, err
+			conflict := i.conflicts.settle(portID{inode, number}, port, observed[number])
+			conflict.Namespace = name
 			i.notices.add(time.Now(), conflict, port)
 		}
 	})
 	return time.Since(start)
+}
+
+// lookAfterwards looks at the ports with failures whose blockers the kernel could not capture, or not
+// all of them.
+func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, waiting map[uint16]*waitingPort, observed map[uint16]*facts.Observation) {
+	failed := make(map[uint16][]bindrule.Request)
+	for number, port := range waiting {
+		for bind, same := range port.binds {
+			if !observed[number].Complete(&same.latest, bind.request) {
+				failed[number] = append(failed[number], bind.request)
+			}
+		}
+	}
+	if len(failed) == 0 {
+		return
+	}
+	found, err := inspect.Ports(ctx, ns, failed)
+	for number := range failed {
+		observed[number].Seen, observed[number].Err = found.Port(number), err
+	}
 }
 
 // report reports the conflicts that are due, with who listens by now: the other half of a server

@@ -12,6 +12,8 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
@@ -40,11 +42,11 @@ type Recent struct {
 	Owner   owner.Owner // as far as it is known: it may have ended
 	Request bindrule.Request
 
-	// Settled says that the exporter has looked for the Cause of EADDRINUSE. Blockers are as in
-	// a Conflict.
-	Settled  bool
-	Cause    verdict.Cause
-	Blockers []bindrule.Socket
+	// Settled says that the exporter has looked for the Cause of EADDRINUSE.
+	Settled bool
+	Cause   verdict.Cause
+	// Diagnosis of the latest of them.
+	Diagnosis diagnosis.Diagnosis
 }
 
 // Bounds of what is remembered, and how much of it is kept when a bound is reached. So trimming is
@@ -124,6 +126,9 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 	row.seq, row.user = l.seq, e.User
 	row.Count++
 	row.Last, row.PID, row.Owner, row.Request = e.Time, e.PID, by, requestOf(e)
+	if !row.Settled {
+		row.Diagnosis = facts.OfEvent(e, row.Request, by)
+	}
 }
 
 // trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of
@@ -146,7 +151,7 @@ func byNetns(r **recentRow) uint64 { return uint64((*r).Netns) }
 func byPort(r **recentRow) uint64  { return uint64((*r).Port) }
 
 // settle notes what made these binds fail.
-func (r *recent) settle(at portID, bind waitingBind, cause verdict.Cause, blockers []bindrule.Socket) {
+func (r *recent) settle(at portID, bind waitingBind, f *facts.Finding) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := &r.watched
@@ -158,7 +163,7 @@ func (r *recent) settle(at portID, bind waitingBind, cause verdict.Cause, blocke
 			row.Protocol != bind.key.Protocol || row.Request != bind.request {
 			continue
 		}
-		row.Settled, row.Cause, row.Blockers = true, cause, blockers
+		row.Settled, row.Cause, row.Diagnosis = true, f.Cause, f.Diagnosis
 	}
 }
 

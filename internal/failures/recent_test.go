@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -164,13 +165,13 @@ func TestRecentFailureGetsItsCause(t *testing.T) {
 		Count: 3, Expires: time.Minute,
 	}
 	at := portID{ownNetns, 80}
-	r.conflicts.settle(at, r.conflicts.take()[at], &bindrule.Port{Sockets: []bindrule.Socket{left}})
+	r.conflicts.settle(at, r.conflicts.take()[at], &facts.Observation{Seen: bindrule.Port{Sockets: []bindrule.Socket{left}}})
 
 	var got []string
 	for _, row := range recentOf(r) {
-		got = append(got, fmt.Sprintf("%s settled=%v %v %d", row.Process, row.Settled, row.Cause, len(row.Blockers)))
+		got = append(got, fmt.Sprintf("%s settled=%v %v %s", row.Process, row.Settled, row.Cause, row.Diagnosis.Code))
 	}
-	want := []string{"later settled=false unknown 0", "with settled=true unknown 0", "without settled=true time_wait 1", "without settled=false unknown 0"}
+	want := []string{"later settled=false unknown unknown", "with settled=true unknown unknown", "without settled=true time_wait time_wait", "without settled=false unknown unknown"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -43,6 +43,8 @@ type FailureRow struct {
 	ReusePort  bindrule.Flag `json:"reuseport"`
 	Cause      *string       `json:"cause"` // nil: not looked for
 	Text       string        `json:"explanation"`
+	// Diagnosis of the latest; nil: nothing is known.
+	Diagnosis *report.Diagnosis `json:"diagnosis"`
 }
 
 func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
@@ -78,7 +80,7 @@ func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) Fa
 		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
 		Protocol: f.Protocol.String(), Family: f.Family.String(),
 		Errno:     cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
-		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: report.WhyFailed(f, ns != nil),
+		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: report.WhyFailed(f), Diagnosis: report.NewDiagnosis(&f.Diagnosis),
 	}
 	if ns != nil {
 		r.Netns = new(ns.Label())

@@ -2,9 +2,7 @@ package report
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
-	"os"
 	"regexp"
 	"testing"
 	"time"
@@ -84,6 +82,8 @@ func next(t *testing.T, lines <-chan string) string {
 	select {
 	case line := <-lines:
 		line = regexp.MustCompile(`for \d+ s`).ReplaceAllString(line, "for N s")
+		line = regexp.MustCompile(`([Ww])ait \d+ s`).ReplaceAllString(line, "${1}ait N s")
+		line = regexp.MustCompile(`: \S+ itself`).ReplaceAllString(line, ": NAME itself")
 		return regexp.MustCompile(` by \S+ \(pid \d+\)`).ReplaceAllString(line, " by NAME (pid N)")
 	case <-time.After(20 * time.Second):
 		t.Fatal("no line")
@@ -109,6 +109,7 @@ func TestKernelCasesThatFoolPeople(t *testing.T) {
 		}
 	}
 	reuse := kerneltest.Options{ReuseAddr: true}
+	const waitAsWell = "Set SO_REUSEADDR before bind(). This time also wait N s: the flag does not help against connections that were opened without it."
 	const start = "bind to 0.0.0.0:4840 by NAME (pid N) failed: "
 	for _, tt := range []struct {
 		name string
@@ -121,21 +122,22 @@ func TestKernelCasesThatFoolPeople(t *testing.T) {
 				stopped(t, ns, kerneltest.Options{})
 				bind(t, ns, kerneltest.Options{})
 			},
-			"5 sockets in TIME_WAIT, opened without SO_REUSEADDR, the last one for N s; the new socket lacks SO_REUSEADDR too"},
+			"5 connections are in TIME_WAIT, the last one for N s; they were opened without SO_REUSEADDR, and the new socket lacks it too. " + waitAsWell},
 		{"the flag was dropped",
 			func(t *testing.T, ns *kerneltest.NetNS) {
 				t.Helper()
 				stopped(t, ns, reuse)
 				bind(t, ns, kerneltest.Options{})
 			},
-			"5 sockets in TIME_WAIT, opened with SO_REUSEADDR, the last one for N s; the new socket lacks SO_REUSEADDR"},
+			"5 connections are in TIME_WAIT, the last one for N s; they were opened with SO_REUSEADDR, but the new socket lacks it. Set SO_REUSEADDR before bind(): then the bind works at once."},
 		{"the first restart after the fix",
 			func(t *testing.T, ns *kerneltest.NetNS) {
 				t.Helper()
 				stopped(t, ns, kerneltest.Options{})
 				bind(t, ns, reuse)
 			},
-			"5 sockets in TIME_WAIT, opened without SO_REUSEADDR, the last one for N s; " + firstRestart},
+			"5 connections are in TIME_WAIT, the last one for N s; the new socket sets SO_REUSEADDR, but they were opened without SO_REUSEADDR. " +
+				"Wait N s. Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."},
 		{"the IPv4 half, and then the other one comes up",
 			func(t *testing.T, ns *kerneltest.NetNS) {
 				t.Helper()
@@ -143,15 +145,28 @@ func TestKernelCasesThatFoolPeople(t *testing.T) {
 				bind(t, ns, kerneltest.Options{})
 				ns.Listen(t, v6, kerneltest.Options{V6Only: new(true)})
 			},
-			"5 sockets in TIME_WAIT, opened without SO_REUSEADDR, the last one for N s; the new socket lacks SO_REUSEADDR too; " +
-				"only the IPv4 half failed, for IPv6 [::]:4840 listens"},
+			"5 connections are in TIME_WAIT, the last one for N s; they were opened without SO_REUSEADDR, and the new socket lacks it too; " +
+				"only the IPv4 half failed, for IPv6 [::]:4840 listens. " + waitAsWell},
 		{"a dual-stack server is there already",
 			func(t *testing.T, ns *kerneltest.NetNS) {
 				t.Helper()
 				ns.Listen(t, v6, kerneltest.Options{V6Only: new(false)})
 				bind(t, ns, kerneltest.Options{})
 			},
-			fmt.Sprintf("another socket listens on [::]:4840 (uid %d)", os.Getuid())},
+			"NAME itself listens on [::]:4840 already, and that socket covers IPv4 too (no IPV6_V6ONLY). Set IPV6_V6ONLY on the socket that listens on ::, or do not listen on IPv4 as well."},
+		{"an outgoing connection has the port",
+			func(t *testing.T, ns *kerneltest.NetNS) {
+				t.Helper()
+				ns.Listen(t, netip.AddrPortFrom(localhost, 4000), kerneltest.Options{})
+				client := ns.Bind(t, netip.AddrPortFrom(localhost, 4840), kerneltest.Options{})
+				if err := unix.Connect(client.FD(), &unix.SockaddrInet4{Port: 4000, Addr: localhost.As4()}); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+					t.Fatal(err)
+				}
+				bind(t, ns, reuse)
+			},
+			"an outgoing connection from 127.0.0.1:4840 to 127.0.0.1:4000 (ESTABLISHED) uses the port as its source port. " +
+				"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. " +
+				"The bind works as soon as the connection is closed. SO_REUSEADDR does not help: the connection does not have it."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)

@@ -2,11 +2,10 @@ package report
 
 import (
 	"encoding/json"
-	"fmt"
-	"strings"
 
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/words"
 )
 
 // An Owner is the process that has a socket, or asked for one. Its names may contain any bytes.
@@ -46,24 +45,7 @@ func (o *Owner) Who() string {
 func (o *Owner) String() string { return o.text(o.Place()) }
 
 func (o *Owner) text(place string) string {
-	who := "unnamed process"
-	if o.Process != "" {
-		who = Name(o.Process)
-	}
-	var about []string
-	if o.PID != 0 {
-		about = append(about, fmt.Sprintf("pid %d", o.PID))
-	}
-	if place != "" {
-		about = append(about, place)
-	}
-	if len(about) > 0 {
-		who += " (" + strings.Join(about, ", ") + ")"
-	}
-	if o.Processes > 1 {
-		who += fmt.Sprintf(" and %d more", o.Processes-1)
-	}
-	return who
+	return words.Process(o.Process, int(o.PID), place, max(o.Processes-1, 0))
 }
 
 // Place is the unit and the container of the process.
@@ -71,12 +53,5 @@ func (o *Owner) Place() string {
 	if o == nil {
 		return ""
 	}
-	var in []string
-	if o.Unit != "" {
-		in = append(in, Name(o.Unit))
-	}
-	if o.Container != "" {
-		in = append(in, "container "+Name(o.Container))
-	}
-	return strings.Join(in, ", ")
+	return words.Place(o.Unit, o.Container)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/words"
 )
 
 // WriteJSON writes the report as documented in docs/check.md. It holds the text of one port at a
@@ -134,7 +135,7 @@ const maxHolders = 8
 func (t *text) holders(holders []Holder) {
 	for i := range holders {
 		if i == maxHolders {
-			t.line("  and %s", counted(uint64(len(holders)-i), "more process", "more processes"))
+			t.line("  and %s", words.Counted(uint64(len(holders)-i), "more process", "more processes"))
 			return
 		}
 		var sockets []string

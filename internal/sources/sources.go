@@ -85,7 +85,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	if opts.Owner {
 		s.openOwners(logger)
 		if s.owners != nil {
-			cfg.Owners, recording.Owners = s.owners, s.owners
+			cfg.Owners, recording.Owners, recording.Sockets = s.owners, s.owners, s.owners
 		}
 	}
 	host.Others = s.openNamespaces(opts, logger)

@@ -77,6 +77,7 @@ struct sock_common___bhash {
 
 struct sock___bhash {
 	kuid_t sk_uid;
+	u8 sk_userlocks : 4;
 	struct socket *sk_socket;
 };
 

@@ -28,6 +28,10 @@ type Blocker struct {
 	Inode uint64
 
 	Peer netip.AddrPort // of a connection
+	// Outgoing says that this side opened the connection: connect() chose the port, or the process
+	// bound to it first. False where that is not known: a bind to port 0 before connect() leaves no
+	// trace.
+	Outgoing bool
 
 	// Own says that the calling process itself has the socket open. Only its first 1,024 descriptors
 	// are searched.
@@ -42,7 +46,7 @@ func DecodeBlocker(b []byte, tick time.Duration) Blocker {
 	native := binary.NativeEndian
 	extra := b[SocketSize:BlockerSize]
 	blocker := Blocker{
-		Socket: DecodeSocket(b, 0, tick), Inode: native.Uint64(extra), Own: extra[26] != 0,
+		Socket: DecodeSocket(b, 0, tick), Inode: native.Uint64(extra), Own: extra[26] != 0, Outgoing: extra[27] != 0,
 	}
 	if port := native.Uint16(extra[24:]); port != 0 {
 		peer := DecodeAddr(extra[8:], !blocker.Addr.Is4())

@@ -33,7 +33,8 @@ type bpfBlocker struct {
 	Peer     [4]uint32
 	PeerPort uint16
 	Own      uint8
-	Pad      [5]uint8
+	Outgoing uint8
+	Pad      [4]uint8
 }
 
 type bpfCall struct {

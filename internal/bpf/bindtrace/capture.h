@@ -19,6 +19,7 @@ enum {
 	MAX_BLOCKERS = 8,
 	CAPTURE_STEPS = 1024,
 	CAPTURE_SOCKETS = 768,
+	SOCK_BINDPORT_LOCK = 8,
 	FD_CHUNK = 64, /* BITS_PER_LONG: an fdtable has a multiple of it */
 	CAPTURE_FDS = 1024,
 };
@@ -56,7 +57,8 @@ struct blocker {
 	u32 peer[4];
 	u16 peer_port; /* 0: no connection */
 	u8 own;        /* the calling process has it open */
-	u8 pad[5];
+	u8 outgoing;   /* this side opened the connection */
+	u8 pad[4];
 };
 
 /* An address as bind() compares it: a v4-mapped one is an IPv4 address. */
@@ -98,6 +100,7 @@ struct capture {
 	u32 max_fds;
 	u32 own; /* bits by blocker */
 	u32 sockets; /* of the address that were looked at */
+	u32 chosen;  /* connect() chose the port of the bucket */
 	u32 count;
 	u32 listeners;
 	u32 more; /* there were more */
@@ -159,6 +162,17 @@ static __always_inline int conflicts(const struct wanted *w, struct sock_common 
 		 (state == TCP_TIME_WAIT || bhash_uid(sk, orphans_are_roots) == w->uid));
 }
 
+/* Whether this side opened a connection. bind() set SOCK_BINDPORT_LOCK, which a socket that accept()
+ * returns does not inherit (sk_clone_lock). Or connect() chose the port: then fastreuse is -1. It
+ * stays so when a server with SO_REUSEADDR binds to another address of the port, and its connections
+ * have the flag, too. */
+static __always_inline int is_outgoing(struct capture *c, struct sock___bhash *sk, int timewait)
+{
+	if (!timewait && READ_BITS(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+		return 1;
+	return c->chosen && !(bhash_flags(&c->copy) & FLAG_REUSE);
+}
+
 /* Fills c->next. Returns 0 where the socket is not on the port any more: its memory may be another
  * socket's by then. */
 static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
@@ -171,7 +185,7 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 
 	bhash_fill(&b->socket, sk, copy, orphans_are_roots);
 	b->inode = 0;
-	b->own = 0;
+	b->own = b->outgoing = 0;
 	b->peer[0] = b->peer[1] = b->peer[2] = b->peer[3] = 0;
 	b->peer_port = be16(COPIED(copy, struct sock_common___peer, skc_dport));
 	if (b->peer_port && !b->socket.v6) {
@@ -182,6 +196,8 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 		b->peer[2] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[2]);
 		b->peer[3] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[3]);
 	}
+	if (b->peer_port)
+		b->outgoing = is_outgoing(c, full, b->socket.timewait);
 	if (b->socket.timewait) {
 		u64 now = bpf_jiffies64();
 
@@ -258,6 +274,8 @@ static long capture_step(u32 index, struct capture **ctx)
 		c->sockets = 0;
 	} else if (w->bucket) {
 		tb = bhash_next_bucket(w);
+		if (tb)
+			c->chosen = READ(tb->fastreuse) == -1;
 		/* inet_sk_bound_l3mdev: a socket without a device is in no VRF. */
 		if (tb && !c->wanted.ifindex && READ(tb->l3mdev))
 			w->bucket2 = w->socket = 0;

@@ -468,7 +468,7 @@ func TestCaptureOfAProcessThatEndsAtOnce(t *testing.T) {
 			if e.Port == otherPort {
 				want = Blocker{
 					Socket: bhash.Socket{Port: otherPort, Addr: v4lo2, State: sock.StateEstablished},
-					Peer:   netip.AddrPortFrom(v4lo, testPort),
+					Peer:   netip.AddrPortFrom(v4lo, testPort), Outgoing: true,
 				}
 			}
 			if b.Inode == 0 || !b.Own {

@@ -1,0 +1,61 @@
+package diagnosis
+
+// A Code names a diagnosis. Codes are stable: they are values of the label `diagnosis`, and of JSON
+// fields.
+type Code string
+
+// The codes. Where sockets of several kinds block a bind, the first of their codes in this order is
+// the diagnosis: what stays longest comes first.
+const (
+	OwnListener        Code = "own_listener"
+	InheritedListener  Code = "inherited_listener"
+	ReusePortOtherUser Code = "reuseport_other_user"
+	ReusePortMissing   Code = "reuseport_missing"
+	OtherListener      Code = "other_listener"
+	SecondListen       Code = "second_listen"
+	SelfConnection     Code = "self_connection"
+	OutgoingConnection Code = "outgoing_connection"
+	AcceptedConnection Code = "accepted_connection"
+	BoundOnly          Code = "bound_only"
+	Closing            Code = "closing"
+	TimeWait           Code = "time_wait"
+	TimeWaitOldFlags   Code = "time_wait_old_flags"
+
+	PortsExhausted          Code = "ports_exhausted"
+	PortsExhaustedForSocket Code = "ports_exhausted_for_socket"
+	PortsExhaustedForDest   Code = "ports_exhausted_for_destination"
+	UDPInUse                Code = "udp_in_use"
+
+	AddressMissing   Code = "address_missing"
+	AddressTentative Code = "address_tentative"
+	FamilyDisabled   Code = "family_disabled"
+	PortPrivileged   Code = "port_privileged"
+	DeniedByPolicy   Code = "denied_by_policy"
+	InvalidCall      Code = "invalid_call"
+	DeviceMissing    Code = "device_missing"
+	OutOfMemory      Code = "out_of_memory"
+
+	Unknown Code = "unknown"
+)
+
+// Codes returns all codes, in their order.
+func Codes() []Code {
+	entries := Catalogue()
+	out := make([]Code, len(entries))
+	for i := range entries {
+		out[i] = entries[i].Code
+	}
+	return out
+}
+
+// Before says whether the code is to be told rather than another one.
+func (c Code) Before(other Code) bool { return c.rank() < other.rank() }
+
+func (c Code) rank() int {
+	for i, code := range Codes() {
+		if code == c {
+			return i
+		}
+	}
+	return len(Codes())
+}

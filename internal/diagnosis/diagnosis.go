@@ -1,0 +1,98 @@
+package diagnosis
+
+import (
+	"syscall"
+
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/words"
+)
+
+// A Diagnosis says why a call failed, or would fail.
+type Diagnosis struct {
+	Code Code
+	// Sentence says what was in the way and who holds it. It begins without a capital and ends
+	// without a full stop.
+	Sentence string
+	// Remedy is what to do, in sentences.
+	Remedy string
+	End    End
+	// Holder has the socket that was in the way, as far as it is known. Peer is that of a
+	// connection, and State the socket's.
+	Holder owner.Owner
+	Peer   string
+	State  string
+	// Afterwards says that the sockets were not seen as the call failed, but a moment later.
+	Afterwards bool
+}
+
+// Line is the diagnosis in one line: sentence, end and remedy.
+func (d *Diagnosis) Line() string {
+	line := d.Sentence
+	if d.Afterwards {
+		line += " (seen after the call)"
+	}
+	if d.Remedy != "" {
+		line += ". " + d.Remedy
+	}
+	return line
+}
+
+// Of returns the diagnosis of a failed call.
+func Of(f *Facts) Diagnosis {
+	switch {
+	case f.Call == Restart:
+		return ofSockets(f)
+	case f.Errno == syscall.EADDRINUSE || f.Call == Connect:
+		return ofPort(f)
+	default:
+		return ofErrno(f)
+	}
+}
+
+// simple is the diagnosis of a code that says everything.
+func simple(code Code, end End, sentence string) Diagnosis {
+	return Diagnosis{Code: code, Sentence: sentence, Remedy: code.entry().Remedy, End: end}
+}
+
+// ofPort tells a lack of ports from a port that others have.
+func ofPort(f *Facts) Diagnosis {
+	switch {
+	case f.Call == Connect && f.OwnRange, f.OwnRange:
+		return simple(PortsExhaustedForSocket, untilChanged(),
+			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
+	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:
+		return simple(PortsExhaustedForDest, untilClosed(), "every local port is in use for this destination")
+	case f.Call == Connect, f.PortKnown && f.Port == 0:
+		return simple(PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts))
+	case f.Protocol == sock.UDP:
+		return simple(UDPInUse, untilClosed(), "another UDP socket has the port")
+	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:
+		return simple(Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
+	default:
+		return ofSockets(f)
+	}
+}
+
+func rangeText(r sock.PortRange) string {
+	if r == (sock.PortRange{}) {
+		return ""
+	}
+	return " (" + r.String() + ")"
+}
+
+// notSeen is the diagnosis where no socket explains the failure.
+func notSeen(f *Facts) Diagnosis {
+	d := Diagnosis{Code: Unknown, Remedy: Unknown.entry().Remedy}
+	switch {
+	case f.Err != nil:
+		d.Sentence = "the sockets on the port could not be seen: " + words.OneLine(f.Err.Error())
+	case f.Seen == NotSeen:
+		d.Sentence = "the exporter has not looked for the blocking socket"
+	case f.Partial:
+		d.Sentence = "the exporter could not see all sockets on the port, and none of those that it saw explains the failure"
+	default:
+		d.Sentence = "the blocking socket was gone before the exporter could look"
+	}
+	return d
+}

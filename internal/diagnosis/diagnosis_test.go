@@ -1,0 +1,223 @@
+package diagnosis
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+)
+
+const (
+	no, yes, unknown = bindrule.No, bindrule.Yes, bindrule.FlagUnknown
+	port             = 4840
+)
+
+func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// on is a socket in a state on an address.
+func on(state sock.State, addr string, n uint64, reuseAddr bindrule.Flag) Blocker {
+	return Blocker{Socket: bindrule.Socket{
+		State: state, Addr: ip(addr), Count: n, ReuseAddr: reuseAddr, ReusePort: no, UID: bindrule.UIDOf(1000),
+	}}
+}
+
+func waiting(n uint64, reuseAddr bindrule.Flag, left time.Duration) Blocker {
+	b := on(sock.StateTimeWait, "127.0.0.1", n, reuseAddr)
+	b.Kind, b.Expires, b.UID = sock.KindTimeWait, left, bindrule.UID{}
+	return b
+}
+
+func connected(state sock.State, peer string, reuseAddr bindrule.Flag) Blocker {
+	b := on(state, "127.0.0.1", 1, reuseAddr)
+	b.Peer, b.Held = netip.MustParseAddrPort(peer), true
+	return b
+}
+
+func (b Blocker) with(change func(*Blocker)) Blocker {
+	change(&b)
+	return b
+}
+
+// inUse are the facts of a bind of opcua-server to 0.0.0.0:4840 that failed.
+func inUse(reuseAddr, reusePort bindrule.Flag, blockers ...Blocker) Facts {
+	return Facts{
+		Errno: syscall.EADDRINUSE, Port: port, PortKnown: true, Process: "opcua-server",
+		Request:  bindrule.Request{Addr: ip("0.0.0.0"), ReuseAddr: reuseAddr, ReusePort: reusePort, UID: bindrule.UIDOf(1000)},
+		Blockers: blockers, Seen: AtFailure,
+		Host: Host{UnprivilegedPortStart: -1, LocalPorts: sock.PortRange{First: 32768, Last: 60999}},
+	}
+}
+
+func (f Facts) and(change func(*Facts)) Facts {
+	change(&f)
+	return f
+}
+
+func TestDiagnoses(t *testing.T) {
+	nginx := owner.Owner{Process: "nginx", PID: 7, Unit: "nginx.service", Processes: 1}
+	helper := owner.Owner{Process: "helper", PID: 8, Processes: 1}
+	held := func(by owner.Owner) func(*Blocker) { return func(b *Blocker) { b.Holder, b.Held = by, true } }
+	listen := on(sock.StateListen, "0.0.0.0", 1, no)
+	errno := func(e syscall.Errno, change func(*Facts)) Facts {
+		f := inUse(no, no)
+		f.Errno = e
+		change(&f)
+		return f
+	}
+	for _, tt := range []struct {
+		name     string
+		facts    Facts
+		code     Code
+		end      End
+		sentence string
+		remedy   string // its beginning
+	}{
+		{"TIME_WAIT, nobody has the flag", inUse(no, no, waiting(212, no, 42_300*time.Millisecond)), TimeWait, End{EndTime, 42_300 * time.Millisecond},
+			"212 connections are in TIME_WAIT, the last one for 43 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
+			"Set SO_REUSEADDR before bind(). This time also wait 43 s"},
+		{"TIME_WAIT, the binder alone lacks the flag", inUse(no, no, waiting(1, yes, time.Second)), TimeWait, End{EndTime, time.Second},
+			"1 connection is in TIME_WAIT, for 1 s; it was opened with SO_REUSEADDR, but the new socket lacks it",
+			"Set SO_REUSEADDR before bind(): then the bind works at once."},
+		{"the first restart after a fix", inUse(yes, no, waiting(2, no, time.Minute)), TimeWaitOldFlags, End{EndTime, time.Minute},
+			"2 connections are in TIME_WAIT, the last one for 60 s; the new socket sets SO_REUSEADDR, but they were opened without SO_REUSEADDR",
+			"Wait 60 s."},
+		{"some with the flag and some without", inUse(no, no, waiting(1, no, time.Second), waiting(1, yes, 2*time.Second)), TimeWait, End{EndTime, 2 * time.Second},
+			"2 connections are in TIME_WAIT, the last one for 2 s; the new socket lacks SO_REUSEADDR",
+			"Set SO_REUSEADDR before bind(). This time also wait 1 s"},
+		{"TIME_WAIT of an outgoing connection", inUse(yes, no, waiting(1, no, time.Second).with(func(b *Blocker) { b.Opened = true })), OutgoingConnection, End{EndTime, time.Second},
+			"1 outgoing connection (1 TIME_WAIT) uses the port as source port",
+			"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. The bind works in 1 s. SO_REUSEADDR does not help"},
+
+		{"a listener", inUse(no, no, listen.with(held(nginx))), OtherListener, untilClosed(),
+			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840", "Stop nginx (pid 7, nginx.service), or use another port or address."},
+		{"a listener of nobody who is known", inUse(yes, no, listen), OtherListener, untilClosed(),
+			"a process of uid 1000 listens on 0.0.0.0:4840", "Stop the other program"},
+		{"a second instance", inUse(yes, no, listen.with(held(owner.Owner{Process: "opcua-server", PID: 9, Processes: 1}))), OtherListener, untilClosed(),
+			"opcua-server (pid 9) listens on 0.0.0.0:4840", "The program runs already: stop that instance"},
+		{"two listeners", inUse(no, no, listen.with(held(nginx)), on(sock.StateListen, "::", 1, no).with(held(helper))), OtherListener, untilClosed(),
+			"helper (pid 8) and nginx (pid 7, nginx.service) listen on 0.0.0.0:4840, [::]:4840", "Stop helper (pid 8) and nginx (pid 7, nginx.service)"},
+		{"its own dual-stack listener", inUse(yes, no, on(sock.StateListen, "::", 1, yes).with(func(b *Blocker) { b.Own = true })), OwnListener, untilClosed(),
+			"opcua-server itself listens on [::]:4840 already, and that socket covers IPv4 too (no IPV6_V6ONLY)", "Set IPV6_V6ONLY on the socket that listens on ::"},
+		{"the same address twice", inUse(yes, no, listen.with(func(b *Blocker) { b.Own = true })), OwnListener, untilClosed(),
+			"opcua-server itself listens on 0.0.0.0:4840 already", "Remove one of the two listen addresses from the configuration: they are the same."},
+		{"an inherited listener", inUse(yes, no, listen.with(held(helper)).with(func(b *Blocker) { b.Opener = owner.Owner{Process: "opcua-server", PID: 3} })), InheritedListener, untilClosed(),
+			"helper (pid 8) still has the listening socket on 0.0.0.0:4840 open that opcua-server (pid 3) opened, which is gone", "End helper (pid 8)"},
+		{"SO_REUSEPORT of another user", inUse(no, yes, listen.with(func(b *Blocker) { b.ReusePort, b.UID = yes, bindrule.UIDOf(33) })), ReusePortOtherUser, untilClosed(),
+			"a process of uid 33 listens on 0.0.0.0:4840 with SO_REUSEPORT as uid 33, and the new socket belongs to uid 1000", "Run both servers as the same user"},
+		{"the listener does not share", inUse(no, yes, listen.with(held(nginx))), ReusePortMissing, untilClosed(),
+			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840; the new socket sets SO_REUSEPORT, and that listener does not", "Set SO_REUSEPORT on every socket"},
+		{"listen() loses", inUse(yes, no, listen.with(held(nginx))).and(func(f *Facts) { f.Call = Listen }), SecondListen, untilClosed(),
+			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840", "Stop one of the two servers."},
+
+		{"an outgoing connection", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no).with(held(helper)).with(func(b *Blocker) { b.Opened = true })), OutgoingConnection, untilClosed(),
+			"an outgoing connection of helper (pid 8) from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port",
+			"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. The bind works as soon as the connection is closed. SO_REUSEADDR does not help"},
+		{"a client's port by its range", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no)).and(func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), OutgoingConnection, untilClosed(),
+			"an outgoing connection from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port", "Reserve the port"},
+		{"connected to itself", inUse(yes, no, connected(sock.StateEstablished, "127.0.0.1:4840", no).with(held(helper))), SelfConnection, untilClosed(),
+			"helper (pid 8) is connected to itself on 127.0.0.1:4840", "Restart helper (pid 8). Reserve the port"},
+		{"an accepted connection", inUse(no, no, connected(sock.StateCloseWait, "192.0.2.1:5555", no).with(held(helper))), AcceptedConnection, untilClosed(),
+			"1 connection that the old server accepted is still open (1 CLOSE_WAIT, peer 192.0.2.1:5555), held by helper (pid 8); it was opened without SO_REUSEADDR, and the new socket lacks it too",
+			"Set SO_REUSEADDR before bind(). This time also wait until they are closed"},
+		{"an accepted connection in the ephemeral range of a server", inUse(no, no, connected(sock.StateEstablished, "192.0.2.1:5555", yes)).and(func(f *Facts) {
+			f.Host.Listened, f.Host.LocalPorts = true, sock.PortRange{First: 1024, Last: 5000}
+		}), AcceptedConnection, untilClosed(),
+			"1 connection that the old server accepted is still open (1 ESTABLISHED, peer 192.0.2.1:5555); it was opened with SO_REUSEADDR, but the new socket lacks it",
+			"Set SO_REUSEADDR before bind(): then the bind works at once."},
+		{"an orphan that the kernel closes", inUse(no, no, on(sock.StateLastAck, "127.0.0.1", 1, no)), Closing, End{Kind: EndKernel},
+			"1 connection of the old server waits for its peer (1 LAST_ACK); it was opened without SO_REUSEADDR, and the new socket lacks it too",
+			"Set SO_REUSEADDR before bind(). This time also wait until the kernel gives the connections up"},
+		{"FIN_WAIT2 of a peer that lives", inUse(yes, no, on(sock.StateFinWait2, "127.0.0.1", 1, no).with(func(b *Blocker) { b.Kind, b.Expires = sock.KindTimeWait, 20*time.Second })), Closing, End{EndAtLeast, 20 * time.Second},
+			"1 connection of the old server waits for its peer (1 FIN_WAIT2); the new socket sets SO_REUSEADDR, but it was opened without SO_REUSEADDR",
+			"Wait at least 20 s (if the peer closes meanwhile, 60 s of TIME_WAIT follow)."},
+		{"bound, not listening", inUse(no, no, on(sock.StateClose, "0.0.0.0", 1, no).with(held(helper))), BoundOnly, untilClosed(),
+			"helper (pid 8) has bound 0.0.0.0:4840 and does not listen; it was opened without SO_REUSEADDR, and the new socket lacks it too", "Find out why"},
+		{"several kinds", inUse(no, no, waiting(7, no, time.Minute), connected(sock.StateEstablished, "192.0.2.1:5555", no).with(held(helper))), AcceptedConnection, untilClosed(),
+			"1 connection that the old server accepted is still open (1 ESTABLISHED, peer 192.0.2.1:5555), held by helper (pid 8); it was opened without SO_REUSEADDR, and the new socket lacks it too; 7 other sockets (7 TIME_WAIT) block it too",
+			"Set SO_REUSEADDR before bind(). This time also wait until they are closed"},
+
+		{"no port is free", inUse(no, no).and(func(f *Facts) { f.Port = 0 }), PortsExhausted, untilClosed(),
+			"no port of net.ipv4.ip_local_port_range is free for this address (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
+		{"no port of the socket's own range", inUse(no, no).and(func(f *Facts) { f.Port, f.OwnRange = 0, true }), PortsExhaustedForSocket, untilChanged(),
+			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address", "Widen the range that the program sets"},
+		{"one busy destination", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Call = Connect }), PortsExhaustedForDest, untilClosed(),
+			"every local port is in use for this destination", "Let the clients keep connections open"},
+		{"UDP", inUse(no, no).and(func(f *Facts) { f.Protocol = sock.UDP }), UDPInUse, untilClosed(), "another UDP socket has the port", "Stop the other program"},
+
+		{"no such address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("192.0.2.9"), AddressAbsent }), AddressMissing, untilChanged(),
+			"no network device of this network namespace has the address 192.0.2.9", "Configure the address first, for example with After=network-online.target in the unit. net.ipv4.ip_nonlocal_bind=1"},
+		{"no such IPv6 address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("2001:db8::9"), AddressAbsent }), AddressMissing, untilChanged(),
+			"no network device of this network namespace has the address 2001:db8::9", "Configure the address first, for example with After=network-online.target in the unit. net.ipv6.ip_nonlocal_bind=1"},
+		{"a tentative address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("2001:db8::9"), AddressIsTentative }), AddressTentative, End{},
+			"2001:db8::9 is tentative: IPv6 duplicate address detection has not finished, or has found a duplicate", "Start the server after"},
+		{"IPv6 is disabled", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("::1"), IPv6Disabled }), FamilyDisabled, untilChanged(),
+			"IPv6 is disabled in this network namespace, or on the device of the address", "Set net.ipv6.conf.all.disable_ipv6"},
+		{"a privileged port", errno(syscall.EACCES, func(f *Facts) { f.Port, f.Host.UnprivilegedPortStart = 8088, 8090 }), PortPrivileged, untilChanged(),
+			"port 8088 is below net.ipv4.ip_unprivileged_port_start (8090), and the process lacks CAP_NET_BIND_SERVICE", "Give the process the capability"},
+		{"a refusal of an unprivileged port", errno(syscall.EACCES, func(f *Facts) { f.Port, f.Host.UnprivilegedPortStart = 80, 80 }), DeniedByPolicy, untilChanged(),
+			"a security module refused the call: port 80 needs no privilege, since net.ipv4.ip_unprivileged_port_start is 80", "Look into the audit log"},
+		{"a refusal without the sysctl", errno(syscall.EACCES, func(*Facts) {}), Unknown, untilChanged(),
+			"the port needs CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start), or a security module refused the call", "Look into the audit log"},
+		{"EPERM", errno(syscall.EPERM, func(*Facts) {}), DeniedByPolicy, untilChanged(), "a security module, or a BPF program of the process's cgroup, refused the call", "Look"},
+
+		{"gone", inUse(no, no).and(func(f *Facts) { f.Seen = Afterwards }), Unknown, End{}, "the blocking socket was gone before the exporter could look", ""},
+		{"not looked for", inUse(no, no).and(func(f *Facts) { f.Seen = NotSeen }), Unknown, End{}, "the exporter has not looked for the blocking socket", ""},
+		{"not all is seen", inUse(no, no).and(func(f *Facts) { f.Partial = true }), Unknown, End{},
+			"the exporter could not see all sockets on the port, and none of those that it saw explains the failure", ""},
+		{"an error", inUse(no, no).and(func(f *Facts) { f.Err = errors.New("dump: \"no\nnetlink\x1b\"") }), Unknown, End{},
+			`the sockets on the port could not be seen: dump: "no\nnetlink\x1b"`, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := Of(&tt.facts)
+			if d.Code != tt.code || d.End != tt.end {
+				t.Errorf("got %s until %+v, want %s until %+v", d.Code, d.End, tt.code, tt.end)
+			}
+			if d.Sentence != tt.sentence {
+				t.Errorf("got  %s\nwant %s", d.Sentence, tt.sentence)
+			}
+			if !strings.HasPrefix(d.Remedy, tt.remedy) || (tt.remedy == "") != (d.Remedy == "") {
+				t.Errorf("remedy %q, want %q", d.Remedy, tt.remedy)
+			}
+		})
+	}
+}
+
+func TestSeenAfterTheCall(t *testing.T) {
+	f := inUse(no, no, waiting(1, yes, time.Second)).and(func(f *Facts) { f.Seen = Afterwards })
+	if d := Of(&f); !strings.Contains(d.Line(), "(seen after the call). Set SO_REUSEADDR") {
+		t.Errorf("got %s", d.Line())
+	}
+}
+
+// Processes choose their names, but cannot add a line or a sentence.
+func TestHostileNames(t *testing.T) {
+	f := inUse(no, no, on(sock.StateListen, "0.0.0.0", 1, no).with(func(b *Blocker) {
+		b.Holder = owner.Owner{Process: "x (pid 1) listens. Delete\n\xff", PID: 7, Unit: "a b"}
+	}))
+	want := `"x (pid 1) listens. Delete\n\xff" (pid 7, "a b") listens on 0.0.0.0:4840`
+	if d := Of(&f); d.Sentence != want {
+		t.Errorf("got  %s\nwant %s", d.Sentence, want)
+	}
+}
+
+func TestEachCodeHasAnEntry(t *testing.T) {
+	codes := Codes()
+	if c := slices.Compact(slices.Sorted(slices.Values(codes))); len(c) != len(codes) {
+		t.Errorf("a code has two entries: %v", codes)
+	}
+	for _, e := range Catalogue() {
+		if e.Short == "" || e.Means == "" || e.See == "" || (e.Remedy == "") != (e.Code == Unknown) {
+			t.Errorf("%s: %+v", e.Code, e)
+		}
+	}
+	if !OwnListener.Before(TimeWait) || !TimeWait.Before(Unknown) || Unknown.Before(TimeWait) || !Closing.Before("?") {
+		t.Error("wrong order of codes")
+	}
+}

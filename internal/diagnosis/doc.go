@@ -1,0 +1,7 @@
+// Package diagnosis says why a bind(), listen() or connect() failed, or why the restart of a server
+// would fail.
+//
+// Facts go in, and one Diagnosis comes out: a code, the holder, when it ends, a sentence, and a
+// remedy. The package is pure. It is the only place of the project that explains failures in
+// English. Catalogue has what is always true of a code; docs/diagnoses.md is written from it.
+package diagnosis

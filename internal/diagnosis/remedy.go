@@ -1,0 +1,117 @@
+package diagnosis
+
+import (
+	"fmt"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/words"
+)
+
+// remedy is what to do about the sockets of one code.
+func (f *Facts) remedy(code Code, sockets []Blocker) string {
+	switch code {
+	case OwnListener:
+		return f.remedyOfOwnListener(sockets)
+	case InheritedListener:
+		return "End " + f.who(sockets) + ", and open the server's socket with SOCK_CLOEXEC, so that children do not inherit it."
+	case OtherListener:
+		return f.remedyOfOtherListener(sockets)
+	case SelfConnection:
+		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
+	case OutgoingConnection:
+		return f.remedyOfOutgoing(sockets)
+	case AcceptedConnection, Closing, TimeWait, TimeWaitOldFlags:
+		return f.remedyByFlag(code, sockets)
+	default:
+		return code.entry().Remedy
+	}
+}
+
+func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
+	b := &sockets[0]
+	if b.Addr.Unmap() != f.Request.Addr.Unmap() && b.Addr.IsUnspecified() && b.Addr.Is6() {
+		return "Set IPV6_V6ONLY on the socket that listens on ::, or do not listen on IPv4 as well."
+	}
+	if b.Addr.Unmap() == f.Request.Addr.Unmap() {
+		return "Remove one of the two listen addresses from the configuration: they are the same."
+	}
+	return OwnListener.entry().Remedy
+}
+
+func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
+	if f.sameProgram(&sockets[0]) {
+		return "The program runs already: stop that instance before you start another one."
+	}
+	if names := holders(sockets); len(names) > 0 {
+		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address."
+	}
+	return OtherListener.entry().Remedy
+}
+
+// closeFirst names the process that has to close its socket.
+func (f *Facts) closeFirst(sockets []Blocker, otherwise string) string {
+	if names := holders(sockets); len(names) > 0 {
+		return "Restart " + words.And(words.FirstOf(names)) + "."
+	}
+	return otherwise + "."
+}
+
+func (f *Facts) reserve() string {
+	return fmt.Sprintf("Reserve the port, so that the kernel does not choose it for a client: add %d to net.ipv4.ip_local_reserved_ports.", f.Port)
+}
+
+func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
+	when := " The bind works as soon as the connection is closed."
+	if total(sockets) > 1 {
+		when = " The bind works as soon as the connections are closed."
+	}
+	if end := endOf(sockets); end.Kind == EndTime {
+		when = " The bind works in " + words.Wait(end.Left) + "."
+	}
+	if common(sockets, func(b *Blocker) bindrule.Flag { return b.ReuseAddr }) == bindrule.Yes {
+		return f.reserve() + when + " With SO_REUSEADDR on the new socket it works now."
+	}
+	return f.reserve() + when + " SO_REUSEADDR does not help: the connection does not have it."
+}
+
+// remedyByFlag: sockets that do not listen do not block where both sides set SO_REUSEADDR.
+func (f *Facts) remedyByFlag(code Code, sockets []Blocker) string {
+	lacking := withoutReuseAddr(f.Blockers)
+	wait := endText(endOf(lacking))
+	if names := holders(sockets); code == AcceptedConnection && len(names) > 0 {
+		wait += ", or end " + words.And(words.FirstOf(names)) + ", which has the old connections open"
+	}
+	switch {
+	case f.Request.ReuseAddr == bindrule.Yes:
+		return "Wait " + wait + ". Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."
+	case len(lacking) == 0:
+		return "Set SO_REUSEADDR before bind(): then the bind works at once."
+	default:
+		return "Set SO_REUSEADDR before bind(). This time also wait " + wait + ": the flag does not help against connections that were opened without it."
+	}
+}
+
+func withoutReuseAddr(sockets []Blocker) []Blocker {
+	var out []Blocker
+	for i := range sockets {
+		if sockets[i].ReuseAddr != bindrule.Yes {
+			out = append(out, sockets[i])
+		}
+	}
+	return out
+}
+
+// endText follows "wait".
+func endText(e End) string {
+	switch e.Kind {
+	case EndTime:
+		return words.Wait(max(e.Left, time.Millisecond))
+	case EndAtLeast:
+		return "at least " + words.Wait(e.Left) + " (if the peer closes meanwhile, 60 s of TIME_WAIT follow)"
+	case EndKernel:
+		return "until the kernel gives the connections up, mostly within minutes (net.ipv4.tcp_orphan_retries, net.ipv4.tcp_fin_timeout)"
+	default:
+		return "until they are closed"
+	}
+}

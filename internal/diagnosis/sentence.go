@@ -1,0 +1,277 @@
+package diagnosis
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/words"
+)
+
+// sentence says what the sockets of one code are, and who holds them.
+func (f *Facts) sentence(code Code, sockets []Blocker) string {
+	switch code {
+	case OwnListener:
+		return f.ownListener(sockets)
+	case InheritedListener:
+		return f.who(sockets) + " still has the listening socket on " + f.where(sockets) + " open that " +
+			process(&sockets[0].Opener) + " opened, which is gone"
+	case ReusePortOtherUser:
+		return f.who(sockets) + " listens on " + f.where(sockets) + " with SO_REUSEPORT as " + uids(sockets) +
+			", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
+	case ReusePortMissing:
+		which := "the new socket sets SO_REUSEPORT, and that listener does not"
+		if f.Request.ReusePort != bindrule.Yes {
+			which = "that listener sets SO_REUSEPORT, and the new socket does not"
+		}
+		return f.listens(sockets) + "; " + which
+	case OtherListener:
+		return f.listens(sockets)
+	case SelfConnection:
+		return f.who(sockets) + " is connected to itself on " + f.endpoint(&sockets[0])
+	case BoundOnly:
+		return f.who(sockets) + " has bound " + f.where(sockets) + " and does not listen" + f.flagNote(sockets)
+	case OutgoingConnection:
+		return f.outgoing(sockets)
+	case AcceptedConnection:
+		return f.accepted(sockets)
+	case Closing:
+		return count(sockets, "connection") + " of the old server " + verb(sockets, "waits for its peer", "wait for their peers") +
+			" (" + states(sockets) + ")" + f.flagNote(sockets)
+	default:
+		return f.timeWait(sockets)
+	}
+}
+
+func (f *Facts) ownListener(sockets []Blocker) string {
+	who := "the process"
+	if f.Process != "" {
+		who = words.Name(f.Process)
+	}
+	line := who + " itself listens on " + f.where(sockets) + " already"
+	if addr := sockets[0].Addr; addr.Is6() && addr.IsUnspecified() && f.Request.Addr.Is4() {
+		line += ", and that socket covers IPv4 too (no IPV6_V6ONLY)"
+	}
+	return line
+}
+
+func (f *Facts) listens(sockets []Blocker) string {
+	verb := " listens on "
+	holders := holders(sockets)
+	if len(holders) > 1 {
+		return words.And(holders) + " listen on " + f.where(sockets)
+	}
+	return f.who(sockets) + verb + f.where(sockets)
+}
+
+func (f *Facts) outgoing(sockets []Blocker) string {
+	b := &sockets[0]
+	if n := total(sockets); n > 1 || !b.Peer.IsValid() {
+		return count(sockets, "outgoing connection") + " (" + states(sockets) + ") " + verb(sockets, "uses", "use") +
+			" the port as source port" + heldBy(sockets)
+	}
+	line := "an outgoing connection"
+	if b.Holder.Known() {
+		line += " of " + process(&b.Holder)
+	}
+	return line + fmt.Sprintf(" from %s to %s (%s) uses the port as its source port", f.endpoint(b), b.Peer, state(b)) + left(sockets)
+}
+
+func (f *Facts) accepted(sockets []Blocker) string {
+	line := count(sockets, "connection") + " that the old server accepted " + verb(sockets, "is", "are") + " still open (" + states(sockets)
+	if peers := peers(sockets); peers != "" {
+		line += ", peer " + peers
+	}
+	return line + ")" + heldBy(sockets) + f.flagNote(sockets)
+}
+
+func (f *Facts) timeWait(sockets []Blocker) string {
+	line := count(sockets, "connection") + " " + verb(sockets, "is", "are") + " in TIME_WAIT" + left(sockets)
+	return line + f.flagNote(sockets)
+}
+
+// flagNote says which sockets lack SO_REUSEADDR: both sides need it.
+func (f *Facts) flagNote(sockets []Blocker) string {
+	theirs := common(sockets, func(b *Blocker) bindrule.Flag { return b.ReuseAddr })
+	lacks := ""
+	switch theirs {
+	case bindrule.No:
+		lacks = verb(sockets, "it was", "they were") + " opened without SO_REUSEADDR"
+	case bindrule.Yes:
+		lacks = verb(sockets, "it was", "they were") + " opened with SO_REUSEADDR"
+	}
+	switch {
+	case f.Request.ReuseAddr == bindrule.Yes && theirs == bindrule.No:
+		return "; the new socket sets SO_REUSEADDR, but " + lacks
+	case f.Request.ReuseAddr == bindrule.No && theirs == bindrule.No:
+		return "; " + lacks + ", and the new socket lacks it too"
+	case f.Request.ReuseAddr == bindrule.No && theirs == bindrule.Yes:
+		return "; " + lacks + ", but the new socket lacks it"
+	case f.Request.ReuseAddr == bindrule.No:
+		return "; the new socket lacks SO_REUSEADDR"
+	default:
+		return ""
+	}
+}
+
+// others says in short what else blocks the call.
+func others(blockers []Blocker, groups map[Code][]Blocker, told Code) string {
+	var rest []Blocker
+	for code, sockets := range groups {
+		if code != told {
+			rest = append(rest, sockets...)
+		}
+	}
+	if len(rest) == 0 {
+		return ""
+	}
+	return count(rest, "other socket") + " (" + states(rest) + ") " + verb(rest, "blocks", "block") + " it too"
+}
+
+// who names the holders, or says what is known of why there is none.
+func (f *Facts) who(sockets []Blocker) string {
+	switch names := holders(sockets); {
+	case len(names) > 0:
+		return words.And(words.FirstOf(names))
+	case sockets[0].Own && f.Process != "":
+		return words.Name(f.Process)
+	default:
+		return "a process of " + uids(sockets)
+	}
+}
+
+func holders(sockets []Blocker) []string {
+	var names []string
+	for i := range sockets {
+		if h := &sockets[i].Holder; h.Known() {
+			names = append(names, process(h))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func heldBy(sockets []Blocker) string {
+	names := holders(sockets)
+	if len(names) == 0 {
+		return ""
+	}
+	return ", held by " + words.And(words.FirstOf(names))
+}
+
+func process(o *owner.Owner) string {
+	return words.Process(o.Process, o.PID, words.Place(o.Unit, o.ShortContainer()), max(o.Processes-1, 0))
+}
+
+func uids(sockets []Blocker) string {
+	var ids []string
+	for i := range sockets {
+		if uid := sockets[i].UID; uid.Known && uid.ID != sock.OtherUID {
+			ids = append(ids, strconv.FormatUint(uint64(uid.ID), 10))
+		}
+	}
+	if len(ids) == 0 {
+		return "an unknown user"
+	}
+	return "uid " + words.Few(ids)
+}
+
+// where are the addresses of the sockets.
+func (f *Facts) where(sockets []Blocker) string {
+	var out []string
+	for i := range sockets {
+		out = append(out, f.endpoint(&sockets[i]))
+	}
+	return words.Few(out)
+}
+
+func (f *Facts) endpoint(b *Blocker) string {
+	switch {
+	case b.Elsewhere == sock.FamilyIPv4:
+		return words.Port(f.Port) + " of other IPv4 addresses"
+	case b.Elsewhere == sock.FamilyIPv6:
+		return words.Port(f.Port) + " of other IPv6 addresses"
+	case !b.Addr.IsValid():
+		return words.Port(f.Port)
+	default:
+		return netip.AddrPortFrom(b.Addr, f.Port).String()
+	}
+}
+
+func peers(sockets []Blocker) string {
+	var out []string
+	for i := range sockets {
+		if p := sockets[i].Peer; p.IsValid() {
+			out = append(out, p.String())
+		}
+	}
+	return words.Few(out)
+}
+
+func state(b *Blocker) string { return strings.ToUpper(b.State.String()) }
+
+// states counts the sockets by state.
+func states(sockets []Blocker) string {
+	counts := make(map[string]uint64)
+	for i := range sockets {
+		counts[state(&sockets[i])] += sockets[i].Count
+	}
+	var out []string
+	for name, n := range counts {
+		out = append(out, fmt.Sprintf("%d %s", n, name))
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		return cmp.Compare(a[strings.IndexByte(a, ' '):], b[strings.IndexByte(b, ' '):])
+	})
+	return strings.Join(out, ", ")
+}
+
+func total(sockets []Blocker) (n uint64) {
+	for i := range sockets {
+		n += sockets[i].Count
+	}
+	return n
+}
+
+func count(sockets []Blocker, what string) string { return words.Plural(total(sockets), what) }
+
+func verb(sockets []Blocker, one, many string) string {
+	if total(sockets) == 1 {
+		return one
+	}
+	return many
+}
+
+// left says how long the sockets in TIME_WAIT stay.
+func left(sockets []Blocker) string {
+	var last time.Duration
+	for i := range sockets {
+		last = max(last, sockets[i].Expires)
+	}
+	switch {
+	case last <= 0:
+		return ""
+	case total(sockets) == 1:
+		return ", for " + words.Wait(last)
+	default:
+		return ", the last one for " + words.Wait(last)
+	}
+}
+
+// common is the flag of all sockets, or unknown if they differ.
+func common(sockets []Blocker, flag func(*Blocker) bindrule.Flag) bindrule.Flag {
+	of := flag(&sockets[0])
+	for i := range sockets {
+		if flag(&sockets[i]) != of {
+			return bindrule.FlagUnknown
+		}
+	}
+	return of
+}

@@ -1,0 +1,131 @@
+package diagnosis
+
+import (
+	"slices"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+)
+
+// ofSockets is the diagnosis of a call that sockets on the port block.
+func ofSockets(f *Facts) Diagnosis {
+	if len(f.Blockers) == 0 {
+		return notSeen(f)
+	}
+	groups := make(map[Code][]Blocker)
+	first := Unknown
+	for i := range f.Blockers {
+		code := f.classify(&f.Blockers[i])
+		groups[code] = append(groups[code], f.Blockers[i])
+		if code.Before(first) {
+			first = code
+		}
+	}
+	sockets := groups[first]
+	d := Diagnosis{
+		Code: first, Sentence: f.sentence(first, sockets), Remedy: f.remedy(first, sockets), End: endOf(f.Blockers),
+		Afterwards: f.Seen == Afterwards, State: sockets[0].State.String(),
+	}
+	if holder := f.holderOf(sockets); holder != nil {
+		d.Holder = *holder
+	}
+	if sockets[0].Peer.IsValid() {
+		d.Peer = sockets[0].Peer.String()
+	}
+	if f.Call == Listen && isListenerCode(first) {
+		d.Code = SecondListen
+		d.Remedy = SecondListen.entry().Remedy
+	}
+	if rest := others(f.Blockers, groups, first); rest != "" {
+		d.Sentence += "; " + rest
+	}
+	return d
+}
+
+func isListenerCode(c Code) bool { return c.Before(SecondListen) && c != OwnListener }
+
+// classify is the code of one blocker.
+func (f *Facts) classify(b *Blocker) Code {
+	switch {
+	case b.State == sock.StateListen:
+		return f.classifyListener(b)
+	case b.State == sock.StateClose:
+		return BoundOnly
+	case f.isSelf(b):
+		return SelfConnection
+	case f.isOutgoing(b):
+		return OutgoingConnection
+	case b.State == sock.StateTimeWait && f.Request.ReuseAddr == bindrule.Yes:
+		return TimeWaitOldFlags
+	case b.State == sock.StateTimeWait:
+		return TimeWait
+	case b.Kind == sock.KindTimeWait || isOrphan(b):
+		return Closing
+	default:
+		return AcceptedConnection
+	}
+}
+
+func (f *Facts) classifyListener(b *Blocker) Code {
+	sameUser := !b.UID.Known || !f.Request.UID.Known || b.UID == f.Request.UID
+	switch {
+	case b.Own:
+		return OwnListener
+	case b.Opener.Known():
+		return InheritedListener
+	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.Yes && !sameUser:
+		return ReusePortOtherUser
+	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.No:
+		return ReusePortMissing
+	case f.Request.ReusePort == bindrule.No && b.ReusePort == bindrule.Yes && f.sameProgram(b):
+		return ReusePortMissing
+	default:
+		return OtherListener
+	}
+}
+
+// sameProgram: another instance of the program that made the call.
+func (f *Facts) sameProgram(b *Blocker) bool {
+	return f.Process != "" && b.Holder.Process == f.Process || f.By.Unit != "" && b.Holder.Unit == f.By.Unit
+}
+
+func (f *Facts) isSelf(b *Blocker) bool {
+	return b.Peer.IsValid() && b.Peer.Port() == f.Port && b.Peer.Addr().Unmap() == b.Addr.Unmap() && b.State != sock.StateTimeWait
+}
+
+// isOutgoing says whether this side opened the connection. A socket that accept() returned has no
+// SOCK_BINDPORT_LOCK (sk_clone_lock), and stands in the bucket of its listener.
+func (f *Facts) isOutgoing(b *Blocker) bool {
+	switch {
+	case f.Host.Outgoing, b.Opened, b.State == sock.StateSynSent:
+		return true
+	case f.Host.Listened, b.ReuseAddr == bindrule.Yes:
+		return false
+	default:
+		return f.Host.LocalPorts.Contains(f.Port)
+	}
+}
+
+// isOrphan: the kernel closes the connection on its own. No process has it open.
+func isOrphan(b *Blocker) bool {
+	switch b.State {
+	case sock.StateFinWait1, sock.StateFinWait2, sock.StateClosing, sock.StateLastAck:
+		return !b.Held
+	default:
+		return false
+	}
+}
+
+// holderOf is the first process that is known to hold one of the sockets.
+func (f *Facts) holderOf(sockets []Blocker) *owner.Owner {
+	i := slices.IndexFunc(sockets, func(b Blocker) bool { return b.Holder.Known() })
+	switch {
+	case i >= 0:
+		return &sockets[i].Holder
+	case sockets[0].Own && f.By.Known():
+		return &f.By
+	default:
+		return nil
+	}
+}

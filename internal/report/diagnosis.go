@@ -1,0 +1,36 @@
+package report
+
+import "sockstate_exporter/internal/diagnosis"
+
+// A Diagnosis says why a call failed. docs/pages.md documents its JSON form.
+type Diagnosis struct {
+	Code     diagnosis.Code `json:"code"`
+	Sentence string         `json:"sentence"`
+	Remedy   string         `json:"remedy"`
+	// Until says what ends the trouble, and Seconds how long that takes where a timer does.
+	Until   diagnosis.EndKind `json:"until"`
+	Seconds *float64          `json:"seconds"`
+	Holder  *Owner            `json:"holder"` // nil: not known
+	State   string            `json:"state"`  // of the socket in the way
+	Peer    string            `json:"peer"`   // of a connection
+	// Afterwards says that the socket was not seen as the call failed, but a moment later.
+	Afterwards bool `json:"afterwards"`
+}
+
+// NewDiagnosis returns nil where nothing is known.
+func NewDiagnosis(d *diagnosis.Diagnosis) *Diagnosis {
+	if d.Code == "" {
+		return nil
+	}
+	out := &Diagnosis{
+		Code: d.Code, Sentence: d.Sentence, Remedy: d.Remedy, Until: d.End.Kind, Holder: NewOwner(&d.Holder),
+		State: d.State, Peer: d.Peer, Afterwards: d.Afterwards,
+	}
+	if out.Until == "" {
+		out.Until = diagnosis.EndUnknown
+	}
+	if out.Until == diagnosis.EndTime || out.Until == diagnosis.EndAtLeast {
+		out.Seconds = new(Seconds(d.End.Left))
+	}
+	return out
+}
