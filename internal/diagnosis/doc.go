@@ -5,3 +5,5 @@
 // remedy. The package is pure. It is the only place of the project that explains failures in
 // English. Catalogue has what is always true of a code; docs/diagnoses.md is written from it.
 package diagnosis
+
+//go:generate go run sockstate_exporter/internal/metricsdoc -diagnoses -o ../../docs/diagnoses.md

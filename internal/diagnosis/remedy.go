@@ -33,6 +33,9 @@ func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
 	if b.Addr.Unmap() != f.Request.Addr.Unmap() && b.Addr.IsUnspecified() && b.Addr.Is6() {
 		return "Set IPV6_V6ONLY on the socket that listens on ::, or do not listen on IPv4 as well."
 	}
+	if f.Request.Addr.Is6() && f.Request.Addr.IsUnspecified() && b.Addr.Unmap().Is4() {
+		return "Set IPV6_V6ONLY on the new socket before it is bound to ::, or listen on :: only, which covers IPv4 too."
+	}
 	if b.Addr.Unmap() == f.Request.Addr.Unmap() {
 		return "Remove one of the two listen addresses from the configuration: they are the same."
 	}

@@ -1,4 +1,4 @@
-// Command metricsdoc writes docs/metrics.md, the metrics reference. Names, types, labels and help
+// Command metricsdoc writes docs/metrics.md, the metrics reference, and docs/diagnoses.md. Names, types, labels and help
 // texts are those that the exporter itself exposes. Units, details and kernel sources are in notes.
 package main
 
@@ -20,8 +20,12 @@ import (
 
 func main() {
 	out := flag.String("o", "", "file to write; empty for standard output")
+	codes := flag.Bool("diagnoses", false, "write the diagnoses instead")
 	flag.Parse()
 	text, err := reference(collector.New(nil, nil, nil).Metrics(), notes())
+	if *codes {
+		text = diagnoses()
+	}
 	if err == nil {
 		err = write(*out, text)
 	}
