@@ -55,7 +55,7 @@ func inUse(reuseAddr, reusePort bindrule.Flag, blockers ...Blocker) Facts {
 	}
 }
 
-func (f Facts) and(change func(*Facts)) Facts {
+func but(f Facts, change func(*Facts)) Facts {
 	change(&f)
 	return f
 }
@@ -113,20 +113,20 @@ func TestDiagnoses(t *testing.T) {
 			"a process of uid 33 listens on 0.0.0.0:4840 with SO_REUSEPORT as uid 33, and the new socket belongs to uid 1000", "Run both servers as the same user"},
 		{"the listener does not share", inUse(no, yes, listen.with(held(nginx))), ReusePortMissing, untilClosed(),
 			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840; the new socket sets SO_REUSEPORT, and that listener does not", "Set SO_REUSEPORT on every socket"},
-		{"listen() loses", inUse(yes, no, listen.with(held(nginx))).and(func(f *Facts) { f.Call = Listen }), SecondListen, untilClosed(),
+		{"listen() loses", but(inUse(yes, no, listen.with(held(nginx))), func(f *Facts) { f.Call = Listen }), SecondListen, untilClosed(),
 			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840", "Stop one of the two servers."},
 
 		{"an outgoing connection", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no).with(held(helper)).with(func(b *Blocker) { b.Opened = true })), OutgoingConnection, untilClosed(),
 			"an outgoing connection of helper (pid 8) from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port",
 			"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. The bind works as soon as the connection is closed. SO_REUSEADDR does not help"},
-		{"a client's port by its range", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no)).and(func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), OutgoingConnection, untilClosed(),
+		{"a client's port by its range", but(inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no)), func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), OutgoingConnection, untilClosed(),
 			"an outgoing connection from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port", "Reserve the port"},
 		{"connected to itself", inUse(yes, no, connected(sock.StateEstablished, "127.0.0.1:4840", no).with(held(helper))), SelfConnection, untilClosed(),
 			"helper (pid 8) is connected to itself on 127.0.0.1:4840", "Restart helper (pid 8). Reserve the port"},
 		{"an accepted connection", inUse(no, no, connected(sock.StateCloseWait, "192.0.2.1:5555", no).with(held(helper))), AcceptedConnection, untilClosed(),
 			"1 connection that the old server accepted is still open (1 CLOSE_WAIT, peer 192.0.2.1:5555), held by helper (pid 8); it was opened without SO_REUSEADDR, and the new socket lacks it too",
 			"Set SO_REUSEADDR before bind(). This time also wait until they are closed"},
-		{"an accepted connection in the ephemeral range of a server", inUse(no, no, connected(sock.StateEstablished, "192.0.2.1:5555", yes)).and(func(f *Facts) {
+		{"an accepted connection in the ephemeral range of a server", but(inUse(no, no, connected(sock.StateEstablished, "192.0.2.1:5555", yes)), func(f *Facts) {
 			f.Host.Listened, f.Host.LocalPorts = true, sock.PortRange{First: 1024, Last: 5000}
 		}), AcceptedConnection, untilClosed(),
 			"1 connection that the old server accepted is still open (1 ESTABLISHED, peer 192.0.2.1:5555); it was opened with SO_REUSEADDR, but the new socket lacks it",
@@ -143,13 +143,13 @@ func TestDiagnoses(t *testing.T) {
 			"1 connection that the old server accepted is still open (1 ESTABLISHED, peer 192.0.2.1:5555), held by helper (pid 8); it was opened without SO_REUSEADDR, and the new socket lacks it too; 7 other sockets (7 TIME_WAIT) block it too",
 			"Set SO_REUSEADDR before bind(). This time also wait until they are closed"},
 
-		{"no port is free", inUse(no, no).and(func(f *Facts) { f.Port = 0 }), PortsExhausted, untilClosed(),
+		{"no port is free", but(inUse(no, no), func(f *Facts) { f.Port = 0 }), PortsExhausted, untilClosed(),
 			"no port of net.ipv4.ip_local_port_range is free for this address (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
-		{"no port of the socket's own range", inUse(no, no).and(func(f *Facts) { f.Port, f.OwnRange = 0, true }), PortsExhaustedForSocket, untilChanged(),
+		{"no port of the socket's own range", but(inUse(no, no), func(f *Facts) { f.Port, f.OwnRange = 0, true }), PortsExhaustedForSocket, untilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address", "Widen the range that the program sets"},
 		{"one busy destination", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Call = Connect }), PortsExhaustedForDest, untilClosed(),
 			"every local port is in use for this destination", "Let the clients keep connections open"},
-		{"UDP", inUse(no, no).and(func(f *Facts) { f.Protocol = sock.UDP }), UDPInUse, untilClosed(), "another UDP socket has the port", "Stop the other program"},
+		{"UDP", but(inUse(no, no), func(f *Facts) { f.Protocol = sock.UDP }), UDPInUse, untilClosed(), "another UDP socket has the port", "Stop the other program"},
 
 		{"no such address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("192.0.2.9"), AddressAbsent }), AddressMissing, untilChanged(),
 			"no network device of this network namespace has the address 192.0.2.9", "Configure the address first, for example with After=network-online.target in the unit. net.ipv4.ip_nonlocal_bind=1"},
@@ -167,11 +167,11 @@ func TestDiagnoses(t *testing.T) {
 			"the port needs CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start), or a security module refused the call", "Look into the audit log"},
 		{"EPERM", errno(syscall.EPERM, func(*Facts) {}), DeniedByPolicy, untilChanged(), "a security module, or a BPF program of the process's cgroup, refused the call", "Look"},
 
-		{"gone", inUse(no, no).and(func(f *Facts) { f.Seen = Afterwards }), Unknown, End{}, "the blocking socket was gone before the exporter could look", ""},
-		{"not looked for", inUse(no, no).and(func(f *Facts) { f.Seen = NotSeen }), Unknown, End{}, "the exporter has not looked for the blocking socket", ""},
-		{"not all is seen", inUse(no, no).and(func(f *Facts) { f.Partial = true }), Unknown, End{},
+		{"gone", but(inUse(no, no), func(f *Facts) { f.Seen = Afterwards }), Unknown, End{}, "the blocking socket was gone before the exporter could look", ""},
+		{"not looked for", but(inUse(no, no), func(f *Facts) { f.Seen = NotSeen }), Unknown, End{}, "the exporter has not looked for the blocking socket", ""},
+		{"not all is seen", but(inUse(no, no), func(f *Facts) { f.Partial = true }), Unknown, End{},
 			"the exporter could not see all sockets on the port, and none of those that it saw explains the failure", ""},
-		{"an error", inUse(no, no).and(func(f *Facts) { f.Err = errors.New("dump: \"no\nnetlink\x1b\"") }), Unknown, End{},
+		{"an error", but(inUse(no, no), func(f *Facts) { f.Err = errors.New("dump: \"no\nnetlink\x1b\"") }), Unknown, End{},
 			`the sockets on the port could not be seen: dump: "no\nnetlink\x1b"`, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestDiagnoses(t *testing.T) {
 }
 
 func TestSeenAfterTheCall(t *testing.T) {
-	f := inUse(no, no, waiting(1, yes, time.Second)).and(func(f *Facts) { f.Seen = Afterwards })
+	f := but(inUse(no, no, waiting(1, yes, time.Second)), func(f *Facts) { f.Seen = Afterwards })
 	if d := Of(&f); !strings.Contains(d.Line(), "(seen after the call). Set SO_REUSEADDR") {
 		t.Errorf("got %s", d.Line())
 	}

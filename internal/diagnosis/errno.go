@@ -32,10 +32,10 @@ func ofErrno(f *Facts) Diagnosis {
 // ofAddress tells why an address cannot be bound to.
 func ofAddress(f *Facts) Diagnosis {
 	addr := f.Request.Addr
-	switch {
-	case f.Host.Address == IPv6Disabled:
+	switch f.Host.Address {
+	case IPv6Disabled:
 		return simple(FamilyDisabled, untilChanged(), "IPv6 is disabled in this network namespace, or on the device of the address")
-	case f.Host.Address == AddressIsTentative:
+	case AddressIsTentative:
 		return simple(AddressTentative, End{}, fmt.Sprintf("%s is tentative: IPv6 duplicate address detection has not finished, or has found a duplicate", addr))
 	}
 	sysctl := "net.ipv4.ip_nonlocal_bind"

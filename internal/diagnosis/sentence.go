@@ -122,7 +122,7 @@ func (f *Facts) flagNote(sockets []Blocker) string {
 }
 
 // others says in short what else blocks the call.
-func others(blockers []Blocker, groups map[Code][]Blocker, told Code) string {
+func others(groups map[Code][]Blocker, told Code) string {
 	var rest []Blocker
 	for code, sockets := range groups {
 		if code != told {

@@ -37,7 +37,7 @@ func ofSockets(f *Facts) Diagnosis {
 		d.Code = SecondListen
 		d.Remedy = SecondListen.entry().Remedy
 	}
-	if rest := others(f.Blockers, groups, first); rest != "" {
+	if rest := others(groups, first); rest != "" {
 		d.Sentence += "; " + rest
 	}
 	return d

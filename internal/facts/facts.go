@@ -6,8 +6,6 @@
 package facts
 
 import (
-	"syscall"
-
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
@@ -63,7 +61,7 @@ func OfEvent(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagn
 // factsOf has what the event says.
 func factsOf(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Facts {
 	facts := diagnosis.Facts{
-		Errno: syscall.Errno(e.Errno), Protocol: e.Protocol, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange,
+		Errno: e.Errno, Protocol: e.Protocol, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange,
 		Request: request, Process: e.Command(), By: by, Host: diagnosis.Host{UnprivilegedPortStart: -1},
 	}
 	if e.Op == bindtrace.OpListen {

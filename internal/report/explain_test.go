@@ -22,8 +22,6 @@ func conflict(r bindrule.Request) failures.Conflict {
 	}
 }
 
-const no, yes, unknown = bindrule.No, bindrule.Yes, bindrule.FlagUnknown
-
 func TestExplainNamesTheHalfThatFailed(t *testing.T) {
 	c := conflict(bindrule.Request{})
 	c.OtherHalf = []netip.AddrPort{netip.AddrPortFrom(any6, 4840)}

@@ -4,12 +4,14 @@ package bindtrace
 
 import "sockstate_exporter/internal/bpf/bindtrace/slots"
 
-// What a Tracer counts.
-type (
-	Op    = slots.Op
-	Key   = slots.Key
-	Count = slots.Count
-)
+// An Op is a call that failed.
+type Op = slots.Op
+
+// A Key says which failures a Count counts.
+type Key = slots.Key
+
+// A Count says how many calls failed.
+type Count = slots.Count
 
 // The calls.
 const (

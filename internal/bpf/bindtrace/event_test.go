@@ -79,7 +79,7 @@ func TestDecodeBlockers(t *testing.T) {
 		Expires  uint64
 		Addr     [4]uint32
 		Ifindex  uint32
-		Uid      uint32
+		Uid      uint32 //nolint:revive // as bpf2go names it
 		Port     uint16
 		V6       uint8
 		State    uint8

@@ -29,9 +29,10 @@ func (o Op) String() string {
 	}
 }
 
-// Families and Protocols return what the numbers of enum family and enum protocol in bindtrace.c mean.
+// Families returns what the numbers of enum family in bindtrace.c mean.
 func Families() [FamilyCount]sock.Family { return sock.Families() }
 
+// Protocols returns what the numbers of enum protocol in bindtrace.c mean.
 func Protocols() [ProtocolCount]sock.Protocol {
 	return [...]sock.Protocol{sock.OtherProtocol, sock.TCP, sock.UDP, sock.MPTCP, sock.SCTP}
 }

@@ -63,6 +63,7 @@ type leaving struct {
 }
 
 const (
+	// LeavingTime is how long a slot waits for its next place.
 	LeavingTime = time.Second
 
 	// DefaultMaxDetails bounds the series that a process can make of a port by failing in ever
