@@ -56,7 +56,7 @@ func waitInConnect(t *testing.T, ns *kerneltest.NetNS, tg target, calls int) {
 			_ = unix.Shutdown(fd, unix.SHUT_RDWR) // ends the wait
 		}
 		for range fds {
-			_ = <-returned // each connect() ends with an error
+			<-returned //nolint:errcheck // each connect() ends with an error
 		}
 	})
 	for _, fd := range fds {
