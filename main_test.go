@@ -186,8 +186,8 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--no-collector.tcp --watch.port=0", `--watch.port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
 		{"4840", `unexpected 4840 (try --help)`},
 		{"--nonsense check", `unknown long flag '--nonsense' (try --help)`},
-		{"--log.level=debug check --json", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},
-		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] PORT... (try check --help)`},
+		{"--log.level=debug check --json", `check comes first: sockstate_exporter check [flags] WHAT... (try check --help)`},
+		{"--log.level=debug check 4840", `check comes first: sockstate_exporter check [flags] WHAT... (try check --help)`},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			// With an ended context, a command line that is taken returns nil.

@@ -22,7 +22,7 @@ import (
 	"sockstate_exporter/internal/report"
 )
 
-// An answer is what a test compares of a status.Answer.
+// An answer is what a test compares of a report.Answer.
 type answer struct {
 	Outcome  report.Outcome
 	Until    report.Until
@@ -266,11 +266,33 @@ func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
 func TestBadCommandLineExitsWith2AndSaysWhatWouldBeRight(t *testing.T) {
 	ns := kerneltest.New(t)
 	for _, tt := range []struct{ args, want string }{
-		{"", "no port given, want one or more, such as 4840 (try --help)"},
-		{"0", `port "0" is out of range, want 1 to 65535 (try --help)`},
-		{"65536", `port "65536" is out of range, want 1 to 65535 (try --help)`},
-		{"http", `port "http" is not a number, want 1 to 65535 (try --help)`},
-		{"4840 80-70", `range "80-70" is reversed, want "70-80" (try --help)`},
+		{"", `no port given, want one or more, such as 4840 (try --help)`},
+		{"--json", `no port given, want one or more, such as 4840 (try --help)`},
+		{"0", `"0": port "0" is out of range, want 1 to 65535 (try --help)`},
+		{"65536", `"65536": port "65536" is out of range, want 1 to 65535 (try --help)`},
+		{"4840 80-70", `"80-70": range "80-70" is reversed, want "70-80" (try --help)`},
+		{"0-80", `"0-80": range "0-80": port "0" is out of range, want 1 to 65535 (try --help)`},
+		{"80- 4840", `"80-": range "80-": port "" is not a number, want 1 to 65535 (try --help)`},
+		{"1-2-3", `"1-2-3": want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"80,443", `"80,443": want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{":8080", `":8080": want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"*:8080", `"*:8080": "*" is not an IP address, and names are not looked up; want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"localhost", `"localhost": no TCP service of that name in /etc/services; want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"localhost:80", `"localhost:80": "localhost" is not an IP address, and names are not looked up; want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"127.0.0.1", `"127.0.0.1": an address without a port, want 127.0.0.1:8080, or --address=127.0.0.1 and a port (try --help)`},
+		{"::1", `"::1": an address without a port, want [::1]:8080, or --address=::1 and a port (try --help)`},
+		{"[::1]", `"[::1]": want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"[127.0.0.1]:80", `"[127.0.0.1]:80": want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"127.0.0.1:", `"127.0.0.1:": want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080) (try --help)`},
+		{"127.0.0.1:0", `"127.0.0.1:0": port "0" is out of range, want 1 to 65535 (try --help)`},
+		{"192.0.2.1:80", "\"192.0.2.1:80\": not an address of this host, so bind() answers EADDRNOTAVAIL; `ip address` lists those that are (try --help)"},
+		{"[fe80::1]:80", `"[fe80::1]:80": a link-local address needs its interface, such as fe80::1%eth0 (try --help)`},
+		{"53/udp", `"53/udp": UDP ports cannot be checked yet, only TCP ports (try --help)`},
+		{"/run/server.sock", `"/run/server.sock": Unix sockets cannot be checked yet, only TCP ports (try --help)`},
+		{"./server.sock", `"./server.sock": Unix sockets cannot be checked yet, only TCP ports (try --help)`},
+		{"--wait 30s", `"30s": to wait for so long, write --wait=30s (try --help)`},
+		{"--wait=30 80", `--wait=30: want a duration such as 30s or 2m, or --wait alone (try --help)`},
+		{"--wait=-1s 80", `--wait=-1s: want a duration such as 30s or 2m, or --wait alone (try --help)`},
 		{"--address=localhost 80", "--address=localhost: want an IP address without port or name, such as :: or 127.0.0.1 (try --help)"},
 		{"--address=192.0.2.1 80", "--address=192.0.2.1: not an address of this host, so bind() answers EADDRNOTAVAIL; `ip address` lists those that are (try --help)"},
 		{"--address=fe80::1 80", "--address=fe80::1: a link-local address needs its interface, such as fe80::1%eth0 (try --help)"},

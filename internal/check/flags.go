@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"slices"
-	"syscall"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 
@@ -17,36 +15,55 @@ import (
 
 const name = "sockstate_exporter check"
 
-const help = `Say whether bind() to a TCP port would work now, what blocks it, for how long, and what to do about it.
+const help = `Say whether a restart of what listens on a TCP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it.
 
-The report has an answer for a server without SO_REUSEADDR and one for a server with it. The exit status is for the server without, or with --reuseaddr for the server with it. A listener blocks a bind like any other socket. The report also says whether the listener could bind again if it restarted.
+WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), or an address with a port (127.0.0.1:8080, [::1]:8080).
 
-Exit status: 0 free, on every port and address; 1 blocked; 2 not known, or an error. docs/check.md describes the JSON output.`
+The first line about a port is about a restart if something listens. The exit status is about a new bind(), and a listener blocks that like any other socket. With --restart the exit status is about the restart, too.
+
+Exit status: 0 it would work, on every port and address; 1 it would fail; 2 that cannot be known, or the command line is wrong. docs/check.md describes the JSON output.`
 
 // options are the command line.
 type options struct {
-	ports     []watch.Spec
+	targets   []report.Target
 	netns     string // empty: the one that it runs in
-	addresses []report.Address
+	restart   bool
 	reuseAddr bool
+	reusePort bool
 	json      bool
+	wait      wait
+}
+
+// specs are the ports to look at.
+func (o *options) specs() []watch.Spec {
+	out := make([]watch.Spec, len(o.targets))
+	for i := range o.targets {
+		out[i] = watch.Spec{PortRange: o.targets[i].PortRange}
+	}
+	return out
 }
 
 // parse reads the command line. It returns nil if that asks for help.
 func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	var opts options
 	var addresses []string
+	var what whatArgs
 	finished := false
+	args = waitForever(args)
 	app := kingpin.New(name, help)
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
-	app.Flag("json", "Write JSON for programs instead of text.").BoolVar(&opts.json)
-	app.Flag("address", "Address to bind to. Repeatable. Default: the addresses that listen on the port, or 0.0.0.0 and :: if nothing listens.").
+	app.Flag("restart", "The exit status says whether a restart of what listens would work. Where nothing listens, it is about a new bind as without --restart.").BoolVar(&opts.restart)
+	app.Flag("wait", "Wait while the exit status would be 1, for at most this time; --wait alone waits without limit. Standard error says what it waits for.").
+		PlaceHolder("DURATION").SetValue(&opts.wait)
+	app.Flag("reuseaddr", "The server that binds anew sets SO_REUSEADDR.").BoolVar(&opts.reuseAddr)
+	app.Flag("reuseport", "The server that binds anew sets SO_REUSEPORT, and runs as the user who runs this command.").BoolVar(&opts.reusePort)
+	app.Flag("address", "Address to bind to, for each WHAT without one. Repeatable. Default: the addresses that listen on the port, or 0.0.0.0 and :: if nothing listens.").
 		PlaceHolder("ADDR").StringsVar(&addresses)
-	app.Flag("reuseaddr", "The server sets SO_REUSEADDR; the exit status is for such a server.").BoolVar(&opts.reuseAddr)
 	app.Flag("netns", "Check in this network namespace: a name in /run/netns, or a path such as /proc/4711/ns/net.").
 		PlaceHolder("NAME|PATH").StringVar(&opts.netns)
-	app.Arg("port", "TCP port, or a range such as 8000-8010.").Required().SetValue((*portArgs)(&opts.ports))
+	app.Flag("json", "Write JSON for programs instead of text.").BoolVar(&opts.json)
+	app.Arg("WHAT", "What to check; repeatable.").Required().SetValue(&what)
 
 	_, err := app.Parse(args)
 	switch {
@@ -63,7 +80,11 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 			return nil, fmt.Errorf("--netns=%s: %w (try --help)", opts.netns, err)
 		}
 	}
-	if opts.addresses, err = parseAddresses(addresses); err != nil {
+	parsed, err := parseAddresses(addresses)
+	if err == nil {
+		opts.targets, err = targets(what, parsed)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
 	return &opts, nil
@@ -79,66 +100,40 @@ func hasArgs(app *kingpin.Application, args []string) bool {
 	})
 }
 
-// portArgs are the arguments.
-type portArgs []watch.Spec
+// wait is the flag --wait.
+type wait struct {
+	asked   bool
+	forever bool
+	limit   time.Duration // unless forever
+}
 
-func (p *portArgs) Set(s string) error {
-	r, err := watch.ParseRange(s)
-	if err != nil {
-		return err
+const forever = "forever"
+
+// waitForever gives --wait its value where it stands alone. kingpin has no flags whose value may be
+// left out.
+func waitForever(args []string) []string {
+	end := slices.Index(args, "--")
+	if end < 0 {
+		end = len(args)
 	}
-	*p = append(*p, watch.Spec{PortRange: r})
+	out := slices.Clone(args)
+	for i := range out[:end] {
+		if out[i] == "--wait" {
+			out[i] = "--wait=" + forever
+		}
+	}
+	return out
+}
+
+func (w *wait) Set(s string) error {
+	limit, err := time.ParseDuration(s)
+	switch {
+	case s == forever:
+	case err != nil || limit < 0:
+		return fmt.Errorf("--wait=%s: want a duration such as 30s or 2m, or --wait alone", s)
+	}
+	*w = wait{asked: true, forever: s == forever, limit: limit}
 	return nil
 }
 
-func (*portArgs) String() string     { return "" }
-func (*portArgs) IsCumulative() bool { return true }
-
-func parseAddresses(list []string) ([]report.Address, error) {
-	var addresses []report.Address
-	for _, s := range list {
-		address, err := parseAddress(s)
-		if err != nil {
-			return nil, fmt.Errorf("--address=%s: %w", s, err)
-		}
-		if !slices.Contains(addresses, address) {
-			addresses = append(addresses, address)
-		}
-	}
-	return addresses, nil
-}
-
-func parseAddress(s string) (report.Address, error) {
-	addr, err := netip.ParseAddr(s)
-	switch {
-	case err != nil:
-		return report.Address{}, errors.New("want an IP address without port or name, such as :: or 127.0.0.1")
-	case addr.Zone() == "" && addr.IsLinkLocalUnicast() && addr.Is6():
-		return report.Address{}, fmt.Errorf("a link-local address needs its interface, such as %s%%eth0", s)
-	case addr.Zone() != "" && !addr.IsLinkLocalUnicast():
-		return report.Address{}, fmt.Errorf("only a link-local address has an interface, want %s", addr.WithZone(""))
-	}
-	address := report.Address{Addr: addr.WithZone("")}
-	if addr.Zone() != "" {
-		device, err := net.InterfaceByName(addr.Zone())
-		if err != nil {
-			return report.Address{}, fmt.Errorf("no interface %q on this host", addr.Zone())
-		}
-		// bind() to it binds to the device as well (inet6_bind).
-		address.Ifindex, address.Interface = uint32(device.Index), device.Name
-	}
-	return address, isLocal(addr)
-}
-
-// isLocal asks bind() whether the address is one of this host's. It uses a UDP socket, which
-// cannot block a TCP server.
-func isLocal(addr netip.Addr) error {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return errors.New("not an address of this host, so bind() answers EADDRNOTAVAIL; `ip address` lists those that are")
-	}
-	if err != nil {
-		return nil //nolint:nilerr // no IPv6, no more ports: nothing that is said about sockets
-	}
-	return conn.Close()
-}
+func (*wait) String() string { return "" }

@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/report"
 )
 
@@ -22,7 +24,8 @@ const asCheck = "SOCKSTATE_TEST_AS_CHECK"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCheck) != "" {
-		os.Exit(Run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+		ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // as main does
+		os.Exit(Run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if name := os.Getenv(asServer); name != "" {
 		if err := serve(name); err != nil {
@@ -30,6 +33,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
+	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

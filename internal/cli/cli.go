@@ -38,7 +38,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	opts := Options{Log: promslog.Config{Writer: stderr}}
 	finished := false
 	app := kingpin.New(Name, "Prometheus exporter for socket state on Linux: TCP states per port (TIME_WAIT and others), listeners and their queues, failed binds, and whether a restart would work.\n\n"+
-		"`sockstate_exporter check PORT...` does not serve metrics. It says whether a bind to the ports would work now, and what blocks it. See `sockstate_exporter check --help`.")
+		"`sockstate_exporter check WHAT...` does not serve metrics. It says whether a restart of the server on a port would work now, and what blocks it. See `sockstate_exporter check --help`.")
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
 	app.Version(version.Print(Name))
@@ -84,7 +84,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	case finished:
 		return nil, nil
 	case err != nil && firstWord(app, args) == "check":
-		return nil, errors.New("check comes first: sockstate_exporter check [flags] PORT... (try check --help)")
+		return nil, errors.New("check comes first: sockstate_exporter check [flags] WHAT... (try check --help)")
 	case err != nil && slices.ContainsFunc(args, func(arg string) bool { return isUnknownCollector(app, arg) }):
 		return nil, fmt.Errorf("%w: the collectors are %s", err, collectors(app))
 	case err != nil:

@@ -20,7 +20,7 @@ func advice(p *PortReport, onlyIPv6, incomplete bool) []string {
 		out = append(out, "only IPv6 is served: the listener on :: has IPV6_V6ONLY. If IPv4 should be, that half of the server is missing")
 	}
 	o := obstaclesOf(p.Binds, incomplete)
-	out = append(out, o.open(p.Port)...)
+	out = append(out, o.open(p.Port, len(p.Listeners) > 0)...)
 	if !allSetReuseAddr(p.Listeners) || !o.free {
 		out = append(out, o.flag()...)
 	}
@@ -111,18 +111,25 @@ func obstaclesOf(binds []BindReport, incomplete bool) obstacles {
 	return o
 }
 
-// open explains the sockets that no timer is known to end.
-func (o *obstacles) open(port uint16) []string {
+// open explains the sockets that no timer is known to end. It advises nobody to end a process: where
+// something listens, the connections are mostly its own, and otherwise they may be a healthy client's.
+func (o *obstacles) open(port uint16, listening bool) []string {
 	who := fmt.Sprintf("`ss -tanp 'sport = :%d'`", port)
+	established := "connections that a process has open; " + who + " names it. If a server that has ended left it behind, stop it too. " +
+		"If it is a client that has this port for its own end, net.ipv4.ip_local_reserved_ports keeps clients off"
+	closeWait := "the other end has closed these connections, and a process here has not; " + who + " names it. " +
+		"Waiting does not help; if a server that has ended left the process behind, stop it too"
+	if listening {
+		established = "connections to the server that runs here; they end when it stops, and those that it closes first stay for 60 s more (TIME_WAIT)"
+		closeWait = "the other end has closed these connections, and the server has not, or has not accepted them; they end when it stops"
+	}
 	var out []string
 	for _, e := range []struct {
 		states []string
 		means  string
 	}{
-		{[]string{"established", "syn_sent"},
-			"connections that a process has open; " + who + " names it: end that process"},
-		{[]string{"close_wait"},
-			"connections that the other end has closed and a process here has not; " + who + " names it: end that process, since waiting does not help"},
+		{[]string{"established", "syn_sent"}, established},
+		{[]string{"close_wait"}, closeWait},
 		{[]string{"fin_wait1", "fin_wait2", "closing", "last_ack"},
 			"connections that were closed here and wait for the other end; once no process holds them (" + who + "), the kernel gives them up, mostly within minutes"},
 		{[]string{"close"},
@@ -131,7 +138,7 @@ func (o *obstacles) open(port uint16) []string {
 		var present []string
 		for _, state := range e.states {
 			if slices.Contains(o.states, state) {
-				present = append(present, inState(state))
+				present = append(present, InState(state))
 			}
 		}
 		if len(present) > 0 {

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"flag"
 	"net/netip"
 	"testing"
 	"time"
@@ -17,7 +16,5 @@ var (
 	lo4  = netip.MustParseAddr("127.0.0.1")
 	lo6  = netip.IPv6Loopback()
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 const left = 42100 * time.Millisecond

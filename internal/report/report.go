@@ -15,13 +15,27 @@ import (
 // Version is the version of the JSON form. It grows when a field changes its meaning or goes.
 const Version = 1
 
-// A Query says what a report should contain.
-type Query struct {
-	// Addresses to bind to. Default: those that listen on the port, or else the wildcards.
-	Addresses []Address
+// A Question is what the outcomes answer.
+type Question string
 
-	// ReuseAddr says that the server sets SO_REUSEADDR. The outcomes are for such a server.
-	ReuseAddr bool
+// The questions.
+const (
+	NewBind Question = "bind"    // would a new bind() succeed, beside what listens?
+	Restart Question = "restart" // would what listens bind again after it closed? Where nothing listens: NewBind
+)
+
+// A Query says what a report should contain. The zero value asks for a new bind on all ports.
+type Query struct {
+	// Targets are what is asked about, with each port of the snapshot in one of them. None: all ports.
+	Targets []Target
+
+	// Restart asks the question Restart.
+	Restart bool
+
+	// ReuseAddr and ReusePort say what a server sets that binds anew, and UID which user runs it.
+	// UID matters only with ReusePort.
+	ReuseAddr, ReusePort bool
+	UID                  bindrule.UID
 
 	// Holders are, by port, the processes that have sockets open which do not listen.
 	Holders map[uint16][]Holder
@@ -30,18 +44,13 @@ type Query struct {
 	Unseen []string
 }
 
-// An Address to bind to, and a device (SO_BINDTODEVICE, or the scope of a link-local address).
-type Address struct {
-	Addr      netip.Addr
-	Ifindex   uint32
-	Interface string
-}
-
 // A Report is the verdict of the moment. docs/check.md documents its JSON form.
 type Report struct {
 	Version   int          `json:"version"`
+	Question  Question     `json:"question"`
 	Outcome   Outcome      `json:"outcome"` // the worst of all ports
 	ReuseAddr bool         `json:"reuseaddr"`
+	ReusePort bool         `json:"reuseport"`
 	Ports     []PortReport `json:"ports"` // by number
 	Unseen    []string     `json:"unseen"`
 }
@@ -49,11 +58,15 @@ type Report struct {
 // A PortReport is the verdict on one port.
 type PortReport struct {
 	Port      uint16           `json:"port"`
-	Outcome   Outcome          `json:"outcome"` // the worst of Binds, with or without SO_REUSEADDR as the Query says
+	Outcome   Outcome          `json:"outcome"` // the answer to the Question, for the flags of the Query
+	InUse     bool             `json:"in_use"`  // something listens on an address that is asked about
+	Restart   *Outcome         `json:"restart"` // the worst of what listens there; nil: nothing does
 	Listeners []ListenerReport `json:"listeners"`
 	Binds     []BindReport     `json:"binds"`
 	Holders   []Holder         `json:"holders"`
 	Advice    []string         `json:"advice"`
+
+	decides *Answer
 
 	// Restarts are the answers for the listeners, and for those that closed a short time ago.
 	Restarts []RestartReport `json:"-"`
@@ -70,6 +83,8 @@ type ListenerReport struct {
 	UID       *uint32       `json:"uid"`
 	Owner     *Owner        `json:"owner"`   // nil: not known
 	Restart   Answer        `json:"restart"` // does not count listeners
+
+	asked bool // it listens on an address that is asked about
 }
 
 // A RestartReport says whether a restart of a listener could bind. A restart closes the
@@ -90,8 +105,8 @@ type Holder struct {
 	Sockets map[string]uint64 `json:"sockets"` // by state, as in the metrics
 }
 
-// A BindReport is what bind() to an address would answer now, to a binder without
-// SO_REUSEPORT. Listeners count.
+// A BindReport is what bind() to an address would answer now, to a binder with or without
+// SO_REUSEPORT as the Query says. Listeners count.
 type BindReport struct {
 	Address   netip.Addr    `json:"address"`
 	Interface string        `json:"interface"`
@@ -102,6 +117,8 @@ type BindReport struct {
 	// OtherHalf says that the query does not ask for this bind. It is the IPv6 half of a server
 	// that opens IPv4 and IPv6 separately, and its answers differ from those for both together.
 	OtherHalf bool `json:"-"`
+
+	asked Address
 }
 
 // New judges every port that the snapshot watches. Its error is the snapshot's.
@@ -112,8 +129,11 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{
-		Version: Version, Outcome: Free, ReuseAddr: q.ReuseAddr,
+		Version: Version, Question: NewBind, Outcome: Free, ReuseAddr: q.ReuseAddr, ReusePort: q.ReusePort,
 		Ports: make([]PortReport, len(s.Verdicts.Data)), Unseen: append([]string{}, q.Unseen...),
+	}
+	if q.Restart {
+		r.Question = Restart
 	}
 	groups := make(map[uint16][]ports.Group)
 	for _, g := range s.Listeners.Data {
@@ -123,11 +143,10 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 	for i := range s.Verdicts.Data {
 		v, p := &s.Verdicts.Data[i], &r.Ports[i]
 		isEmpty := nothingOn(v, groups[v.Number], &q)
-		switch {
-		case isEmpty && empty != nil:
+		if isEmpty && empty != nil && q.alike(empty.Port, v.Number) {
 			*p = *empty
 			p.Port = v.Number
-		default:
+		} else {
 			*p = NewPort(v, groups[v.Number], &q)
 		}
 		if isEmpty {
@@ -136,6 +155,13 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 		r.Outcome = Worse(r.Outcome, p.Outcome)
 	}
 	return r, nil
+}
+
+// alike says that the same addresses are asked about on two ports.
+func (q *Query) alike(a, b uint16) bool {
+	namedA, othersA := q.addresses(a)
+	namedB, othersB := q.addresses(b)
+	return othersA == othersB && slices.Equal(namedA, namedB)
 }
 
 // nothingOn says that a port has nothing of its own in a report but its number.
@@ -156,16 +182,54 @@ func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
 	for i := range groups {
 		p.Listeners = append(p.Listeners, newListener(&v.Port, &groups[i], p.Restarts))
 	}
-	p.Binds = newBinds(&v.Port, groups, q.Addresses)
-	for i := range p.Binds {
-		answer := &p.Binds[i].Without
-		if q.ReuseAddr {
-			answer = &p.Binds[i].With
-		}
-		p.Outcome = Worse(p.Outcome, answer.Outcome)
-	}
+	p.Binds = newBinds(v, groups, q)
+	p.answer(q)
 	p.Advice = advice(&p, OnlyIPv6(groups), v.Port.Incomplete)
 	return p
+}
+
+// answer answers the question of the query.
+func (p *PortReport) answer(q *Query) {
+	named, others := q.addresses(p.Port)
+	restart := Free
+	for i := range p.Listeners {
+		l := &p.Listeners[i]
+		l.asked = others || slices.ContainsFunc(named, l.serves)
+		if l.asked {
+			p.InUse, restart = true, Worse(restart, l.Restart.Outcome)
+		}
+	}
+	if p.InUse {
+		p.Restart = &restart
+	}
+	p.decides = &Answer{Outcome: Free}
+	for i := range p.Binds {
+		b := &p.Binds[i]
+		if !q.Restart || !p.InUse || !others && !p.served(b.asked) {
+			p.decides = worseAnswer(p.decides, b.answer(q.ReuseAddr))
+		}
+	}
+	for i := range p.Listeners {
+		if l := &p.Listeners[i]; q.Restart && l.asked {
+			p.decides = worseAnswer(p.decides, &l.Restart)
+		}
+	}
+	p.Outcome = p.decides.Outcome
+}
+
+// Decides is the answer that decides the outcome: the worst of those to the question.
+func (p *PortReport) Decides() *Answer { return p.decides }
+
+// served says whether something listens that is in the way of a bind to the address.
+func (p *PortReport) served(a Address) bool {
+	return slices.ContainsFunc(p.Listeners, func(l ListenerReport) bool { return l.serves(a) })
+}
+
+func (b *BindReport) answer(reuseAddr bool) *Answer {
+	if reuseAddr {
+		return &b.With
+	}
+	return &b.Without
 }
 
 // OnlyIPv6 says whether the listeners serve IPv6 on the wildcard, and IPv4 nowhere.
@@ -193,44 +257,54 @@ func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) 
 	return l
 }
 
+// A binder judges binds to a port.
+type binder struct {
+	port *bindrule.Port
+	q    *Query
+}
+
 // newBinds judges the addresses that are asked for. Where a group listens on one, the bind has
 // the IPV6_V6ONLY of the group.
-func newBinds(port *bindrule.Port, groups []ports.Group, addresses []Address) []BindReport {
+func newBinds(v *verdict.Port, groups []ports.Group, q *Query) []BindReport {
+	on := binder{&v.Port, q}
 	again := func(g *ports.Group) BindReport {
-		return newBind(port, Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
+		return on.bind(Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
 	}
+	named, others := q.addresses(v.Number)
 	var out []BindReport
-	for _, a := range addresses {
+	for _, a := range named {
 		i := slices.IndexFunc(groups, func(g ports.Group) bool { return g.Address == a.Addr && g.Ifindex == a.Ifindex })
 		if i >= 0 {
 			out = append(out, again(&groups[i]))
 		} else {
-			out = append(out, newServerBinds(port, a)...)
+			out = append(out, on.server(a)...)
 		}
 	}
-	if len(addresses) > 0 {
+	if !others {
 		return out
 	}
 	if len(groups) == 0 || OnlyIPv6(groups) { // the IPv4 half of a server may have failed
-		out = append(out, newBind(port, Address{Addr: netip.IPv4Unspecified()}, false))
+		out = append(out, on.bind(Address{Addr: netip.IPv4Unspecified()}, false))
 	}
 	if len(groups) == 0 {
-		return append(out, newServerBinds(port, Address{Addr: netip.IPv6Unspecified()})...)
+		return append(out, on.server(Address{Addr: netip.IPv6Unspecified()})...)
 	}
 	for i := range groups {
-		out = append(out, again(&groups[i]))
+		if bind := again(&groups[i]); !slices.ContainsFunc(out, func(b BindReport) bool { return b.asked == bind.asked }) {
+			out = append(out, bind)
+		}
 	}
 	return out
 }
 
-// newServerBinds judges a bind to an address on which nobody listens. For `::` it adds the bind
+// server judges a bind to an address on which nobody listens. For `::` it adds the bind
 // that leaves IPv4 alone, if the answers to that are others.
-func newServerBinds(port *bindrule.Port, a Address) []BindReport {
-	bind := newBind(port, a, false)
+func (on *binder) server(a Address) []BindReport {
+	bind := on.bind(a, false)
 	if a.Addr != netip.IPv6Unspecified() {
 		return []BindReport{bind}
 	}
-	half := newBind(port, a, true)
+	half := on.bind(a, true)
 	if half.Without.Outcome == bind.Without.Outcome && half.With.Outcome == bind.With.Outcome {
 		return []BindReport{bind}
 	}
@@ -238,15 +312,17 @@ func newServerBinds(port *bindrule.Port, a Address) []BindReport {
 	return []BindReport{bind, half}
 }
 
-func newBind(port *bindrule.Port, a Address, only6 bool) BindReport {
-	request := bindrule.Request{Addr: a.Addr, Ifindex: a.Ifindex, V6Only: bindrule.FlagOf(only6), ReusePort: bindrule.No}
+func (on *binder) bind(a Address, only6 bool) BindReport {
+	request := bindrule.Request{
+		Addr: a.Addr, Ifindex: a.Ifindex, V6Only: bindrule.FlagOf(only6), ReusePort: bindrule.FlagOf(on.q.ReusePort), UID: on.q.UID,
+	}
 	request.ReuseAddr = bindrule.No
-	without := port.Bind(request)
+	without := on.port.Bind(request)
 	request.ReuseAddr = bindrule.Yes
-	with := port.Bind(request)
+	with := on.port.Bind(request)
 	return BindReport{
 		Address: a.Addr, Interface: a.Interface, V6Only: v6only(a.Addr, only6),
-		Without: newAnswer(port, &without), With: newAnswer(port, &with),
+		Without: newAnswer(on.port, &without), With: newAnswer(on.port, &with), asked: a,
 	}
 }
 

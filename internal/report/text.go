@@ -1,117 +1,16 @@
 package report
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/words"
 )
 
-// WriteJSON writes the report as documented in docs/check.md. It holds the text of one port at a
-// time.
-func (r *Report) WriteJSON(w io.Writer) error {
-	frame := *r
-	frame.Ports = []PortReport{}
-	whole, err := indented(frame, "")
-	if err != nil {
-		return err
-	}
-	before, after, found := bytes.Cut(whole, []byte("[]"))
-	if !found {
-		return errors.New("the report has no list of ports")
-	}
-	out := bufio.NewWriter(w)
-	_, _ = out.Write(before) // Flush returns the error
-	separator, end := "[", "[]"
-	for i := range r.Ports {
-		port, err := indented(&r.Ports[i], "    ")
-		if err != nil {
-			return err
-		}
-		_, _ = out.WriteString(separator + "\n    ")
-		_, _ = out.Write(bytes.TrimSuffix(port, []byte("\n")))
-		separator, end = ",", "\n  ]"
-	}
-	_, _ = out.WriteString(end)
-	_, _ = out.Write(after)
-	return out.Flush()
-}
-
-// indented is JSON with a line feed at the end.
-func indented(v any, prefix string) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent(prefix, "  ")
-	err := enc.Encode(v)
-	return b.Bytes(), err
-}
-
-// WriteText writes the report for people, with ANSI colours if asked for. It holds the text of one
-// port at a time.
-func (r *Report) WriteText(w io.Writer, colour bool) error {
-	out := bufio.NewWriter(w)
-	t := text{colour: colour}
-	for i := range r.Ports {
-		if i > 0 {
-			t.line("")
-		}
-		t.port(&r.Ports[i])
-		_, _ = out.WriteString(t.b.String()) // Flush returns the error
-		t.b.Reset()
-	}
-	if len(r.Unseen) > 0 {
-		t.line("")
-		t.list("not seen:", "  ", r.Unseen)
-	}
-	_, _ = out.WriteString(t.b.String())
-	return out.Flush()
-}
-
-type text struct {
-	b      strings.Builder
-	colour bool
-}
-
-func (t *text) line(format string, args ...any) { fmt.Fprintf(&t.b, format+"\n", args...) }
-
-func (t *text) list(title, indent string, items []string) {
-	t.line("%s%s", strings.TrimSuffix(indent, "  "), title)
-	for _, item := range items {
-		t.line("%s- %s", indent, item)
-	}
-}
-
-func (t *text) port(p *PortReport) {
-	without, with := Free, Free
-	for i := range p.Binds {
-		without, with = Worse(without, p.Binds[i].Without.Outcome), Worse(with, p.Binds[i].With.Outcome)
-	}
-	if without == with {
-		t.line("port %d: %s", p.Port, t.paint(without))
-	} else {
-		t.line("port %d: %s without SO_REUSEADDR, %s with it", p.Port, t.paint(without), t.paint(with))
-	}
-	for i := range p.Listeners {
-		t.listener(&p.Listeners[i])
-	}
-	t.holders(p.Holders)
-	t.binds(p.Binds)
-	if len(p.Advice) > 0 {
-		t.list("what to do:", "    ", p.Advice)
-	}
-}
-
-func (t *text) listener(l *ListenerReport) {
+// About says what is known about a listener beside its address and owner.
+func (l *ListenerReport) About() string {
 	about := []string{reuseAddr(l.ReuseAddr)}
 	if l.ReusePort == bindrule.Yes {
 		about = append(about, "with SO_REUSEPORT")
@@ -122,60 +21,15 @@ func (t *text) listener(l *ListenerReport) {
 	if l.UID != nil {
 		about = append(about, fmt.Sprintf("uid %d", *l.UID))
 	}
-	t.line("  listening on %s %s", l.Place(), strings.Join(about, ", "))
-	if l.Owner != nil {
-		t.line("    by %s", l.Owner)
-	}
-	t.line("    if it were restarted: %s", t.answer(&l.Restart))
+	return strings.Join(about, ", ")
 }
 
-// maxHolders is how many the text names. A server that forks can have thousands.
-const maxHolders = 8
-
-func (t *text) holders(holders []Holder) {
-	for i := range holders {
-		if i == maxHolders {
-			t.line("  and %s", words.Counted(uint64(len(holders)-i), "more process", "more processes"))
-			return
-		}
-		var sockets []string
-		for state, n := range holders[i].Sockets {
-			sockets = append(sockets, fmt.Sprintf("%d %s", n, inState(state)))
-		}
-		slices.Sort(sockets)
-		t.line("  %s has open: %s", &holders[i].Owner, strings.Join(sockets, ", "))
-	}
-}
-
-func inState(state string) string {
+// InState is the state of a socket in words.
+func InState(state string) string {
 	if state == "close" {
 		return "bound"
 	}
 	return strings.ToUpper(state)
-}
-
-// binds writes neighbours with the same answers as one.
-func (t *text) binds(binds []BindReport) {
-	binds = slices.DeleteFunc(slices.Clone(binds), func(b BindReport) bool { return b.OtherHalf })
-	for len(binds) > 0 {
-		lines := t.answers(&binds[0])
-		places := []string{binds[0].Place()}
-		n := 1
-		for ; n < len(binds) && t.answers(&binds[n]) == lines; n++ {
-			places = append(places, binds[n].Place())
-		}
-		t.line("  bind to %s", strings.Join(places, " or "))
-		t.b.WriteString(lines)
-		binds = binds[n:]
-	}
-}
-
-func (t *text) answers(b *BindReport) string {
-	without, with := t.answer(&b.Without), t.answer(&b.With)
-	if without == with {
-		return fmt.Sprintf("    with SO_REUSEADDR or without: %s\n", with)
-	}
-	return fmt.Sprintf("    without SO_REUSEADDR: %s\n    with SO_REUSEADDR:    %s\n", without, with)
 }
 
 // Place is the address and the device.
@@ -195,22 +49,40 @@ func place(address netip.Addr, device string, v6only bindrule.Flag) string {
 	return s
 }
 
-// String is the answer in words.
-func (a *Answer) String() string { return new(text).answer(a) }
+// A Paint colours the words that say an outcome.
+type Paint func(o Outcome, words string) string
 
-func (t *text) answer(a *Answer) string {
-	outcome := t.paint(a.Outcome)
+// String is the answer in words.
+func (a *Answer) String() string {
+	return a.Text(func(_ Outcome, words string) string { return words })
+}
+
+// Text is the answer in words, with its outcome painted.
+func (a *Answer) Text(paint Paint) string {
+	outcome := paint(a.Outcome, string(a.Outcome))
 	switch {
 	case a.Outcome == Free:
 		return outcome
 	case a.Outcome == Blocked:
-		return fmt.Sprintf("%s by %s, %s", outcome, countAll(a.Blockers, true), howLong(a))
-	case len(a.Blockers) == 0:
-		return outcome + ": not all sockets were seen"
-	case a.AtMostSeconds != nil:
-		return fmt.Sprintf("%s: it depends on flags of %s, gone in %s", outcome, countAll(a.Blockers, false), Wait(*a.AtMostSeconds))
+		return outcome + " by " + a.why()
 	default:
-		return fmt.Sprintf("%s: it depends on flags of %s", outcome, countAll(a.Blockers, false))
+		return outcome + ": " + a.why()
+	}
+}
+
+// why says what blocks and for how long, or what the answer depends on.
+func (a *Answer) why() string {
+	switch {
+	case a.Outcome == Blocked:
+		return countAll(a.Blockers, true) + ", " + howLong(a)
+	case a.Outcome == Free:
+		return ""
+	case len(a.Blockers) == 0:
+		return "not all sockets were seen"
+	case a.AtMostSeconds != nil:
+		return fmt.Sprintf("it depends on flags of %s, gone in %s", countAll(a.Blockers, false), Wait(*a.AtMostSeconds))
+	default:
+		return "it depends on flags of " + countAll(a.Blockers, false)
 	}
 }
 
@@ -260,12 +132,4 @@ func reuseAddr(f bindrule.Flag) string {
 	default:
 		return "with SO_REUSEADDR unknown"
 	}
-}
-
-func (t *text) paint(o Outcome) string {
-	if !t.colour {
-		return string(o)
-	}
-	colour := map[Outcome]int{Free: 32, Unknown: 33, Blocked: 31}[o]
-	return fmt.Sprintf("\x1b[1;%dm%s\x1b[0m", colour, o)
 }

@@ -1,14 +1,21 @@
 package exporter
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
@@ -227,6 +234,38 @@ func TestCheckIsACommandWithItsExitStatus(t *testing.T) {
 		if got := e.Wait(t); got != want {
 			t.Errorf("check %s: exit status %d, want %d\n%s", port, got, want, e.Log)
 		}
+	}
+}
+
+// As in an init container made from scratch: a root directory with nothing else in it, pids of its own,
+// and no privileges.
+func TestCheckWaitsInASandbox(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	ns := kerneltest.New(t)
+	l := ns.Listen(t, loopback(4840), kerneltest.Options{})
+	root := t.TempDir()
+	launch.Copy(t, filepath.Join(root, "sockstate_exporter"))
+	cmd := ns.Command(t, "/sockstate_exporter", "check", "--wait", "4840").As(65534, 65534)
+	cmd.SysProcAttr.Chroot, cmd.SysProcAttr.Cloneflags, cmd.Dir = root, unix.CLONE_NEWPID, "/"
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := bufio.NewReader(stderr)
+	if first, err := said.ReadString('\n'); err != nil || first != "waiting: 4840: in use by a socket of uid 0\n" {
+		t.Errorf("said %q, %v, want what it waits for", first, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(said)
+	if err := errors.Join(err, cmd.Wait()); err != nil || len(rest) > 0 || !strings.HasPrefix(stdout.String(), "4840: free\n") {
+		t.Errorf("%v; then said %q and wrote %q, want that it is free", err, rest, stdout.String())
 	}
 }
 

@@ -1,4 +1,4 @@
-package report
+package check
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/reporttest"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
@@ -60,18 +61,18 @@ func FuzzReportJSON(f *testing.F) {
 				g.Interface = device
 			}
 		}
-		report, err := New(snap, Query{ReuseAddr: reuseAddr})
+		r, err := report.New(snap, report.Query{ReuseAddr: reuseAddr})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var out, again, text bytes.Buffer
-		if err := report.WriteJSON(&out); err != nil {
+		if err := writeJSON(&out, r); err != nil {
 			t.Fatal(err)
 		}
 		if !utf8.Valid(out.Bytes()) {
 			t.Errorf("no UTF-8: %q", out.Bytes())
 		}
-		read := new(Report)
+		read := new(report.Report)
 		decoder := json.NewDecoder(bytes.NewReader(out.Bytes()))
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(read); err != nil {
@@ -80,13 +81,13 @@ func FuzzReportJSON(f *testing.F) {
 		if decoder.More() {
 			t.Errorf("more than one document:\n%s", out.Bytes())
 		}
-		if err := read.WriteJSON(&again); err != nil {
+		if err := writeJSON(&again, read); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(again.Bytes(), out.Bytes()) {
 			t.Errorf("written\n%s, read back\n%s", out.Bytes(), again.Bytes())
 		}
-		if err := report.WriteText(&text, false); err != nil {
+		if err := writeText(&text, r, []report.Target{{PortRange: sock.PortRange{First: 4840, Last: 4840}}, {PortRange: sock.PortRange{First: 4840, Last: 4841}}}, "", false); err != nil {
 			t.Fatal(err)
 		}
 		if i := bytes.IndexFunc(text.Bytes(), func(r rune) bool { return r < ' ' && r != '\n' }); i >= 0 {

@@ -1,0 +1,121 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
+)
+
+// forms are what an argument may be.
+const forms = "want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080)"
+
+// whatArgs are the arguments, as they were given.
+type whatArgs []string
+
+func (w *whatArgs) Set(s string) error {
+	*w = append(*w, s)
+	return nil
+}
+
+func (*whatArgs) String() string     { return "" }
+func (*whatArgs) IsCumulative() bool { return true }
+
+// parseWhat reads an argument. The error is for one line, and names the argument.
+func parseWhat(s string) (report.Target, error) {
+	address, ports, err := cutAddress(s)
+	if err != nil {
+		return report.Target{}, fmt.Errorf("%q: %w", s, err)
+	}
+	target, err := parsePorts(ports)
+	if err != nil {
+		return report.Target{}, fmt.Errorf("%q: %w", s, err)
+	}
+	target.Address = address
+	return target, nil
+}
+
+// cutAddress reads the address before the ports, if there is one.
+func cutAddress(s string) (report.Address, string, error) {
+	_, err := time.ParseDuration(s)
+	switch {
+	case strings.HasSuffix(s, "/udp"):
+		return report.Address{}, "", errors.New("UDP ports cannot be checked yet, only TCP ports")
+	case strings.Contains(s, "/"):
+		return report.Address{}, "", errors.New("Unix sockets cannot be checked yet, only TCP ports")
+	case err == nil && !isNumber(s):
+		return report.Address{}, "", errors.New("to wait for so long, write --wait=" + s)
+	}
+	colon := strings.LastIndexByte(s, ':')
+	if colon < 0 {
+		return report.Address{}, s, nil
+	}
+	host := s[:colon]
+	if bare, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(bare, "]") && strings.Contains(bare, ":") {
+		host = strings.TrimSuffix(bare, "]")
+	} else if _, err := netip.ParseAddr(s); err == nil {
+		return report.Address{}, "", fmt.Errorf("an address without a port, want [%s]:8080, or --address=%s and a port", s, s)
+	} else if strings.ContainsAny(host, ":[]") || host == "" {
+		return report.Address{}, "", errors.New(forms)
+	}
+	if _, err := netip.ParseAddr(host); err != nil {
+		return report.Address{}, "", fmt.Errorf("%q is not an IP address, and names are not looked up; %s", host, forms)
+	}
+	address, err := parseAddress(host)
+	return address, s[colon+1:], err
+}
+
+// parsePorts reads a port, a range, or the name of a service.
+func parsePorts(s string) (report.Target, error) {
+	if isName(s) {
+		port, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", s)
+		if err != nil || port < 1 || port > 65535 {
+			return report.Target{}, errors.New("no TCP service of that name in /etc/services; " + forms)
+		}
+		return report.Target{PortRange: sock.PortRange{First: uint16(port), Last: uint16(port)}, Name: s}, nil
+	}
+	if _, err := netip.ParseAddr(s); err == nil {
+		return report.Target{}, fmt.Errorf("an address without a port, want %s:8080, or --address=%s and a port", s, s)
+	}
+	if !isNumber(strings.Replace(s, "-", "", 1)) {
+		return report.Target{}, errors.New(forms)
+	}
+	ports, err := watch.ParseRange(s)
+	return report.Target{PortRange: ports}, err
+}
+
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// isName says whether the argument can be the name of a service (services(5)): it has a letter.
+func isName(s string) bool {
+	isLetter := func(r rune) bool { return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' }
+	other := func(r rune) bool { return !isLetter(r) && !strings.ContainsRune("0123456789-_.+", r) }
+	return len(s) <= 64 && strings.ContainsFunc(s, isLetter) && !strings.ContainsFunc(s, other)
+}
+
+// targets are the arguments, with the addresses of --address for those that have none.
+func targets(what []string, addresses []report.Address) ([]report.Target, error) {
+	var out []report.Target
+	for _, s := range what {
+		target, err := parseWhat(s)
+		if err != nil {
+			return nil, err
+		}
+		if target.Address.Addr.IsValid() || len(addresses) == 0 {
+			out = append(out, target)
+			continue
+		}
+		for _, a := range addresses {
+			target.Address = a
+			out = append(out, target)
+		}
+	}
+	return out, nil
+}
