@@ -131,12 +131,12 @@ func TestRangeHasOneLineForEachPortThatIsNotFree(t *testing.T) {
 			t.Fatal(err)
 		}
 		reporttest.Golden(t, *update, "range.txt", textOf(t, r, targets, "", false))
-		wantOutcomes := map[bool]string{false: "free blocked free blocked blocked", true: "free free free blocked blocked"}[restart]
+		wantOutcomes := map[bool]string{false: "free,blocked,free,blocked,blocked", true: "free,free,free,blocked,blocked"}[restart]
 		var got []string
 		for i := range r.Ports {
 			got = append(got, string(r.Ports[i].Outcome))
 		}
-		if strings.Join(got, " ") != wantOutcomes {
+		if strings.Join(got, ",") != wantOutcomes {
 			t.Errorf("restart %v: outcomes %v, want %s", restart, got, wantOutcomes)
 		}
 	}

@@ -49,7 +49,7 @@ func cutAddress(s string) (report.Address, string, error) {
 	case strings.HasSuffix(s, "/udp"):
 		return report.Address{}, "", errors.New("UDP ports cannot be checked yet, only TCP ports")
 	case strings.Contains(s, "/"):
-		return report.Address{}, "", errors.New("Unix sockets cannot be checked yet, only TCP ports")
+		return report.Address{}, "", errors.New("paths of Unix sockets cannot be checked yet, only TCP ports")
 	case err == nil && !isNumber(s):
 		return report.Address{}, "", errors.New("to wait for so long, write --wait=" + s)
 	}

@@ -14,7 +14,6 @@ var (
 	any4 = netip.IPv4Unspecified()
 	any6 = netip.IPv6Unspecified()
 	lo4  = netip.MustParseAddr("127.0.0.1")
-	lo6  = netip.IPv6Loopback()
 )
 
 const left = 42100 * time.Millisecond

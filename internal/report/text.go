@@ -60,10 +60,10 @@ func (a *Answer) String() string {
 // Text is the answer in words, with its outcome painted.
 func (a *Answer) Text(paint Paint) string {
 	outcome := paint(a.Outcome, string(a.Outcome))
-	switch {
-	case a.Outcome == Free:
+	switch a.Outcome {
+	case Free:
 		return outcome
-	case a.Outcome == Blocked:
+	case Blocked:
 		return outcome + " by " + a.why()
 	default:
 		return outcome + ": " + a.why()
