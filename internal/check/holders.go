@@ -41,7 +41,12 @@ func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, aske
 	if err != nil {
 		return nil, 0, fmt.Errorf("look for owners: %w", err)
 	}
-	return byPort(open.found, owners), len(ask) - len(owners), nil
+	for i := range ask {
+		if o := owners[ask[i].Cookie]; !o.Known() {
+			missed++
+		}
+	}
+	return byPort(open.found, owners), missed, nil
 }
 
 // openSockets are the sockets on some ports that a process may have open. It is a probe.Visitor.
@@ -69,8 +74,8 @@ func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uin
 	held := make(map[process]*report.Holder)
 	for i := range sockets {
 		s := &sockets[i]
-		of, ok := owners[s.Cookie]
-		if !ok || s.State == netlinkdiag.StateListen {
+		of := owners[s.Cookie]
+		if !of.Known() || s.State == netlinkdiag.StateListen {
 			continue
 		}
 		key := process{s.Local.Port(), of.PID}

@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 )
@@ -128,7 +129,7 @@ type Recorder struct {
 	mu      sync.Mutex
 	watched *watched
 	latest  map[Key]Failure
-	names   map[Key]*owner.Names // of those who failed
+	names   map[Key]*share.Names // of those who failed
 }
 
 // New returns a Recorder.
@@ -145,7 +146,7 @@ func New(cfg Config) *Recorder {
 		failing:   failing.New(),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
-		names:     make(map[Key]*owner.Names),
+		names:     make(map[Key]*share.Names),
 	}
 }
 
@@ -232,7 +233,7 @@ func (r *Recorder) add(e *bindtrace.Event) {
 func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.Many {
 	names, ok := r.names[key]
 	if !ok {
-		names = new(owner.Names)
+		names = new(share.Names)
 		r.names[key] = names
 	}
 	return names.Add(e.Time, e.User, e.Command(), by.Service())

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -32,8 +33,8 @@ func TestNamesOfThoseWhoFailAreBounded(t *testing.T) {
 		r.add(&e)
 		look()
 	}
-	if len(shown) != owner.NamesOfUser+1 || !shown["(many)"] {
-		t.Errorf("%d names are shown, want %d: %v", len(shown), owner.NamesOfUser+1, shown)
+	if len(shown) != share.NamesOfUser+1 || !shown["(many)"] {
+		t.Errorf("%d names are shown, want %d: %v", len(shown), share.NamesOfUser+1, shown)
 	}
 	for _, port := range []uint16{80, 81} {
 		e := failed(port, "postgres", time.Hour/2)

@@ -79,12 +79,19 @@ func OpenSocketFDs(dir string, fds []SocketFD) ([]SocketFD, error) {
 	return open, nil
 }
 
+// SocketInode returns the inode of the socket that a descriptor refers to: /proc/PID/fd/N.
+func SocketInode(path string) (uint32, error) { return socketInodeAt(unix.AT_FDCWD, path) }
+
 var errNotSocket = errors.New("not a socket")
 
 // socketInode reads the link of one descriptor (sockfs_dname).
 func socketInode(dir *os.File, name string) (uint32, error) {
+	return socketInodeAt(int(dir.Fd()), name)
+}
+
+func socketInodeAt(dir int, name string) (uint32, error) {
 	var link [linkSize]byte
-	n, err := unix.Readlinkat(int(dir.Fd()), name, link[:])
+	n, err := unix.Readlinkat(dir, name, link[:])
 	if err != nil {
 		return 0, err
 	}

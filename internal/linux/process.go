@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // PIDs returns the processes that the procfs mounted at proc shows, the lowest number first.
@@ -35,17 +37,47 @@ func PIDs(proc string) ([]int, error) {
 // tell.
 func IsKernelThread(proc string, pid int) bool {
 	const pfKthread = 0x00200000
-	stat, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return false
-	}
-	// The name is in parentheses, and may contain parentheses.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	fields := statFields(proc, pid)
 	if len(fields) < 7 {
 		return false
 	}
 	flags, err := strconv.ParseUint(fields[6], 10, 64)
 	return err == nil && flags&pfKthread != 0
+}
+
+// statFields returns the fields of /proc/PID/stat from the third on, the state. The second, the name,
+// is in parentheses, and may contain parentheses.
+func statFields(proc string, pid int) []string {
+	stat, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+}
+
+// maxThreads is how many threads ThreadsOfEnded returns. They all show the same descriptors, except one
+// that ends.
+const maxThreads = 4
+
+// ThreadsOfEnded returns some threads of a process whose main thread has ended while others go on.
+// /proc/PID/fd and /proc/PID/exe are empty then, and those of its threads are not. It returns nothing
+// for any other process.
+func ThreadsOfEnded(proc string, pid int) []int {
+	tasks := filepath.Join(proc, strconv.Itoa(pid), "task")
+	// proc_task_getattr counts threads as links. This costs less than to read stat.
+	var st unix.Stat_t
+	if err := unix.Stat(tasks, &st); err != nil || st.Nlink <= 3 {
+		return nil
+	}
+	if fields := statFields(proc, pid); len(fields) == 0 || fields[0] != "Z" {
+		return nil
+	}
+	threads, err := PIDs(tasks)
+	if err != nil {
+		return nil
+	}
+	threads = slices.DeleteFunc(threads, func(thread int) bool { return thread == pid })
+	return threads[:min(len(threads), maxThreads)]
 }
 
 // LinkInode parses a link of procfs that names an object of a kind by its inode number:

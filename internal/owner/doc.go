@@ -4,24 +4,30 @@
 // # Sockets
 //
 // [Finder.Find] answers from memory. The Finder reads the links in /proc/PID/fd of all processes
-// only when a new socket appears. It does so in a goroutine of its own: the caller waits at most
-// [Options.Wait], and the next call has the answer. Scans take at most a tenth of one CPU, however
-// fast sockets come and go.
+// only when a new socket appears, or an owner does not have its socket any more. It does so in a
+// goroutine of its own: the caller waits at most [Options.Wait], and the next call has the answer.
+// Scans take at most a tenth of one CPU, however fast sockets come and go.
 //
-// Some sockets have no owner: the kernel's own (NFS, WireGuard), and those of processes that may
-// not be looked into. The Finder looks for such a socket again after 10 seconds, then 20, and so
-// on, up to an hour. Every minute it reads an owner's name again and checks that the owner still
-// has the socket. If not, it looks for the socket anew. It forgets a socket that nobody has asked
-// about for ten minutes.
+// Each Find checks one descriptor of each owner (of 128 of them), and of 32 sockets at least. So an
+// owner that ended is replaced in the same call, and an owner that closed one of its many sockets in
+// one of the next calls. Every minute the Finder reads each owner's name again and checks each of its
+// sockets. It forgets a socket that nobody has asked about for ten minutes.
+//
+// Some sockets have no owner: Owner.Absence says why. The Finder looks for such a socket again after
+// 10 seconds, then 20, and so on, up to an hour.
 //
 // Several processes can have one socket open, by fork or by SCM_RIGHTS. The owner is the process
 // that started first. Owner.Processes is how many processes the last scan found. A service manager
 // keeps the sockets of its .socket units open. It is the owner only while no other process has the
-// socket.
+// socket. The first owner is remembered as long as the socket: when it does not have the socket any
+// more, it is Owner.Opener.
 //
-// A process has the name of its main thread. Two kinds of owners are not found: a process whose
-// main thread has ended while others go on, since its /proc/PID/fd is empty, and a thread with
-// descriptors of its own (CLONE_FILES not set).
+// A process has the name of its main thread. The kernel cuts that after 15 bytes; a longer name is
+// that of the executable or the script (see linux.ProcessName). If the main thread has ended while
+// others go on, one of them shows the descriptors. A thread with descriptors of its own (CLONE_FILES
+// not set) is not looked into.
+//
+// [Finder.Lookup] is for the sockets that made a bind fail, by inode. It shares scans with Find.
 //
 // [Finder.OfProcess] is for a process that did something and may have ended. While the process
 // lives, its cgroup tells it from a later process with the same pid. After it has ended, the id of
@@ -48,7 +54,7 @@
 //
 // # Names
 //
-// A process chooses the bytes of Owner.Process: at most 15, any but 0. Spaces at both ends are
+// A process chooses the bytes of Owner.Process: at most 64, any but 0. Spaces at both ends are
 // removed. Owner.Unit and Owner.Container have letters, digits and :-_.\@, at most 255, and
 // Owner.Unit at most another 255 and a slash before them.
 //

@@ -34,3 +34,6 @@ func (f *Finder) Shortfalls() []*sock.UnavailableError {
 	}
 	return short
 }
+
+// blind reports whether there may be processes of which a scan sees nothing.
+func (f *Finder) blind() bool { return !f.root || !linux.HasCap(unix.CAP_SYS_PTRACE) }

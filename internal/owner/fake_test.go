@@ -89,7 +89,7 @@ func BenchmarkScan(b *testing.B) {
 		proc.put(fakeProcess{pid: i + 1, files: 5, sockets: []uint32{1, 2, 3, 4, uint32(i + 10)}})
 	}
 	f := newFinder(b, Options{Proc: proc.path})
-	wanted := map[uint32]bool{77: true}
+	wanted := search{77: identity{}}
 	b.ReportAllocs()
 	for b.Loop() {
 		if found, err := f.scan(b.Context(), wanted); err != nil || len(found.holders) != 1 {

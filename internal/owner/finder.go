@@ -13,7 +13,7 @@ import (
 type Options struct {
 	Proc   string        // where procfs is mounted; empty: /proc
 	Cgroup string        // where cgroups are mounted; empty: /sys/fs/cgroup
-	Wait   time.Duration // how long Find waits for sockets that it sees for the first time; 0: 250ms
+	Wait   time.Duration // how long Find waits for a scan; 0: 250ms
 }
 
 const (
@@ -32,7 +32,10 @@ const (
 	keepUnasked = 10 * time.Minute
 	maxUnasked  = 16384
 
-	// After a scan the Finder rests for this many times the duration of the scan. So scans take at
+	// Anybody can make binds fail, so the sockets of Lookup are forgotten sooner.
+	keepLookup = time.Minute
+
+	// After a scan the Finder rests for this many times the CPU time of the scan. So scans take at
 	// most a tenth of a CPU, also on a host whose listeners come and go all the time.
 	restFactor = 9
 )
@@ -50,23 +53,13 @@ type Finder struct {
 	worker sync.WaitGroup
 
 	mu      sync.Mutex
-	known   map[uint64]*entry // by cookie
+	known   map[Socket]*entry
+	turn    int    // of the socket whose owner is checked first
+	scans   uint64 // that have begun
 	working bool
 	changed chan struct{} // closed, and replaced, when a scan is done
 	refused int           // processes that the last scan could not look into, where it found no owner
 	err     error         // of the last scan
-}
-
-// An entry is what the Finder knows about a socket.
-type entry struct {
-	inode uint32
-	found bool
-	holders
-	misses  int       // scans in a row that did not find an owner
-	looked  bool      // a scan has looked for it
-	due     time.Time // when to look for it, or confirm its owner, again
-	asked   time.Time // when a caller last asked about it
-	checked time.Time // when its owner was last looked for or confirmed
 }
 
 // New makes a Finder. The caller closes it.
@@ -90,7 +83,7 @@ func New(opts Options) (*Finder, error) {
 		cgroup:  openCgroupIDs(opts.Cgroup),
 		wait:    opts.Wait,
 		root:    inInitPIDNamespace(opts.Proc),
-		known:   make(map[uint64]*entry),
+		known:   make(map[Socket]*entry),
 		changed: make(chan struct{}),
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
@@ -104,16 +97,28 @@ func (f *Finder) Close() error {
 	return f.cgroup.close()
 }
 
-// Find returns the owners of the sockets, by cookie. A socket without a known owner is missing.
-// Find answers from memory. For sockets that it sees for the first time it waits until a scan is
-// done, ctx ends, or Options.Wait is over. In the latter cases a later call has their owners.
+// Find returns the owners of the sockets, by cookie, and why others have none. A socket that no scan
+// has looked for is missing. Find answers from memory, and checks that processes still have their
+// sockets. For sockets that it sees for the first time, or that their owner has lost, it waits until a
+// scan is done, ctx ends, or Options.Wait is over. In the latter cases a later call has their owners.
 //
 // The error is that of the last scan. Find returns what is known also with an error.
 func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, error) {
-	f.ask(sockets)
+	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	defer cancel()
+	found, err := f.find(ctx, sockets)
+	owners := make(map[uint64]Owner, len(found))
+	for i := range found {
+		if found[i] != (Owner{}) {
+			owners[sockets[i].Cookie] = found[i]
+		}
+	}
+	return owners, err
+}
 
-	timeout := time.NewTimer(f.wait)
-	defer timeout.Stop()
+// find is Find, and waits until ctx ends. It returns an Owner for each socket.
+func (f *Finder) find(ctx context.Context, sockets []Socket) ([]Owner, error) {
+	f.lose(lost(f.ask(sockets)))
 	for {
 		owners, complete, changed, err := f.answer(sockets)
 		if complete {
@@ -122,7 +127,6 @@ func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, 
 		select {
 		case <-changed:
 			continue
-		case <-timeout.C:
 		case <-ctx.Done():
 		case <-f.ctx.Done():
 		}
@@ -131,8 +135,8 @@ func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, 
 }
 
 // ask records which sockets the caller asks about, forgets those that nobody asks about any more,
-// and starts the worker if something is due.
-func (f *Finder) ask(sockets []Socket) {
+// and starts the worker if something is due. It returns owners to check.
+func (f *Finder) ask(sockets []Socket) []claim {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -140,43 +144,56 @@ func (f *Finder) ask(sockets []Socket) {
 		if s.Inode == 0 {
 			continue
 		}
-		e := f.known[s.Cookie]
+		e := f.known[s]
 		if e == nil {
-			e = &entry{inode: s.Inode, due: now}
-			f.known[s.Cookie] = e
+			e = &entry{due: now, needs: f.scans + 1}
+			f.known[s] = e
 		}
 		e.asked = now
 	}
-	crowded := len(f.known) > maxUnasked
-	idle := true
-	for cookie, e := range f.known {
-		if now.Sub(e.asked) > keepUnasked || crowded && e.asked.Before(now) {
-			delete(f.known, cookie)
-		} else if !e.due.After(now) {
-			idle = false
-		}
-	}
-	if idle || f.working || f.ctx.Err() != nil {
-		return
-	}
-	f.working = true
-	f.worker.Go(f.work)
+	f.forget(now)
+	f.start(now)
+	return f.claims(sockets)
 }
 
-// answer returns the known owners, and whether a scan has looked for every socket. changed is
-// closed after the next scan.
-func (f *Finder) answer(sockets []Socket) (owners map[uint64]Owner, complete bool, changed <-chan struct{}, err error) {
+func (f *Finder) forget(now time.Time) {
+	crowded := len(f.known) > maxUnasked
+	for s, e := range f.known {
+		unasked := now.Sub(e.asked)
+		if unasked > keepUnasked || unasked > 0 && crowded || s.Cookie == 0 && unasked > keepLookup {
+			delete(f.known, s)
+		}
+	}
+}
+
+// start starts the worker if something is due.
+func (f *Finder) start(now time.Time) {
+	if f.working || f.ctx.Err() != nil {
+		return
+	}
+	for _, e := range f.known {
+		if !e.due.After(now) {
+			f.working = true
+			f.worker.Go(f.work)
+			return
+		}
+	}
+}
+
+// answer returns what is known, and whether a scan has looked for every socket. changed is closed
+// after the next scan.
+func (f *Finder) answer(sockets []Socket) (owners []Owner, complete bool, changed <-chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	owners, complete = make(map[uint64]Owner, len(sockets)), true
-	for _, s := range sockets {
-		e := f.known[s.Cookie]
+	owners, complete = make([]Owner, len(sockets)), true
+	for i, s := range sockets {
+		e := f.known[s]
 		switch {
 		case e == nil: // the socket has no inode
-		case e.found:
-			owners[s.Cookie] = e.owner.shown(e.count)
 		case !e.looked:
 			complete = false
+		default:
+			owners[i] = e.shown()
 		}
 	}
 	return owners, complete, f.changed, f.err

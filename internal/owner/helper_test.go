@@ -1,8 +1,10 @@
 package owner
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,6 +42,9 @@ type task struct {
 	Drop       bool     // become nobody, after that
 	Below      string   // make this cgroup in Delegated and move into it, after that
 	Find       []Socket // find the owners of these
+
+	Pass      bool // send the listener over a Unix socket, do not receive it, and close it
+	EndLeader bool // end the main thread
 }
 
 // A report is the result of a task.
@@ -132,6 +137,11 @@ func (do task) run(got *report) error {
 				return err
 			}
 		}
+		if do.Pass {
+			if err := pass(fd); err != nil {
+				return err
+			}
+		}
 	}
 	proc := "/proc"
 	if do.Procfs != nil {
@@ -161,6 +171,9 @@ func (do task) run(got *report) error {
 		if err := moveTo(dir); err != nil {
 			return err
 		}
+	}
+	if do.EndLeader {
+		return endMainThread()
 	}
 	if do.Find == nil {
 		return nil
@@ -219,6 +232,45 @@ func nameAThread(name string) error {
 		return err
 	}
 	return <-named
+}
+
+// endMainThread ends the main thread and leaves the others.
+func endMainThread() error {
+	ended := make(chan struct{})
+	for range 100 { // each takes another thread, until one has the main one
+		go func() {
+			runtime.LockOSThread()
+			if unix.Gettid() == unix.Getpid() {
+				close(ended)
+				_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+			}
+			select {}
+		}()
+	}
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		return errors.New("no goroutine ran on the main thread")
+	}
+	for {
+		stat, err := os.ReadFile("/proc/self/stat")
+		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// pass leaves a descriptor on its way between two sockets.
+func pass(fd int) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(fd), nil, 0); err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 func listen() (int, error) {

@@ -45,7 +45,7 @@ func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	return readProcess(proc, func() error {
+	return f.readProcess(proc, 0, func() error {
 		if f.cgroup.mount == nil {
 			if f.root {
 				return nil
@@ -72,7 +72,7 @@ func (f *Finder) OfPID(pid int) (Owner, bool) {
 	if err != nil {
 		return Owner{}, false
 	}
-	p, err := readProcess(proc, nil)
+	p, err := f.readProcess(proc, 0, nil)
 	if err != nil {
 		return Owner{}, false
 	}

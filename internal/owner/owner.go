@@ -5,7 +5,7 @@ import "strings"
 // An Owner is the process that has a socket open, with its unit and container. A field that is not
 // known is empty.
 type Owner struct {
-	Process   string // name of the main thread (/proc/PID/comm), any bytes; PR_SET_NAME keeps 15
+	Process   string // its name: any bytes, at most 64
 	Unit      string // systemd unit; if it is not the system's, with what it is in: "user@1000/x.service"
 	Runtime   string // what runs the container: one of the Runtime constants
 	Container string // 64 hexadecimal digits, or the container's name where it has no id
@@ -13,7 +13,39 @@ type Owner struct {
 	PID       int    // in the pid namespace of /proc
 	Processes int    // how many had the socket open at the last scan
 
+	Absence Absence // why no process is known
+	Opener  *Opener // who had the socket open first; nil: the process above, or it has not been seen
+
 	Many Many // names that metrics leave out, because the port has had too many
+}
+
+// An Absence says why no process is known to have a socket open.
+type Absence uint8
+
+// The reasons. NotSearched is also the Absence of an Owner that is known.
+const (
+	NotSearched Absence = iota // no scan has looked for the socket yet
+
+	// NoProcess: all processes were looked into, and none has the socket among its descriptors.
+	// The socket may be on its way through a Unix socket (SCM_RIGHTS), registered with io_uring
+	// alone, open in a thread that has descriptors of its own, or the kernel's own (NFS).
+	NoProcess
+
+	// Hidden: some processes may not be looked into, or are not visible, and may have the socket.
+	Hidden
+)
+
+// An Opener is the process that was the first Owner of a socket and does not have it open any more.
+// Somebody else still has: a child of the Opener, or who got the socket by SCM_RIGHTS.
+type Opener struct {
+	Process, Unit, Runtime, Container, Within string // as in Owner
+
+	PID   int
+	Ended bool // the process has ended; else it only closed the socket
+
+	// SameProgram says that the Owner has the executable and the name of the Opener, as another
+	// worker of the same server has.
+	SameProgram bool
 }
 
 // The container runtimes that the name of a cgroup can tell.
@@ -27,8 +59,13 @@ const (
 	RuntimeOther      = "container" // the cgroup has an id without a runtime
 )
 
+// Many says which names of an Owner are left out where a port has had too many (internal/share).
+type Many struct {
+	Process, Unit bool
+}
+
 // Known reports whether any field is known.
-func (o Owner) Known() bool { return o != Owner{Many: o.Many} }
+func (o Owner) Known() bool { return o != Owner{Many: o.Many, Absence: o.Absence, Opener: o.Opener} }
 
 // ShortContainer returns the container as people know it: the first 12 digits of an id, or the name.
 // As in Unit, what it is in comes first if it is not the system's.

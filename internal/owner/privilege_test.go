@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -29,8 +30,12 @@ func TestOtherUsersNeedExactlyCapSysPtraceAndCapDACReadSearch(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, _ := start(t, ns, task{Find: []Socket{server.Socket}}, asNobody(test.caps...))
-			if _, found := got.Owners[server.Socket.Cookie]; found != test.found {
-				t.Errorf("found: %t, want %t", found, test.found)
+			owner := got.Owners[server.Socket.Cookie]
+			if owner.Known() != test.found {
+				t.Errorf("found: %t, want %t", owner.Known(), test.found)
+			}
+			if hidden := owner.Absence == Hidden; hidden == test.found {
+				t.Errorf("absence %d, found %t", owner.Absence, test.found)
 			}
 			if !slices.Equal(got.Reasons, test.reasons) {
 				t.Errorf("reasons %v, want %v", got.Reasons, test.reasons)
@@ -56,7 +61,7 @@ func TestHidepid(t *testing.T) {
 	other, _ := start(t, kerneltest.New(t), task{Listen: true}, nil)
 	hidden := "hidepid=invisible"
 	got, _ := start(t, ns, task{Procfs: &hidden, Drop: true, Find: []Socket{mine.Socket, other.Socket}}, unshareMounts)
-	if owner := got.Owners[mine.Socket.Cookie]; owner.PID != cmd.Process.Pid || len(got.Owners) != 1 {
+	if owner := got.Owners[mine.Socket.Cookie]; owner.PID != cmd.Process.Pid || known(got.Owners) != 1 || got.Owners[other.Socket.Cookie].Absence != Hidden {
 		t.Errorf("got %+v, want process %d alone", got.Owners, cmd.Process.Pid)
 	}
 	if want := []string{sock.ReasonCapSysPtrace, sock.ReasonCapDACReadSearch}; !slices.Equal(got.Reasons, want) {
@@ -76,8 +81,8 @@ func TestPIDNamespaceShowsItsOwnProcesses(t *testing.T) {
 	got, _ := start(t, ns, task{Procfs: &options, Find: []Socket{other.Socket}}, func(cmd *kerneltest.Cmd) {
 		cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Unshareflags: unix.CLONE_NEWNS}
 	})
-	if len(got.Owners) != 0 {
-		t.Errorf("got %+v, want none", got.Owners)
+	if want := map[uint64]Owner{other.Socket.Cookie: {Absence: Hidden}}; !maps.Equal(got.Owners, want) {
+		t.Errorf("got %+v, want %+v", got.Owners, want)
 	}
 	if want := []string{sock.ReasonPIDNamespace}; !slices.Equal(got.Reasons, want) {
 		t.Errorf("reasons %v, want %v", got.Reasons, want)

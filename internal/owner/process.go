@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/prometheus/procfs"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // errReused means that a process ended while it was read, and another one got its number.
@@ -17,24 +19,32 @@ type identity struct {
 	start uint64 // clock ticks after boot
 }
 
+// A holder is a process, and where its descriptors are.
+type holder struct {
+	identity
+	thread int // that shows them; 0: the main one
+}
+
 // A process is what an Owner shows, and what identifies it.
 type process struct {
-	identity
+	holder
 	name  string
+	exe   string // path of the executable, or empty
 	place place
 }
 
 // readProcess reads a process. It calls check, if that is not nil, while the process is certain to
-// be the same.
-func readProcess(p procfs.Proc, check func() error) (process, error) {
+// be the same. thread is as in holder.
+func (f *Finder) readProcess(p procfs.Proc, thread int, check func() error) (process, error) {
 	before, err := p.Stat()
 	if err != nil {
 		return process{}, fmt.Errorf("read process %d: %w", p.PID, err)
 	}
-	name, err := p.Comm()
+	comm, err := p.Comm()
 	if err != nil {
 		return process{}, fmt.Errorf("read name of process %d: %w", p.PID, err)
 	}
+	name, exe := linux.ProcessName(f.taskDir(p.PID, thread), comm)
 	// A kernel may have no cgroups at all.
 	cgroups, err := p.Cgroups()
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -53,18 +63,26 @@ func readProcess(p procfs.Proc, check func() error) (process, error) {
 		return process{}, fmt.Errorf("read process %d: %w", p.PID, errReused)
 	}
 	return process{
-		identity: identity{p.PID, before.Starttime},
-		name:     name[:min(len(name), maxComm)],
-		place:    placeOf(cgroups),
+		holder: holder{identity{p.PID, before.Starttime}, thread},
+		name:   name,
+		exe:    exe,
+		place:  placeOf(cgroups),
 	}, nil
 }
-
-// maxComm is the longest name that proc_task_name shows.
-const maxComm = 64
 
 // shown returns the process as the Owner of a socket that so many processes have open.
 func (p *process) shown(processes int) Owner {
 	o := p.place.shown()
 	o.Process, o.PID, o.Processes = p.name, p.pid, processes
 	return o
+}
+
+// gone reports whether the process has ended. One that waits to be reaped has.
+func (f *Finder) gone(id identity) bool {
+	p, err := f.fs.Proc(id.pid)
+	if err != nil {
+		return true
+	}
+	stat, err := p.Stat()
+	return err != nil || stat.Starttime != id.start || stat.State == "Z" || stat.State == "X"
 }

@@ -14,14 +14,16 @@ import (
 
 // holders are the processes that have one socket open.
 type holders struct {
-	owner process
-	at    linux.SocketFD // the owner's descriptor
-	count int
+	owner  process
+	at     linux.SocketFD // the owner's descriptor
+	count  int
+	opener bool // the process that was the first owner still is one of them
 }
 
 // add counts a process, and makes it the owner if it comes before the one so far.
-func (h *holders) add(p *process, at linux.SocketFD) {
+func (h *holders) add(p *process, at linux.SocketFD, opener identity) {
 	h.count++
+	h.opener = h.opener || p.identity == opener
 	if h.count == 1 || before(p, &h.owner) {
 		h.owner, h.at = *p, at
 	}
@@ -44,9 +46,13 @@ type scanResult struct {
 	refused int                 // processes that the scan could not look into
 }
 
+// A search has the inodes that a scan looks for. Each has the process that was its first owner, or
+// nothing.
+type search map[uint32]identity
+
 // scan looks for the inodes among the descriptors of all processes. It does not stop when it has
 // found them all: only at the end it knows the oldest process, and how many there are.
-func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (scanResult, error) {
+func (f *Finder) scan(ctx context.Context, wanted search) (scanResult, error) {
 	found := scanResult{holders: make(map[uint32]*holders)}
 	procs, err := f.fs.AllProcs()
 	if err != nil {
@@ -56,41 +62,65 @@ func (f *Finder) scan(ctx context.Context, wanted map[uint32]bool) (scanResult, 
 		if err := ctx.Err(); err != nil {
 			return found, err
 		}
-		dir := f.fdDir(p.PID)
-		held, err := socketsOf(ctx, dir, wanted)
+		held, thread, err := f.socketsOf(ctx, p.PID, wanted)
 		if errors.Is(err, os.ErrPermission) {
 			found.refused++
 		}
 		if err != nil || len(held) == 0 {
 			continue // processes end all the time
 		}
-		owner, err := readProcess(p, func() (err error) {
-			held, err = linux.OpenSocketFDs(dir, held)
+		owner, err := f.readProcess(p, thread, func() (err error) {
+			held, err = linux.OpenSocketFDs(f.fdDir(p.PID, thread), held)
 			return err
 		})
 		if err == nil {
-			found.add(&owner, held)
+			found.add(&owner, held, wanted)
 		}
 	}
 	return found, ctx.Err()
 }
 
-// socketsOf returns the wanted sockets that a process has open. dir is /proc/PID/fd.
-func socketsOf(ctx context.Context, dir string, wanted map[uint32]bool) ([]linux.SocketFD, error) {
-	var held []linux.SocketFD
-	err := linux.SocketFDs(ctx, dir, func(s linux.SocketFD) bool {
-		if wanted[s.Inode] {
+// socketsOf returns the wanted sockets that a process has open, and the thread that shows them if
+// the main thread does not.
+func (f *Finder) socketsOf(ctx context.Context, pid int, wanted search) (held []linux.SocketFD, thread int, err error) {
+	held, sockets, err := socketsIn(ctx, f.fdDir(pid, 0), wanted)
+	if sockets || err != nil {
+		return held, 0, err
+	}
+	for _, thread := range linux.ThreadsOfEnded(f.proc, pid) {
+		held, sockets, err := socketsIn(ctx, f.fdDir(pid, thread), wanted)
+		if sockets || err != nil {
+			return held, thread, err
+		}
+	}
+	return nil, 0, nil
+}
+
+// socketsIn returns the wanted sockets in a directory of descriptors, and whether it has any socket.
+func socketsIn(ctx context.Context, dir string, wanted search) (held []linux.SocketFD, sockets bool, err error) {
+	err = linux.SocketFDs(ctx, dir, func(s linux.SocketFD) bool {
+		sockets = true
+		if _, ok := wanted[s.Inode]; ok {
 			held = append(held, s)
 		}
 		return true
 	})
-	return held, err
+	return held, sockets, err
 }
 
-func (f *Finder) fdDir(pid int) string { return filepath.Join(f.proc, strconv.Itoa(pid), "fd") }
+// taskDir is the directory of a process in procfs, or of one of its threads.
+func (f *Finder) taskDir(pid, thread int) string {
+	dir := filepath.Join(f.proc, strconv.Itoa(pid))
+	if thread == 0 {
+		return dir
+	}
+	return filepath.Join(dir, "task", strconv.Itoa(thread))
+}
+
+func (f *Finder) fdDir(pid, thread int) string { return filepath.Join(f.taskDir(pid, thread), "fd") }
 
 // add counts a process once for each socket that it has open.
-func (f *scanResult) add(p *process, held []linux.SocketFD) {
+func (f *scanResult) add(p *process, held []linux.SocketFD, wanted search) {
 	seen := make(map[uint32]bool, len(held))
 	for _, d := range held {
 		if seen[d.Inode] {
@@ -102,6 +132,6 @@ func (f *scanResult) add(p *process, held []linux.SocketFD) {
 			h = new(holders)
 			f.holders[d.Inode] = h
 		}
-		h.add(p, d)
+		h.add(p, d, wanted[d.Inode])
 	}
 }

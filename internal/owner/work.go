@@ -2,13 +2,21 @@ package owner
 
 import (
 	"context"
+	"path/filepath"
+	"runtime"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
 )
 
 // work confirms and looks for owners until nothing is due.
 func (f *Finder) work() {
+	// The thread's time is that of the scan.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for {
 		stale, missing := f.due()
 		if len(stale) == 0 && !missing {
@@ -18,12 +26,20 @@ func (f *Finder) work() {
 		if !missing && !lost {
 			continue
 		}
-		start := time.Now()
-		wanted := f.inodes()
-		found, err := f.scan(f.ctx, wanted)
-		f.conclude(wanted, found, err)
-		sleep(f.ctx, restFactor*time.Since(start))
+		start := threadTime()
+		found, err := f.scan(f.ctx, f.inodes())
+		f.conclude(found, err)
+		sleep(f.ctx, restFactor*(threadTime()-start))
 	}
+}
+
+// threadTime is the CPU time that the thread has used.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -38,17 +54,17 @@ func sleep(ctx context.Context, d time.Duration) {
 // due returns the descriptors to confirm, by owner, and whether a scan has to look for a socket. If
 // there is neither, the worker ends. It looks only for what a caller has asked about since the last
 // look: an exporter that nobody scrapes does nothing.
-func (f *Finder) due() (stale map[identity][]linux.SocketFD, missing bool) {
+func (f *Finder) due() (stale map[holder][]linux.SocketFD, missing bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	stale = make(map[identity][]linux.SocketFD)
+	stale = make(map[holder][]linux.SocketFD)
 	now := time.Now()
 	for _, e := range f.known {
 		switch {
 		case e.due.After(now):
 		case e.asked.Before(e.checked): // nobody wants to know any more
 		case e.settled():
-			stale[e.owner.identity] = append(stale[e.owner.identity], e.at)
+			stale[e.owner.holder] = append(stale[e.owner.holder], e.at)
 		default:
 			missing = true
 		}
@@ -60,13 +76,10 @@ func (f *Finder) due() (stale map[identity][]linux.SocketFD, missing bool) {
 	return stale, missing
 }
 
-// settled reports whether the owner is final. A service manager may still pass the socket on.
-func (e *entry) settled() bool { return e.found && !e.owner.place.manager }
-
 // confirm checks that the owners still have their sockets. It returns true where one does not.
-func (f *Finder) confirm(stale map[identity][]linux.SocketFD) (lost bool) {
+func (f *Finder) confirm(stale map[holder][]linux.SocketFD) (lost bool) {
 	type having struct {
-		identity
+		holder
 		linux.SocketFD
 	}
 	fresh := make(map[having]process)
@@ -75,11 +88,11 @@ func (f *Finder) confirm(stale map[identity][]linux.SocketFD) (lost bool) {
 		if err != nil {
 			continue
 		}
-		owner, err := readProcess(p, func() (err error) {
-			held, err = linux.OpenSocketFDs(f.fdDir(id.pid), held)
+		owner, err := f.readProcess(p, id.thread, func() (err error) {
+			held, err = linux.OpenSocketFDs(f.fdDir(id.pid, id.thread), held)
 			return err
 		})
-		if err != nil || owner.identity != id {
+		if err != nil || owner.holder != id {
 			continue
 		}
 		for _, d := range held {
@@ -91,32 +104,37 @@ func (f *Finder) confirm(stale map[identity][]linux.SocketFD) (lost bool) {
 	defer f.mu.Unlock()
 	now := time.Now()
 	for _, e := range f.known {
-		if _, asked := stale[e.owner.identity]; !asked || e.due.After(now) || !e.settled() {
+		if _, asked := stale[e.owner.holder]; !asked || e.due.After(now) || !e.settled() {
 			continue
 		}
-		owner, ok := fresh[having{e.owner.identity, e.at}]
+		owner, ok := fresh[having{e.owner.holder, e.at}]
 		if !ok {
 			lost = true
 			continue
 		}
 		e.owner, e.checked, e.due = owner, now, now.Add(confirmEvery)
+		e.noteOpener(f.gone)
 	}
 	return lost
 }
 
-// inodes returns the inodes of all known sockets: a scan for all costs as much as for one.
-func (f *Finder) inodes() map[uint32]bool {
+// inodes begins a scan for the inodes of all known sockets: a scan for all costs as much as for one.
+func (f *Finder) inodes() search {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	wanted := make(map[uint32]bool, len(f.known))
-	for _, e := range f.known {
-		wanted[e.inode] = true
+	wanted := make(search, len(f.known))
+	f.scans++
+	for s, e := range f.known {
+		wanted[s.Inode] = identity{}
+		if e.first != nil {
+			wanted[s.Inode] = e.first.identity
+		}
 	}
 	return wanted
 }
 
-// conclude records the result of a scan for the inodes.
-func (f *Finder) conclude(wanted map[uint32]bool, found scanResult, err error) {
+// conclude records the result of a scan.
+func (f *Finder) conclude(found scanResult, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.ctx.Err() != nil {
@@ -126,17 +144,23 @@ func (f *Finder) conclude(wanted map[uint32]bool, found scanResult, err error) {
 	if err == nil {
 		f.refused = 0
 	}
+	absence := NoProcess
+	if found.refused > 0 || f.blind() {
+		absence = Hidden
+	}
 	now := time.Now()
-	for _, e := range f.known {
-		if !wanted[e.inode] {
-			continue // added after the scan began
+	for s, e := range f.known {
+		if e.needs > f.scans {
+			continue // added, or lost, after the scan began
 		}
 		e.looked, e.checked = true, now
-		if h := found.holders[e.inode]; h != nil {
+		if h := found.holders[s.Inode]; h != nil {
 			e.found, e.holders = true, *h
+			e.link = filepath.Join(f.fdDir(h.owner.pid, h.owner.thread), strconv.Itoa(h.at.FD))
 		} else if err == nil {
-			e.found, f.refused = false, found.refused
+			e.found, e.absence, f.refused = false, absence, found.refused
 		}
+		e.noteOpener(f.gone)
 		if e.settled() && err == nil {
 			e.misses, e.due = 0, now.Add(confirmEvery)
 		} else if !e.due.After(now) {

@@ -53,7 +53,7 @@ func TestSocketThatIsNotFoundIsLookedForLessAndLess(t *testing.T) {
 					}
 					find(t, f, socket)
 					synctest.Wait()
-					if len(find(t, f, socket)) == 1 {
+					if known(find(t, f, socket)) == 1 {
 						if now != test.found {
 							t.Errorf("found after %s, want %s", now, test.found)
 						}
@@ -82,7 +82,7 @@ func TestSocketThatWasNeverFoundIsStillLookedForEveryHour(t *testing.T) {
 			find(t, f, socket)
 			time.Sleep(time.Minute)
 		}
-		if len(find(t, f, socket)) != 1 {
+		if known(find(t, f, socket)) != 1 {
 			t.Error("not found within the hour")
 		}
 	})
@@ -122,11 +122,12 @@ func TestOwnerWhosePIDIsAnothersIsLookedForAnew(t *testing.T) {
 		heir.pid, heir.start = 200, 5500
 		proc.put(heir)
 
-		time.Sleep(confirmEvery)
-		find(t, f, socket)
-		synctest.Wait()
+		time.Sleep(time.Second) // the scanner rests
 		check(t, find(t, f, socket), map[uint64]Owner{
-			cookie: {Process: "nginx", Unit: "nginx.service", PID: 200, Processes: 1},
+			cookie: {
+				Process: "nginx", Unit: "nginx.service", PID: 200, Processes: 1,
+				Opener: &Opener{Process: "nginx", Unit: "nginx.service", PID: 100, Ended: true, SameProgram: true},
+			},
 		})
 	})
 }
@@ -143,12 +144,17 @@ func TestSocketThatItsOwnerPassedOnIsLookedForAnew(t *testing.T) {
 		child.pid, child.start = 200, 5500
 		proc.put(child)
 
+		time.Sleep(time.Second) // the scanner rests
+		opener := &Opener{Process: "nginx", Unit: "nginx.service", PID: 100, SameProgram: true}
+		want := Owner{Process: "nginx", Unit: "nginx.service", PID: 200, Processes: 1, Opener: opener}
+		check(t, find(t, f, socket), map[uint64]Owner{cookie: want})
+
+		proc.remove(100) // which is looked at each minute
 		time.Sleep(confirmEvery)
 		find(t, f, socket)
 		synctest.Wait()
-		check(t, find(t, f, socket), map[uint64]Owner{
-			cookie: {Process: "nginx", Unit: "nginx.service", PID: 200, Processes: 1},
-		})
+		opener.Ended = true
+		check(t, find(t, f, socket), map[uint64]Owner{cookie: want})
 	})
 }
 
@@ -206,7 +212,7 @@ func TestProcessThatChangesWhileItIsReadIsNotShown(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = readProcess(p, func() error { test.change(proc); return nil })
+			_, err = f.readProcess(p, 0, func() error { test.change(proc); return nil })
 			if !errors.Is(err, test.want) {
 				t.Errorf("got error %v, want %v", err, test.want)
 			}
@@ -217,7 +223,7 @@ func TestProcessThatChangesWhileItIsReadIsNotShown(t *testing.T) {
 func TestSocketClosedWhileItsProcessIsReadHasNoOwner(t *testing.T) {
 	proc := newFakeProc(t, nginx())
 	dir := filepath.Join(proc.dir(100), "fd")
-	held, err := socketsOf(t.Context(), dir, map[uint32]bool{inode: true})
+	held, _, err := socketsIn(t.Context(), dir, search{inode: identity{}})
 	if err != nil || len(held) != 1 {
 		t.Fatalf("got %v, %v; want one descriptor", held, err)
 	}
@@ -263,6 +269,7 @@ func TestProcfsThatCannotBeReadIsSaidAndCostsNothingThatIsKnown(t *testing.T) {
 		time.Sleep(firstRetry)
 		_, _ = f.Find(t.Context(), []Socket{socket, other})
 		synctest.Wait()
+		want[2] = Owner{Absence: Hidden} // the directory shows no processes of the kernel
 		check(t, find(t, f, socket, other), want)
 	})
 }
@@ -336,7 +343,7 @@ func TestFindDoesNotWaitForTheScanForEver(t *testing.T) {
 	if err := os.Remove(pipe); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(find(t, f, socket, other)); n != 2 {
+	if n := known(find(t, f, socket, other)); n != 2 {
 		t.Errorf("%d owners once the scan went on, want 2", n)
 	}
 }
@@ -357,8 +364,8 @@ func TestCloseEndsTheWait(t *testing.T) {
 func TestNothingIsDueThatNobodyAskedAboutSinceTheLastLook(t *testing.T) {
 	now := time.Now()
 	for _, found := range []bool{false, true} {
-		e := &entry{inode: inode, found: found, due: now.Add(-time.Hour), asked: now.Add(-3 * time.Hour), checked: now.Add(-2 * time.Hour)}
-		f := &Finder{ctx: t.Context(), known: map[uint64]*entry{cookie: e}}
+		e := &entry{found: found, due: now.Add(-time.Hour), asked: now.Add(-3 * time.Hour), checked: now.Add(-2 * time.Hour)}
+		f := &Finder{ctx: t.Context(), known: map[Socket]*entry{socket: e}}
 		if stale, missing := f.due(); len(stale) > 0 || missing || f.working {
 			t.Errorf("found %v: %d owners to confirm, missing %v, though nobody asked", found, len(stale), missing)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
@@ -55,8 +56,8 @@ func TestNamesOfListenersAreBounded(t *testing.T) {
 		}
 	}
 	for what, shown := range map[string]map[string]bool{"listeners": listeners, "restarts": restarts} {
-		if len(shown) != owner.NamesOfUser+2 || !shown["(many)"] || !shown["postgres"] {
-			t.Errorf("%s: %d names are shown, want postgres, (many) and %d: %v", what, len(shown), owner.NamesOfUser, shown)
+		if len(shown) != share.NamesOfUser+2 || !shown["(many)"] || !shown["postgres"] {
+			t.Errorf("%s: %d names are shown, want postgres, (many) and %d: %v", what, len(shown), share.NamesOfUser, shown)
 		}
 	}
 	if n := len(taker.host.own.names); n != 2 {

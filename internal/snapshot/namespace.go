@@ -17,6 +17,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -306,7 +307,9 @@ func (t *taking) nameOwners(ctx context.Context) {
 		for i := range t.onWatched.Listeners {
 			l := &t.onWatched.Listeners[i]
 			of, ok := found[l.Cookie]
-			if before, seen := owners[l.GroupKey]; ok && (!seen || l.Cookie < before.cookie) {
+			// One whose owner is known comes before one whose owner is not.
+			before, seen := owners[l.GroupKey]
+			if ok && (!seen || of.Known() && !before.Known() || of.Known() == before.Known() && l.Cookie < before.cookie) {
 				owners[l.GroupKey] = oldest{l.Cookie, of}
 			}
 		}
@@ -323,7 +326,7 @@ func (t *taking) nameOwners(ctx context.Context) {
 
 // boundNames leaves out names of owners where a port has had too many of them.
 func (t *taking) boundNames(groups []ports.Group, now time.Time) {
-	maps.DeleteFunc(t.names, func(port uint16, _ *owner.Names) bool {
+	maps.DeleteFunc(t.names, func(port uint16, _ *share.Names) bool {
 		_, watched := t.set.Find(port)
 		return !watched
 	})
@@ -334,7 +337,7 @@ func (t *taking) boundNames(groups []ports.Group, now time.Time) {
 		}
 		names, ok := t.names[g.Port]
 		if !ok {
-			names = new(owner.Names)
+			names = new(share.Names)
 			t.names[g.Port] = names
 		}
 		user := g.UID.ID

@@ -4,10 +4,10 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/seen"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -24,7 +24,7 @@ type worker struct {
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
 	memory  seen.Memory
-	names   map[uint16]*owner.Names // of those who listen, by port
+	names   map[uint16]*share.Names // of those who listen, by port
 
 	few  bool // there were no more than fewSockets on the watched ports last time
 	slow bool // the host has many sockets: the dump took long last time, or a walk passed many
@@ -43,7 +43,7 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *watch.Watcher, ns probe.N
 		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
-		names:   make(map[uint16]*owner.Names),
+		names:   make(map[uint16]*share.Names),
 		few:     true, // as on most hosts
 	}
 	if cfg.Parts.UDP {

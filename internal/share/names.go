@@ -1,15 +1,12 @@
-package owner
+package share
 
 import (
 	"hash/maphash"
 	"slices"
 	"time"
-)
 
-// Many says which names of an Owner are left out where Names has seen too many.
-type Many struct {
-	Process, Unit bool
-}
+	"sockstate_exporter/internal/owner"
+)
 
 // Names bounds the names of those who use one port. A process chooses its name, and a user the names
 // in a cgroup of their own, as often as they like. Each makes series of its own, which cost
@@ -21,7 +18,7 @@ type Many struct {
 type Names struct {
 	seed  maphash.Seed
 	last  names // the same names come again and again
-	many  Many
+	many  owner.Many
 	until time.Time // last is as it was
 
 	processes, units []used
@@ -52,7 +49,7 @@ type used struct {
 
 // Add notes the name of a process and that of its unit, and returns which ones to leave out.
 // An empty name is never left out.
-func (n *Names) Add(now time.Time, user uint32, process, unit string) Many {
+func (n *Names) Add(now time.Time, user uint32, process, unit string) owner.Many {
 	all := names{user, process, unit}
 	if all == n.last && now.Before(n.until) {
 		return n.many
@@ -60,7 +57,7 @@ func (n *Names) Add(now time.Time, user uint32, process, unit string) Many {
 	if n.seed == (maphash.Seed{}) {
 		n.seed = maphash.MakeSeed()
 	}
-	many := Many{}
+	many := owner.Many{}
 	if process != "" && !n.room(&n.processes, now, user, process+"\x00"+unit) {
 		many.Process = true
 	}

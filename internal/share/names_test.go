@@ -1,10 +1,12 @@
-package owner
+package share
 
 import (
 	"fmt"
 	"strconv"
 	"testing"
 	"time"
+
+	"sockstate_exporter/internal/owner"
 )
 
 // A labeler collects the names that are shown.
@@ -18,7 +20,7 @@ func newLabeler() *labeler {
 	return &labeler{now: time.Now(), shown: make(map[[2]string]bool)}
 }
 
-func (l *labeler) add(user uint32, process, unit string) Many {
+func (l *labeler) add(user uint32, process, unit string) owner.Many {
 	many := l.Add(l.now, user, process, unit)
 	if many.Process {
 		process = "(many)"
@@ -69,14 +71,14 @@ func TestUserCannotUseUpTheNamesOfOthers(t *testing.T) {
 		t.Errorf("%d pairs of names are shown, want at most %d", len(l.shown), want)
 	}
 	for _, user := range []uint32{0, 26, maxSystemUID} {
-		if got := l.add(user, "postgres", "postgresql.service"); got != (Many{}) {
+		if got := l.add(user, "postgres", "postgresql.service"); got != (owner.Many{}) {
 			t.Errorf("user %d: %+v is left out", user, got)
 		}
 	}
 	// What is shown goes on being shown, whoever uses it.
 	for range 100 {
 		l.now = l.now.Add(50 * time.Minute)
-		if got := l.add(0, "postgres", "postgresql.service"); got != (Many{}) {
+		if got := l.add(0, "postgres", "postgresql.service"); got != (owner.Many{}) {
 			t.Errorf("after %v: %+v is left out", l.now, got)
 		}
 	}
@@ -87,7 +89,7 @@ func TestUnitIsShownWhereProcessesAreMany(t *testing.T) {
 	for i := range 2 * NamesOfUser {
 		l.add(33, fmt.Sprintf("worker %d", i), "web.service")
 	}
-	if got := l.add(33, "one more", "web.service"); got != (Many{Process: true}) {
+	if got := l.add(33, "one more", "web.service"); got != (owner.Many{Process: true}) {
 		t.Errorf("got %+v, want the process to be left out", got)
 	}
 }
