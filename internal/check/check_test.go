@@ -252,7 +252,7 @@ func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
 	if of := judged.Ports[0].Listeners[0].Owner; of != nil {
 		t.Errorf("owner %v, want none", of)
 	}
-	wantAdvice(t, judged, "a process listens here; `ss -tlnp 'sport = :4840'` names it")
+	wantAdvice(t, judged, "no process that may be looked into listens here; `ss -tlnp 'sport = :4840'`, as root on the host, may name one")
 	for _, want := range []string{
 		"socket owners: needs CAP_SYS_PTRACE for the sockets of other users' processes",
 		"socket owners: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
 )
 
 // advice is what to do about a port, in sentences. incomplete says that the port may have
@@ -31,18 +32,30 @@ func advice(p *PortReport, onlyIPv6, incomplete bool) []string {
 func whoListens(p *PortReport) string {
 	var owners []string
 	for i := range p.Listeners {
-		owner := p.Listeners[i].Owner
-		if owner == nil {
-			return fmt.Sprintf("a process listens here; `ss -tlnp 'sport = :%d'` names it", p.Port)
+		by := p.Listeners[i].Owner
+		if by == nil {
+			return whyUnnamed(p.Port, p.Listeners[i].Absence)
 		}
-		if !slices.Contains(owners, owner.String()) {
-			owners = append(owners, owner.String())
+		if !slices.Contains(owners, by.String()) {
+			owners = append(owners, by.String())
 		}
 	}
 	if len(owners) > 1 {
 		return strings.Join(owners, "; ") + " listen here"
 	}
 	return owners[0] + " listens here"
+}
+
+// whyUnnamed says why nobody is named who listens.
+func whyUnnamed(port uint16, absence owner.Absence) string {
+	switch absence {
+	case owner.NoProcess:
+		return "no process shows the listening socket among its descriptors: it is registered with io_uring, on its way through a Unix socket (SCM_RIGHTS), in a thread with descriptors of its own, or the kernel's own (NFS)"
+	case owner.Hidden:
+		return fmt.Sprintf("no process that may be looked into listens here; `ss -tlnp 'sport = :%d'`, as root on the host, may name one", port)
+	default:
+		return fmt.Sprintf("a process listens here; `ss -tlnp 'sport = :%d'` names it", port)
+	}
 }
 
 // withoutReuseAddr warns of a restart that will be blocked.

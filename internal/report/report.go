@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -83,6 +84,8 @@ type ListenerReport struct {
 	UID       *uint32       `json:"uid"`
 	Owner     *Owner        `json:"owner"`   // nil: not known
 	Restart   Answer        `json:"restart"` // does not count listeners
+
+	Absence owner.Absence `json:"-"` // why Owner is nil
 
 	asked bool // it listens on an address that is asked about
 }
@@ -242,7 +245,7 @@ func OnlyIPv6(groups []ports.Group) bool {
 func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) ListenerReport {
 	l := ListenerReport{
 		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
-		Owner: NewOwner(&g.Owner), Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
+		Owner: NewOwner(&g.Owner), Absence: g.Owner.Absence, Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
 	}
 	for _, s := range port.Sockets {
 		if s.State == sock.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
