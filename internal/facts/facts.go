@@ -85,11 +85,24 @@ func (s *Observation) captured(e *bindtrace.Event, request bindrule.Request) []d
 	var out []diagnosis.Blocker
 	for _, i := range port.Bind(request).Blockers {
 		b := &e.Blockers[i]
+		holder := s.Owners[SocketID(b)]
 		out = append(out, diagnosis.Blocker{
-			Socket: port.Sockets[i], Peer: b.Peer, Opened: b.Outgoing, Own: b.Own, Held: b.Inode != 0, Holder: s.Owners[SocketID(b)],
+			Socket: port.Sockets[i], Peer: b.Peer, Opened: b.Outgoing, Own: b.Own, Held: b.Inode != 0,
+			Holder: holder, Opener: goneOpener(&holder),
 		})
 	}
 	return out
+}
+
+// goneOpener is the process that opened the socket, if it has ended.
+func goneOpener(o *owner.Owner) owner.Owner {
+	if o.Opener == nil || !o.Opener.Ended {
+		return owner.Owner{}
+	}
+	return owner.Owner{
+		Process: o.Opener.Process, Unit: o.Opener.Unit, Runtime: o.Opener.Runtime, Container: o.Opener.Container,
+		Within: o.Opener.Within, PID: o.Opener.PID, Processes: 1,
+	}
 }
 
 func socketOf(b *bindtrace.Blocker) bindrule.Socket {
@@ -132,7 +145,7 @@ func withDetails(sockets []bindrule.Socket, captured []diagnosis.Blocker) []diag
 		out[i] = diagnosis.Blocker{Socket: sockets[i]}
 		for n := range captured {
 			if c := &captured[n]; c.State == sockets[i].State && c.Kind == sockets[i].Kind {
-				out[i].Opened, out[i].Own, out[i].Held, out[i].Holder = c.Opened, c.Own, c.Held, c.Holder
+				out[i].Opened, out[i].Own, out[i].Held, out[i].Holder, out[i].Opener = c.Opened, c.Own, c.Held, c.Holder, c.Opener
 				break
 			}
 		}

@@ -17,8 +17,8 @@ The exporter explains a failed bind() with a diagnosis: a code, a sentence that 
 If sockets of several kinds were in the way, the diagnosis is the first of them in the order of this page. On Linux 5.17 and later the
 eBPF program reads these sockets in the kernel as the call fails. Otherwise the exporter looks for them afterwards, and says so.
 
-The exporter does not find out yet what these codes need: ` + "`inherited_listener`, `second_listen`, `ports_exhausted_for_destination`, `address_tentative`, `family_disabled` and `port_privileged`" + `.
-Until then an inherited listener is an ` + "`other_listener`" + `, each missing address is ` + "`address_missing`" + `, and EACCES is ` + "`unknown`" + `.
+The exporter does not find out yet what these codes need: ` + "`second_listen`, `ports_exhausted_for_destination`, `address_tentative`, `family_disabled` and `port_privileged`" + `.
+Until then each missing address is ` + "`address_missing`" + `, and EACCES is ` + "`unknown`" + `.
 `
 
 // diagnoses is docs/diagnoses.md.
