@@ -62,6 +62,8 @@ struct inet_bind_bucket___lists {
 };
 
 struct inet_bind2_bucket {
+	possible_net_t ib_net;
+	u16 port;
 	struct hlist_node bhash_node;
 	struct hlist_head owners;
 };
@@ -176,44 +178,52 @@ static __always_inline struct sock_common *bhash_next_socket(struct bhash_walk *
 	return sk;
 }
 
-/* The step where w->bucket2 is set. */
+/* The step where w->bucket2 is set. The memory of a bucket that is gone may be another one's. So whose
+ * it is has to be asked after its lists were read. */
 static __always_inline void bhash_next_bucket2(struct bhash_walk *w)
 {
 	struct inet_bind2_bucket *tb2;
+	struct net *net = 0;
+	u16 port = 0;
 
 	if (!HAS(struct inet_bind2_bucket, bhash_node)) {
 		bhash_break(w);
 		return;
 	}
 	tb2 = (void *)w->bucket2 - OFFSET(struct inet_bind2_bucket, bhash_node);
-	if (FOLLOW(w->socket, tb2->owners.first) || FOLLOW(w->bucket2, w->bucket2->next))
+	if (FOLLOW(w->socket, tb2->owners.first) || FOLLOW(w->bucket2, w->bucket2->next) ||
+	    FOLLOW(net, tb2->ib_net.net) || FOLLOW(port, tb2->port) ||
+	    (void *)net != (void *)w->net || port != w->port)
 		bhash_break(w);
 }
 
-/* The step where w->bucket is set. Returns the bucket if it is one of the port. */
+/* The step where w->bucket is set. Returns the bucket if it is one of the port. As in
+ * bhash_next_bucket2, its lists are read first. A bucket of another port must be of the same chain. */
 static __always_inline struct inet_bind_bucket *bhash_next_bucket(struct bhash_walk *w)
 {
 	struct inet_bind_bucket___lists *lists =
 		(void *)w->bucket - OFFSET(struct inet_bind_bucket___lists, node);
 	struct inet_bind_bucket *tb = (void *)lists;
-	struct net *net = 0;
+	struct hlist_node *bucket2 = 0, *socket = 0;
+	struct net___bhash *net = 0;
+	u32 mix = 0;
 	u16 port = 0;
 	int err;
 
-	if (FOLLOW(net, lists->ib_net.net) || FOLLOW(port, tb->port) || FOLLOW(w->bucket, w->bucket->next)) {
-		bhash_break(w);
-		return 0;
-	}
-	if (port != w->port || (void *)net != (void *)w->net)
-		return 0;
 	if (HAS(struct inet_bind_bucket___lists, bhash2))
-		err = FOLLOW(w->bucket2, lists->bhash2.first);
+		err = FOLLOW(bucket2, lists->bhash2.first);
 	else
-		err = FOLLOW(w->socket, lists->owners.first);
-	if (err) {
+		err = FOLLOW(socket, lists->owners.first);
+	if (err || FOLLOW(w->bucket, w->bucket->next) ||
+	    FOLLOW(net, lists->ib_net.net) || FOLLOW(port, tb->port) || FOLLOW(mix, net->hash_mix) ||
+	    ((port + mix) ^ (w->port + w->hash_mix)) & (w->bhash_size - 1)) {
 		bhash_break(w);
 		return 0;
 	}
+	if (port != w->port || net != w->net)
+		return 0;
+	w->bucket2 = bucket2;
+	w->socket = socket;
 	return tb;
 }
 
