@@ -1,5 +1,7 @@
 package diagnosis
 
+import "slices"
+
 // A Code names a diagnosis. Codes are stable: they are values of the label `diagnosis`, and of JSON
 // fields.
 type Code string
@@ -40,22 +42,22 @@ const (
 
 // Codes returns all codes, in their order.
 func Codes() []Code {
-	entries := Catalogue()
-	out := make([]Code, len(entries))
-	for i := range entries {
-		out[i] = entries[i].Code
+	return []Code{
+		OwnListener, InheritedListener, ReusePortOtherUser, ReusePortMissing, OtherListener, SecondListen,
+		SelfConnection, OutgoingConnection, AcceptedConnection, BoundOnly, Closing, TimeWait, TimeWaitOldFlags,
+		PortsExhausted, PortsExhaustedForSocket, PortsExhaustedForDest, UDPInUse,
+		AddressMissing, AddressTentative, FamilyDisabled, PortPrivileged, DeniedByPolicy, InvalidCall, DeviceMissing, OutOfMemory,
+		Unknown,
 	}
-	return out
 }
 
 // Before says whether the code is to be told rather than another one.
 func (c Code) Before(other Code) bool { return c.rank() < other.rank() }
 
 func (c Code) rank() int {
-	for i, code := range Codes() {
-		if code == c {
-			return i
-		}
+	codes := Codes()
+	if i := slices.Index(codes, c); i >= 0 {
+		return i
 	}
-	return len(Codes())
+	return len(codes)
 }

@@ -58,7 +58,7 @@ func simple(code Code, end End, sentence string) Diagnosis {
 // ofPort tells a lack of ports from a port that others have.
 func ofPort(f *Facts) Diagnosis {
 	switch {
-	case f.Call == Connect && f.OwnRange, f.OwnRange:
+	case f.OwnRange:
 		return simple(PortsExhaustedForSocket, untilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
 	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:

@@ -91,7 +91,7 @@ func TestDiagnoses(t *testing.T) {
 		{"some with the flag and some without", inUse(no, no, waiting(1, no, time.Second), waiting(1, yes, 2*time.Second)), TimeWait, End{EndTime, 2 * time.Second},
 			"2 connections are in TIME_WAIT, the last one for 2 s; the new socket lacks SO_REUSEADDR",
 			"Set SO_REUSEADDR before bind(). This time also wait 1 s"},
-		{"TIME_WAIT of an outgoing connection", inUse(yes, no, waiting(1, no, time.Second).with(func(b *Blocker) { b.Opened = true })), OutgoingConnection, End{EndTime, time.Second},
+		{"TIME_WAIT of an outgoing connection", inUse(yes, no, waiting(1, no, time.Second).with(func(b *Blocker) { b.Outgoing = true })), OutgoingConnection, End{EndTime, time.Second},
 			"1 outgoing connection (1 TIME_WAIT) uses the port as source port",
 			"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. The bind works in 1 s. SO_REUSEADDR does not help"},
 
@@ -116,11 +116,15 @@ func TestDiagnoses(t *testing.T) {
 		{"listen() loses", but(inUse(yes, no, listen.with(held(nginx))), func(f *Facts) { f.Call = Listen }), SecondListen, untilClosed(),
 			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840", "Stop one of the two servers."},
 
-		{"an outgoing connection", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no).with(held(helper)).with(func(b *Blocker) { b.Opened = true })), OutgoingConnection, untilClosed(),
+		{"an outgoing connection", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no).with(held(helper)).with(func(b *Blocker) { b.Outgoing = true })), OutgoingConnection, untilClosed(),
 			"an outgoing connection of helper (pid 8) from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port",
 			"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. The bind works as soon as the connection is closed. SO_REUSEADDR does not help"},
 		{"a client's port by its range", but(inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no)), func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), OutgoingConnection, untilClosed(),
 			"an outgoing connection from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port", "Reserve the port"},
+		{"TIME_WAIT on a port of the range, of a server that nobody saw", but(inUse(no, no, waiting(1, yes, time.Second)), func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), TimeWait, End{EndTime, time.Second},
+			"1 connection is in TIME_WAIT, for 1 s; it was opened with SO_REUSEADDR, but the new socket lacks it", "Set SO_REUSEADDR before bind(): then the bind works at once."},
+		{"the same without the flag", but(inUse(no, no, waiting(1, no, time.Second)), func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), TimeWait, End{EndTime, time.Second},
+			"1 connection is in TIME_WAIT, for 1 s; it was opened without SO_REUSEADDR, and the new socket lacks it too", "Set SO_REUSEADDR before bind(). This time also wait 1 s"},
 		{"connected to itself", inUse(yes, no, connected(sock.StateEstablished, "127.0.0.1:4840", no).with(held(helper))), SelfConnection, untilClosed(),
 			"helper (pid 8) is connected to itself on 127.0.0.1:4840", "Restart helper (pid 8). Reserve the port"},
 		{"an accepted connection", inUse(no, no, connected(sock.StateCloseWait, "192.0.2.1:5555", no).with(held(helper))), AcceptedConnection, untilClosed(),
@@ -207,12 +211,29 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// Any user can listen on thousands of addresses.
+func TestTheSentenceIsBounded(t *testing.T) {
+	var blockers []Blocker
+	for i := range 2000 {
+		b := on(sock.StateListen, netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}).String(), 1, no)
+		b.UID, b.Holder = bindrule.UIDOf(uint32(i)), owner.Owner{Process: "p", PID: i + 1}
+		blockers = append(blockers, b)
+	}
+	f := inUse(no, no, blockers...)
+	if d := Of(&f); len(d.Line()) > 400 {
+		t.Errorf("%d bytes: %.500s", len(d.Line()), d.Line())
+	}
+}
+
 func TestEachCodeHasAnEntry(t *testing.T) {
 	codes := Codes()
 	if c := slices.Compact(slices.Sorted(slices.Values(codes))); len(c) != len(codes) {
 		t.Errorf("a code has two entries: %v", codes)
 	}
-	for _, e := range Catalogue() {
+	for i, e := range Catalogue() {
+		if e.Code != codes[i] {
+			t.Errorf("entry %d is of %s, want %s", i, e.Code, codes[i])
+		}
 		if e.Short == "" || e.Means == "" || e.See == "" || (e.Remedy == "") != (e.Code == Unknown) {
 			t.Errorf("%s: %+v", e.Code, e)
 		}

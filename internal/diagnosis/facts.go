@@ -64,8 +64,8 @@ type Blocker struct {
 	bindrule.Socket
 
 	Peer netip.AddrPort // of a connection; invalid: not known
-	// Opened says that the process chose the local port itself before it connected.
-	Opened bool
+	// Outgoing says that this side opened the connection. False where that is not known.
+	Outgoing bool
 	// Own says that the process that made the call has the socket open itself.
 	Own bool
 	// Held says that a process had the socket open: it was no orphan, and not in an accept queue.
@@ -79,9 +79,6 @@ type Blocker struct {
 type Host struct {
 	// Listened says that something listens on the port, or did lately.
 	Listened bool
-	// Outgoing says that connect() chose the port (inet_bind_bucket.fastreuse is -1), so that
-	// every connection on it was opened from this side.
-	Outgoing bool
 	// LocalPorts is net.ipv4.ip_local_port_range. It is empty where it is not known.
 	LocalPorts sock.PortRange
 	// UnprivilegedPortStart is net.ipv4.ip_unprivileged_port_start; negative: not known.

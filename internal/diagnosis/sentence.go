@@ -64,9 +64,8 @@ func (f *Facts) ownListener(sockets []Blocker) string {
 
 func (f *Facts) listens(sockets []Blocker) string {
 	verb := " listens on "
-	holders := holders(sockets)
-	if len(holders) > 1 {
-		return words.And(holders) + " listen on " + f.where(sockets)
+	if len(holders(sockets)) > 1 {
+		verb = " listen on "
 	}
 	return f.who(sockets) + verb + f.where(sockets)
 }

@@ -94,13 +94,15 @@ func (f *Facts) isSelf(b *Blocker) bool {
 	return b.Peer.IsValid() && b.Peer.Port() == f.Port && b.Peer.Addr().Unmap() == b.Addr.Unmap() && b.State != sock.StateTimeWait
 }
 
-// isOutgoing says whether this side opened the connection. A socket that accept() returned has no
-// SOCK_BINDPORT_LOCK (sk_clone_lock), and stands in the bucket of its listener.
+// isOutgoing says whether this side opened the connection. A client that binds to port 0 before it
+// connects leaves no trace. So a live connection on a port for clients, where nothing listened, counts
+// as a client's. TIME_WAIT does not: it may be of a server that stopped before the exporter started,
+// and the advice for that is right for both.
 func (f *Facts) isOutgoing(b *Blocker) bool {
 	switch {
-	case f.Host.Outgoing, b.Opened, b.State == sock.StateSynSent:
+	case b.Outgoing, b.State == sock.StateSynSent:
 		return true
-	case f.Host.Listened, b.ReuseAddr == bindrule.Yes:
+	case f.Host.Listened, b.ReuseAddr == bindrule.Yes, b.Kind == sock.KindTimeWait:
 		return false
 	default:
 		return f.Host.LocalPorts.Contains(f.Port)

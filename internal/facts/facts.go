@@ -6,6 +6,8 @@
 package facts
 
 import (
+	"slices"
+
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
@@ -17,7 +19,6 @@ import (
 // A Finding is what made a bind fail.
 type Finding struct {
 	Cause     verdict.Cause
-	Blockers  []bindrule.Socket
 	Diagnosis diagnosis.Diagnosis
 }
 
@@ -26,36 +27,25 @@ type Observation struct {
 	Seen   bindrule.Port // after the call; empty where the kernel captured everything
 	Err    error         // why not everything was seen
 	Host   diagnosis.Host
-	Owners map[uint64]owner.Owner // by SocketID
+	Owners map[uint32]owner.Owner // by inode of the socket
 }
 
 // Explain says what made a bind fail. What the kernel captured as it failed is
 // right. What was seen afterwards counts only where the capture is not complete.
 func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by owner.Owner) Finding {
 	captured := s.captured(e, request)
-	f := Finding{}
 	facts := factsOf(e, request, by)
 	facts.Host, facts.Err = s.Host, s.Err
-	switch {
-	case len(captured) > 0 && e.Captured == bindtrace.CaptureAll:
-		facts.Blockers, facts.Seen = captured, diagnosis.AtFailure
-		f.Cause, f.Blockers = causeOf(captured)
-	default:
-		f.Cause, f.Blockers = verdict.Explain(&s.Seen, request)
-		facts.Blockers, facts.Seen, facts.Partial = withDetails(f.Blockers, captured), diagnosis.Afterwards, s.Seen.Incomplete
-		if len(f.Blockers) == 0 && len(captured) > 0 {
-			facts.Blockers, facts.Seen, facts.Partial = captured, diagnosis.AtFailure, true
-			f.Cause, f.Blockers = causeOf(captured)
+	facts.Blockers, facts.Seen = captured, diagnosis.AtFailure
+	cause := causeOf(captured)
+	if len(captured) == 0 || e.Captured != bindtrace.CaptureAll {
+		facts.Partial = true
+		if of, sockets := verdict.Explain(&s.Seen, request); len(captured) == 0 || len(sockets) > 0 {
+			cause = of
+			facts.Blockers, facts.Seen, facts.Partial = withDetails(sockets, captured), diagnosis.Afterwards, s.Seen.Incomplete
 		}
 	}
-	f.Diagnosis = diagnosis.Of(&facts)
-	return f
-}
-
-// OfEvent is the diagnosis of a bind by its event alone.
-func OfEvent(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Diagnosis {
-	facts := factsOf(e, request, by)
-	return diagnosis.Of(&facts)
+	return Finding{Cause: cause, Diagnosis: diagnosis.Of(&facts)}
 }
 
 // factsOf has what the event says.
@@ -85,18 +75,19 @@ func (s *Observation) captured(e *bindtrace.Event, request bindrule.Request) []d
 	var out []diagnosis.Blocker
 	for _, i := range port.Bind(request).Blockers {
 		b := &e.Blockers[i]
-		holder := s.Owners[SocketID(b)]
+		holder := s.Owners[uint32(b.Inode)]
 		out = append(out, diagnosis.Blocker{
-			Socket: port.Sockets[i], Peer: b.Peer, Opened: b.Outgoing, Own: b.Own, Held: b.Inode != 0,
+			Socket: port.Sockets[i], Peer: b.Peer, Outgoing: b.Outgoing, Own: b.Own, Held: b.Inode != 0,
 			Holder: holder, Opener: goneOpener(&holder),
 		})
 	}
 	return out
 }
 
-// goneOpener is the process that opened the socket, if it has ended.
+// goneOpener is the process that opened the socket, if it has ended. A daemon that puts itself into the
+// background is the same program: nobody has inherited its socket.
 func goneOpener(o *owner.Owner) owner.Owner {
-	if o.Opener == nil || !o.Opener.Ended {
+	if o.Opener == nil || !o.Opener.Ended || o.Opener.SameProgram {
 		return owner.Owner{}
 	}
 	return owner.Owner{
@@ -117,37 +108,32 @@ func socketOf(b *bindtrace.Blocker) bindrule.Socket {
 	return s
 }
 
-// SocketID identifies a captured socket. The kernel gives a cookie only to sockets that somebody
-// has asked about.
-func SocketID(b *bindtrace.Blocker) uint64 {
-	if b.Cookie != 0 {
-		return b.Cookie
-	}
-	return 1<<63 | b.Inode
-}
-
-func causeOf(captured []diagnosis.Blocker) (verdict.Cause, []bindrule.Socket) {
-	cause, sockets := verdict.CauseUnknown, make([]bindrule.Socket, len(captured))
+func causeOf(captured []diagnosis.Blocker) verdict.Cause {
+	cause := verdict.CauseUnknown
 	for i := range captured {
-		sockets[i] = captured[i].Socket
-		if of := verdict.CauseOf(&sockets[i]); of.Before(cause) {
+		if of := verdict.CauseOf(&captured[i].Socket); of.Before(cause) {
 			cause = of
 		}
 	}
-	return cause, sockets
+	return cause
 }
 
-// withDetails are sockets that were seen afterwards, with what the capture says of one of the same
-// kind.
+// withDetails are sockets that were seen afterwards, with what the capture says of the same address and
+// state. What holds for each of several connections is known, but not who has them all.
 func withDetails(sockets []bindrule.Socket, captured []diagnosis.Blocker) []diagnosis.Blocker {
 	out := make([]diagnosis.Blocker, len(sockets))
 	for i := range sockets {
-		out[i] = diagnosis.Blocker{Socket: sockets[i]}
-		for n := range captured {
-			if c := &captured[n]; c.State == sockets[i].State && c.Kind == sockets[i].Kind {
-				out[i].Opened, out[i].Own, out[i].Held, out[i].Holder, out[i].Opener = c.Opened, c.Own, c.Held, c.Holder, c.Opener
-				break
-			}
+		out[i].Socket = sockets[i]
+		alike := func(c diagnosis.Blocker) bool {
+			return c.State == sockets[i].State && c.Kind == sockets[i].Kind && c.Addr == sockets[i].Addr && c.UID == sockets[i].UID
+		}
+		n := slices.IndexFunc(captured, alike)
+		if n < 0 {
+			continue
+		}
+		out[i].Outgoing, out[i].Held = captured[n].Outgoing, captured[n].Held
+		if sockets[i].Count == 1 {
+			out[i].Peer, out[i].Own, out[i].Holder, out[i].Opener = captured[n].Peer, captured[n].Own, captured[n].Holder, captured[n].Opener
 		}
 	}
 	return out

@@ -57,9 +57,6 @@ type Conflict struct {
 	Request  bindrule.Request
 
 	Cause verdict.Cause
-	// Blockers blocked the bind when the exporter looked. Connections have no address and no
-	// owner here; of other sockets there are at most verdict.MaxBlockers.
-	Blockers []bindrule.Socket
 	// Diagnosis says why it failed.
 	Diagnosis diagnosis.Diagnosis
 
@@ -258,7 +255,7 @@ func (c *conflicts) settle(at portID, port *waitingPort, known *facts.Observatio
 		}
 		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
-			worst.Owner, worst.Request, worst.Cause, worst.Blockers = same.by, bind.request, cause, verdict.Summary(f.Blockers)
+			worst.Owner, worst.Request, worst.Cause = same.by, bind.request, cause
 			worst.Diagnosis = f.Diagnosis
 		}
 	}

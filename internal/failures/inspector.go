@@ -63,14 +63,16 @@ func pause(ctx context.Context, d time.Duration) {
 func (i *inspector) look(ctx context.Context) time.Duration {
 	start := time.Now()
 	waiting := make(map[uint32]map[uint16]*waitingPort)
-	for at, port := range i.conflicts.take() {
+	taken := i.conflicts.take()
+	owners := i.ownersOf(ctx, taken)
+	for at, port := range taken {
 		if waiting[at.netns] == nil {
 			waiting[at.netns] = make(map[uint16]*waitingPort)
 		}
 		waiting[at.netns][at.port] = port
 	}
 	i.cfg.Host.Each(slices.Collect(maps.Keys(waiting)), func(inode uint32, name string, n probe.Namespace) {
-		observed := i.observe(ctx, inode, n, waiting[inode])
+		observed := i.observe(inode, n, waiting[inode], owners)
 		i.lookAfterwards(ctx, n, waiting[inode], observed)
 		for number, port := range waiting[inode] {
 			conflict := i.conflicts.settle(portID{inode, number}, port, observed[number])

@@ -45,9 +45,22 @@ type Recent struct {
 	// Settled says that the exporter has looked for the Cause of EADDRINUSE.
 	Settled bool
 	Cause   verdict.Cause
-	// Diagnosis of the latest of them.
-	Diagnosis diagnosis.Diagnosis
+	settled diagnosis.Diagnosis
 }
+
+// Diagnosis says why the latest of them failed. Most errors need no look at the port.
+func (r *Recent) Diagnosis() diagnosis.Diagnosis {
+	if r.Settled {
+		return r.settled
+	}
+	return diagnosis.Of(&diagnosis.Facts{
+		Errno: r.Errno, Protocol: r.Protocol, Port: r.Port, PortKnown: r.PortKnown, OwnRange: r.OwnRange,
+		Request: r.Request, Process: r.Process, By: r.Owner, Host: diagnosis.Host{UnprivilegedPortStart: -1},
+	})
+}
+
+// Settle says what made them fail.
+func (r *Recent) Settle(f *facts.Finding) { r.Settled, r.Cause, r.settled = true, f.Cause, f.Diagnosis }
 
 // Bounds of what is remembered, and how much of it is kept when a bound is reached. So trimming is
 // rare, also when somebody makes binds fail in a loop.
@@ -126,9 +139,6 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 	row.seq, row.user = l.seq, e.User
 	row.Count++
 	row.Last, row.PID, row.Owner, row.Request = e.Time, e.PID, by, requestOf(e)
-	if !row.Settled {
-		row.Diagnosis = facts.OfEvent(e, row.Request, by)
-	}
 }
 
 // trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of
@@ -163,7 +173,7 @@ func (r *recent) settle(at portID, bind waitingBind, f *facts.Finding) {
 			row.Protocol != bind.key.Protocol || row.Request != bind.request {
 			continue
 		}
-		row.Settled, row.Cause, row.Diagnosis = true, f.Cause, f.Diagnosis
+		row.Settle(f)
 	}
 }
 

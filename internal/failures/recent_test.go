@@ -169,7 +169,7 @@ func TestRecentFailureGetsItsCause(t *testing.T) {
 
 	var got []string
 	for _, row := range recentOf(r) {
-		got = append(got, fmt.Sprintf("%s settled=%v %v/%s", row.Process, row.Settled, row.Cause, row.Diagnosis.Code))
+		got = append(got, fmt.Sprintf("%s settled=%v %v/%s", row.Process, row.Settled, row.Cause, row.Diagnosis().Code))
 	}
 	want := []string{"later settled=false unknown/unknown", "with settled=true unknown/unknown", "without settled=true time_wait/time_wait", "without settled=false unknown/unknown"}
 	if !slices.Equal(got, want) {

@@ -68,6 +68,9 @@ func Listeners(ctx context.Context, ns probe.Namespace, numbers ...uint16) (map[
 	return found.byPort, err
 }
 
+// maxOtherHalf is how many listeners OtherHalf returns: any user may listen on every loopback address.
+const maxOtherHalf = 8
+
 // OtherHalf returns the listeners of the other address family on a port that may belong to the server
 // whose bind failed there: one half of it runs.
 func OtherHalf(number uint16, failed bindrule.Request, listeners []ports.Listener) []netip.AddrPort {
@@ -75,7 +78,7 @@ func OtherHalf(number uint16, failed bindrule.Request, listeners []ports.Listene
 	for i := range listeners {
 		l := &listeners[i]
 		port := bindrule.Port{Bucket: bindrule.Bucket{Known: true}, Sockets: []bindrule.Socket{verdict.NewListener(l)}}
-		if l.Port == number && failed.UID == bindrule.UIDOf(l.UID) && len(out) < verdict.MaxBlockers &&
+		if l.Port == number && failed.UID == bindrule.UIDOf(l.UID) && len(out) < maxOtherHalf &&
 			isIPv4(l.Address) != isIPv4(failed.Addr) && port.Bind(failed).Outcome == bindrule.Free {
 			out = append(out, netip.AddrPortFrom(l.Address, number))
 		}

@@ -32,8 +32,9 @@ const (
 	keepUnasked = 10 * time.Minute
 	maxUnasked  = 16384
 
-	// Anybody can make binds fail, so the sockets of Lookup are forgotten sooner.
-	keepLookup = time.Minute
+	// Anybody can make binds fail. So the sockets of Lookup are forgotten sooner, and where the
+	// Finder knows too many sockets, a Lookup leaves those of Find alone.
+	keepLookup = 10 * time.Second
 
 	// After a scan the Finder rests for this many times the CPU time of the scan. So scans take at
 	// most a tenth of a CPU, also on a host whose listeners come and go all the time.
@@ -106,7 +107,7 @@ func (f *Finder) Close() error {
 func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.wait)
 	defer cancel()
-	found, err := f.find(ctx, sockets)
+	found, err := f.find(ctx, sockets, true)
 	owners := make(map[uint64]Owner, len(found))
 	for i := range found {
 		if found[i] != (Owner{}) {
@@ -116,9 +117,10 @@ func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, 
 	return owners, err
 }
 
-// find is Find, and waits until ctx ends. It returns an Owner for each socket.
-func (f *Finder) find(ctx context.Context, sockets []Socket) ([]Owner, error) {
-	f.lose(lost(f.ask(sockets)))
+// find is Find, and waits until ctx ends. It returns an Owner for each socket. all says that these are
+// all sockets that callers of Find ask about.
+func (f *Finder) find(ctx context.Context, sockets []Socket, all bool) ([]Owner, error) {
+	f.lose(lost(f.ask(sockets, all)))
 	for {
 		owners, complete, changed, err := f.answer(sockets)
 		if complete {
@@ -136,7 +138,7 @@ func (f *Finder) find(ctx context.Context, sockets []Socket) ([]Owner, error) {
 
 // ask records which sockets the caller asks about, forgets those that nobody asks about any more,
 // and starts the worker if something is due. It returns owners to check.
-func (f *Finder) ask(sockets []Socket) []claim {
+func (f *Finder) ask(sockets []Socket, all bool) []claim {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -151,13 +153,12 @@ func (f *Finder) ask(sockets []Socket) []claim {
 		}
 		e.asked = now
 	}
-	f.forget(now)
+	f.forget(now, all && len(f.known) > maxUnasked)
 	f.start(now)
 	return f.claims(sockets)
 }
 
-func (f *Finder) forget(now time.Time) {
-	crowded := len(f.known) > maxUnasked
+func (f *Finder) forget(now time.Time, crowded bool) {
 	for s, e := range f.known {
 		unasked := now.Sub(e.asked)
 		if unasked > keepUnasked || unasked > 0 && crowded || s.Cookie == 0 && unasked > keepLookup {

@@ -196,6 +196,26 @@ func TestLookupTakesAFewSockets(t *testing.T) {
 	}
 }
 
+// Anybody can make binds fail. That does not push out what Find knows.
+func TestLookupLeavesTheSocketsOfFindAlone(t *testing.T) {
+	f := newFinder(t, Options{Proc: newFakeProc(t).path})
+	sockets := make([]Socket, maxUnasked+1)
+	for i := range sockets {
+		sockets[i] = Socket{Cookie: uint64(i + 1), Inode: uint32(i + 1)}
+	}
+	find(t, f, sockets...)
+	if _, err := f.Lookup(t.Context(), []uint32{1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(f.known); n != len(sockets)+1 {
+		t.Errorf("%d sockets are known after a Lookup, want %d", n, len(sockets)+1)
+	}
+	find(t, f, sockets[0])
+	if n := len(f.known); n != 1 {
+		t.Errorf("%d sockets are known after a Find of one, want 1", n)
+	}
+}
+
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)

@@ -3,7 +3,7 @@ package owner
 import "context"
 
 // MaxLookup is how many sockets one Lookup takes.
-const MaxLookup = 8
+const MaxLookup = 64
 
 // Lookup returns the owners of sockets that somebody has to know now, by inode, and why others have
 // none. It is for the sockets that made a bind fail. It answers like [Finder.Find], from memory if
@@ -12,7 +12,7 @@ const MaxLookup = 8
 // ignores inodes after the first MaxLookup.
 func (f *Finder) Lookup(ctx context.Context, inodes []uint32) (map[uint32]Owner, error) {
 	sockets := f.socketsWith(inodes[:min(len(inodes), MaxLookup)])
-	found, err := f.find(ctx, sockets)
+	found, err := f.find(ctx, sockets, false)
 	owners := make(map[uint32]Owner, len(found))
 	for i := range found {
 		if found[i] != (Owner{}) {
@@ -26,15 +26,13 @@ func (f *Finder) Lookup(ctx context.Context, inodes []uint32) (map[uint32]Owner,
 func (f *Finder) socketsWith(inodes []uint32) []Socket {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	sockets := make([]Socket, len(inodes))
+	sockets, at := make([]Socket, len(inodes)), make(map[uint32]int, len(inodes))
 	for i, inode := range inodes {
-		sockets[i] = Socket{Inode: inode}
+		sockets[i], at[inode] = Socket{Inode: inode}, i
 	}
 	for s, e := range f.known {
-		for i := range sockets {
-			if sockets[i].Inode == s.Inode && sockets[i].Cookie == 0 && e.found {
-				sockets[i] = s
-			}
+		if i, ok := at[s.Inode]; ok && s.Cookie != 0 && e.found {
+			sockets[i] = s
 		}
 	}
 	return sockets

@@ -73,6 +73,7 @@ func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
 }
 
 func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) FailureRow {
+	d := f.Diagnosis()
 	r := FailureRow{
 		First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
 		NetnsInode: f.Netns, Watched: f.Watched, Ifindex: f.Request.Ifindex,
@@ -80,7 +81,7 @@ func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) Fa
 		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
 		Protocol: f.Protocol.String(), Family: f.Family.String(),
 		Errno:     cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
-		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: report.WhyFailed(f), Diagnosis: report.NewDiagnosis(&f.Diagnosis),
+		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: d.Line(), Diagnosis: report.NewDiagnosis(&d),
 	}
 	if ns != nil {
 		r.Netns = new(ns.Label())

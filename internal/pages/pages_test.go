@@ -20,6 +20,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
@@ -162,17 +163,9 @@ func failure(port uint16, process string, before time.Duration, change func(*fai
 		First: pageTime.Add(-before), Last: pageTime.Add(-before),
 		Request: bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, UID: bindrule.UIDOf(1000)},
 	}
-	var blockers []diagnosis.Blocker
 	if change != nil {
 		change(&f)
 	}
-	if f.Settled {
-		blockers = []diagnosis.Blocker{{Socket: reporttest.TimeWait(lo4, 212, bindrule.No, left)}}
-	}
-	f.Diagnosis = diagnosis.Of(&diagnosis.Facts{
-		Errno: f.Errno, Protocol: f.Protocol, Port: f.Port, PortKnown: f.PortKnown, OwnRange: f.OwnRange,
-		Request: f.Request, Process: f.Process, Blockers: blockers, Host: diagnosis.Host{UnprivilegedPortStart: -1},
-	})
 	return f
 }
 
@@ -182,7 +175,10 @@ func hostWithFailures() *snapshot.Snapshot {
 	s.Binds.Data.Stats.Lost = 7
 	s.Binds.Data.Recent = []failures.Recent{
 		failure(4840, "opcua-server", time.Second, func(f *failures.Recent) {
-			f.Settled, f.Cause = true, verdict.CauseTimeWait
+			f.Settle(&facts.Finding{Cause: verdict.CauseTimeWait, Diagnosis: diagnosis.Of(&diagnosis.Facts{
+				Errno: f.Errno, Port: f.Port, PortKnown: true, Request: f.Request, Seen: diagnosis.AtFailure,
+				Blockers: []diagnosis.Blocker{{Socket: reporttest.TimeWait(lo4, 212, bindrule.No, left)}},
+			})})
 			f.Count, f.First = 17, f.First.Add(-time.Hour)
 		}),
 		failure(4841, "<script>alert(1", 100*time.Second, nil),

@@ -26,9 +26,6 @@ func Explain(c *failures.Conflict) string {
 	return fmt.Sprintf("bind to %s by %s (pid %d%s) failed: %s", where, who, c.PID, place, d.Line())
 }
 
-// WhyFailed says why a bind() failed.
-func WhyFailed(f *failures.Recent) string { return f.Diagnosis.Line() }
-
 func otherHalf(c *failures.Conflict) string {
 	this, that := "IPv6", "IPv4"
 	if c.Request.Addr.Unmap().Is4() {

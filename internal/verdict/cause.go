@@ -1,9 +1,6 @@
 package verdict
 
 import (
-	"net/netip"
-	"slices"
-
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/sock"
 )
@@ -87,34 +84,4 @@ func alike(sockets []bindrule.Socket, which []int) bool {
 		}
 	}
 	return true
-}
-
-// MaxBlockers bounds the listeners and bound sockets in a Summary.
-const MaxBlockers = 8
-
-// Summary joins connections that differ only by address or owner.
-func Summary(blockers []bindrule.Socket) []bindrule.Socket {
-	var out []bindrule.Socket
-	owned := 0
-	for _, b := range blockers {
-		switch CauseOf(&b) {
-		case CauseListener, CauseBound:
-			if owned++; owned <= MaxBlockers {
-				out = append(out, b)
-			}
-			continue
-		}
-		b.Addr, b.Elsewhere, b.Ifindex, b.UID, b.V6Only = netip.Addr{}, 0, 0, bindrule.UID{}, bindrule.FlagUnknown
-		same := slices.IndexFunc(out, func(o bindrule.Socket) bool {
-			o.Count, o.Expires = b.Count, b.Expires
-			return o == b
-		})
-		if same < 0 {
-			out = append(out, b)
-			continue
-		}
-		out[same].Count += b.Count
-		out[same].Expires = max(out[same].Expires, b.Expires)
-	}
-	return out
 }

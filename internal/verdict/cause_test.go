@@ -51,25 +51,3 @@ func TestExplainNamesTheCauseThatSaysMost(t *testing.T) {
 		})
 	}
 }
-
-func TestSummaryIsBounded(t *testing.T) {
-	var blockers []bindrule.Socket
-	for i := range 1000 {
-		s := bindrule.Socket{Addr: netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)}), Count: 2, UID: bindrule.UIDOf(uint32(i))}
-		for _, state := range []sock.State{sock.StateListen, sock.StateClose, sock.StateEstablished} {
-			s.State = state
-			blockers = append(blockers, s)
-		}
-		s.State, s.Kind, s.Expires, s.UID = sock.StateTimeWait, sock.KindTimeWait, time.Duration(i%500)*time.Second, bindrule.UID{}
-		blockers = append(blockers, s)
-	}
-	got := verdict.Summary(blockers)
-	if len(got) != verdict.MaxBlockers+2 {
-		t.Fatalf("%d sockets are kept, want %d", len(got), verdict.MaxBlockers+2)
-	}
-	for _, s := range got {
-		if s.Kind == sock.KindTimeWait && (s.Count != 2000 || s.Expires != 499*time.Second) {
-			t.Errorf("TIME_WAIT is %+v, want 2000 of them for 499 s", s)
-		}
-	}
-}

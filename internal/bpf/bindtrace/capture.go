@@ -20,6 +20,9 @@ import (
 // A Blocker is a socket that was in the way as a call failed.
 type Blocker = bhash.Blocker
 
+// MaxBlockers is the most sockets that are captured for a failed call.
+const MaxBlockers = bhash.MaxBlockers
+
 // A Capture says whether [Event.Blockers] has all sockets that were in the way.
 type Capture = bhash.Capture
 
