@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/words"
 )
 
 // answers runs the command twice, for people and for programs, and wants the same exit status.
@@ -31,7 +32,7 @@ func answers(t *testing.T, ns *kerneltest.NetNS, code int, args ...string) (firs
 // whoIs is how the first line calls a process of these tests.
 func whoIs(o *report.Owner) string {
 	if place := o.Place(); place != "" {
-		return fmt.Sprintf("%s (%s)", report.Name(o.Process), place)
+		return fmt.Sprintf("%s (%s)", words.Name(o.Process), place)
 	}
 	return o.String()
 }

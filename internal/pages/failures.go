@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/words"
 )
 
 // A FailuresPage is what /failures shows. docs/pages.md documents its JSON form.
@@ -166,7 +167,7 @@ func (r *FailureRow) NetnsText() string {
 	case *r.Netns == "":
 		return ""
 	default:
-		return "network namespace " + report.Name(*r.Netns)
+		return "network namespace " + words.Name(*r.Netns)
 	}
 }
 

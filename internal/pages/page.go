@@ -12,6 +12,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/words"
 )
 
 //go:embed html
@@ -40,8 +41,8 @@ func parseTemplates() (*template.Template, string, error) {
 	}
 	t, err := template.New("").Funcs(template.FuncMap{
 		"css":   func() template.CSS { return template.CSS(css) }, //nolint:gosec // of this package
-		"name":  report.Name,
-		"wait":  report.Wait,
+		"name":  words.Name,
+		"wait":  words.Seconds,
 		"level": level,
 		"clock": clock,
 		"ago":   ago,
@@ -147,7 +148,7 @@ func (p *page) FilterText() string {
 	case *p.query.netns == "":
 		only = append(only, "the exporter's own network namespace")
 	default:
-		only = append(only, "network namespace "+report.Name(*p.query.netns))
+		only = append(only, "network namespace "+words.Name(*p.query.netns))
 	}
 	return strings.Join(only, " and ")
 }

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/words"
 )
 
 // A PartReport is a part of the snapshot that is missing, or not whole.
@@ -41,7 +41,7 @@ func (m *missing) add(netns, part string, err error, off bool) {
 	case off:
 		m.Parts = append(m.Parts, PartReport{Netns: netns, Part: part, State: partOff})
 	default:
-		m.Parts = append(m.Parts, PartReport{Netns: netns, Part: part, State: partFailed, Error: report.OneLine(err.Error())})
+		m.Parts = append(m.Parts, PartReport{Netns: netns, Part: part, State: partFailed, Error: words.OneLine(err.Error())})
 	}
 }
 
@@ -67,7 +67,7 @@ func (m *missing) FailedParts() []string {
 		}
 		where := ""
 		if p.Netns != "" {
-			where = " in network namespace " + report.Name(p.Netns)
+			where = " in network namespace " + words.Name(p.Netns)
 		}
 		out = append(out, p.Part+where+": "+p.Error)
 	}
@@ -105,7 +105,7 @@ func featureLine(f *sock.Feature) string {
 	if how != "" {
 		line += " (" + how + ")"
 	}
-	return report.OneLine(line)
+	return words.OneLine(line)
 }
 
 // FeatureList is a piece of HTML that says which features work on this host.

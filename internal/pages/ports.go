@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/words"
 )
 
 // A PortsPage is what /ports shows. docs/pages.md documents its JSON form.
@@ -100,7 +101,7 @@ func (*PortsPage) Title() string { return "Ports" }
 
 // Summary counts the ports by their worst problem.
 func (p *PortsPage) Summary() string {
-	out := report.Plural(uint64(p.total), "watched port")
+	out := words.Plural(uint64(p.total), "watched port")
 	var kinds []string
 	for rank, n := range p.byProblem {
 		if n > 0 {
@@ -237,7 +238,7 @@ func (r *PortRow) LastText() string {
 	if len(r.Listeners) > 0 || len(last) == 0 {
 		return ""
 	}
-	return "until lately " + strings.Join(report.FirstOf(last), ", ")
+	return "until lately " + strings.Join(words.FirstOf(last), ", ")
 }
 
 // Full says whether an accept queue of the group is full.
@@ -247,7 +248,7 @@ func (l *ListenerRow) Full() bool { return l.QueueRatio >= 1 }
 func (l *ListenerRow) Flags() []Tag {
 	out := flagTags(l.ReuseAddr, l.ReusePort)
 	if l.Sockets > 1 {
-		out = append(out, Tag{report.Plural(l.Sockets, "socket"), none})
+		out = append(out, Tag{words.Plural(l.Sockets, "socket"), none})
 	}
 	if l.UID != nil {
 		out = append(out, Tag{fmt.Sprintf("uid %d", *l.UID), none})

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/words"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -96,7 +97,7 @@ func (p *tcpPort) row() PortRow {
 	if p.verdicts == nil {
 		why := "not judged"
 		if err := p.ns.Verdicts.Err; err != nil {
-			why = report.OneLine(err.Error())
+			why = words.OneLine(err.Error())
 		}
 		r.Verdict = []report.Sentence{{What: "restart", Outcome: report.Unknown, Text: "unknown: " + why}}
 		return r

@@ -2,10 +2,10 @@ package pages
 
 import (
 	"sockstate_exporter/internal/ports"
-	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
+	"sockstate_exporter/internal/words"
 )
 
 // A UDPReport is what is on a watched UDP port.
@@ -104,7 +104,7 @@ type UDPLine struct {
 }
 
 // Text says how many sockets there are.
-func (l *UDPLine) Text() string { return report.Plural(l.Sockets, l.family+" socket") }
+func (l *UDPLine) Text() string { return words.Plural(l.Sockets, l.family+" socket") }
 
 // QueueText is how much waits to be read.
-func (l *UDPLine) QueueText() string { return report.Plural(l.Queue, "byte") }
+func (l *UDPLine) QueueText() string { return words.Plural(l.Queue, "byte") }

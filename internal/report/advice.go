@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/words"
 )
 
 // advice is what to do about a port, in sentences. incomplete says that the port may have
@@ -163,7 +164,7 @@ func (o *obstacles) open(port uint16, listening bool) []string {
 
 // flag says whether SO_REUSEADDR would help.
 func (o *obstacles) flag() []string {
-	left, lacking := Wait(o.last), Wait(o.lastLacking)
+	left, lacking := words.Seconds(o.last), words.Seconds(o.lastLacking)
 	switch {
 	case !o.blocked:
 		return nil

@@ -6,13 +6,14 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/words"
 )
 
 // Explain says in one line why a bind() failed, without a newline at the end.
 func Explain(c *failures.Conflict) string {
 	who := "a process"
 	if c.Process != "" {
-		who = Name(c.Process)
+		who = words.Name(c.Process)
 	}
 	place := NewOwner(&c.Owner).Place()
 	if place != "" {

@@ -49,7 +49,7 @@ func (h *Headline) Text(paint Paint) string {
 
 // Occupied is the line without the answer, where something listens.
 func (h *Headline) Occupied() string {
-	return h.Subject + ": in use by " + words.And(FirstOf(h.InUse))
+	return h.Subject + ": in use by " + words.And(words.FirstOf(h.InUse))
 }
 
 func (h *Headline) restart(paint Paint) string {
@@ -164,5 +164,5 @@ func (a *Answer) blame(holders []Holder) string {
 	if len(names) == 0 || a.Outcome != Blocked {
 		return a.why()
 	}
-	return countAll(a.Blockers, true) + ", open in " + strings.Join(FirstOf(names), ", ") + ", " + howLong(a)
+	return countAll(a.Blockers, true) + ", open in " + strings.Join(words.FirstOf(names), ", ") + ", " + howLong(a)
 }

@@ -2,11 +2,11 @@ package report
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/words"
 )
 
 // About says what is known about a listener beside its address and owner.
@@ -80,7 +80,7 @@ func (a *Answer) why() string {
 	case len(a.Blockers) == 0:
 		return "not all sockets were seen"
 	case a.AtMostSeconds != nil:
-		return fmt.Sprintf("it depends on flags of %s, gone in %s", countAll(a.Blockers, false), Wait(*a.AtMostSeconds))
+		return fmt.Sprintf("it depends on flags of %s, gone in %s", countAll(a.Blockers, false), words.Seconds(*a.AtMostSeconds))
 	default:
 		return "it depends on flags of " + countAll(a.Blockers, false)
 	}
@@ -91,16 +91,13 @@ func howLong(a *Answer) string {
 	case a.Until == UntilClosed:
 		return "until closed"
 	case a.BlockedSeconds != nil:
-		return "for " + Wait(*a.BlockedSeconds)
+		return "for " + words.Seconds(*a.BlockedSeconds)
 	case a.AtMostSeconds != nil:
-		return "for " + Wait(*a.AtMostSeconds) + " at most"
+		return "for " + words.Seconds(*a.AtMostSeconds) + " at most"
 	default:
 		return "for how long is not known"
 	}
 }
-
-// Wait is a time in whole seconds, rounded up.
-func Wait(seconds float64) string { return fmt.Sprintf("%d s", int64(math.Ceil(seconds))) }
 
 func countAll(blockers []Blocker, certain bool) string {
 	var parts []string
@@ -113,9 +110,9 @@ func countAll(blockers []Blocker, certain bool) string {
 }
 
 func (b *Blocker) String() string {
-	s := Plural(b.Sockets, "socket") + " in " + strings.ToUpper(b.State)
+	s := words.Plural(b.Sockets, "socket") + " in " + strings.ToUpper(b.State)
 	if b.State == "close" {
-		s = Plural(b.Sockets, "socket") + " bound but not listening"
+		s = words.Plural(b.Sockets, "socket") + " bound but not listening"
 	}
 	if b.ReuseAddr == bindrule.FlagUnknown {
 		return s

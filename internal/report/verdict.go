@@ -3,6 +3,8 @@ package report
 import (
 	"slices"
 	"strings"
+
+	"sockstate_exporter/internal/words"
 )
 
 // A Sentence is a verdict in words.
@@ -76,7 +78,7 @@ func (s *sentences) all() []Sentence {
 		out[i] = p.Sentence
 		if different[p.What] > 1 || p.What == startAgain {
 			slices.Sort(p.places)
-			out[i].What += " on " + strings.Join(FirstOf(slices.Compact(p.places)), ", ")
+			out[i].What += " on " + strings.Join(words.FirstOf(slices.Compact(p.places)), ", ")
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Sentence) int { return b.Outcome.Compare(a.Outcome) })

@@ -72,7 +72,10 @@ func And(items []string) string {
 }
 
 // Wait is a time in whole seconds, rounded up.
-func Wait(d time.Duration) string { return fmt.Sprintf("%d s", int64(math.Ceil(d.Seconds()))) }
+func Wait(d time.Duration) string { return Seconds(d.Seconds()) }
+
+// Seconds is Wait of a number of seconds.
+func Seconds(n float64) string { return fmt.Sprintf("%d s", int64(math.Ceil(n))) }
 
 // Process names a process, what it belongs to, and how many others share what it has.
 func Process(name string, pid int, place string, others int) string {
