@@ -99,6 +99,8 @@ func TestDiagnoses(t *testing.T) {
 			"nginx (pid 7, nginx.service) listens on 0.0.0.0:4840", "Stop nginx (pid 7, nginx.service), or use another port or address."},
 		{"a listener of nobody who is known", inUse(yes, no, listen), OtherListener, untilClosed(),
 			"a process of uid 1000 listens on 0.0.0.0:4840", "Stop the other program"},
+		{"a listener that no process shows", inUse(yes, no, listen.with(held(owner.Owner{Absence: owner.NoProcess}))), OtherListener, untilClosed(),
+			"a socket that no process shows listens on 0.0.0.0:4840", "The socket is the kernel's own (NFS)"},
 		{"a second instance", inUse(yes, no, listen.with(held(owner.Owner{Process: "opcua-server", PID: 9, Processes: 1}))), OtherListener, untilClosed(),
 			"opcua-server (pid 9) listens on 0.0.0.0:4840", "The program runs already: stop that instance"},
 		{"two listeners", inUse(no, no, listen.with(held(nginx)), on(sock.StateListen, "::", 1, no).with(held(helper))), OtherListener, untilClosed(),

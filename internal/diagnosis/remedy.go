@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/words"
 )
 
@@ -48,6 +49,9 @@ func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
 	}
 	if names := holders(sockets); len(names) > 0 {
 		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address."
+	}
+	if sockets[0].Holder.Absence == owner.NoProcess {
+		return "The socket is the kernel's own (NFS), registered with io_uring, in a thread with descriptors of its own, or on its way through a Unix socket. Use another port or address, or find its program by uid."
 	}
 	return OtherListener.entry().Remedy
 }

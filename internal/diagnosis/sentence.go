@@ -141,6 +141,8 @@ func (f *Facts) who(sockets []Blocker) string {
 		return words.And(words.FirstOf(names))
 	case sockets[0].Own && f.Process != "":
 		return words.Name(f.Process)
+	case sockets[0].Holder.Absence == owner.NoProcess:
+		return "a socket that no process shows"
 	default:
 		return "a process of " + uids(sockets)
 	}
