@@ -8,7 +8,7 @@
 // goroutine of its own: the caller waits at most [Options.Wait], and the next call has the answer.
 // Scans take at most a tenth of one CPU, however fast sockets come and go.
 //
-// Each Find checks one descriptor of each owner (of 128 of them), and of 32 sockets at least. So an
+// Each Find checks one descriptor of each owner (of 128 of them), and of 8 sockets at least. So an
 // owner that ended is replaced in the same call, and an owner that closed one of its many sockets in
 // one of the next calls. Every minute the Finder reads each owner's name again and checks each of its
 // sockets. It forgets a socket that nobody has asked about for ten minutes.

@@ -11,7 +11,7 @@ import (
 // Find checks one socket of each process, of at most maxProcesses, and others up to maxRechecks.
 const (
 	maxProcesses = 128
-	maxRechecks  = 32
+	maxRechecks  = 8
 )
 
 // A claim says that a process has a socket open.
