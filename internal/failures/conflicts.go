@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/facts"
+	"sockstate_exporter/internal/failures/earlier"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -85,7 +86,7 @@ type conflicts struct {
 	wake   chan struct{} // holds a token while something waits
 	recent *recent       // gets the causes
 
-	earlier *earlier[ConflictKey]
+	earlier *earlier.Failures[user, ConflictKey]
 
 	mu      sync.Mutex
 	heir    func(Key) Key // where counts of what is not watched any more go; nil: all is watched
@@ -125,7 +126,7 @@ func newConflicts() *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
 		recent:  newRecent(),
-		earlier: newEarlier(func(key ConflictKey) ConflictKey { key.Port, key.OtherPort = 0, true; return key }),
+		earlier: earlier.New[user](func(key ConflictKey) ConflictKey { key.Port, key.OtherPort = 0, true; return key }),
 		counts:  make(map[ConflictKey]uint64),
 		waiting: make(map[portID]*waitingPort),
 		shares:  make(map[waitingFor]int),
@@ -251,7 +252,7 @@ func (c *conflicts) settle(at portID, port *waitingPort, known *facts.Observatio
 		c.settled(key, same.n)
 		if key.OtherPort {
 			key.Port, key.OtherPort = at.port, false
-			c.earlier.add(user{at.netns, same.latest.User}, key, same.n)
+			c.earlier.Add(user{at.netns, same.latest.User}, key, same.n)
 		}
 		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
@@ -274,8 +275,8 @@ func (c *conflicts) all() []ConflictCount {
 	defer c.mu.Unlock()
 	c.move() // a look that was under way may have counted for a port that is not watched any more
 	counts := maps.Clone(c.counts)
-	c.earlier.apply(counts)
-	c.earlier.shown(counts)
+	c.earlier.Apply(counts)
+	c.earlier.Shown(counts)
 	out := make([]ConflictCount, 0, len(counts))
 	for key, n := range counts {
 		out = append(out, ConflictCount{ConflictKey: key, N: n})

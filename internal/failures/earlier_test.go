@@ -83,22 +83,3 @@ func TestCauseOfTheFailureThatMadeAPortWatched(t *testing.T) {
 		t.Errorf("got %+v, want one failure of port 80, and none of others", got)
 	}
 }
-
-// One user who asks for all ports leaves room for others.
-func TestEarlierFailuresOfOneUserAreBounded(t *testing.T) {
-	r := newRecorder()
-	for port := range uint16(60_000) {
-		e := failed(1+port, "hostile", 0)
-		e.User = 65534
-		r.add(&e)
-	}
-	e := failed(65_000, "server", 0)
-	r.add(&e)
-	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(65_000))}}, nil)
-	if n := len(r.earlier.old.counts); n != earlierOfUser {
-		t.Errorf("%d ports of one user are kept, want %d", n, earlierOfUser)
-	}
-	if n := len(r.earlier.moved); n != 1 {
-		t.Errorf("%d failures moved, want that of the server", n)
-	}
-}

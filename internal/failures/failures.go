@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/failures/earlier"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
@@ -123,7 +124,7 @@ type Recorder struct {
 	conflicts *conflicts
 	callers   *callers
 	retired   *retired // Update alone uses it
-	earlier   *earlier[bindtrace.Key]
+	earlier   *earlier.Failures[user, bindtrace.Key]
 	failing   *failing.Tracker
 
 	mu      sync.Mutex
@@ -142,7 +143,7 @@ func New(cfg Config) *Recorder {
 		conflicts: newConflicts(),
 		callers:   newCallers(cfg.Owners),
 		retired:   newRetired(),
-		earlier:   newEarlier(func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
+		earlier:   earlier.New[user](func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		failing:   failing.New(),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
 		latest:    make(map[Key]Failure),
@@ -255,7 +256,7 @@ func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *wat
 	now := newWatched(r.cfg.Host.OwnInode, sets)
 	r.mu.Lock() // so that no failure comes with a key of before, once they are retired
 	defer r.mu.Unlock()
-	r.conflicts.earlier.update(
+	r.conflicts.earlier.Update(
 		func(key ConflictKey) bool { return now.watches(key.Netns, key.Port) },
 		func(key ConflictKey) bool { return gone[key.Netns] })
 	r.conflicts.retire(func(key Key) Key {
@@ -265,7 +266,7 @@ func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *wat
 		}
 		return now.place(key)
 	})
-	r.earlier.update(
+	r.earlier.Update(
 		func(key bindtrace.Key) bool { return now.watches(key.Netns, key.Port) },
 		func(key bindtrace.Key) bool { return gone[key.Netns] })
 	r.watched = now
@@ -285,7 +286,7 @@ func (r *Recorder) noteEarlier(key Key, e *bindtrace.Event) {
 	}
 	switch e.Errno {
 	case unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES:
-		r.earlier.add(user{key.Netns, e.User}, bindtrace.Key{
+		r.earlier.Add(user{key.Netns, e.User}, bindtrace.Key{
 			Netns: key.Netns, Port: e.Port, Op: bindtrace.OpBind, Family: e.Family, Protocol: e.Protocol, Errno: e.Errno,
 		}, 1)
 	}
@@ -297,8 +298,8 @@ func (r *Recorder) withEarlier(counts []bindtrace.Count) []bindtrace.Count {
 	for _, c := range counts {
 		sums[c.Key] = c.N
 	}
-	r.earlier.apply(sums)
-	r.earlier.shown(sums)
+	r.earlier.Apply(sums)
+	r.earlier.Shown(sums)
 	out := counts[:0]
 	for key, n := range sums {
 		out = append(out, bindtrace.Count{Key: key, N: n})
