@@ -28,7 +28,7 @@ const (
 
 	// settle is how long the kernel gets for what takes it microseconds, or a
 	// retransmission, on a host that is not busy.
-	settle = time.Minute
+	settle = 20 * time.Second
 )
 
 // errNotYet is returned while sockets are on their way into TIME_WAIT.
