@@ -377,7 +377,7 @@ func TestAnswerOfSeccompIsNotCounted(t *testing.T) {
 
 // A port that is not watched counts under other, and existing counts stay.
 func TestWatchedSetBoundsKeysAndKeepsCounts(t *testing.T) {
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		const port = 20017 // unlikely to fail on this host by itself
 		watched, unwatched := kerneltest.New(t), kerneltest.New(t)
 		inode := uint32(watched.Inode())

@@ -173,7 +173,7 @@ func TestCaptureLeavesRoomForOtherEvents(t *testing.T) {
 // A user who fails more often than a thousand times a second has blockers of the first failures only.
 func TestCaptureOfAStormIsBounded(t *testing.T) {
 	const calls, burst = 1000, 128
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		mustCapture(t, tr)
 		ns := kerneltest.New(t)
 		watchOnly(t, tr, ns, testPort)

@@ -341,7 +341,7 @@ func TestConnectsSwitchedOffAreNotCounted(t *testing.T) {
 // Binds are traced also where the tracer does not see its own connect() fail, here because seccomp
 // answers it.
 func TestBindsAreTracedWhereConnectsCannotBe(t *testing.T) {
-	eachMode(t, Options{NoConnects: true}, func(t *testing.T, other *Tracer) {
+	eachMode(t, Options{}, func(t *testing.T, other *Tracer) {
 		ns := kerneltest.New(t)
 		var tr *Tracer
 		var err error
@@ -459,7 +459,7 @@ func connectStorm([]string) error {
 
 func TestStormOfConnectsIsCountedExactly(t *testing.T) {
 	const processes, calls = 5, 20_000
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
 		ns := newCramped(t)
 		watchOnly(t, tr, ns)

@@ -120,7 +120,7 @@ func saysMissed(t *testing.T) bool {
 // kernel has return probes. The tracer says how many, and sees the next ones.
 func TestBindsThatWaitAtTheSameTime(t *testing.T) {
 	calls, probes := manyCalls(t)
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		watchOnly(t, tr, ns, testPort)
 		netns := uint32(ns.Inode())

@@ -9,13 +9,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -62,8 +65,22 @@ func requiredModes() ([]string, bool) {
 	return strings.Split(value, ","), set
 }
 
-// eachMode runs f with a new tracer of each mode.
+// eachMode runs f with a tracer of each mode. Tests with the zero options share the tracers, since
+// some kernels take seconds to load one.
 func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
+	start := newTracer
+	if opts == (Options{}) {
+		start = sharedTracer
+	}
+	inEachMode(t, opts, start, f)
+}
+
+// eachNewTracer is eachMode for tests that close the tracer, or fill it.
+func eachNewTracer(t *testing.T, f func(t *testing.T, tr *Tracer)) {
+	inEachMode(t, Options{}, newTracer, f)
+}
+
+func inEachMode(t *testing.T, opts Options, start func(*testing.T, Options) (*Tracer, error), f func(t *testing.T, tr *Tracer)) {
 	kerneltest.RequireRoot(t)
 	if opts.maxDetails == 0 {
 		opts.maxDetails = slots.SlotCounts
@@ -79,7 +96,7 @@ func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 			loadSCTP()
 			opts := opts
 			opts.Mode = mode
-			tr, err := New(opts)
+			tr, err := start(t, opts)
 			var unavailable *sock.UnavailableError
 			if errors.As(err, &unavailable) && !set {
 				kerneltest.Skip(t, "%v", err)
@@ -87,15 +104,77 @@ func eachMode(t *testing.T, opts Options, f func(t *testing.T, tr *Tracer)) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() {
-				if err := tr.Close(); err != nil {
-					t.Error(err)
-				}
-			})
 			f(t, tr)
 		})
 	}
 }
+
+func newTracer(t *testing.T, opts Options) (*Tracer, error) {
+	tr, err := New(opts)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() {
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tr, nil
+}
+
+// sharedTracers end with the process.
+var sharedTracers = make(map[Mode]*Tracer)
+
+// sharedTracer returns a tracer that watches what a new one does, and has no events left. It may have
+// counts of other tests.
+func sharedTracer(t *testing.T, opts Options) (*Tracer, error) {
+	tr := sharedTracers[opts.Mode]
+	if tr == nil {
+		var err error
+		if tr, err = New(opts); err != nil {
+			return nil, err
+		}
+		sharedTracers[opts.Mode] = tr
+	}
+	_, own, err := linux.OwnNetNS()
+	if err != nil {
+		return nil, err
+	}
+	if err := tr.SetWatch([]uint32{uint32(own)}, nil); err != nil {
+		return nil, err
+	}
+	for err == nil {
+		err = tr.Read(time.Now(), new(Event))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, err
+	}
+	// The number of a namespace that is gone may be the next one's.
+	if err := forgetUsers(tr); err != nil {
+		return nil, err
+	}
+	earlier[tr], err = tr.Stats()
+	return tr, err
+}
+
+// forgetUsers gives each user all events of a second again.
+func forgetUsers(tr *Tracer) error {
+	for {
+		var user bpfUser
+		switch err := tr.objects.Users.NextKey(nil, &user); {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := tr.objects.Users.Delete(user); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+}
+
+// earlier is what a shared tracer did not see in earlier tests.
+var earlier = make(map[*Tracer]Stats)
 
 // loadSCTP makes the kernel load the module, if there is one: a kprobe needs its functions.
 func loadSCTP() {

@@ -107,7 +107,7 @@ func (k inKernel) there(t *testing.T) (still []string) {
 }
 
 func TestCloseLeavesNothingInTheKernel(t *testing.T) {
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		k, err := tr.inKernel()
 		if err != nil {
 			t.Fatal(err)
@@ -413,7 +413,7 @@ func traceWithoutTracefs([]string) error {
 
 // Programs that do not see the probe do not count as attached.
 func TestBlindTracerIsNotProven(t *testing.T) {
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		for _, l := range slices.Backward(tr.links) {
 			if err := l.Close(); err != nil {
 				t.Fatal(err)

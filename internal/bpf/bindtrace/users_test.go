@@ -118,7 +118,7 @@ func TestAnotherUserCannotTakeTheCountOfAWatchedPort(t *testing.T) {
 // Nobody reads while one user fails 50,000 times. That would fill the ring five times.
 func TestOneUsersStormLeavesRoomForTheEventsOfOthers(t *testing.T) {
 	const calls = 50_000
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		netns := uint32(ns.Inode())
 		watchOnly(t, tr, ns, testPort)
@@ -304,7 +304,7 @@ func sleeps(t *testing.T, thread int) uint64 {
 // A bind that works must not cost more than the program itself.
 func TestSuccessfulBindsDoNotWakeTheReader(t *testing.T) {
 	const calls = 100_000
-	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		watchOnly(t, tr, ns, testPort)
 		r := startReader(tr, uint32(ns.Inode()))
