@@ -181,7 +181,7 @@ func logConflict(logger *slog.Logger, c *failures.Conflict) {
 	if c.Namespace != "" {
 		logger = logger.With("netns", c.Namespace)
 	}
-	logger.Warn("address already in use", "port", c.Port, "cause", c.Cause, "failures", c.Failures, "explanation", report.Explain(c))
+	logger.Warn("address already in use", "port", c.Port, "diagnosis", c.Diagnosis.Code, "failures", c.Failures, "explanation", report.Explain(c))
 }
 
 // maxPages is how many of /ports and /failures are served at a time. Scrapes have a limit of their

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/seen"
@@ -39,11 +40,11 @@ func newBindFamily() *bindFamily {
 		listenFailures: metric.Counter("listen_failures_total",
 			"listen() calls that failed with EADDRINUSE, by port.", call...),
 		conflicts: metric.Counter("bind_conflicts_total",
-			"bind() calls that failed with EADDRINUSE, by what blocked them.", "netns", "port", "protocol", "family", "reuseaddr", "cause"),
+			"bind() calls that failed with EADDRINUSE, by diagnosis.", "netns", "port", "protocol", "family", "diagnosis"),
 		failing: metric.Gauge("bind_failing",
 			"1 if bind() to the TCP port fails, from a failure until a bind works or nobody tries any more; 0 after that.", "netns", "port", "protocol", "family"),
 		last: metric.Gauge("bind_last_failure_timestamp_seconds",
-			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "process", "unit")...),
+			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "reuseaddr", "diagnosis", "process", "unit")...),
 		lost: metric.Counter("bind_events_lost_total",
 			"Failed calls that were counted but whose details were lost."),
 		unattributed: metric.Counter("bind_failures_unattributed_total",
@@ -78,8 +79,7 @@ type failedCall struct {
 	protocol  string
 	family    string
 	errno     string
-	reuseAddr string
-	cause     string
+	diagnosis diagnosis.Code
 }
 
 func (c *failedCall) compare(o *failedCall) int {
@@ -90,8 +90,7 @@ func (c *failedCall) compare(o *failedCall) int {
 		cmp.Compare(c.protocol, o.protocol),
 		cmp.Compare(c.family, o.family),
 		cmp.Compare(c.errno, o.errno),
-		cmp.Compare(c.reuseAddr, o.reuseAddr),
-		cmp.Compare(c.cause, o.cause),
+		cmp.Compare(c.diagnosis, o.diagnosis),
 	)
 }
 
@@ -143,7 +142,8 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	}
 	for _, l := range s.Binds.Data.Latest {
 		ch.Put(f.last, float64(l.Time.UnixMilli())/1000,
-			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
+			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno),
+			strconv.FormatBool(l.ReuseAddr), string(l.Diagnosis), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
 	}
 	ch.Put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.Put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
@@ -187,11 +187,11 @@ func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch
 	for _, c := range s.Binds.Data.Conflicts {
 		conflicts.add(failedCall{
 			netns: netns.of(c.Netns), port: c.Port, otherPort: c.OtherPort,
-			protocol: c.Protocol.String(), family: c.Family.String(), reuseAddr: strconv.FormatBool(c.ReuseAddr), cause: c.Cause.String(),
+			protocol: c.Protocol.String(), family: c.Family.String(), diagnosis: c.Diagnosis,
 		}, c.N)
 	}
 	for _, c := range conflicts.sorted() {
-		ch.Put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(ch), c.protocol, c.family, c.reuseAddr, c.cause)
+		ch.Put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(ch), c.protocol, c.family, string(c.diagnosis))
 	}
 }
 

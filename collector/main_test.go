@@ -20,6 +20,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
@@ -204,7 +205,7 @@ func someBinds() failures.Binds {
 		Conflicts: []failures.ConflictCount{{
 			ConflictKey: failures.ConflictKey{
 				Key:       failures.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP},
-				ReuseAddr: true, Cause: verdict.CauseTimeWait,
+				Diagnosis: diagnosis.TimeWait,
 			},
 			N: 2,
 		}},

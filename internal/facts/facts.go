@@ -16,12 +16,6 @@ import (
 	"sockstate_exporter/internal/verdict"
 )
 
-// A Finding is what made a bind fail.
-type Finding struct {
-	Cause     verdict.Cause
-	Diagnosis diagnosis.Diagnosis
-}
-
 // An Observation is what was known of a port when the exporter looked.
 type Observation struct {
 	Seen   bindrule.Port // after the call; empty where the kernel captured everything
@@ -30,22 +24,27 @@ type Observation struct {
 	Owners map[uint32]owner.Owner // by inode of the socket
 }
 
-// Explain says what made a bind fail. What the kernel captured as it failed is
+// CodeOf is the diagnosis of a failed bind by its event alone.
+func CodeOf(e *bindtrace.Event) diagnosis.Code {
+	facts := factsOf(e, bindrule.Request{}, owner.Owner{})
+	d := diagnosis.Of(&facts)
+	return d.Code
+}
+
+// Explain says why a bind failed. What the kernel captured as it failed is
 // right. What was seen afterwards counts only where the capture is not complete.
-func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by owner.Owner) Finding {
+func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Diagnosis {
 	captured := s.captured(e, request)
 	facts := factsOf(e, request, by)
 	facts.Host, facts.Err = s.Host, s.Err
 	facts.Blockers, facts.Seen = captured, diagnosis.AtFailure
-	cause := causeOf(captured)
 	if len(captured) == 0 || e.Captured != bindtrace.CaptureAll {
 		facts.Partial = true
-		if of, sockets := verdict.Explain(&s.Seen, request); len(captured) == 0 || len(sockets) > 0 {
-			cause = of
+		if sockets := verdict.Explain(&s.Seen, request); len(captured) == 0 || len(sockets) > 0 {
 			facts.Blockers, facts.Seen, facts.Partial = withDetails(sockets, captured), diagnosis.Afterwards, s.Seen.Incomplete
 		}
 	}
-	return Finding{Cause: cause, Diagnosis: diagnosis.Of(&facts)}
+	return diagnosis.Of(&facts)
 }
 
 // factsOf has what the event says.
@@ -106,16 +105,6 @@ func socketOf(b *bindtrace.Blocker) bindrule.Socket {
 		s.UID = bindrule.UIDOf(b.UID)
 	}
 	return s
-}
-
-func causeOf(captured []diagnosis.Blocker) verdict.Cause {
-	cause := verdict.CauseUnknown
-	for i := range captured {
-		if of := verdict.CauseOf(&captured[i].Socket); of.Before(cause) {
-			cause = of
-		}
-	}
-	return cause
 }
 
 // withDetails are sockets that were seen afterwards, with what the capture says of the same address and

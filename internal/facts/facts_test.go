@@ -33,7 +33,7 @@ func TestInheritedListener(t *testing.T) {
 	if !o.Complete(e, request) {
 		t.Error("the capture is not complete")
 	}
-	d := o.Explain(e, request, owner.Owner{}).Diagnosis
+	d := o.Explain(e, request, owner.Owner{})
 	want := "helper (pid 8) still has the listening socket on 0.0.0.0:80 open that server (pid 3) opened, which is gone"
 	if d.Code != diagnosis.InheritedListener || !strings.HasPrefix(d.Sentence, want) || d.Afterwards {
 		t.Errorf("got %+v", d)
@@ -73,7 +73,7 @@ func TestIncompleteCapture(t *testing.T) {
 	}
 	explain := func(want string, afterwards bool) {
 		t.Helper()
-		d := o.Explain(e, request, owner.Owner{}).Diagnosis
+		d := o.Explain(e, request, owner.Owner{})
 		if d.Sentence != want || d.Afterwards != afterwards {
 			t.Errorf("got %q, afterwards %v; want %q, %v", d.Sentence, d.Afterwards, want, afterwards)
 		}

@@ -17,14 +17,12 @@ import (
 	"sockstate_exporter/internal/failures/earlier"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/internal/verdict"
 )
 
 // A ConflictKey is what failures with EADDRINUSE are counted for.
 type ConflictKey struct {
 	Key
-	ReuseAddr bool // the socket that failed to bind had SO_REUSEADDR
-	Cause     verdict.Cause
+	Diagnosis diagnosis.Code
 }
 
 // A ConflictCount counts since the exporter started: it never falls.
@@ -57,7 +55,6 @@ type Conflict struct {
 	Owner    owner.Owner // the process, as far as that is known: it may have ended
 	Request  bindrule.Request
 
-	Cause verdict.Cause
 	// Diagnosis says why it failed.
 	Diagnosis diagnosis.Diagnosis
 
@@ -69,8 +66,8 @@ type Conflict struct {
 	Failures uint64
 }
 
-// Bounds of what waits for a look, whoever binds to whatever. Failures beyond them have an
-// unknown cause. One user may take a quarter of each, so that a flood of theirs leaves room for
+// Bounds of what waits for a look, whoever binds to whatever. Failures beyond them have the
+// diagnosis unknown. One user may take a quarter of each, so that a flood of theirs leaves room for
 // others.
 const (
 	maxWaitingPorts  = 256 // watched ones
@@ -79,12 +76,13 @@ const (
 	userShare        = 4
 )
 
-// conflicts counts failures by their cause. A port that is watched has a bounded number of keys,
+// conflicts counts failures by their diagnosis. A port that is watched has a bounded number of keys,
 // and gives them back when it is not watched any more. So there is no bound on all keys that one
 // user could use up.
 type conflicts struct {
 	wake   chan struct{} // holds a token while something waits
-	recent *recent       // gets the causes
+	recent *recent       // gets the diagnoses
+	latest *latest       // gets the diagnoses
 
 	earlier *earlier.Failures[user, ConflictKey]
 
@@ -126,6 +124,7 @@ func newConflicts() *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
 		recent:  newRecent(),
+		latest:  newLatest(),
 		earlier: earlier.New[user](func(key ConflictKey) ConflictKey { key.Port, key.OtherPort = 0, true; return key }),
 		counts:  make(map[ConflictKey]uint64),
 		waiting: make(map[portID]*waitingPort),
@@ -133,19 +132,23 @@ func newConflicts() *conflicts {
 	}
 }
 
-// add takes a failed bind. It runs for every event.
-func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) {
+// add takes a failed bind, and returns its diagnosis, which is empty if the failure waits for a look. It
+// runs for every event.
+func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) diagnosis.Code {
 	if e.Errno != unix.EADDRINUSE {
-		return
+		return facts.CodeOf(e)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !visible(e) || key.Netns == 0 || !c.wait(key, e, by) {
-		c.counts[ConflictKey{Key: key, ReuseAddr: e.ReuseAddr}]++
+	if visible(e) && key.Netns != 0 && c.wait(key, e, by) {
+		return ""
 	}
+	code := facts.CodeOf(e)
+	c.counts[ConflictKey{key, code}]++
+	return code
 }
 
-// visible: a look could show the cause. A bind to port 0 fails when no port is free at all.
+// visible: a look could show the blocking socket. A bind to port 0 fails when no port is free at all.
 func visible(e *bindtrace.Event) bool {
 	return e.PortKnown && e.Port != 0 && (e.Protocol == sock.TCP || e.Protocol == sock.MPTCP)
 }
@@ -171,7 +174,10 @@ func (c *conflicts) wait(key Key, e *bindtrace.Event, owner owner.Owner) bool {
 		port.binds[bind] = same
 	}
 	same.n++
-	same.latest, same.by = *e, owner
+	// In a storm the kernel captures the sockets of a few failures only.
+	if e.PID != same.latest.PID || e.Captured >= same.latest.Captured {
+		same.latest, same.by = *e, owner
+	}
 	return true
 }
 
@@ -245,19 +251,19 @@ func (c *conflicts) take() map[portID]*waitingPort {
 func (c *conflicts) settle(at portID, port *waitingPort, known *facts.Observation) Conflict {
 	worst := Conflict{Netns: at.netns, Port: at.port, Failures: port.failures}
 	for bind, same := range port.binds {
-		f := known.Explain(&same.latest, bind.request, same.by)
-		cause := f.Cause
-		c.recent.settle(at, bind, &f)
-		key := ConflictKey{Key: bind.key, ReuseAddr: bind.request.ReuseAddr == bindrule.Yes, Cause: cause}
+		d := known.Explain(&same.latest, bind.request, same.by)
+		c.recent.settle(at, bind, &d)
+		c.latest.settle(bind.key, &same.latest, d.Code)
+		key := ConflictKey{bind.key, d.Code}
 		c.settled(key, same.n)
 		if key.OtherPort {
 			key.Port, key.OtherPort = at.port, false
 			c.earlier.Add(user{at.netns, same.latest.User}, key, same.n)
 		}
-		if e := &same.latest; cause.Before(worst.Cause) || cause == worst.Cause && e.Time.After(worst.Time) {
+		e, most := &same.latest, worst.Diagnosis.Code
+		if d.Code.Before(most) || d.Code == most && e.Time.After(worst.Time) {
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
-			worst.Owner, worst.Request, worst.Cause = same.by, bind.request, cause
-			worst.Diagnosis = f.Diagnosis
+			worst.Owner, worst.Request, worst.Diagnosis = same.by, bind.request, d
 		}
 	}
 	return worst
@@ -282,7 +288,7 @@ func (c *conflicts) all() []ConflictCount {
 		out = append(out, ConflictCount{ConflictKey: key, N: n})
 	}
 	slices.SortFunc(out, func(a, b ConflictCount) int {
-		return cmp.Or(a.compare(b.Key), -first(a.ReuseAddr, b.ReuseAddr), cmp.Compare(a.Cause, b.Cause))
+		return cmp.Or(a.compare(b.Key), cmp.Compare(a.Diagnosis, b.Diagnosis))
 	})
 	return out
 }

@@ -14,11 +14,11 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -87,16 +87,16 @@ func (f *followed) end(t *testing.T) {
 	}
 }
 
-func (f *followed) counted() map[string]uint64 {
-	return byCause(f.conflicts.all(), func(ConflictCount) bool { return true })
+func (f *followed) counted() map[diagnosis.Code]uint64 {
+	return byDiagnosis(f.conflicts.all(), func(ConflictCount) bool { return true })
 }
 
-// byCause sums the counts of some.
-func byCause(counts []ConflictCount, of func(ConflictCount) bool) map[string]uint64 {
-	out := make(map[string]uint64)
+// byDiagnosis sums the counts of some.
+func byDiagnosis(counts []ConflictCount, of func(ConflictCount) bool) map[diagnosis.Code]uint64 {
+	out := make(map[diagnosis.Code]uint64)
 	for _, c := range counts {
 		if of(c) {
-			out[fmt.Sprintf("%s/%t", c.Cause, c.ReuseAddr)] += c.N
+			out[c.Diagnosis] += c.N
 		}
 	}
 	return out
@@ -114,7 +114,7 @@ func TestManyFailuresShareFewLooks(t *testing.T) {
 		took := time.Since(start)
 		f.end(t)
 
-		if got, want := f.counted(), map[string]uint64{"listener/false": n}; !equalCounts(got, want) {
+		if got, want := f.counted(), map[diagnosis.Code]uint64{diagnosis.OtherListener: n}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 		failures := 0
@@ -136,7 +136,7 @@ func TestManyFailuresShareFewLooks(t *testing.T) {
 	})
 }
 
-func equalCounts(a, b map[string]uint64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+func equalCounts(a, b map[diagnosis.Code]uint64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
 // A million failures a second are not read a million a second.
 func TestEventsAreReadNoFasterThanTheirPace(t *testing.T) {
@@ -228,8 +228,8 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 }
 
 // One user fails on many watched ports, and in many ways on the port of a server. The server's
-// failure has its cause all the same.
-func TestAnotherUsersFloodLeavesTheCauseOfAServersFailure(t *testing.T) {
+// failure has its diagnosis all the same.
+func TestAnotherUsersFloodLeavesTheDiagnosisOfAServersFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 		f.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80), sock.PortRange{First: 1000, Last: 1400})}}, nil)
@@ -243,11 +243,11 @@ func TestAnotherUsersFloodLeavesTheCauseOfAServersFailure(t *testing.T) {
 			f.send(hostile)
 		}
 		server := taken(80, 1)[0]
-		server.ReuseAddr = true
+		server.ReuseAddr, server.Protocol = true, sock.MPTCP
 		f.send(server)
 		f.end(t)
-		got := byCause(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 && c.ReuseAddr })
-		if want := map[string]uint64{"listener/true": 1}; !equalCounts(got, want) {
+		got := byDiagnosis(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 && c.Protocol == sock.MPTCP })
+		if want := map[diagnosis.Code]uint64{diagnosis.OtherListener: 1}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})
@@ -263,11 +263,9 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 		flood := watching(t, one(9000), sock.PortRange{First: first, Last: first + 499})
 		r.watch(map[uint32][]watch.Set{ownNetns: {flood}}, nil)
 		for _, p := range flood.Ports {
-			for _, cause := range verdict.Causes() {
-				for _, reuseAddr := range []bool{false, true} {
-					key := Key{Netns: ownNetns, Port: p.Number, Family: sock.FamilyIPv4, Protocol: sock.TCP}
-					r.conflicts.settled(ConflictKey{Key: key, ReuseAddr: reuseAddr, Cause: cause}, 1)
-				}
+			for _, code := range diagnosis.Codes() {
+				key := Key{Netns: ownNetns, Port: p.Number, Family: sock.FamilyIPv4, Protocol: sock.TCP}
+				r.conflicts.settled(ConflictKey{key, code}, 1)
 			}
 		}
 		var sum, ofWeb uint64
@@ -277,11 +275,12 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 				ofWeb += c.N
 			}
 		}
-		if want := last + 501*10; sum != want || ofWeb != 10*uint64(round+1) {
-			t.Fatalf("%d failures, %d of the server, want %d and %d", sum, ofWeb, want, 10*(round+1))
+		codes := uint64(len(diagnosis.Codes()))
+		if want := last + 501*codes; sum != want || ofWeb != codes*uint64(round+1) {
+			t.Fatalf("%d failures, %d of the server, want %d and %d", sum, ofWeb, want, codes*uint64(round+1))
 		}
 		last = sum
-		if n := len(r.conflicts.counts); n > 502*10 {
+		if n := len(r.conflicts.counts); n > 502*int(codes) {
 			t.Fatalf("%d keys, want those of the watched ports and of others", n)
 		}
 	}
@@ -298,8 +297,8 @@ func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 		}
 		f.send(taken(80, 1)...)
 		f.end(t)
-		watched := byCause(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
-		if want := map[string]uint64{"listener/false": 1}; !equalCounts(watched, want) {
+		watched := byDiagnosis(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
+		if want := map[diagnosis.Code]uint64{diagnosis.OtherListener: 1}; !equalCounts(watched, want) {
 			t.Errorf("counted %v, want %v", watched, want)
 		}
 		others := 0
@@ -360,20 +359,26 @@ func TestUserWhoFailsOnManyPortsLeavesNoticesToOthers(t *testing.T) {
 }
 
 func TestEventsThatALookCannotExplain(t *testing.T) {
-	for name, change := range map[string]func(*bindtrace.Event){
-		"another namespace":  func(e *bindtrace.Event) { e.Netns++ },
-		"udp":                func(e *bindtrace.Event) { e.Protocol = sock.UDP },
-		"port 0":             func(e *bindtrace.Event) { e.Port = 0 },
-		"a port nobody read": func(e *bindtrace.Event) { e.PortKnown = false },
+	for _, tt := range []struct {
+		name   string
+		change func(*bindtrace.Event)
+		want   diagnosis.Code
+	}{
+		{"another namespace", func(e *bindtrace.Event) { e.Netns++ }, diagnosis.Unknown},
+		{"udp", func(e *bindtrace.Event) { e.Protocol = sock.UDP }, diagnosis.UDPInUse},
+		{"sctp", func(e *bindtrace.Event) { e.Protocol = sock.SCTP }, diagnosis.Unknown},
+		{"port 0", func(e *bindtrace.Event) { e.Port = 0 }, diagnosis.PortsExhausted},
+		{"port 0 of its own range", func(e *bindtrace.Event) { e.Port, e.OwnRange = 0, true }, diagnosis.PortsExhaustedForSocket},
+		{"a port nobody read", func(e *bindtrace.Event) { e.PortKnown = false }, diagnosis.Unknown},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := follow(t, diagtest.Listening("0.0.0.0:80", 1))
 				event := taken(80, 1)[0]
-				change(&event)
+				tt.change(&event)
 				f.send(event)
 				f.end(t)
-				if got, want := f.counted(), map[string]uint64{"unknown/false": 1}; !equalCounts(got, want) {
+				if got, want := f.counted(), map[diagnosis.Code]uint64{tt.want: 1}; !equalCounts(got, want) {
 					t.Errorf("counted %v, want %v", got, want)
 				}
 				if len(f.reported) != 0 || len(f.kernel.Requests()) != 0 {
@@ -397,13 +402,13 @@ func TestOtherErrorsAreNoConflicts(t *testing.T) {
 	})
 }
 
-func TestFailedLookIsOfUnknownCause(t *testing.T) {
+func TestFailedLookHasUnknownDiagnosis(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := follow(t)
 		f.kernel.script(func(diagtest.Request) []diagtest.Datagram { return []diagtest.Datagram{{Err: unix.ENOBUFS}} })
 		f.send(taken(80, 2)...)
 		f.end(t)
-		if got, want := f.counted(), map[string]uint64{"unknown/false": 2}; !equalCounts(got, want) {
+		if got, want := f.counted(), map[diagnosis.Code]uint64{diagnosis.Unknown: 2}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 		for _, c := range f.reported {
@@ -435,7 +440,7 @@ func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 		})
 		f.send(taken(80, 1)...)
 		f.end(t)
-		if len(f.reported) != 1 || !strings.HasPrefix(f.reported[0].Diagnosis.Sentence, "1 connection is in TIME_WAIT") || f.reported[0].Cause != verdict.CauseTimeWait {
+		if len(f.reported) != 1 || !strings.HasPrefix(f.reported[0].Diagnosis.Sentence, "1 connection is in TIME_WAIT") || f.reported[0].Diagnosis.Code != diagnosis.TimeWait {
 			t.Errorf("reported %+v, want one socket in TIME_WAIT", f.reported)
 		}
 		if asked != 2 {
@@ -488,11 +493,11 @@ func TestConflictHasTheOwnerOfTheFailureThatIsReported(t *testing.T) {
 	})
 }
 
-func TestTheCauseThatSaysMostIsReported(t *testing.T) {
+func TestTheDiagnosisThatSaysMostIsReported(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	notices := newNotices()
-	for _, cause := range []verdict.Cause{verdict.CauseUnknown, verdict.CauseTimeWait, verdict.CauseUnknown} {
-		notices.add(now, Conflict{Port: 80, Cause: cause, Failures: 2}, &waitingPort{who: waitingFor{watched: true}})
+	for _, code := range []diagnosis.Code{diagnosis.Unknown, diagnosis.TimeWait, diagnosis.Unknown} {
+		notices.add(now, Conflict{Port: 80, Diagnosis: diagnosis.Diagnosis{Code: code}, Failures: 2}, &waitingPort{who: waitingFor{watched: true}})
 	}
 	if early := notices.due(now); len(early) != 0 {
 		t.Errorf("reported %+v too early", early)
@@ -501,7 +506,7 @@ func TestTheCauseThatSaysMostIsReported(t *testing.T) {
 		t.Errorf("wait for %v, want %v", wait, noticeDelay)
 	}
 	now = now.Add(noticeDelay)
-	if due := notices.due(now); len(due) != 1 || due[0].Cause != verdict.CauseTimeWait || due[0].Failures != 6 {
+	if due := notices.due(now); len(due) != 1 || due[0].Diagnosis.Code != diagnosis.TimeWait || due[0].Failures != 6 {
 		t.Errorf("reported %+v, want time_wait of 6 failures", due)
 	}
 	if due := notices.due(now.Add(noticeInterval)); len(due) != 0 || len(notices.ports) != 0 {
@@ -524,17 +529,17 @@ func (f *flagsWithout) Read(context.Context, sockflags.Request) (*sockflags.Resu
 	return &sockflags.Result{Missed: f.missed}, nil
 }
 
-// A bound socket whose flag is not known is the cause only where nothing else can be.
+// A bound socket whose flag is not known blocked the bind only where nothing else can have.
 func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		flags flagsWithout
-		want  string
+		want  diagnosis.Code
 	}{
-		{"all there", flagsWithout{}, "bound/true"},
-		{"some missed", flagsWithout{missed: map[uint16]uint64{80: 1}}, "unknown/true"},
-		{"some missed on another port", flagsWithout{missed: map[uint16]uint64{81: 1}}, "bound/true"},
-		{"failed", flagsWithout{err: unix.EPERM}, "unknown/true"},
+		{"all there", flagsWithout{}, diagnosis.BoundOnly},
+		{"some missed", flagsWithout{missed: map[uint16]uint64{80: 1}}, diagnosis.Unknown},
+		{"some missed on another port", flagsWithout{missed: map[uint16]uint64{81: 1}}, diagnosis.BoundOnly},
+		{"failed", flagsWithout{err: unix.EPERM}, diagnosis.Unknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -543,7 +548,7 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 				e.ReuseAddr = true
 				f.send(e)
 				f.end(t)
-				if got, want := f.counted(), map[string]uint64{tt.want: 1}; !equalCounts(got, want) {
+				if got, want := f.counted(), map[diagnosis.Code]uint64{tt.want: 1}; !equalCounts(got, want) {
 					t.Errorf("counted %v, want %v", got, want)
 				}
 				if len(f.reported) != 1 {

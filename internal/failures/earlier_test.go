@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -72,14 +72,14 @@ func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 	}
 }
 
-func TestCauseOfTheFailureThatMadeAPortWatched(t *testing.T) {
+func TestDiagnosisOfTheFailureThatMadeAPortWatched(t *testing.T) {
 	r := newRecorder()
 	off := Key{Netns: ownNetns, OtherPort: true, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 	port := &waitingPort{binds: map[waitingBind]*waitingBinds{{key: off}: {n: 1}}}
 	r.conflicts.settle(portID{ownNetns, 80}, port, new(facts.Observation))
 	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}}, nil)
 	got := r.conflicts.all()
-	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Cause != verdict.CauseUnknown || got[1].N != 0 {
+	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Diagnosis != diagnosis.Unknown || got[1].N != 0 {
 		t.Errorf("got %+v, want one failure of port 80, and none of others", got)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,9 +14,7 @@ import (
 	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures/earlier"
 	"sockstate_exporter/internal/netns"
-	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 )
@@ -42,17 +39,6 @@ type Binds struct {
 	// Recent are the latest failed bind() calls, the latest first, on watched ports and on others.
 	// Their number is bounded.
 	Recent []Recent
-}
-
-// A Failure is a failed bind().
-type Failure struct {
-	Key
-	Time    time.Time
-	Errno   unix.Errno
-	Process string // what the thread called itself: any bytes
-
-	// Owner is the process, as far as that is known: it may have ended.
-	Owner owner.Owner
 }
 
 // ErrnoName is the symbolic name of an error, EADDRINUSE, or empty where it has none.
@@ -129,8 +115,6 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	watched *watched
-	latest  map[Key]Failure
-	names   map[Key]*share.Names // of those who failed
 }
 
 // New returns a Recorder.
@@ -146,8 +130,6 @@ func New(cfg Config) *Recorder {
 		earlier:   earlier.New[user](func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		failing:   failing.New(),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
-		latest:    make(map[Key]Failure),
-		names:     make(map[Key]*share.Names),
 	}
 }
 
@@ -179,7 +161,7 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 		Counts:    counts,
 		Connects:  tracer.ConnectsErr() == nil,
 		Stats:     stats,
-		Latest:    r.all(),
+		Latest:    r.conflicts.latest.all(),
 		Failing:   r.failing.Update(time.Now(), func(k failing.Key) bool { return watched.watches(k.Netns, k.Port) }),
 		Conflicts: r.conflicts.all(),
 		Recent:    r.conflicts.recent.all(),
@@ -225,19 +207,7 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	defer r.mu.Unlock()
 	key = r.watched.place(key) // the watched ports may have changed since
 	r.conflicts.recent.add(key, e, by)
-	r.conflicts.add(key, e, by)
-	by.Many = r.manyNames(key, e, by)
-	r.latest[key] = Failure{Key: key, Time: e.Time, Errno: e.Errno, Process: e.Command(), Owner: by}
-}
-
-// manyNames is called with mu held.
-func (r *Recorder) manyNames(key Key, e *bindtrace.Event, by owner.Owner) owner.Many {
-	names, ok := r.names[key]
-	if !ok {
-		names = new(share.Names)
-		r.names[key] = names
-	}
-	return names.Add(e.Time, e.User, e.Command(), by.Service())
+	r.conflicts.latest.add(key, e, by, r.conflicts.add(key, e, by))
 }
 
 func (r *Recorder) keyOf(e *bindtrace.Event) Key {
@@ -270,12 +240,7 @@ func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *wat
 		func(key bindtrace.Key) bool { return now.watches(key.Netns, key.Port) },
 		func(key bindtrace.Key) bool { return gone[key.Netns] })
 	r.watched = now
-	for key := range r.latest {
-		if gone[key.Netns] || now.place(key) != key {
-			delete(r.latest, key)
-			delete(r.names, key)
-		}
-	}
+	r.conflicts.latest.keep(func(key Key) bool { return !gone[key.Netns] && now.place(key) == key })
 	return now
 }
 
@@ -304,17 +269,6 @@ func (r *Recorder) withEarlier(counts []bindtrace.Count) []bindtrace.Count {
 	for key, n := range sums {
 		out = append(out, bindtrace.Count{Key: key, N: n})
 	}
-	return out
-}
-
-func (r *Recorder) all() []Failure {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := make([]Failure, 0, len(r.latest))
-	for _, failure := range r.latest {
-		out = append(out, failure)
-	}
-	slices.SortFunc(out, func(a, b Failure) int { return a.compare(b.Key) })
 	return out
 }
 

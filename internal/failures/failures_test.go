@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -29,7 +30,7 @@ func TestPortHasItsNumberWhereItIsWatched(t *testing.T) {
 		}
 	}
 	var got []Key
-	for _, failure := range r.all() {
+	for _, failure := range r.conflicts.latest.all() {
 		got = append(got, failure.Key)
 	}
 	on := func(netns uint32, port uint16) Key {
@@ -76,24 +77,26 @@ func TestLatestFailures(t *testing.T) {
 			failed(0, "zero", 5),
 			failed(80, "tcp", 6),
 		}, []Failure{
-			failure(zero, "zero", 5), failure(tcp80, "tcp", 6), failure(v6, "v6", 4), failure(udp, "udp", 3),
-			failure(other, "other", 2), failure(foreign, "foreign", 1),
+			as(failure(zero, "zero", 5), diagnosis.PortsExhausted), failure(tcp80, "tcp", 6), failure(v6, "v6", 4),
+			as(failure(udp, "udp", 3), diagnosis.UDPInUse), failure(other, "other", 2), as(failure(foreign, "foreign", 1), diagnosis.Unknown),
 		}},
 		{"ports that are not watched share one", []bindtrace.Event{failed(8080, "a", 1), failed(8081, "b", 2)},
 			[]Failure{failure(other, "b", 2)}},
 		{"a port that could not be read is not 0",
 			[]bindtrace.Event{with(failed(0, "a", 1), func(e *bindtrace.Event) { e.PortKnown = false })},
-			[]Failure{failure(other, "a", 1)}},
+			[]Failure{as(failure(other, "a", 1), diagnosis.Unknown)}},
 		{"port 0 of a socket with a range of its own counts as other ports",
 			[]bindtrace.Event{with(failed(0, "a", 1), func(e *bindtrace.Event) { e.OwnRange = true })},
-			[]Failure{failure(other, "a", 1)}},
+			[]Failure{as(failure(other, "a", 1), diagnosis.PortsExhaustedForSocket)}},
 		{"listen is no bind",
 			[]bindtrace.Event{with(failed(80, "a", 1), func(e *bindtrace.Event) { e.Op = bindtrace.OpListen })}, []Failure{}},
+		{"an error that needs no look", []bindtrace.Event{with(failed(80, "a", 1), func(e *bindtrace.Event) { e.Errno, e.ReuseAddr = unix.EPERM, true })},
+			[]Failure{{Key: tcp80, Time: failed(80, "", 1).Time, Errno: unix.EPERM, ReuseAddr: true, Process: "a", Diagnosis: diagnosis.DeniedByPolicy}}},
 		{"a name of all 16 bytes", []bindtrace.Event{failed(80, "0123456789abcdef", 1)},
 			[]Failure{failure(tcp80, "0123456789abcdef", 1)}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := recorderOf(t, []sock.PortRange{one(80)}, tt.events...).all(); !slices.Equal(got, tt.want) {
+			if got := recorderOf(t, []sock.PortRange{one(80)}, tt.events...).conflicts.latest.all(); !slices.Equal(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 		})
@@ -116,7 +119,7 @@ func TestHostileBindsKeepNoMoreThanWatchedPorts(t *testing.T) {
 		}
 	}
 	// Five ports, 0 and other, of two namespaces, families and protocols.
-	if got, want := len(r.all()), (5+2)*2*2*2; got != want {
+	if got, want := len(r.conflicts.latest.all()), (5+2)*2*2*2; got != want {
 		t.Errorf("%d failures are kept, want %d", got, want)
 	}
 }
@@ -126,7 +129,7 @@ func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
 		failed(80, "a", 1), failed(443, "b", 2), failed(0, "c", 3), failed(8080, "d", 4))
 	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(443))}}, nil)
 	var watched []string
-	for _, l := range r.all() {
+	for _, l := range r.conflicts.latest.all() {
 		watched = append(watched, l.Process)
 	}
 	if want := []string{"c", "b", "d"}; !slices.Equal(watched, want) {
@@ -134,7 +137,7 @@ func TestPortsThatAreNotWatchedAnyMoreAreForgotten(t *testing.T) {
 	}
 	again := failed(80, "e", 5)
 	r.add(&again)
-	if got := r.all(); len(got) != 3 || got[2].Process != "e" || !got[2].OtherPort {
+	if got := r.conflicts.latest.all(); len(got) != 3 || got[2].Process != "e" || !got[2].OtherPort {
 		t.Errorf("got %+v, want the new failure under other", got)
 	}
 }
@@ -149,8 +152,8 @@ func TestFollowEndsWithTheEvents(t *testing.T) {
 		*e = failed(80, "x", time.Duration(n))
 		return nil
 	})
-	if !errors.Is(err, io.ErrUnexpectedEOF) || len(r.all()) != 1 || n != 3 {
-		t.Errorf("ended with %v after %d reads and %d failures, want %v, 3 and 1", err, n, len(r.all()), io.ErrUnexpectedEOF)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || len(r.conflicts.latest.all()) != 1 || n != 3 {
+		t.Errorf("ended with %v after %d reads and %d failures, want %v, 3 and 1", err, n, len(r.conflicts.latest.all()), io.ErrUnexpectedEOF)
 	}
 }
 
@@ -161,8 +164,8 @@ func TestFollowEndsWithoutAnErrorWhenTheTracerIsClosed(t *testing.T) {
 	go func() { done <- r.Follow() }()
 	tracer.events <- failed(80, "x", 0)
 	close(tracer.events)
-	if err := <-done; err != nil || len(r.all()) != 1 {
-		t.Errorf("ended with %v and %d failures, want no error and 1", err, len(r.all()))
+	if err := <-done; err != nil || len(r.conflicts.latest.all()) != 1 {
+		t.Errorf("ended with %v and %d failures, want no error and 1", err, len(r.conflicts.latest.all()))
 	}
 }
 
@@ -242,7 +245,7 @@ func TestFailuresWhileWatchedPortsChange(t *testing.T) {
 	sets := []watch.Set{watching(t, one(80)), watching(t, one(81))}
 	for i := range 200 {
 		r.watch(map[uint32][]watch.Set{ownNetns: {sets[i%2]}}, nil)
-		if n := len(r.all()); n > 2 {
+		if n := len(r.conflicts.latest.all()); n > 2 {
 			t.Fatalf("%d failures are kept, want 2 at most", n)
 		}
 	}

@@ -16,7 +16,7 @@ func TestNamesOfThoseWhoFailAreBounded(t *testing.T) {
 	r := recorderOf(t, []sock.PortRange{one(80), one(81)})
 	shown := make(map[string]bool)
 	look := func() {
-		for _, f := range r.all() {
+		for _, f := range r.conflicts.latest.all() {
 			if f.Port != 80 {
 				continue
 			}
@@ -41,16 +41,16 @@ func TestNamesOfThoseWhoFailAreBounded(t *testing.T) {
 		e.User, e.UID = victim, victim
 		r.add(&e)
 	}
-	for _, f := range r.all() {
+	for _, f := range r.conflicts.latest.all() {
 		if f.Process != "postgres" || f.Owner.Many != (owner.Many{}) {
 			t.Errorf("port %d: the last is %s, left out: %+v; want postgres", f.Port, f.Process, f.Owner.Many)
 		}
 	}
-	if len(r.names) != len(r.latest) {
-		t.Errorf("names of %d ports are remembered, want %d", len(r.names), len(r.latest))
+	if len(r.conflicts.latest.names) != len(r.conflicts.latest.failures) {
+		t.Errorf("names of %d ports are remembered, want %d", len(r.conflicts.latest.names), len(r.conflicts.latest.failures))
 	}
 	r.watch(nil, nil)
-	if len(r.names) != 0 {
-		t.Errorf("names of %d ports are remembered after they went", len(r.names))
+	if len(r.conflicts.latest.names) != 0 {
+		t.Errorf("names of %d ports are remembered after they went", len(r.conflicts.latest.names))
 	}
 }

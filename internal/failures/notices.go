@@ -46,7 +46,7 @@ func (t *notices) add(now time.Time, c Conflict, port *waitingPort) {
 		t.ports[portID{c.Netns, c.Port}] = n
 	}
 	failures := n.conflict.Failures
-	if failures == 0 || !n.conflict.Cause.Before(c.Cause) {
+	if failures == 0 || !n.conflict.Diagnosis.Code.Before(c.Diagnosis.Code) {
 		n.conflict = c
 		n.conflict.Failures = 0
 	}

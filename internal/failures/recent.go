@@ -13,11 +13,9 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
-	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/internal/verdict"
 )
 
 // A Recent is a bind() that failed lately, once or more often: calls that differ only in time,
@@ -42,15 +40,12 @@ type Recent struct {
 	Owner   owner.Owner // as far as it is known: it may have ended
 	Request bindrule.Request
 
-	// Settled says that the exporter has looked for the Cause of EADDRINUSE.
-	Settled bool
-	Cause   verdict.Cause
-	settled diagnosis.Diagnosis
+	settled diagnosis.Diagnosis // of EADDRINUSE, once the exporter has looked
 }
 
 // Diagnosis says why the latest of them failed. Most errors need no look at the port.
 func (r *Recent) Diagnosis() diagnosis.Diagnosis {
-	if r.Settled {
+	if r.settled.Code != "" {
 		return r.settled
 	}
 	return diagnosis.Of(&diagnosis.Facts{
@@ -59,8 +54,8 @@ func (r *Recent) Diagnosis() diagnosis.Diagnosis {
 	})
 }
 
-// Settle says what made them fail.
-func (r *Recent) Settle(f *facts.Finding) { r.Settled, r.Cause, r.settled = true, f.Cause, f.Diagnosis }
+// Settle says why they failed.
+func (r *Recent) Settle(d *diagnosis.Diagnosis) { r.settled = *d }
 
 // Bounds of what is remembered, and how much of it is kept when a bound is reached. So trimming is
 // rare, also when somebody makes binds fail in a loop.
@@ -160,8 +155,8 @@ func (l *recentLog) trim(keep int) {
 func byNetns(r **recentRow) uint64 { return uint64((*r).Netns) }
 func byPort(r **recentRow) uint64  { return uint64((*r).Port) }
 
-// settle notes what made these binds fail.
-func (r *recent) settle(at portID, bind waitingBind, f *facts.Finding) {
+// settle notes why these binds failed.
+func (r *recent) settle(at portID, bind waitingBind, d *diagnosis.Diagnosis) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := &r.watched
@@ -173,7 +168,7 @@ func (r *recent) settle(at portID, bind waitingBind, f *facts.Finding) {
 			row.Protocol != bind.key.Protocol || row.Request != bind.request {
 			continue
 		}
-		row.Settle(f)
+		row.Settle(d)
 	}
 }
 

@@ -72,7 +72,8 @@ func (l *Look) see(ctx context.Context) error {
 func (l *Look) allBehindListeners(number uint16) bool {
 	seen := l.Port(number)
 	for _, request := range l.failed[number] {
-		if cause, _ := verdict.Explain(&seen, request); cause != verdict.CauseListener {
+		listens := func(s bindrule.Socket) bool { return s.State == sock.StateListen }
+		if !slices.ContainsFunc(verdict.Explain(&seen, request), listens) {
 			return false
 		}
 	}

@@ -142,9 +142,9 @@ func notes() map[string]note {
 		},
 		"bind_conflicts_total": {
 			unit: calls,
-			details: "If several sockets block the bind, `cause` is the first of `listener`, `connection` (live or closing), `bound` (neither listening nor connected) and `time_wait`. " +
-				"`cause` is `unknown` if the blocking socket was gone before the exporter could look, if the exporter cannot see it, if the protocol is neither TCP nor MPTCP, or if the network namespace is not watched. " +
-				"`reuseaddr` describes the socket that failed to bind. Calls in `sockstate_bind_events_lost_total` are missing here. When a port is not watched any more, its count moves to `port=\"other\"`.",
+			details: "[diagnoses.md](diagnoses.md) explains the values of `diagnosis`. If sockets of several kinds block the bind, it is the first of them in the order of that page. " +
+				"It is `unknown` if the blocking socket was gone before the exporter could look, if the exporter cannot see it, if more failures came at once than the exporter looks at, or if the network namespace is not watched. " +
+				"Calls in `sockstate_bind_events_lost_total` are missing here. When a port is not watched any more, its count moves to `port=\"other\"`.",
 			absent: firstEvent,
 			source: "eBPF, sock_diag, and the rules of `inet_csk_get_port`",
 		},
@@ -159,13 +159,14 @@ func notes() map[string]note {
 		},
 		"bind_last_failure_timestamp_seconds": {
 			unit:    "seconds since 1970-01-01 UTC",
-			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and missing if that is not known.",
+			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and missing if that is not known. " +
+				"`diagnosis` says why the call failed, whatever the error. For `EADDRINUSE` it comes a moment after the call. Until then it is that of the call before, if that had the same process, `errno` and `reuseaddr`, and missing otherwise.",
 			absent:  "if no `bind()` has failed for the port yet, or the port is not watched any more",
 			source:  "eBPF, `__sys_bind`",
 		},
 		"bind_events_lost_total": {
 			unit:    calls,
-			details: "The calls failed faster than the exporter reads their details, or one user made more than 1,024 a second fail. A user is a network namespace and uid. They have no entry on `/failures` and no cause in `sockstate_bind_conflicts_total`.",
+			details: "The calls failed faster than the exporter reads their details, or one user made more than 1,024 a second fail. A user is a network namespace and uid. They have no entry on `/failures` and are missing in `sockstate_bind_conflicts_total`.",
 			source:  "eBPF ring buffer",
 		},
 		"bind_failures_unattributed_total": {

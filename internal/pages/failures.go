@@ -42,7 +42,6 @@ type FailureRow struct {
 	Errno      string        `json:"errno"`
 	ReuseAddr  bindrule.Flag `json:"reuseaddr"`
 	ReusePort  bindrule.Flag `json:"reuseport"`
-	Cause      *string       `json:"cause"` // nil: not looked for
 	Text       string        `json:"explanation"`
 	// Diagnosis of the latest; nil: nothing is known.
 	Diagnosis *report.Diagnosis `json:"diagnosis"`
@@ -92,9 +91,6 @@ func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) Fa
 	}
 	if f.PortKnown {
 		r.Address, r.Port = &f.Addr, &f.Port
-	}
-	if f.Settled {
-		r.Cause = new(f.Cause.String())
 	}
 	return r
 }

@@ -20,7 +20,6 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/diagnosis"
-	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
@@ -175,10 +174,11 @@ func hostWithFailures() *snapshot.Snapshot {
 	s.Binds.Data.Stats.Lost = 7
 	s.Binds.Data.Recent = []failures.Recent{
 		failure(4840, "opcua-server", time.Second, func(f *failures.Recent) {
-			f.Settle(&facts.Finding{Cause: verdict.CauseTimeWait, Diagnosis: diagnosis.Of(&diagnosis.Facts{
+			d := diagnosis.Of(&diagnosis.Facts{
 				Errno: f.Errno, Port: f.Port, PortKnown: true, Request: f.Request, Seen: diagnosis.AtFailure,
 				Blockers: []diagnosis.Blocker{{Socket: reporttest.TimeWait(lo4, 212, bindrule.No, left)}},
-			})})
+			})
+			f.Settle(&d)
 			f.Count, f.First = 17, f.First.Add(-time.Hour)
 		}),
 		failure(4841, "<script>alert(1", 100*time.Second, nil),

@@ -495,8 +495,8 @@ func TestFailedBindsOfAnotherNamespace(t *testing.T) {
 	failure := func(netns string) string {
 		return call{"ipv4", "tcp"}.series(netns, strconv.Itoa(port), "EADDRINUSE")
 	}
-	conflict := func(netns, cause string) string {
-		return fmt.Sprintf(`sockstate_bind_conflicts_total{cause="%s",family="ipv4",netns="%s",port="%d",protocol="tcp",reuseaddr="false"}`, cause, netns, port)
+	conflict := func(netns, diagnosis string) string {
+		return fmt.Sprintf(`sockstate_bind_conflicts_total{diagnosis="%s",family="ipv4",netns="%s",port="%d",protocol="tcp"}`, diagnosis, netns, port)
 	}
 	binds := func() map[string]float64 {
 		all := samples(t, e, "sockstate_bind_failures_total", "sockstate_bind_conflicts_total")
@@ -516,19 +516,19 @@ func TestFailedBindsOfAnotherNamespace(t *testing.T) {
 			t.Fatal("bind succeeded")
 		}
 	}
-	// Storms that other tests make may cost some of the causes, and no count.
-	n, caused := 0.0, map[string]float64(nil)
-	eventually(t, "the cause of a conflict in blue", func() bool {
+	// Storms that other tests make may cost some of the diagnoses, and no count.
+	n, grew := 0.0, map[string]float64(nil)
+	eventually(t, "the diagnosis of a conflict in blue", func() bool {
 		bind(blue)
 		n++
-		caused = grown(before, binds())
-		return caused[conflict("blue", "listener")] > 0
+		grew = grown(before, binds())
+		return grew[conflict("blue", "own_listener")] > 0
 	})
-	delete(caused, conflict("blue", "listener"))
-	if want := map[string]float64{failure("blue"): n}; !maps.Equal(caused, want) {
-		t.Errorf("beside conflicts with a listener %v, want %v", caused, want)
+	delete(grew, conflict("blue", "own_listener"))
+	if want := map[string]float64{failure("blue"): n}; !maps.Equal(grew, want) {
+		t.Errorf("beside conflicts with a listener %v, want %v", grew, want)
 	}
-	logged := regexp.MustCompile(`msg="address already in use" netns=blue port=2745 cause=listener failures=\d+ `)
+	logged := regexp.MustCompile(`msg="address already in use" netns=blue port=2745 diagnosis=own_listener failures=\d+ `)
 	eventually(t, "a log line of the conflict", func() bool { return logged.MatchString(e.Log.String()) })
 	last := samples(t, e, "sockstate_bind_last_failure_timestamp_seconds")
 	if !slices.ContainsFunc(slices.Collect(maps.Keys(last)), func(s string) bool {

@@ -91,12 +91,12 @@ func trouble(t *testing.T) *kerneltest.NetNS {
 		if err := json.Unmarshal([]byte(e.Get(t, "/failures?format=json&netns=&port=4840")), &page); err != nil {
 			t.Fatal(err)
 		}
-		settled := !slices.ContainsFunc(page.Failures, func(f pages.FailureRow) bool { return f.Cause == nil })
+		settled := !slices.ContainsFunc(page.Failures, func(f pages.FailureRow) bool { return f.Diagnosis == nil || f.Diagnosis.Code == "unknown" })
 		if len(page.Failures) == len(hostileNames()) && settled {
 			return ns
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d failures, want %d with their cause: %+v\n%s", len(page.Failures), len(hostileNames()), page.Failures, e.Log)
+			t.Fatalf("%d failures, want %d with their diagnosis: %+v\n%s", len(page.Failures), len(hostileNames()), page.Failures, e.Log)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -22,7 +22,7 @@ func TestWhatExistsIsAccepted(t *testing.T) {
 	m := known(t)
 	for _, expr := range []string{
 		`sockstate_tcp_sockets{job=~"$job", instance=~"$instance", state="time_wait"}`,
-		`sum by (instance, port, cause) (rate(sockstate_bind_conflicts_total{port=~"${port:regex}"}[$__rate_interval]))`,
+		`sum by (instance, port, diagnosis) (rate(sockstate_bind_conflicts_total{port=~"${port:regex}"}[$__rate_interval]))`,
 		`sum without (family) (sockstate_tcp_sockets)`,
 		`max_over_time(sockstate_tcp_listener_accept_queue_ratio[$__interval])`,
 		`max_over_time((sum by (instance) (rate(sockstate_bind_failures_total[5m])))[1h:])`,
