@@ -198,7 +198,7 @@ func calls() []Entry {
 			"`journalctl -k`, `/proc/net/sockstat`",
 		},
 		{
-			Unknown, "The exporter could not see what was in the way.",
+			Unknown, "The exporter could not see why the call failed.",
 			"",
 			"The blocking socket was gone before the exporter could look, or the exporter lacks what it needs to see it. /failures and the log say what was missing.",
 			"`ss -Htanp 'sport = :PORT'` shows what is on the port now.",

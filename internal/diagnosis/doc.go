@@ -7,3 +7,4 @@
 package diagnosis
 
 //go:generate go run sockstate_exporter/internal/metricsdoc -diagnoses -o ../../docs/diagnoses.md
+//go:generate go run sockstate_exporter/internal/metricsdoc -rules ../../alerts/sockstate.rules.yml

@@ -1,5 +1,6 @@
-// Command metricsdoc writes docs/metrics.md, the metrics reference, and docs/diagnoses.md. Names, types, labels and help
-// texts are those that the exporter itself exposes. Units, details and kernel sources are in notes.
+// Command metricsdoc writes docs/metrics.md, the metrics reference, docs/diagnoses.md, and what the alerts say of
+// diagnoses. Names, types, labels and help texts are those that the exporter itself exposes. Units, details and kernel
+// sources are in notes.
 package main
 
 import (
@@ -21,7 +22,12 @@ import (
 func main() {
 	out := flag.String("o", "", "file to write; empty for standard output")
 	codes := flag.Bool("diagnoses", false, "write the diagnoses instead")
+	rules := flag.String("rules", "", "rule file to write the diagnoses into, instead")
 	flag.Parse()
+	if *rules != "" {
+		exitOn(writeRules(*rules))
+		return
+	}
 	text, err := reference(collector.New(nil, nil, nil).Metrics(), notes())
 	if *codes {
 		text = diagnoses()
@@ -29,6 +35,10 @@ func main() {
 	if err == nil {
 		err = write(*out, text)
 	}
+	exitOn(err)
+}
+
+func exitOn(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "metricsdoc:", err)
 		os.Exit(1)

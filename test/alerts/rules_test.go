@@ -34,6 +34,9 @@ func TestAlertsSayWhatIsWrongAndWhereToLook(t *testing.T) {
 					t.Errorf("no %s", name)
 				}
 			}
+			if link, ok := a.Annotations["diagnosis_url"]; ok && !strings.Contains(link, runbookBase+"../diagnoses.md") {
+				t.Errorf("diagnosis_url %q is no link to diagnoses.md", link)
+			}
 			if got, want := a.Annotations["runbook_url"], runbookBase+a.Alert+".md"; got != want {
 				t.Errorf("runbook_url is %q, want %q", got, want)
 			}
