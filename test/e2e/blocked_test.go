@@ -14,9 +14,9 @@ import (
 const (
 	// explanation is what the alert has to say. The server is of the systemd unit or the container
 	// that these tests are of, if they are of one.
-	explanation = `^Nothing listens on port 4840 for IPv4, and bind\(\) to it failed with EADDRINUSE, last by opcua-server(?: of \S+)?\. ` +
+	explanation = `^Nothing listens on port 4840 for IPv4, and bind\(\) to it failed with EADDRINUSE \(time_wait\), last by opcua-server(?: of \S+)?\. ` +
 		`(?:Before, opcua-server of \S+ listened there\. )?` +
-		`Old connections in TIME_WAIT were in the way, and the server did not set SO_REUSEADDR before bind\(\)\.`
+		`The reason then: Connections of the old server are in TIME_WAIT, and the new socket does not set SO_REUSEADDR\. Set SO_REUSEADDR before bind\(\)\.`
 	// howLong is what it says as well, but for a moment in which the exporter had no time to find
 	// it out before Prometheus lost patience.
 	howLong = ` The port is free in [0-9]+ s\.`
