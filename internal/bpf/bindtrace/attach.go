@@ -165,6 +165,7 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe, ringSize int, factor uint
 		bpfVarErrnoEnotsock:      uint32(unix.ENOTSOCK),
 		bpfVarErrnoEaddrinuse:    uint32(unix.EADDRINUSE),
 		bpfVarErrnoEaddrnotavail: uint32(unix.EADDRNOTAVAIL),
+		bpfVarErrnoEacces:        uint32(unix.EACCES),
 		bpfVarErrnoEagain:        uint32(unix.EAGAIN),
 		bpfVarErrnoEafnosupport:  uint32(unix.EAFNOSUPPORT),
 		bpfVarProbeAddr:          p.addr,

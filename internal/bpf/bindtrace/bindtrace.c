@@ -77,6 +77,7 @@ enum {
 	OWN_RANGE = 16,
 	CAPTURED = 32, /* the sockets in the way were looked for */
 	CAPTURED_ALL = 64,
+	PRIVILEGE_LACKED = 128, /* the caller had no CAP_NET_BIND_SERVICE: EACCES of bind() */
 };
 enum { CONNECT_NO_ADDRESS, CONNECT_AGAIN, CONNECT_ERRORS };
 enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
@@ -87,6 +88,7 @@ const volatile u8 errno_class[ERRNO_MAX];
 const volatile u32 errno_ebadf;
 const volatile u32 errno_enotsock;
 const volatile u32 errno_eaddrinuse;
+const volatile u32 errno_eacces;
 const volatile u32 errno_eaddrnotavail;
 const volatile u32 errno_eagain;
 const volatile u32 errno_eafnosupport;
@@ -215,10 +217,12 @@ struct event {
 	u32 user;
 	u8 addr[16];
 	u8 comm[16];
+	s32 unprivileged_start; /* EACCES of bind(): the sysctl; negative: not known */
 };
 const struct event *event_type; /* puts the struct into the BTF, for bpf2go */
 
 #include "capture.h"
+#include "privilege.h"
 const struct blocker *blocker_type;
 
 /* What the call asked for. */
@@ -406,9 +410,8 @@ static __always_inline void count(struct key *key)
 	slot->used = 1;
 }
 
-/* Sets the parts of the key that depend on the socket. Returns the inode number of its network
- * namespace. */
-static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 family)
+/* Sets the parts of the key that depend on the socket. */
+static __always_inline void read_socket(struct key *key, struct sock *sk, u16 family)
 {
 	struct net *net = READ(sk->__sk_common.skc_net.net);
 	u32 netns = READ(net->ns.inum);
@@ -417,7 +420,6 @@ static __always_inline u32 read_socket(struct key *key, struct sock *sk, u16 fam
 		key->netns = netns;
 	key->family = family == AF_INET6 ? FAMILY_IPV6 : FAMILY_IPV4;
 	key->protocol = protocol_class(READ(sk->sk_type), READ(sk->sk_protocol));
-	return netns;
 }
 
 /* Returns who is to blame for a call: in a user namespace, the user who made the outermost one.
@@ -531,6 +533,40 @@ static __always_inline void write_record(struct capture *c)
 		__sync_fetch_and_add(&events_lost, 1);
 }
 
+/* Writes an event, except its flags. */
+static __always_inline void fill(struct event *event, struct sock *sk, const struct key *key,
+				 const struct request *req, u32 error)
+{
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct net *net = READ(sk->__sk_common.skc_net.net);
+
+	event->cgroup_id = bpf_get_current_cgroup_id();
+	event->pid = pid_tgid >> 32;
+	event->tid = pid_tgid;
+	event->uid = bpf_get_current_uid_gid();
+	event->netns = READ(net->ns.inum);
+	event->ifindex = READ(sk->__sk_common.skc_bound_dev_if);
+	event->scope_id = req->scope_id;
+	event->error = error;
+	event->port = req->port;
+	event->addr_family = req->addr_family;
+	event->op = key->op;
+	event->family = key->family;
+	event->protocol = key->protocol;
+	event->unprivileged_start = -1;
+	__builtin_memcpy(event->addr, req->addr, sizeof(event->addr));
+	bpf_get_current_comm(event->comm, sizeof(event->comm));
+}
+
+/* What the socket says of its flags. */
+static __always_inline u8 flags_of(struct sock *sk, const struct request *req)
+{
+	return (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
+	       (READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0) |
+	       (READ_BITS(sk, __sk_common.skc_ipv6only) ? V6ONLY : 0) |
+	       (req->port_known ? PORT_KNOWN : 0);
+}
+
 /* Counts a failed bind or listen and writes its event. capturing is a constant: programs that
  * capture need bpf_loop(), Linux 5.17. */
 static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen, u32 error, const int capturing)
@@ -540,9 +576,9 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 	struct capture *c = 0;
 	struct event *event;
 	enum share share;
+	struct net *net;
 	struct sock *sk;
-	u64 pid_tgid;
-	u32 netns, user, nr = op;
+	u32 user, nr = op;
 	u16 family;
 	u64 now;
 	u8 flags;
@@ -572,10 +608,8 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 		}
 	}
 
-	netns = read_socket(&key, sk, family);
-	flags = (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
-		(READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0);
-
+	read_socket(&key, sk, family);
+	flags = flags_of(sk, &req);
 	if (op == OP_BIND && error == errno_eaddrinuse && req.port_known && !req.port && own_range(sk))
 		flags |= OWN_RANGE;
 	if (req.port_known && !(flags & OWN_RANGE))
@@ -603,10 +637,6 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 		__sync_fetch_and_add(&events_lost, 1);
 		return;
 	}
-	if (READ_BITS(sk, __sk_common.skc_ipv6only))
-		flags |= V6ONLY;
-	if (req.port_known)
-		flags |= PORT_KNOWN;
 	if (capturing) {
 		c->count = 0;
 		if (captures_blockers(share, &key, &req, error)) {
@@ -617,25 +647,16 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 			flags |= capture(op);
 		}
 	}
-	pid_tgid = bpf_get_current_pid_tgid();
+	fill(event, sk, &key, &req, error);
 	event->boot_ns = now;
-	event->cgroup_id = bpf_get_current_cgroup_id();
-	event->pid = pid_tgid >> 32;
-	event->tid = pid_tgid;
-	event->uid = bpf_get_current_uid_gid();
-	event->netns = netns;
-	event->ifindex = READ(sk->__sk_common.skc_bound_dev_if);
-	event->scope_id = req.scope_id;
-	event->error = error;
-	event->port = req.port;
-	event->addr_family = req.addr_family;
-	event->op = op;
-	event->family = key.family;
-	event->protocol = key.protocol;
-	event->flags = flags;
 	event->user = user;
-	__builtin_memcpy(event->addr, req.addr, sizeof(event->addr));
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	if (op == OP_BIND && error == errno_eacces) {
+		net = READ(sk->__sk_common.skc_net.net);
+		event->unprivileged_start = unprivileged_start(net);
+		if (!may_bind_low_ports(net))
+			flags |= PRIVILEGE_LACKED;
+	}
+	event->flags = flags;
 	if (capturing)
 		write_record(c);
 	else
@@ -690,7 +711,11 @@ static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen
 	struct sock *sk = socket_of(fd);
 	struct request req = {};
 	struct key key = {};
+	struct event *event;
+	int own_ports, lacked;
 	u16 family;
+	u32 user;
+	u64 now;
 
 	read_sockaddr(&req, addr, addrlen);
 	if (error == errno_eafnosupport) {
@@ -710,13 +735,32 @@ static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen
 	if (error == errno_eagain) {
 		if (!autobind_failed(sk))
 			return;
-		key.port_other = own_range(sk);
+		lacked = 1;
 	} else {
-		key.port_other = own_range(sk) || !lacked_port(sk, key.family, key.protocol, &req);
+		lacked = lacked_port(sk, key.family, key.protocol, &req);
 	}
+	own_ports = own_range(sk);
+	key.port_other = own_ports || !lacked;
 	key.op = OP_CONNECT;
 	key.errno_class = class_of(error);
 	count(&key);
+	if (!lacked)
+		return;
+
+	user = current_user();
+	now = bpf_ktime_get_boot_ns();
+	event = 0;
+	if (take_share(key.netns, user, now) && ring_has_room(&key))
+		event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		__sync_fetch_and_add(&events_lost, 1);
+		return;
+	}
+	fill(event, sk, &key, &req, error);
+	event->boot_ns = now;
+	event->user = user;
+	event->flags = flags_of(sk, &req) | (own_ports ? OWN_RANGE : 0);
+	bpf_ringbuf_submit(event, 0);
 }
 
 /* int __sys_bind(int fd, struct sockaddr __user *umyaddr, int addrlen) */

@@ -45,25 +45,27 @@ type bpfCall struct {
 }
 
 type bpfEvent struct {
-	_          structs.HostLayout
-	BootNs     uint64
-	CgroupId   uint64
-	Pid        uint32
-	Tid        uint32
-	Uid        uint32
-	Netns      uint32
-	Ifindex    int32
-	ScopeId    uint32
-	Error      uint32
-	Port       uint16
-	AddrFamily uint16
-	Op         uint8
-	Family     uint8
-	Protocol   uint8
-	Flags      uint8
-	User       uint32
-	Addr       [16]uint8
-	Comm       [16]uint8
+	_                 structs.HostLayout
+	BootNs            uint64
+	CgroupId          uint64
+	Pid               uint32
+	Tid               uint32
+	Uid               uint32
+	Netns             uint32
+	Ifindex           int32
+	ScopeId           uint32
+	Error             uint32
+	Port              uint16
+	AddrFamily        uint16
+	Op                uint8
+	Family            uint8
+	Protocol          uint8
+	Flags             uint8
+	User              uint32
+	Addr              [16]uint8
+	Comm              [16]uint8
+	UnprivilegedStart int32
+	_                 [4]byte
 }
 
 type bpfSlot struct {
@@ -110,6 +112,7 @@ const (
 	bpfVarBlockerType                = "blocker_type"
 	bpfVarConnectProbesSeen          = "connect_probes_seen"
 	bpfVarErrnoClass                 = "errno_class"
+	bpfVarErrnoEacces                = "errno_eacces"
 	bpfVarErrnoEaddrinuse            = "errno_eaddrinuse"
 	bpfVarErrnoEaddrnotavail         = "errno_eaddrnotavail"
 	bpfVarErrnoEafnosupport          = "errno_eafnosupport"
@@ -209,6 +212,7 @@ type bpfVariableSpecs struct {
 	BlockerType        *ebpf.VariableSpec `ebpf:"blocker_type"`
 	ConnectProbesSeen  *ebpf.VariableSpec `ebpf:"connect_probes_seen"`
 	ErrnoClass         *ebpf.VariableSpec `ebpf:"errno_class"`
+	ErrnoEacces        *ebpf.VariableSpec `ebpf:"errno_eacces"`
 	ErrnoEaddrinuse    *ebpf.VariableSpec `ebpf:"errno_eaddrinuse"`
 	ErrnoEaddrnotavail *ebpf.VariableSpec `ebpf:"errno_eaddrnotavail"`
 	ErrnoEafnosupport  *ebpf.VariableSpec `ebpf:"errno_eafnosupport"`
@@ -270,6 +274,7 @@ type bpfVariables struct {
 	BlockerType        *ebpf.Variable `ebpf:"blocker_type"`
 	ConnectProbesSeen  *ebpf.Variable `ebpf:"connect_probes_seen"`
 	ErrnoClass         *ebpf.Variable `ebpf:"errno_class"`
+	ErrnoEacces        *ebpf.Variable `ebpf:"errno_eacces"`
 	ErrnoEaddrinuse    *ebpf.Variable `ebpf:"errno_eaddrinuse"`
 	ErrnoEaddrnotavail *ebpf.Variable `ebpf:"errno_eaddrnotavail"`
 	ErrnoEafnosupport  *ebpf.Variable `ebpf:"errno_eafnosupport"`

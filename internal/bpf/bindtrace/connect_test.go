@@ -110,6 +110,11 @@ func TestConnectWithoutAPortLeftCountsOnce(t *testing.T) {
 				if got := grown(before, countsOf(t, tr, netns)); !maps.Equal(got, map[Key]uint64{want: 1}) {
 					t.Errorf("counted %+v, want 1 of %+v", got, want)
 				}
+				e := nextEvent(t, tr, netns)
+				if e.Op != OpConnect || e.Addr != tg.local || e.Port != testPort || !e.PortKnown || e.OwnRange ||
+					e.Family != tg.family || e.Protocol != tg.protocol || e.Errno != tg.noPort() {
+					t.Errorf("event %+v: want the destination %v, port %d", e, tg.local, testPort)
+				}
 			})
 		}
 		checkStats(t, tr)
@@ -181,7 +186,16 @@ func connectCases() []connectCase {
 	}
 }
 
-// EADDRNOTAVAIL also has other causes than a lack of ports.
+// connectsBeforeBind counts the events of connect before the next one of bind.
+func connectsBeforeBind(t *testing.T, tr *Tracer, netns uint32) (n int) {
+	t.Helper()
+	for nextEvent(t, tr, netns).Op == OpConnect {
+		n++
+	}
+	return n
+}
+
+// EADDRNOTAVAIL also has other causes than a lack of ports. Then it has no event.
 func TestConnectTellsWantOfPortsFromOtherCauses(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		requireConnects(t, tr)
@@ -195,21 +209,34 @@ func TestConnectTellsWantOfPortsFromOtherCauses(t *testing.T) {
 					watchOnly(t, tr, ns)
 					netns := uint32(ns.Inode())
 					var before map[Key]uint64
+					events := 0
 					ns.Do(t, func() {
 						tg.listen(t)
 						tg.mustExhaust(t)
 						if c.prepare != nil {
 							c.prepare(t, ns, tg)
 						}
+						if err := failOnce(testPort); err != nil {
+							t.Fatal(err)
+						}
+						connectsBeforeBind(t, tr, netns)
 						before = countsOf(t, tr, netns)
 						if err := c.connect(t, tg); !errors.Is(err, unix.EADDRNOTAVAIL) {
 							t.Fatalf("connect: want EADDRNOTAVAIL, got %v", err)
 						}
+						counted := grown(before, countsOf(t, tr, netns))
+						want := tg.connectKey(netns, unix.EADDRNOTAVAIL)
+						want.OtherPort = c.other
+						if !maps.Equal(counted, map[Key]uint64{want: 1}) {
+							t.Errorf("counted %+v, want 1 of %+v", counted, want)
+						}
+						if err := failOnce(testPort); err != nil {
+							t.Fatal(err)
+						}
+						events = connectsBeforeBind(t, tr, netns)
 					})
-					want := tg.connectKey(netns, unix.EADDRNOTAVAIL)
-					want.OtherPort = c.other
-					if got := grown(before, countsOf(t, tr, netns)); !maps.Equal(got, map[Key]uint64{want: 1}) {
-						t.Errorf("counted %+v, want 1 of %+v", got, want)
+					if wanted := map[bool]int{true: 0, false: 1}[c.other]; events != wanted {
+						t.Errorf("%d events, want %d", events, wanted)
 					}
 				})
 			}

@@ -69,15 +69,23 @@
 // [Tracer.CapturesErr] says why, and Captured is CaptureNone. It is CaptureNone, too, where the kernel
 // keeps its tables in another way: from Linux 5.18 to 6.0.
 //
+// # EACCES
+//
+// bind returns EACCES for a port below net.ipv4.ip_unprivileged_port_start where the caller lacks
+// CAP_NET_BIND_SERVICE, and where a security module refuses it. [Event.UnprivilegedStart] and
+// [Event.PrivilegeLacked] tell these apart. They are read as the call returns, so they are right also
+// where the caller or the sysctl changes a moment later. A security module that denies the capability
+// itself does not set PrivilegeLacked.
+//
 // # connect
 //
 // A connect that finds no free ephemeral port for its destination counts once under [OpConnect],
-// Port 0. It has no event, and its socket's flags are not counted:
+// Port 0. Its event has the destination. The socket's flags are not counted:
 //
 //	EADDRNOTAVAIL  TCP, MPTCP  __inet_hash_connect
 //	EAGAIN         all others  inet_autobind, before the kernel looks at the destination
 //
-// Some of these errors have other causes, which count with OtherPort set:
+// Some of these errors have other causes, which count with OtherPort set. The last two have no event:
 //
 //   - The socket has a range of its own, as above.
 //   - EADDRNOTAVAIL: the socket is bound to a port, and the same connection exists already.

@@ -26,6 +26,7 @@ const (
 	flagOwnRange
 	flagCaptured
 	flagCapturedAll
+	flagPrivilegeLacked
 )
 
 // An Event is one failed call.
@@ -44,13 +45,19 @@ type Event struct {
 	Errno    unix.Errno
 
 	PortKnown bool       // the call carried an address and port
-	Port      uint16     // that the caller asked for; listen: that the socket is bound to
-	OwnRange  bool       // Port is 0, and the socket has a range of its own (IP_LOCAL_PORT_RANGE) without a free port
+	Port      uint16     // that the caller asked for; listen: that the socket is bound to; connect: of the destination
+	OwnRange  bool       // bind to port 0, or connect: the socket has a range of its own (IP_LOCAL_PORT_RANGE) without a free port
 	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
 
 	Ifindex              int // device that the socket is bound to; 0: none
 	ReuseAddr, ReusePort bool
 	V6Only               bool
+
+	// UnprivilegedStart is net.ipv4.ip_unprivileged_port_start of the socket's network namespace, and
+	// PrivilegeLacked says that the caller had no CAP_NET_BIND_SERVICE there. They are for bind that
+	// returned EACCES. UnprivilegedStart is negative where it is not known, and for all others.
+	UnprivilegedStart int
+	PrivilegeLacked   bool
 
 	// Blockers are sockets on the port that were in the way when bind or listen returned EADDRINUSE
 	// (TCP and MPTCP, not port 0): at most 8, listeners first. Captured says whether they are all.
@@ -100,6 +107,9 @@ func (e *Event) decode(record []byte, bootWall time.Time, tick time.Duration) er
 		ReuseAddr: raw.Flags&flagReuseAddr != 0,
 		ReusePort: raw.Flags&flagReusePort != 0,
 		V6Only:    raw.Flags&flagV6Only != 0,
+
+		UnprivilegedStart: int(raw.UnprivilegedStart),
+		PrivilegeLacked:   raw.Flags&flagPrivilegeLacked != 0,
 	}
 	switch raw.AddrFamily {
 	case unix.AF_INET:

@@ -30,16 +30,16 @@ func TestDecodeEvent(t *testing.T) {
 		BootNs: 5e9, CgroupId: 7, Pid: 10, Tid: 11, Uid: 1000, User: 1001, Netns: 4026531840, Ifindex: 3, ScopeId: 2,
 		Error: uint32(unix.EADDRINUSE), Port: 4840, AddrFamily: unix.AF_INET6,
 		Op: uint8(OpListen), Family: 1, Protocol: 3, // FAMILY_IPV6, PROTO_MPTCP
-		Flags: flagReusePort | flagV6Only | flagPortKnown | flagOwnRange,
-		Addr:  netip.MustParseAddr("fe80::1").As16(),
-		Comm:  [16]uint8{'n', 'g', 'i', 'n', 'x'},
+		Flags: flagReusePort | flagV6Only | flagPortKnown | flagOwnRange | flagPrivilegeLacked, UnprivilegedStart: 8090,
+		Addr: netip.MustParseAddr("fe80::1").As16(),
+		Comm: [16]uint8{'n', 'g', 'i', 'n', 'x'},
 	}
 	boot := time.Unix(1000, 0)
 	want := Event{
 		Time: boot.Add(5 * time.Second), PID: 10, TID: 11, UID: 1000, User: 1001, Comm: raw.Comm, CgroupID: 7,
 		Netns: 4026531840, Op: OpListen, Family: sock.FamilyIPv6, Protocol: sock.MPTCP, Errno: unix.EADDRINUSE,
 		PortKnown: true, OwnRange: true, Port: 4840, Addr: netip.MustParseAddr("fe80::1%2"), Ifindex: 3,
-		ReusePort: true, V6Only: true,
+		ReusePort: true, V6Only: true, UnprivilegedStart: 8090, PrivilegeLacked: true,
 	}
 	record, err := binary.Append(nil, binary.NativeEndian, &raw)
 	if err != nil {

@@ -52,7 +52,7 @@ func TestPortRangesOfAllKernelsAreFound(t *testing.T) {
 	var relocations []*btf.CORERelocation
 	for i := range collection.Programs["exit_bind"].Instructions {
 		r := btf.CORERelocationMetadata(&collection.Programs["exit_bind"].Instructions[i])
-		if r != nil && (strings.Contains(r.String(), `"inet_sock`) || strings.Contains(r.String(), `"net___`)) {
+		if r != nil && (strings.Contains(r.String(), `"inet_sock`) || strings.Contains(r.String(), `"net___ports`) || strings.Contains(r.String(), `"net___6_3`)) {
 			relocations = append(relocations, r)
 		}
 	}

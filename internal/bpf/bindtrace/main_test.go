@@ -44,6 +44,7 @@ func roles() map[string]func(args []string) error {
 		"fail-at-once":      failAtOnce,
 		"fail-beside-test":  failBesideTest,
 
+		"bind-low":      bindLow,
 		"connect-storm": connectStorm,
 		"trace":         traceUntilKilled,
 		"caps":          traceWithoutCaps,

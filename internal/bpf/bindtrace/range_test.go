@@ -144,7 +144,12 @@ func TestConnectWithoutAPortLeftOfItsOwnRangeIsNoLackOfPorts(t *testing.T) {
 			key.OtherPort = c.own
 			return key
 		},
-		func(*testing.T, *Tracer, uint32, rangeCase) {})
+		func(t *testing.T, tr *Tracer, netns uint32, c rangeCase) {
+			t.Helper()
+			if e := nextEvent(t, tr, netns); e.OwnRange != c.own || e.Op != OpConnect || e.Port != testPort {
+				t.Errorf("event %+v: own range %v, want %v, and the destination", e, e.OwnRange, c.own)
+			}
+		})
 }
 
 // Another error of a bind to port 0 has nothing to do with the range.
