@@ -1,0 +1,151 @@
+package netns
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
+)
+
+// addAddress adds an address to a device, as the flags say.
+func addAddress(t *testing.T, h *netlink.Handle, device, cidr string, flags int) {
+	t.Helper()
+	link, err := h.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := netlink.ParseAddr(cidr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr.Flags = flags
+	if err := h.AddrAdd(link, addr); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func setLink(t *testing.T, h *netlink.Handle, device string, set func(netlink.Link) error) {
+	t.Helper()
+	link, err := h.LinkByName(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := set(link); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refusesAddress says whether bind() returns EADDRNOTAVAIL.
+func refusesAddress(t *testing.T, ns *kerneltest.NetNS, addr string) bool {
+	t.Helper()
+	s, err := ns.OpenBound(netip.AddrPortFrom(netip.MustParseAddr(addr), 0), kerneltest.Options{})
+	if err == nil {
+		_ = s.Close()
+	} else if !errors.Is(err, unix.EADDRNOTAVAIL) {
+		t.Fatal(err)
+	}
+	return err != nil
+}
+
+// TestStateOfAnAddress makes each reason why bind() refuses an address.
+func TestStateOfAnAddress(t *testing.T) {
+	for _, tt := range []struct {
+		name, addr string
+		set        func(*testing.T, *kerneltest.NetNS, *netlink.Handle)
+		want       sock.Address
+	}{
+		{"absent", "192.0.2.9", nil, sock.Address{State: sock.AddressAbsent}},
+		{"IPv6, absent", "2001:db8::9", nil, sock.Address{State: sock.AddressAbsent}},
+		{"IPv4-mapped, absent", "::ffff:192.0.2.9", nil, sock.Address{State: sock.AddressAbsent}},
+		{"there", "127.0.0.1", nil, sock.Address{State: sock.AddressUsable}},
+		{"nonlocal_bind", "192.0.2.9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv4.ip_nonlocal_bind", "1")
+		}, sock.Address{State: sock.AddressAbsent, Nonlocal: true}},
+		{"nonlocal_bind of the other family", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv4.ip_nonlocal_bind", "1")
+		}, sock.Address{State: sock.AddressAbsent}},
+		{"IPv4, device down", "192.0.2.7", func(t *testing.T, _ *kerneltest.NetNS, h *netlink.Handle) {
+			t.Helper()
+			setLink(t, h, "d0", h.LinkSetDown)
+		}, sock.Address{State: sock.AddressUsable}},
+		{"IPv6, device down", "2001:db8::7", func(t *testing.T, _ *kerneltest.NetNS, h *netlink.Handle) {
+			t.Helper()
+			setLink(t, h, "d0", h.LinkSetDown)
+			addAddress(t, h, "d0", "2001:db8::7/64", 0)
+		}, sock.Address{State: sock.AddressDown, Device: "d0"}},
+		{"tentative", "2001:db8::7", func(t *testing.T, ns *kerneltest.NetNS, h *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv6.conf.d0.accept_dad", "1")
+			ns.Sysctl(t, "net.ipv6.conf.d0.dad_transmits", "600")
+			addAddress(t, h, "d0", "2001:db8::7/64", 0)
+		}, sock.Address{State: sock.AddressTentative, Device: "d0"}},
+		{"IPv6 disabled on loopback", "::1", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv6.conf.lo.disable_ipv6", "1")
+		}, sock.Address{State: sock.IPv6Disabled, Device: "lo"}},
+		{"IPv6 disabled on loopback, another address", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv6.conf.lo.disable_ipv6", "1")
+		}, sock.Address{State: sock.AddressAbsent}},
+		{"IPv6 disabled on all devices", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, h *netlink.Handle) {
+			t.Helper()
+			ns.AddDummy(t, "d1")
+			ns.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
+		}, sock.Address{State: sock.IPv6Disabled}},
+		{"IPv6 enabled again on one device", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
+			ns.Sysctl(t, "net.ipv6.conf.d0.disable_ipv6", "0")
+		}, sock.Address{State: sock.AddressAbsent}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ns := kerneltest.New(t)
+			ns.AddDummy(t, "d0", netip.MustParsePrefix("192.0.2.7/24"))
+			if tt.set != nil {
+				tt.set(t, ns, rtnl(t, ns))
+			}
+			if refused, want := refusesAddress(t, ns, tt.addr), tt.want.State != sock.AddressUsable && !tt.want.Nonlocal; refused != want {
+				t.Fatalf("bind to %s is refused: %t, want %t", tt.addr, refused, want)
+			}
+			if got := interfaces(t, ns.FD()).State(netip.MustParseAddr(tt.addr), 0); got != tt.want {
+				t.Errorf("%s: %+v, want %+v", tt.addr, got, tt.want)
+			}
+		})
+	}
+}
+
+// The other end of the link has the address already.
+func TestStateOfADuplicateAddress(t *testing.T) {
+	ns, other := kerneltest.New(t), kerneltest.New(t)
+	h := rtnl(t, ns)
+	err := h.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "v0", TxQLen: -1}, PeerName: "v1", PeerNamespace: netlink.NsFd(other.FD()),
+	})
+	if err != nil {
+		kerneltest.SkipOrFatal(t, err)
+	}
+	there := rtnl(t, other)
+	setLink(t, there, "v1", there.LinkSetUp)
+	addAddress(t, there, "v1", "2001:db8::7/64", unix.IFA_F_NODAD)
+	setLink(t, h, "v0", h.LinkSetUp)
+	addAddress(t, h, "v0", "2001:db8::7/64", 0)
+	i, want := interfaces(t, ns.FD()), sock.Address{State: sock.AddressDuplicate, Device: "v0"}
+	got := i.State(netip.MustParseAddr("2001:db8::7"), 0)
+	for deadline := time.Now().Add(20 * time.Second); got != want && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		got = i.State(netip.MustParseAddr("2001:db8::7"), 0)
+	}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if !refusesAddress(t, ns, "2001:db8::7") {
+		t.Error("bind() takes the address")
+	}
+}
