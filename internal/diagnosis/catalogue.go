@@ -69,7 +69,7 @@ func listeners() []Entry {
 		{
 			SecondListen, "Another socket that is bound to the port was the first to listen.",
 			"Stop one of the two servers.",
-			"With SO_REUSEADDR, two sockets can be bound to one port as long as neither listens. The second listen() fails. Go and most frameworks bind and listen in one step, so this needs two servers that start at the same moment.",
+			"With SO_REUSEADDR, two sockets can be bound to one port as long as neither listens. The second listen() fails. Go and most frameworks bind and listen in one step, so this needs two servers that start at the same moment. The diagnosis is `own_listener` if both sockets are of one process.",
 			seeListeners,
 		},
 	}
@@ -126,10 +126,10 @@ func sockets() []Entry {
 func calls() []Entry {
 	return []Entry{
 		{
-			PortsExhausted, "No ephemeral port is free for the address.",
+			PortsExhausted, "No ephemeral port is free, whatever the destination.",
 			"Widen net.ipv4.ip_local_port_range, let the clients keep connections open, or give them more addresses. Clients that bind to port 0 before they connect can set IP_BIND_ADDRESS_NO_PORT: then each destination has all ports.",
-			"A bind to port 0 asks for any free port. All ports of net.ipv4.ip_local_port_range that are not reserved are taken on the address.",
-			"`ss -Htan | wc -l` against `sysctl net.ipv4.ip_local_port_range`.",
+			"A bind to port 0 asks for any free port. All ports of net.ipv4.ip_local_port_range that are not reserved are taken on the address. A port that a socket was bound to serves this socket only. So clients that bind to port 0, or to an address, before they connect use up the ports for all destinations: then connect() without a bind finds no port either.",
+			"`ss -HtanB | wc -l` and `ss -Htan | wc -l` against `sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports`.",
 		},
 		{
 			PortsExhaustedForSocket, "No port of the socket's own range (IP_LOCAL_PORT_RANGE) is free.",
@@ -140,7 +140,7 @@ func calls() []Entry {
 		{
 			PortsExhaustedForDest, "Every local port is in use for one destination.",
 			"Let the clients keep connections open, add addresses or ports on either side, or widen net.ipv4.ip_local_port_range.",
-			"Each connection to one address and port needs a local port of its own. All are in use, many of them in TIME_WAIT. Other destinations still work.",
+			"Each connection from one local address to one destination, an address and port, needs a local port of its own. connect() returned EADDRNOTAVAIL because all are in use, many of them in TIME_WAIT. Other destinations still work. If bound sockets have the ports instead, the diagnosis is `ports_exhausted`. The exporter tells them apart on Linux 6.1 and later, by a look at some of the ports after the call.",
 			"`ss -Htan dst ADDRESS:PORT | wc -l` against `sysctl net.ipv4.ip_local_port_range`.",
 		},
 		{
@@ -152,31 +152,31 @@ func calls() []Entry {
 		{
 			AddressMissing, "The address is not one of this network namespace.",
 			"Configure the address first. net.ipv4.ip_nonlocal_bind or net.ipv6.ip_nonlocal_bind, or IP_FREEBIND, allows a bind before the address is there.",
-			"No network device has the address: it is not configured yet, the device is not up, or it is the address of another host or network namespace.",
-			"`ip address` lists the addresses.",
+			"No network device has the address: it is not configured yet, or it is the address of another host or network namespace. Or its device is down, and it is an IPv6 address; the sentence says so.",
+			"`ip address` lists the addresses, and which devices are down.",
 		},
 		{
-			AddressTentative, "The IPv6 address is tentative.",
+			AddressTentative, "The IPv6 address is tentative, or a duplicate.",
 			"Start the server after duplicate address detection, which takes some seconds (network-online.target waits for it), or set IPV6_FREEBIND. If `ip address` says dadfailed, another host has the address.",
-			"The kernel checks whether another host has the new IPv6 address. Until then nothing can bind to it.",
+			"The kernel checks whether another host has the new IPv6 address. Until then nothing can bind to it. It does not begin before the device has a carrier. If another host has the address (`dadfailed`), it stays unusable.",
 			"`ip -6 address show tentative` lists such addresses.",
 		},
 		{
 			FamilyDisabled, "IPv6 is disabled.",
 			"Set net.ipv6.conf.all.disable_ipv6 and that of the device to 0, or remove the IPv6 address from the server's configuration.",
-			"The sysctl disable_ipv6 is set, so that devices have no IPv6 addresses, not even `::1`.",
-			"`sysctl net.ipv6.conf.all.disable_ipv6 net.ipv6.conf.lo.disable_ipv6`",
+			"The sysctl disable_ipv6 is set for the device that could have the address: `lo` for `::1`, otherwise all others. It has no IPv6 addresses then. A bind to `::` still works.",
+			"`sysctl -a -r 'net.ipv6.conf.*.disable_ipv6'`",
 		},
 		{
 			PortPrivileged, "The port needs a privilege that the process lacks.",
 			"Give the process CAP_NET_BIND_SERVICE, pass it the socket, or lower net.ipv4.ip_unprivileged_port_start.",
-			"Ports below net.ipv4.ip_unprivileged_port_start (1024 by default) need CAP_NET_BIND_SERVICE in the user namespace that owns the network namespace.",
+			"Ports below net.ipv4.ip_unprivileged_port_start (1024 by default) need CAP_NET_BIND_SERVICE in the user namespace that owns the network namespace. The kernel answers EACCES. The eBPF program reads the setting and the capability as the call fails.",
 			"`sysctl net.ipv4.ip_unprivileged_port_start`, and `grep CapEff /proc/PID/status`.",
 		},
 		{
 			DeniedByPolicy, "A security module or a BPF program refused the call.",
 			"Look into the audit log (`ausearch -m avc`, `journalctl -k`), and into the sandbox of the unit: SocketBindDeny=, Landlock.",
-			"SELinux, AppArmor, Smack or Landlock, or a BPF program of the process's cgroup (systemd's SocketBindAllow=) refused the call. A seccomp filter refuses a call before the kernel runs it, so the exporter does not see such failures.",
+			"SELinux, AppArmor, Smack or Landlock, or a BPF program of the process's cgroup (systemd's SocketBindAllow=) refused the call: EACCES although the process may bind to the port, or EPERM. A seccomp filter refuses a call before the kernel runs it, so the exporter does not see such failures.",
 			"`journalctl -k | grep -i denied`, `bpftool cgroup tree`.",
 		},
 		{

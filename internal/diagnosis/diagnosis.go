@@ -1,6 +1,8 @@
 package diagnosis
 
 import (
+	"fmt"
+	"net/netip"
 	"syscall"
 
 	"sockstate_exporter/internal/owner"
@@ -22,7 +24,8 @@ type Diagnosis struct {
 	Holder owner.Owner
 	Peer   string
 	State  string
-	// Afterwards says that the sockets were not seen as the call failed, but a moment later.
+	// Afterwards says that what the sentence tells was not seen as the call failed, but a moment
+	// later.
 	Afterwards bool
 }
 
@@ -58,12 +61,17 @@ func simple(code Code, end End, sentence string) Diagnosis {
 // ofPort tells a lack of ports from a port that others have.
 func ofPort(f *Facts) Diagnosis {
 	switch {
+	case f.OwnRange && f.Call == Connect:
+		return simple(PortsExhaustedForSocket, untilChanged(),
+			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for "+f.destination())
 	case f.OwnRange:
 		return simple(PortsExhaustedForSocket, untilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
 	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:
-		return simple(PortsExhaustedForDest, untilClosed(), "every local port is in use for this destination")
-	case f.Call == Connect, f.PortKnown && f.Port == 0:
+		return ofDestination(f)
+	case f.Call == Connect:
+		return simple(PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts))
+	case f.PortKnown && f.Port == 0:
 		return simple(PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts))
 	case f.Protocol == sock.UDP:
 		return simple(UDPInUse, untilClosed(), "another UDP socket has the port")
@@ -72,6 +80,34 @@ func ofPort(f *Facts) Diagnosis {
 	default:
 		return ofSockets(f)
 	}
+}
+
+// ofDestination explains a TCP connect() without a port. The kernel passes over ports that bind() took, and
+// over those that a connection to the same destination has. Which it was is seen after the call.
+func ofDestination(f *Facts) Diagnosis {
+	taken := f.Host.Taken
+	var d Diagnosis
+	switch {
+	case taken.Bound > 0 && taken.Chosen == 0:
+		d = simple(PortsExhausted, untilClosed(), "sockets that were bound to a port have every local port"+rangeText(f.Host.LocalPorts)+
+			", so that none is free for "+f.destination()+" or for another destination")
+	case taken.Chosen > 0:
+		d = simple(PortsExhaustedForDest, untilClosed(), "every local port"+rangeText(f.Host.LocalPorts)+" is in use for "+f.destination()+"; other destinations still work")
+		if taken.Bound > 0 {
+			d.Sentence += fmt.Sprintf(", without the ports that sockets were bound to (%d of %d that were looked at)", taken.Bound, taken.Bound+taken.Chosen)
+		}
+	default:
+		return simple(PortsExhaustedForDest, untilClosed(), "no local port"+rangeText(f.Host.LocalPorts)+" is free for "+f.destination())
+	}
+	d.Afterwards = true
+	return d
+}
+
+func (f *Facts) destination() string {
+	if !f.PortKnown || !f.Request.Addr.IsValid() {
+		return "this destination"
+	}
+	return netip.AddrPortFrom(f.Request.Addr.Unmap(), f.Port).String()
 }
 
 func rangeText(r sock.PortRange) string {

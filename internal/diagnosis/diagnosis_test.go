@@ -60,6 +60,16 @@ func but(f Facts, change func(*Facts)) Facts {
 	return f
 }
 
+// at makes a bind to an address, of which this is known.
+func at(addr string, is sock.Address) func(*Facts) {
+	return func(f *Facts) { f.Request.Addr, f.Host.Address = ip(addr), is }
+}
+
+// connecting makes a connect() that found no port.
+func connecting(taken Taken) func(*Facts) {
+	return func(f *Facts) { f.Call, f.Request.Addr, f.Port, f.Host.Taken = Connect, ip("192.0.2.1"), 443, taken }
+}
+
 func TestDiagnoses(t *testing.T) {
 	nginx := owner.Owner{Process: "nginx", PID: 7, Unit: "nginx.service", Processes: 1}
 	helper := owner.Owner{Process: "helper", PID: 8, Processes: 1}
@@ -153,20 +163,49 @@ func TestDiagnoses(t *testing.T) {
 			"no port of net.ipv4.ip_local_port_range is free for this address (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
 		{"no port of the socket's own range", but(inUse(no, no), func(f *Facts) { f.Port, f.OwnRange = 0, true }), PortsExhaustedForSocket, untilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address", "Widen the range that the program sets"},
-		{"one busy destination", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Call = Connect }), PortsExhaustedForDest, untilClosed(),
-			"every local port is in use for this destination", "Let the clients keep connections open"},
+		{"one busy destination", errno(syscall.EADDRNOTAVAIL, connecting(Taken{Chosen: 3})), PortsExhaustedForDest, untilClosed(),
+			"every local port (32768-60999) is in use for 192.0.2.1:443; other destinations still work", "Let the clients keep connections open"},
+		{"one busy destination, and bound sockets", errno(syscall.EADDRNOTAVAIL, connecting(Taken{Bound: 2, Chosen: 1})), PortsExhaustedForDest, untilClosed(),
+			"every local port (32768-60999) is in use for 192.0.2.1:443; other destinations still work, without the ports that sockets were bound to (2 of 3 that were looked at)", "Let"},
+		{"bound sockets have all ports", errno(syscall.EADDRNOTAVAIL, connecting(Taken{Bound: 3})), PortsExhausted, untilClosed(),
+			"sockets that were bound to a port have every local port (32768-60999), so that none is free for 192.0.2.1:443 or for another destination", "Widen"},
+		{"a destination, and nobody looked", errno(syscall.EADDRNOTAVAIL, connecting(Taken{})), PortsExhaustedForDest, untilClosed(),
+			"no local port (32768-60999) is free for 192.0.2.1:443", "Let the clients keep connections open"},
+		{"the socket's own range, for a destination", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { connecting(Taken{Chosen: 3})(f); f.OwnRange = true }), PortsExhaustedForSocket, untilChanged(),
+			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for 192.0.2.1:443", "Widen the range"},
+		{"a connect() of UDP", errno(syscall.EAGAIN, func(f *Facts) { connecting(Taken{})(f); f.Protocol = sock.UDP }), PortsExhausted, untilClosed(),
+			"no port of net.ipv4.ip_local_port_range is free (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
 		{"UDP", but(inUse(no, no), func(f *Facts) { f.Protocol = sock.UDP }), UDPInUse, untilClosed(), "another UDP socket has the port", "Stop the other program"},
 
-		{"no such address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("192.0.2.9"), AddressAbsent }), AddressMissing, untilChanged(),
-			"no network device of this network namespace has the address 192.0.2.9", "Configure the address first, for example with After=network-online.target in the unit. net.ipv4.ip_nonlocal_bind=1"},
-		{"no such IPv6 address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("2001:db8::9"), AddressAbsent }), AddressMissing, untilChanged(),
-			"no network device of this network namespace has the address 2001:db8::9", "Configure the address first, for example with After=network-online.target in the unit. net.ipv6.ip_nonlocal_bind=1"},
-		{"a tentative address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("2001:db8::9"), AddressIsTentative }), AddressTentative, End{},
-			"2001:db8::9 is tentative: IPv6 duplicate address detection has not finished, or has found a duplicate", "Start the server after"},
-		{"IPv6 is disabled", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address = ip("::1"), IPv6Disabled }), FamilyDisabled, untilChanged(),
-			"IPv6 is disabled in this network namespace, or on the device of the address", "Set net.ipv6.conf.all.disable_ipv6"},
-		{"a privileged port", errno(syscall.EACCES, func(f *Facts) { f.Port, f.Host.UnprivilegedPortStart = 8088, 8090 }), PortPrivileged, untilChanged(),
+		{"no such address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address.State = ip("192.0.2.9"), sock.AddressAbsent }), AddressMissing, untilChanged(),
+			"no network device of this network namespace has the address 192.0.2.9", "Configure the address before the server starts, for example with After=network-online.target in the unit. net.ipv4.ip_nonlocal_bind=1"},
+		{"no such IPv6 address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address.State = ip("2001:db8::9"), sock.AddressAbsent }), AddressMissing, untilChanged(),
+			"no network device of this network namespace has the address 2001:db8::9", "Configure the address before the server starts, for example with After=network-online.target in the unit. net.ipv6.ip_nonlocal_bind=1"},
+		{"nothing is known of the address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr = ip("192.0.2.9") }), AddressMissing, untilChanged(),
+			"the address 192.0.2.9 cannot be bound to: no device has it", "Configure the address before"},
+		{"nothing is known of the IPv6 address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr = ip("2001:db8::9") }), AddressMissing, untilChanged(),
+			"the address 2001:db8::9 cannot be bound to: no device has it, or it is tentative", "Configure the address before"},
+		{"the address has come meanwhile", errno(syscall.EADDRNOTAVAIL, at("192.0.2.9", sock.Address{State: sock.AddressUsable})), AddressMissing, untilChanged(),
+			"the address 192.0.2.9 was not there yet; a bind works now", "Configure the address before"},
+		{"the IPv6 address has come meanwhile", errno(syscall.EADDRNOTAVAIL, at("2001:db8::9", sock.Address{State: sock.AddressUsable})), AddressMissing, untilChanged(),
+			"the address 2001:db8::9 was not there yet, or it was tentative; a bind works now", "Configure the address before"},
+		{"nonlocal binds were allowed meanwhile", errno(syscall.EADDRNOTAVAIL, at("192.0.2.9", sock.Address{State: sock.AddressAbsent, Nonlocal: true})), AddressMissing, untilChanged(),
+			"no network device of this network namespace has the address 192.0.2.9, but net.ipv4.ip_nonlocal_bind is 1 now, so that a bind works",
+			"Configure the address before the server starts, for example with After=network-online.target in the unit."},
+		{"a device that is down", errno(syscall.EADDRNOTAVAIL, at("2001:db8::9", sock.Address{State: sock.AddressDown, Device: "eth1"})), AddressMissing, untilChanged(),
+			"2001:db8::9 is an address of eth1, which is down", "Set the device up before the server starts: ip link set eth1 up."},
+		{"a tentative address", errno(syscall.EADDRNOTAVAIL, at("2001:db8::9", sock.Address{State: sock.AddressTentative, Device: "eth1"})), AddressTentative, End{},
+			"2001:db8::9 on eth1 is tentative: IPv6 duplicate address detection has not finished", "Start the server after"},
+		{"a duplicate address", errno(syscall.EADDRNOTAVAIL, at("2001:db8::9", sock.Address{State: sock.AddressDuplicate, Device: "e\nth"})), AddressTentative, untilChanged(),
+			`another host has 2001:db8::9 too: IPv6 duplicate address detection on "e\nth" has failed (dadfailed)`, "Give one of the two hosts another address."},
+		{"IPv6 is disabled", errno(syscall.EADDRNOTAVAIL, at("::1", sock.Address{State: sock.IPv6Disabled, Device: "lo"})), FamilyDisabled, untilChanged(),
+			"IPv6 is disabled: net.ipv6.conf.lo.disable_ipv6 is 1, so that ::1 cannot be an address here", "Set net.ipv6.conf.lo.disable_ipv6 to 0"},
+		{"IPv6 is disabled everywhere", errno(syscall.EADDRNOTAVAIL, at("2001:db8::9", sock.Address{State: sock.IPv6Disabled})), FamilyDisabled, untilChanged(),
+			"IPv6 is disabled: net.ipv6.conf.all.disable_ipv6 is 1, so that 2001:db8::9 cannot be an address here", "Set net.ipv6.conf.all.disable_ipv6 to 0"},
+		{"a privileged port", errno(syscall.EACCES, func(f *Facts) { f.Port, f.Host.UnprivilegedPortStart, f.Host.PrivilegeLacked = 8088, 8090, true }), PortPrivileged, untilChanged(),
 			"port 8088 is below net.ipv4.ip_unprivileged_port_start (8090), and the process lacks CAP_NET_BIND_SERVICE", "Give the process the capability"},
+		{"a refusal of a process that has the capability", errno(syscall.EACCES, func(f *Facts) { f.Port, f.Host.UnprivilegedPortStart = 80, 1024 }), DeniedByPolicy, untilChanged(),
+			"a security module refused the call: the process has CAP_NET_BIND_SERVICE, so that it may bind to port 80", "Look into the audit log"},
 		{"a refusal of an unprivileged port", errno(syscall.EACCES, func(f *Facts) { f.Port, f.Host.UnprivilegedPortStart = 80, 80 }), DeniedByPolicy, untilChanged(),
 			"a security module refused the call: port 80 needs no privilege, since net.ipv4.ip_unprivileged_port_start is 80", "Look into the audit log"},
 		{"a refusal without the sysctl", errno(syscall.EACCES, func(*Facts) {}), Unknown, untilChanged(),

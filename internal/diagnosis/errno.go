@@ -1,9 +1,11 @@
 package diagnosis
 
 import (
+	"cmp"
 	"fmt"
 	"syscall"
 
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
 
@@ -29,28 +31,57 @@ func ofErrno(f *Facts) Diagnosis {
 	}
 }
 
-// ofAddress tells why an address cannot be bound to.
+// ofAddress tells why an address cannot be bound to. What it says of the address was seen after the call.
 func ofAddress(f *Facts) Diagnosis {
-	addr := f.Request.Addr
-	switch f.Host.Address {
-	case IPv6Disabled:
-		return simple(FamilyDisabled, untilChanged(), "IPv6 is disabled in this network namespace, or on the device of the address")
-	case AddressIsTentative:
-		return simple(AddressTentative, End{}, fmt.Sprintf("%s is tentative: IPv6 duplicate address detection has not finished, or has found a duplicate", addr))
+	addr, is := f.Request.Addr, f.Host.Address
+	device := words.Name(is.Device)
+	var d Diagnosis
+	switch is.State {
+	case sock.IPv6Disabled:
+		setting := "net.ipv6.conf." + cmp.Or(is.Device, "all") + ".disable_ipv6"
+		d = simple(FamilyDisabled, untilChanged(), fmt.Sprintf("IPv6 is disabled: %s is 1, so that %s cannot be an address here", words.OneLine(setting), addr))
+		d.Remedy = fmt.Sprintf("Set %s to 0, or remove the IPv6 address from the server's configuration.", words.OneLine(setting))
+	case sock.AddressTentative:
+		d = simple(AddressTentative, End{}, fmt.Sprintf("%s on %s is tentative: IPv6 duplicate address detection has not finished", addr, device))
+	case sock.AddressDuplicate:
+		d = simple(AddressTentative, untilChanged(), fmt.Sprintf("another host has %s too: IPv6 duplicate address detection on %s has failed (dadfailed)", addr, device))
+		d.Remedy = "Give one of the two hosts another address."
+	case sock.AddressDown:
+		d = simple(AddressMissing, untilChanged(), fmt.Sprintf("%s is an address of %s, which is down", addr, device))
+		d.Remedy = fmt.Sprintf("Set the device up before the server starts: ip link set %s up.", device)
+	default:
+		d = ofAbsent(f)
 	}
+	d.Afterwards = is.State != sock.AddressUnknown
+	return d
+}
+
+// ofAbsent: no device has the address, as far as is known.
+func ofAbsent(f *Facts) Diagnosis {
+	addr, is := f.Request.Addr, f.Host.Address
+	v6 := !addr.Is4() && !addr.Is4In6()
 	sysctl := "net.ipv4.ip_nonlocal_bind"
-	if !addr.Is4() && !addr.Is4In6() {
+	if v6 {
 		sysctl = "net.ipv6.ip_nonlocal_bind"
 	}
-	sentence := fmt.Sprintf("no network device of this network namespace has the address %s", addr)
-	switch f.Host.Address {
-	case AddressThere:
-		sentence = fmt.Sprintf("no network device had the address %s as the call failed; one has it now", addr)
-	case AddressUnknown:
-		sentence = fmt.Sprintf("the address %s cannot be bound to: no device has it, or it is tentative", addr)
+	sentence := fmt.Sprintf("the address %s cannot be bound to: no device has it", addr)
+	switch {
+	case is.State == sock.AddressAbsent && is.Nonlocal:
+		sentence = fmt.Sprintf("no network device of this network namespace has the address %s, but %s is 1 now, so that a bind works", addr, sysctl)
+	case is.State == sock.AddressAbsent:
+		sentence = fmt.Sprintf("no network device of this network namespace has the address %s", addr)
+	case is.State == sock.AddressUsable && v6:
+		sentence = fmt.Sprintf("the address %s was not there yet, or it was tentative; a bind works now", addr)
+	case is.State == sock.AddressUsable:
+		sentence = fmt.Sprintf("the address %s was not there yet; a bind works now", addr)
+	case v6:
+		sentence += ", or it is tentative"
 	}
 	d := simple(AddressMissing, untilChanged(), sentence)
-	d.Remedy = fmt.Sprintf("Configure the address first, for example with After=network-online.target in the unit. %s=1, or IP_FREEBIND, allows a bind before the address is there.", sysctl)
+	d.Remedy = "Configure the address before the server starts, for example with After=network-online.target in the unit."
+	if !is.Nonlocal {
+		d.Remedy += fmt.Sprintf(" %s=1, or IP_FREEBIND, allows a bind before the address is there.", sysctl)
+	}
 	return d
 }
 
@@ -62,11 +93,14 @@ func ofPrivilege(f *Facts) Diagnosis {
 		d := simple(Unknown, untilChanged(), "the port needs CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start), or a security module refused the call")
 		d.Remedy = DeniedByPolicy.entry().Remedy
 		return d
-	case int(f.Port) < start && f.Port != 0:
+	case int(f.Port) < start && f.Port != 0 && f.Host.PrivilegeLacked:
 		d := simple(PortPrivileged, untilChanged(),
 			fmt.Sprintf("port %d is below net.ipv4.ip_unprivileged_port_start (%d), and the process lacks CAP_NET_BIND_SERVICE", f.Port, start))
 		d.Remedy = fmt.Sprintf("Give the process the capability (AmbientCapabilities=CAP_NET_BIND_SERVICE in its unit), pass it the socket, or set net.ipv4.ip_unprivileged_port_start to %d or less.", f.Port)
 		return d
+	case int(f.Port) < start && f.Port != 0:
+		return simple(DeniedByPolicy, untilChanged(),
+			fmt.Sprintf("a security module refused the call: the process has CAP_NET_BIND_SERVICE, so that it may bind to %s", words.Port(f.Port)))
 	default:
 		return simple(DeniedByPolicy, untilChanged(),
 			fmt.Sprintf("a security module refused the call: %s needs no privilege, since net.ipv4.ip_unprivileged_port_start is %d", words.Port(f.Port), start))

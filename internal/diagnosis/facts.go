@@ -25,10 +25,11 @@ type Facts struct {
 	Call     Call
 	Errno    syscall.Errno
 	Protocol sock.Protocol
-	Port     uint16
+	Port     uint16 // of connect(): of the destination, as Request.Addr is
 	// PortKnown says that the call carried a port.
 	PortKnown bool
-	// OwnRange: Port is 0, and the socket limits itself to some ports (IP_LOCAL_PORT_RANGE).
+	// OwnRange: a bind to port 0, or a connect(), found no port, and the socket limits itself to some
+	// (IP_LOCAL_PORT_RANGE).
 	OwnRange bool
 	Request  bindrule.Request
 
@@ -81,19 +82,20 @@ type Host struct {
 	Listened bool
 	// LocalPorts is net.ipv4.ip_local_port_range. It is empty where it is not known.
 	LocalPorts sock.PortRange
-	// UnprivilegedPortStart is net.ipv4.ip_unprivileged_port_start; negative: not known.
+	// UnprivilegedPortStart is net.ipv4.ip_unprivileged_port_start; negative: not known. Where it is
+	// known, PrivilegeLacked says that the caller had no CAP_NET_BIND_SERVICE.
 	UnprivilegedPortStart int
-	Address               Address
+	PrivilegeLacked       bool
+
+	// Address is what was known of the address of a bind after it had failed with EADDRNOTAVAIL.
+	Address sock.Address
+	// Taken says what had the local ports after a connect() that found none.
+	Taken Taken
 }
 
-// Address is the state of the address of a bind.
-type Address uint8
-
-// The states of an address.
-const (
-	AddressUnknown Address = iota
-	AddressThere           // it is an address of the network namespace
-	AddressAbsent
-	AddressIsTentative // IPv6 duplicate address detection is under way, or has failed
-	IPv6Disabled       // net.ipv6.conf.*.disable_ipv6, or no IPv6 in the kernel
-)
+// Taken counts some of the local ports that are in use.
+type Taken struct {
+	// Bound were taken by bind(). They serve no other socket, whatever its destination. Chosen were
+	// chosen by connect(): they serve other destinations, too.
+	Bound, Chosen int
+}

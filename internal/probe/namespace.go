@@ -19,6 +19,7 @@ type namespace struct {
 	conn *netlinkdiag.Conn // nil until dialled
 
 	addresses func(int) (map[netip.Addr]struct{}, error)
+	devices   *netns.Interfaces // nil until asked
 
 	flags   FlagReader   // nil: off
 	buckets BucketReader // nil: without
@@ -139,8 +140,49 @@ func (n *namespace) LocalAddresses() (map[netip.Addr]struct{}, error) {
 	return n.addresses(n.fd)
 }
 
+// Address implements Namespace.
+func (n *namespace) Address(addr netip.Addr, ifindex uint32) sock.Address {
+	if n.devices == nil {
+		n.devices = netns.NewInterfaces(n.fd)
+	}
+	return n.devices.State(addr, ifindex)
+}
+
+// maxTaken is how many ports TakenPorts looks at.
+const maxTaken = 256
+
+// TakenPorts implements Namespace.
+func (n *namespace) TakenPorts(of sock.PortRange) (bound, chosen int) {
+	if n.buckets == nil || of.Last == 0 {
+		return 0, 0
+	}
+	// An odd step: connect() prefers even ports, and bind() odd ones.
+	step := (int(of.Last)-int(of.First))/maxTaken | 1
+	var numbers []uint16
+	for p := int(of.First); p <= int(of.Last) && len(numbers) < maxTaken; p += step {
+		numbers = append(numbers, uint16(p))
+	}
+	buckets, err := n.buckets.ReadBuckets(n.fd, numbers)
+	if err != nil {
+		return 0, 0
+	}
+	for _, b := range buckets {
+		// __inet_hash_connect passes over a port with either.
+		if b.FastReuse >= 0 || b.FastReusePort >= 0 {
+			bound++
+		} else {
+			chosen++
+		}
+	}
+	return bound, chosen
+}
+
 // Close implements Namespace.
 func (n *namespace) Close() error {
+	if n.devices != nil {
+		n.devices.Close()
+		n.devices = nil
+	}
 	if n.conn == nil {
 		return nil
 	}

@@ -59,6 +59,14 @@ type Namespace interface {
 	// among them.
 	LocalAddresses() (map[netip.Addr]struct{}, error)
 
+	// Address says why bind() may have refused an address. ifindex is that of an IPv6 link-local
+	// address, or 0.
+	Address(addr netip.Addr, ifindex uint32) sock.Address
+
+	// TakenPorts looks at some of the local ports of a range. It counts those that were taken by
+	// bind(), and those that connect() has chosen. Where that cannot be seen, it counts none.
+	TakenPorts(of sock.PortRange) (bound, chosen int)
+
 	// Close closes what the namespace has open. The namespace may be used again.
 	Close() error
 }

@@ -56,6 +56,9 @@ type Namespace struct {
 	// Addresses are the local ones; nil: every address is.
 	Addresses map[netip.Addr]struct{}
 
+	AddressStates map[netip.Addr]sock.Address
+	Bound, Chosen int // of TakenPorts
+
 	mu    sync.Mutex
 	asked []Question
 }
@@ -255,6 +258,12 @@ func (n *Namespace) Devices(names map[uint32]string) {
 		names[index] = name
 	}
 }
+
+// Address implements probe.Namespace.
+func (n *Namespace) Address(addr netip.Addr, _ uint32) sock.Address { return n.AddressStates[addr] }
+
+// TakenPorts implements probe.Namespace.
+func (n *Namespace) TakenPorts(sock.PortRange) (bound, chosen int) { return n.Bound, n.Chosen }
 
 // Close implements probe.Namespace.
 func (n *Namespace) Close() error { return n.ask(context.Background(), Close) }
