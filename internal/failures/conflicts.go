@@ -31,6 +31,13 @@ type ConflictCount struct {
 	N uint64
 }
 
+// A user makes calls fail. In containers nearly everybody has uid 0, so users of different network
+// namespaces differ. All namespaces that are not watched are one: a user can make more of them.
+type user struct {
+	netns uint32 // 0: not watched
+	uid   uint32 // Event.User
+}
+
 // A portID is a port of a network namespace.
 type portID struct {
 	netns uint32 // inode number

@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/failures/callers"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
@@ -53,7 +54,7 @@ func follow(t *testing.T, sockets ...netlinkdiag.Socket) *followed {
 	return followWith(t, nil, nil, sockets...)
 }
 
-func followWith(t *testing.T, flags probe.FlagReader, owners OwnerFinder, sockets ...netlinkdiag.Socket) *followed {
+func followWith(t *testing.T, flags probe.FlagReader, owners callers.Finder, sockets ...netlinkdiag.Socket) *followed {
 	t.Helper()
 	f := &followed{kernel: newFakeKernel(sockets...), tracer: newFakeTracer(), done: make(chan error, 1)}
 	f.Recorder = New(Config{

@@ -12,6 +12,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/failures/callers"
 	"sockstate_exporter/internal/failures/earlier"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
@@ -95,7 +96,7 @@ type Config struct {
 	Watch Watch
 
 	// Owners finds who failed to bind; nil: nobody is known.
-	Owners OwnerFinder
+	Owners callers.Finder
 
 	// Sockets finds who has a blocking socket open; nil: nobody is known.
 	Sockets SocketOwnerFinder
@@ -108,7 +109,7 @@ type Config struct {
 type Recorder struct {
 	cfg       Config
 	conflicts *conflicts
-	callers   *callers
+	callers   *callers.Callers
 	retired   *retired // Update alone uses it
 	earlier   *earlier.Failures[user, bindtrace.Key]
 	failing   *failing.Tracker
@@ -125,7 +126,7 @@ func New(cfg Config) *Recorder {
 	return &Recorder{
 		cfg:       cfg,
 		conflicts: newConflicts(),
-		callers:   newCallers(cfg.Owners),
+		callers:   callers.New(cfg.Owners),
 		retired:   newRetired(),
 		earlier:   earlier.New[user](func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		failing:   failing.New(),
@@ -201,7 +202,7 @@ func (r *Recorder) add(e *bindtrace.Event) {
 		return
 	}
 	key := r.keyOf(e)
-	by := r.callers.of(key.Netns, e)
+	by := r.callers.Of(key.Netns, e)
 	r.noteEarlier(key, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,4 +1,5 @@
-package failures
+// Package callers finds out which processes made calls that failed, at a bounded rate.
+package callers
 
 import (
 	"sync"
@@ -8,16 +9,16 @@ import (
 	"sockstate_exporter/internal/owner"
 )
 
-// An OwnerFinder says what a process belongs to: *owner.Finder.
-type OwnerFinder interface {
+// A Finder says what a process belongs to: *owner.Finder.
+type Finder interface {
 	OfProcess(pid uint32, cgroup uint64) (owner.Owner, bool)
 }
 
-// callers finds out which process made a failed call. That takes some system calls, and a process
-// can make ten thousand failing calls a second. So callers looks up at most maxCallers processes in
+// Callers finds out which process made a failed call. That takes some system calls, and a process
+// can make ten thousand failing calls a second. So it looks up at most maxCallers processes in
 // callersTime, and at most callersOfUser of one user. It keeps the latest one of each user.
-type callers struct {
-	finder OwnerFinder // nil: off
+type Callers struct {
+	finder Finder // nil: off
 
 	mu    sync.Mutex
 	users map[user]*userCallers
@@ -25,10 +26,10 @@ type callers struct {
 	since time.Time
 }
 
-// A user makes calls fail. In containers nearly everybody has uid 0, so users of different network
-// namespaces differ. All namespaces that are not watched are one: a user can make more of them.
+// A user makes calls fail. Users of different network namespaces differ: in containers nearly everybody
+// has uid 0.
 type user struct {
-	netns uint32 // 0: not watched
+	netns uint32
 	uid   uint32 // Event.User
 }
 
@@ -50,11 +51,14 @@ const (
 	callersTime   = time.Second
 )
 
-func newCallers(finder OwnerFinder) *callers {
-	return &callers{finder: finder, users: make(map[user]*userCallers)}
+// New returns Callers that ask the finder; nil: nobody is known.
+func New(finder Finder) *Callers {
+	return &Callers{finder: finder, users: make(map[user]*userCallers)}
 }
 
-func (c *callers) of(netns uint32, e *bindtrace.Event) owner.Owner {
+// Of returns the process of an event, as far as it is known. netns is 0 for a namespace that is not
+// watched.
+func (c *Callers) Of(netns uint32, e *bindtrace.Event) owner.Owner {
 	if c.finder == nil {
 		return owner.Owner{}
 	}
@@ -87,7 +91,7 @@ func (c *callers) of(netns uint32, e *bindtrace.Event) owner.Owner {
 }
 
 // forgetIdle starts a new second: it forgets the users who had no lookup in the last one.
-func (c *callers) forgetIdle() {
+func (c *Callers) forgetIdle() {
 	for who, by := range c.users {
 		if by.asked == 0 {
 			delete(c.users, who)

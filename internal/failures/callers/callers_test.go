@@ -1,19 +1,30 @@
-package failures
+package callers
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/owner"
 )
+
+const ownNetns = 4026531840
+
+// unitsByPID says that each process is of a unit of its own.
+type unitsByPID struct{}
+
+func (unitsByPID) OfProcess(pid uint32, _ uint64) (owner.Owner, bool) {
+	return owner.Owner{Unit: fmt.Sprintf("%d.service", pid)}, true
+}
 
 // A user who fails to bind under ever new names and pids leaves lookups for others.
 func TestLookupsOfCallersAreSharedByUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCallers(unitsByPID{})
+		c := New(unitsByPID{})
 		found := func(uid, pid uint32) bool {
-			return c.of(ownNetns, &bindtrace.Event{User: uid, PID: pid}).Unit != ""
+			return c.Of(ownNetns, &bindtrace.Event{User: uid, PID: pid}).Unit != ""
 		}
 		for second := range uint32(3) {
 			hostile := 0
@@ -38,12 +49,12 @@ func TestLookupsOfCallersAreSharedByUser(t *testing.T) {
 // The latest process of a user stays known, whatever others do.
 func TestTheLatestCallerOfAUserIsNotLookedUpAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCallers(unitsByPID{})
+		c := New(unitsByPID{})
 		server, hostile := &bindtrace.Event{PID: 1}, &bindtrace.Event{User: 65534}
 		for range 10_000 {
 			hostile.PID++
-			c.of(ownNetns, hostile)
-			if got := c.of(ownNetns, server).Unit; got != "1.service" {
+			c.Of(ownNetns, hostile)
+			if got := c.Of(ownNetns, server).Unit; got != "1.service" {
 				t.Fatalf("the server is of unit %q", got)
 			}
 		}
@@ -53,10 +64,10 @@ func TestTheLatestCallerOfAUserIsNotLookedUpAgain(t *testing.T) {
 // Memory and lookups do not depend on how many users there are.
 func TestLookupsOfManyUsersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCallers(unitsByPID{})
+		c := New(unitsByPID{})
 		found := 0
 		for uid := range uint32(100_000) {
-			if c.of(ownNetns, &bindtrace.Event{User: uid, PID: uid}).Unit != "" {
+			if c.Of(ownNetns, &bindtrace.Event{User: uid, PID: uid}).Unit != "" {
 				found++
 			}
 		}
@@ -65,7 +76,7 @@ func TestLookupsOfManyUsersAreBounded(t *testing.T) {
 		}
 		for range 2 {
 			time.Sleep(callersTime + 1)
-			c.of(ownNetns, &bindtrace.Event{PID: 1})
+			c.Of(ownNetns, &bindtrace.Event{PID: 1})
 		}
 		if len(c.users) != 1 {
 			t.Errorf("%d users are kept, want 1", len(c.users))
