@@ -161,7 +161,7 @@ const (
 	httpPause     = time.Minute
 )
 
-// conflictLogger returns a function that logs why a bind failed. Each user has a share of the lines.
+// conflictLogger returns a function that logs why a call failed. Each user has a share of the lines.
 func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
 	limit := loglimit.New(conflictBurst, conflictPause)
 	return func(c failures.Conflict) {
@@ -181,7 +181,12 @@ func logConflict(logger *slog.Logger, c *failures.Conflict) {
 	if c.Namespace != "" {
 		logger = logger.With("netns", c.Namespace)
 	}
-	logger.Warn("address already in use", "port", c.Port, "diagnosis", c.Diagnosis.Code, "failures", c.Failures, "explanation", report.Explain(c))
+	if c.Errno == unix.EADDRINUSE && c.Port != 0 {
+		logger.Warn("address already in use", "port", c.Port, "diagnosis", c.Diagnosis.Code, "failures", c.Failures, "explanation", report.Explain(c))
+		return
+	}
+	logger.Warn("call failed", "call", c.Op, "errno", failures.ErrnoName(c.Errno), "port", c.Port, "diagnosis", c.Diagnosis.Code,
+		"failures", c.Failures, "explanation", report.Explain(c))
 }
 
 // maxPages is how many of /ports and /failures are served at a time. Scrapes have a limit of their

@@ -1,4 +1,4 @@
-// Package facts puts together what is known of a failed bind: the event of the tracer, with the
+// Package facts puts together what is known of a failed call: the event of the tracer, with the
 // sockets that the kernel captured, and what the exporter saw afterwards. internal/diagnosis turns the
 // facts into words.
 //
@@ -6,7 +6,11 @@
 package facts
 
 import (
+	"net/netip"
 	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
@@ -22,21 +26,58 @@ type Observation struct {
 	Err    error         // why not everything was seen
 	Host   diagnosis.Host
 	Owners map[uint32]owner.Owner // by inode of the socket
+	// Addresses are those that bind() refused.
+	Addresses map[Local]sock.Address
 }
 
-// CodeOf is the diagnosis of a failed bind by its event alone.
+// A Local is a local address. The device is that of an IPv6 link-local one.
+type Local struct {
+	Addr    netip.Addr
+	Ifindex uint32
+}
+
+// LocalOf is the address of a call.
+func LocalOf(e *bindtrace.Event) Local {
+	l := Local{Addr: e.Addr.WithZone("")}
+	if l.Addr.Is6() && l.Addr.IsLinkLocalUnicast() {
+		l.Ifindex = uint32(e.Ifindex)
+		if zone, err := strconv.ParseUint(e.Addr.Zone(), 10, 32); err == nil {
+			l.Ifindex = uint32(zone)
+		}
+	}
+	return l
+}
+
+// AsksForSockets says that sockets on the port explain the failure. A bind to port 0 fails when no port is
+// free at all.
+func AsksForSockets(e *bindtrace.Event) bool {
+	return e.Op != bindtrace.OpConnect && e.Errno == unix.EADDRINUSE && e.PortKnown && e.Port != 0 &&
+		(e.Protocol == sock.TCP || e.Protocol == sock.MPTCP)
+}
+
+// AsksForAddress says that the state of the local address explains the failure.
+func AsksForAddress(e *bindtrace.Event) bool {
+	return e.Op == bindtrace.OpBind && e.Errno == unix.EADDRNOTAVAIL && e.PortKnown
+}
+
+// CodeOf is the diagnosis of a failed call by its event alone.
 func CodeOf(e *bindtrace.Event) diagnosis.Code {
-	facts := factsOf(e, bindrule.Request{}, owner.Owner{})
+	facts := Of(e, bindrule.Request{}, owner.Owner{})
 	d := diagnosis.Of(&facts)
 	return d.Code
 }
 
-// Explain says why a bind failed. What the kernel captured as it failed is
+// Explain says why a call failed. What the kernel captured as it failed is
 // right. What was seen afterwards counts only where the capture is not complete.
 func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Diagnosis {
+	facts := Of(e, request, by)
+	facts.Host.Listened, facts.Host.LocalPorts, facts.Host.Taken = s.Host.Listened, s.Host.LocalPorts, s.Host.Taken
+	facts.Host.Address = s.Addresses[LocalOf(e)]
+	if !AsksForSockets(e) {
+		return diagnosis.Of(&facts)
+	}
+	facts.Err = s.Err
 	captured := s.captured(e, request)
-	facts := factsOf(e, request, by)
-	facts.Host, facts.Err = s.Host, s.Err
 	facts.Blockers, facts.Seen = captured, diagnosis.AtFailure
 	if len(captured) == 0 || e.Captured != bindtrace.CaptureAll {
 		facts.Partial = true
@@ -47,16 +88,29 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 	return diagnosis.Of(&facts)
 }
 
-// factsOf has what the event says.
-func factsOf(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Facts {
-	facts := diagnosis.Facts{
-		Errno: e.Errno, Protocol: e.Protocol, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange,
-		Request: request, Process: e.Command(), By: by, Host: diagnosis.Host{UnprivilegedPortStart: -1},
+// Of has what the event says.
+func Of(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Facts {
+	return diagnosis.Facts{
+		Call: CallOf(e.Op), Errno: e.Errno, Protocol: e.Protocol, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange,
+		Request: request, Process: e.Command(), By: by, Host: HostOf(e),
 	}
-	if e.Op == bindtrace.OpListen {
-		facts.Call = diagnosis.Listen
+}
+
+// HostOf is what the event says of the host.
+func HostOf(e *bindtrace.Event) diagnosis.Host {
+	return diagnosis.Host{UnprivilegedPortStart: e.UnprivilegedStart, PrivilegeLacked: e.PrivilegeLacked}
+}
+
+// CallOf is the call in the words of a diagnosis.
+func CallOf(op bindtrace.Op) diagnosis.Call {
+	switch op {
+	case bindtrace.OpListen:
+		return diagnosis.Listen
+	case bindtrace.OpConnect:
+		return diagnosis.Connect
+	default:
+		return diagnosis.Bind
 	}
-	return facts
 }
 
 // Complete says that the kernel has captured everything that blocked the bind.

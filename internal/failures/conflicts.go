@@ -38,23 +38,27 @@ type user struct {
 	uid   uint32 // Event.User
 }
 
-// A portID is a port of a network namespace.
+// A portID is a port of a network namespace, or for connect() the port of a destination.
 type portID struct {
-	netns uint32 // inode number
-	port  uint16
+	netns   uint32 // inode number
+	port    uint16
+	connect bool
 }
 
 func (p portID) compare(o portID) int {
-	return cmp.Or(cmp.Compare(p.netns, o.netns), cmp.Compare(p.port, o.port))
+	return cmp.Or(cmp.Compare(p.netns, o.netns), cmp.Compare(p.port, o.port), -first(p.connect, o.connect))
 }
 
-// A Conflict is the latest failure with EADDRINUSE of a port, and what blocked the bind.
+// A Conflict is the latest failed call of a port, and why it failed: a server cannot have its port, or
+// connect() found none.
 type Conflict struct {
+	Op    bindtrace.Op
+	Errno unix.Errno
 	Netns uint32 // inode number of the network namespace
 	// Namespace is the name of the network namespace: empty for the exporter's own.
 	Namespace string
 
-	Port     uint16
+	Port     uint16 // connect: of the destination, as Request.Addr is
 	Protocol sock.Protocol
 	Time     time.Time
 	Process  string // what the thread called itself: any bytes
@@ -83,7 +87,7 @@ const (
 	userShare        = 4
 )
 
-// conflicts counts failures by their diagnosis. A port that is watched has a bounded number of keys,
+// conflicts looks for what made calls fail, and counts bind() calls that failed with EADDRINUSE by their diagnosis. A port that is watched has a bounded number of keys,
 // and gives them back when it is not watched any more. So there is no bound on all keys that one
 // user could use up.
 type conflicts struct {
@@ -119,6 +123,15 @@ type waitingPort struct {
 type waitingBind struct {
 	key     Key
 	request bindrule.Request
+	op      bindtrace.Op
+	errno   unix.Errno
+}
+
+// counts says that the failure is one of the conflicts that are counted.
+func (b *waitingBind) counts() bool { return b.op == bindtrace.OpBind && b.errno == unix.EADDRINUSE }
+
+func waitingBindOf(key Key, e *bindtrace.Event) waitingBind {
+	return waitingBind{key: key, request: requestOf(e), op: e.Op, errno: e.Errno}
 }
 
 type waitingBinds struct {
@@ -139,38 +152,46 @@ func newConflicts() *conflicts {
 	}
 }
 
-// add takes a failed bind, and returns its diagnosis, which is empty if the failure waits for a look. It
-// runs for every event.
+// add takes a failed call, and returns its diagnosis, which is empty if a look has to show it. It runs for
+// every event.
 func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) diagnosis.Code {
-	if e.Errno != unix.EADDRINUSE {
-		return facts.CodeOf(e)
-	}
+	bind := waitingBindOf(key, e)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if visible(e) && key.Netns != 0 && c.wait(key, e, by) {
+	waits := lookedFor(e) && key.Netns != 0 && c.wait(bind, e, by)
+	if waits && (facts.AsksForSockets(e) || facts.AsksForAddress(e) || e.Op == bindtrace.OpConnect) {
 		return ""
 	}
 	code := facts.CodeOf(e)
-	c.counts[ConflictKey{key, code}]++
+	if bind.counts() && !waits {
+		c.counts[ConflictKey{key, code}]++
+	}
 	return code
 }
 
-// visible: a look could show the blocking socket. A bind to port 0 fails when no port is free at all.
-func visible(e *bindtrace.Event) bool {
-	return e.PortKnown && e.Port != 0 && (e.Protocol == sock.TCP || e.Protocol == sock.MPTCP)
+// lookedFor: a look could show why the call failed, or the log says so. Other errors say that the call
+// itself was wrong. Who has a port of UDP is not looked for.
+func lookedFor(e *bindtrace.Event) bool {
+	switch {
+	case !e.PortKnown:
+		return false
+	case e.Op != bindtrace.OpBind || e.Errno == unix.EADDRNOTAVAIL || e.Errno == unix.EACCES || e.Errno == unix.EPERM:
+		return true
+	default:
+		return facts.AsksForSockets(e) || e.Errno == unix.EADDRINUSE && e.Port == 0
+	}
 }
 
 // wait notes a failure for the next look, if there is room.
-func (c *conflicts) wait(key Key, e *bindtrace.Event, owner owner.Owner) bool {
-	at, by := portID{netns: key.Netns, port: e.Port}, user{key.Netns, e.User}
+func (c *conflicts) wait(bind waitingBind, e *bindtrace.Event, owner owner.Owner) bool {
+	at, by := portID{bind.key.Netns, e.Port, e.Op == bindtrace.OpConnect}, user{bind.key.Netns, e.User}
 	port, ok := c.waiting[at]
 	if !ok {
-		if port = c.waitFor(at, waitingFor{by, !key.OtherPort}); port == nil {
+		if port = c.waitFor(at, waitingFor{by, !bind.key.OtherPort}); port == nil {
 			return false
 		}
 	}
 	port.failures++
-	bind := waitingBind{key: key, request: requestOf(e)}
 	same, ok := port.binds[bind]
 	if !ok {
 		if len(port.binds) == maxWaitingBinds || port.shares[by] == maxWaitingBinds/userShare {
@@ -260,15 +281,19 @@ func (c *conflicts) settle(at portID, port *waitingPort, known *facts.Observatio
 	for bind, same := range port.binds {
 		d := known.Explain(&same.latest, bind.request, same.by)
 		c.recent.settle(at, bind, &d)
-		c.latest.settle(bind.key, &same.latest, d.Code)
-		key := ConflictKey{bind.key, d.Code}
-		c.settled(key, same.n)
-		if key.OtherPort {
-			key.Port, key.OtherPort = at.port, false
-			c.earlier.Add(user{at.netns, same.latest.User}, key, same.n)
+		if bind.op == bindtrace.OpBind {
+			c.latest.settle(bind.key, &same.latest, d.Code)
+		}
+		if key := (ConflictKey{bind.key, d.Code}); bind.counts() {
+			c.settled(key, same.n)
+			if key.OtherPort {
+				key.Port, key.OtherPort = at.port, false
+				c.earlier.Add(user{at.netns, same.latest.User}, key, same.n)
+			}
 		}
 		e, most := &same.latest, worst.Diagnosis.Code
 		if d.Code.Before(most) || d.Code == most && e.Time.After(worst.Time) {
+			worst.Op, worst.Errno = e.Op, e.Errno
 			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
 			worst.Owner, worst.Request, worst.Diagnosis = same.by, bind.request, d
 		}

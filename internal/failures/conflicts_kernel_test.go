@@ -66,6 +66,12 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 // without one.
 func trace(t *testing.T, mode sockflags.Mode) *traced {
 	t.Helper()
+	return traceWith(t, mode, func(*kerneltest.NetNS, *Config) {})
+}
+
+// traceWith is trace with another Config.
+func traceWith(t *testing.T, mode sockflags.Mode, change func(*kerneltest.NetNS, *Config)) *traced {
+	t.Helper()
 	ns := kerneltest.New(t)
 	inode := uint32(ns.Inode())
 	tr := &traced{
@@ -87,7 +93,9 @@ func trace(t *testing.T, mode sockflags.Mode) *traced {
 		t.Cleanup(func() { _ = flags.Close() })
 		host.Flags = flags
 	}
-	tr.Recorder = New(Config{Tracer: tr.tracer, Host: host})
+	cfg := Config{Tracer: tr.tracer, Host: host}
+	change(ns, &cfg)
+	tr.Recorder = New(cfg)
 	tr.update(t) // tells the tracer what to watch
 	done := make(chan error, 1)
 	go func() { done <- tr.Follow() }()

@@ -2,6 +2,8 @@ package failures
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
@@ -9,6 +11,7 @@ import (
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 )
 
 // A SocketOwnerFinder finds the processes that have sockets open, by inode: *owner.Finder.
@@ -24,16 +27,47 @@ const (
 	ownersWait = 250 * time.Millisecond
 )
 
-// observe finds out what is known of the ports of one network namespace where binds failed.
-func (i *inspector) observe(inode uint32, ns probe.Namespace, waiting map[uint16]*waitingPort, owners map[uint32]owner.Owner) map[uint16]*facts.Observation {
+// observe finds out what is known of the ports of one network namespace where calls failed.
+func (i *inspector) observe(ns probe.Namespace, waiting map[portID]*waitingPort, owners map[uint32]owner.Owner, locals []facts.Local) map[portID]*facts.Observation {
 	local := ns.LocalPorts()
-	out := make(map[uint16]*facts.Observation, len(waiting))
-	for number := range waiting {
-		out[number] = &facts.Observation{
-			Owners: owners,
-			Host: diagnosis.Host{
-				UnprivilegedPortStart: -1, LocalPorts: local, Listened: i.served(inode, number),
-			},
+	addresses := make(map[facts.Local]sock.Address, len(locals))
+	for _, l := range locals {
+		addresses[l] = ns.Address(l.Addr, l.Ifindex)
+	}
+	taken := sync.OnceValue(func() (t diagnosis.Taken) {
+		t.Bound, t.Chosen = ns.TakenPorts(local)
+		return t
+	})
+	out := make(map[portID]*facts.Observation, len(waiting))
+	for at := range waiting {
+		o := &facts.Observation{
+			Owners: owners, Addresses: addresses, Host: diagnosis.Host{LocalPorts: local, Listened: i.served(at.netns, at.port)},
+		}
+		if at.connect {
+			o.Host.Taken = taken()
+		}
+		out[at] = o
+	}
+	return out
+}
+
+// maxAddresses is how many local addresses a look asks for. One user may take a quarter.
+const maxAddresses = 64
+
+// addressesOf returns the addresses that bind() refused, by network namespace.
+func addressesOf(waiting map[portID]*waitingPort) map[uint32][]facts.Local {
+	out := make(map[uint32][]facts.Local)
+	total, shares := 0, make(map[user]int)
+	for at, port := range waiting {
+		for _, same := range port.binds {
+			by, local := user{at.netns, same.latest.User}, facts.LocalOf(&same.latest)
+			if !facts.AsksForAddress(&same.latest) || slices.Contains(out[at.netns], local) ||
+				total == maxAddresses || shares[by] == maxAddresses/userShare {
+				continue
+			}
+			total++
+			shares[by]++
+			out[at.netns] = append(out[at.netns], local)
 		}
 	}
 	return out

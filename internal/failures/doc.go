@@ -1,8 +1,8 @@
 // Package failures follows the calls of bind(), listen() and connect() that fail, from the tracer's
 // event to counts and causes.
 //
-// A [Recorder] runs beside the snapshots: it notes failed binds as they happen, and looks at once
-// at a port where a bind failed with EADDRINUSE, for the sockets that blocked it. What that costs
+// A [Recorder] runs beside the snapshots: it notes failed calls as they happen, and looks at once for
+// what made them fail: the sockets on the port, the address, what has the local ports. What that costs
 // is bounded, however many calls fail. [Recorder.Update] hands the state over to a snapshot, and
 // tells the tracer which ports are watched.
 //

@@ -75,8 +75,8 @@ func TestFailuresJustBeforeTheWatchOfTheirPort(t *testing.T) {
 func TestDiagnosisOfTheFailureThatMadeAPortWatched(t *testing.T) {
 	r := newRecorder()
 	off := Key{Netns: ownNetns, OtherPort: true, Family: sock.FamilyIPv4, Protocol: sock.TCP}
-	port := &waitingPort{binds: map[waitingBind]*waitingBinds{{key: off}: {n: 1}}}
-	r.conflicts.settle(portID{ownNetns, 80}, port, new(facts.Observation))
+	port := &waitingPort{binds: map[waitingBind]*waitingBinds{{key: off, errno: unix.EADDRINUSE}: {n: 1}}}
+	r.conflicts.settle(portID{netns: ownNetns, port: 80}, port, new(facts.Observation))
 	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}}, nil)
 	got := r.conflicts.all()
 	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Diagnosis != diagnosis.Unknown || got[1].N != 0 {

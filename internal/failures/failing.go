@@ -20,7 +20,7 @@ type Watch interface {
 // keepInSight has the port watched where a bind() or listen() failed, so that a server that cannot
 // start is seen for as long as it tries. It runs for every event.
 func (r *Recorder) keepInSight(e *bindtrace.Event) {
-	if r.cfg.Watch == nil || !e.PortKnown || !r.isWatchedNetns(e.Netns) {
+	if r.cfg.Watch == nil || !e.PortKnown || e.Op == bindtrace.OpConnect || !r.isWatchedNetns(e.Netns) {
 		return
 	}
 	netns := e.Netns

@@ -37,7 +37,7 @@ type Binds struct {
 	// moment after its event was read. Calls whose event was lost are missing.
 	Conflicts []ConflictCount
 
-	// Recent are the latest failed bind() calls, the latest first, on watched ports and on others.
+	// Recent are the latest failed calls, the latest first, on watched ports and on others.
 	// Their number is bounded.
 	Recent []Recent
 }
@@ -100,8 +100,8 @@ type Config struct {
 
 	// Sockets finds who has a blocking socket open; nil: nobody is known.
 	Sockets SocketOwnerFinder
-	// OnConflict gets the binds that failed with EADDRINUSE, and why: at most once in half a
-	// minute for each port. Follow calls it, once at a time; nil is not called.
+	// OnConflict gets the calls that failed because a server cannot have its port, or connect() found
+	// none, and why: at most once in half a minute for each port. Follow calls it, once at a time; nil is not called.
 	OnConflict func(Conflict)
 }
 
@@ -198,9 +198,6 @@ func (r *Recorder) follow(read func(*bindtrace.Event) error) error {
 func (r *Recorder) add(e *bindtrace.Event) {
 	r.keepInSight(e)
 	r.noteFailing(e)
-	if e.Op != bindtrace.OpBind {
-		return
-	}
 	key := r.keyOf(e)
 	by := r.callers.Of(key.Netns, e)
 	r.noteEarlier(key, e)
@@ -208,13 +205,19 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	defer r.mu.Unlock()
 	key = r.watched.place(key) // the watched ports may have changed since
 	r.conflicts.recent.add(key, e, by)
-	r.conflicts.latest.add(key, e, by, r.conflicts.add(key, e, by))
+	code := r.conflicts.add(key, e, by)
+	if e.Op == bindtrace.OpBind {
+		r.conflicts.latest.add(key, e, by, code)
+	}
 }
 
 func (r *Recorder) keyOf(e *bindtrace.Event) Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := Key{Netns: e.Netns, Port: e.Port, Family: e.Family, Protocol: e.Protocol}
+	if e.Op == bindtrace.OpConnect {
+		key.Port = 0 // that of the event is the destination's
+	}
 	if !e.PortKnown || e.OwnRange {
 		key.Port, key.OtherPort = 0, true
 	}
@@ -247,7 +250,7 @@ func (r *Recorder) watch(sets map[uint32][]watch.Set, gone map[uint32]bool) *wat
 
 // noteEarlier notes a failure of a port that may be watched soon.
 func (r *Recorder) noteEarlier(key Key, e *bindtrace.Event) {
-	if key.Netns == 0 || !key.OtherPort || !e.PortKnown || e.Port == 0 {
+	if key.Netns == 0 || !key.OtherPort || !e.PortKnown || e.Port == 0 || e.Op != bindtrace.OpBind {
 		return
 	}
 	switch e.Errno {

@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/inspect"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 )
 
@@ -19,7 +21,7 @@ const (
 	lookGapRatio = 4 // a gap lasts at least this many times the duration of the look before it
 )
 
-// An inspector looks at ports where a bind has failed. It does not use the snapshots' connection,
+// An inspector looks for what made calls fail. It does not use the snapshots' connection,
 // because a snapshot may take as long as a dump does.
 type inspector struct {
 	cfg       *Config
@@ -62,20 +64,20 @@ func pause(ctx context.Context, d time.Duration) {
 // look finds the causes of all failures that wait, and returns how long that took.
 func (i *inspector) look(ctx context.Context) time.Duration {
 	start := time.Now()
-	waiting := make(map[uint32]map[uint16]*waitingPort)
+	waiting := make(map[uint32]map[portID]*waitingPort)
 	taken := i.conflicts.take()
-	owners := i.ownersOf(ctx, taken)
+	owners, locals := i.ownersOf(ctx, taken), addressesOf(taken)
 	for at, port := range taken {
 		if waiting[at.netns] == nil {
-			waiting[at.netns] = make(map[uint16]*waitingPort)
+			waiting[at.netns] = make(map[portID]*waitingPort)
 		}
-		waiting[at.netns][at.port] = port
+		waiting[at.netns][at] = port
 	}
 	i.cfg.Host.Each(slices.Collect(maps.Keys(waiting)), func(inode uint32, name string, n probe.Namespace) {
-		observed := i.observe(inode, n, waiting[inode], owners)
+		observed := i.observe(n, waiting[inode], owners, locals[inode])
 		i.lookAfterwards(ctx, n, waiting[inode], observed)
-		for number, port := range waiting[inode] {
-			conflict := i.conflicts.settle(portID{inode, number}, port, observed[number])
+		for at, port := range waiting[inode] {
+			conflict := i.conflicts.settle(at, port, observed[at])
 			conflict.Namespace = name
 			i.notices.add(time.Now(), conflict, port)
 		}
@@ -85,12 +87,13 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 
 // lookAfterwards looks at the ports with failures whose blockers the kernel could not capture, or not
 // all of them.
-func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, waiting map[uint16]*waitingPort, observed map[uint16]*facts.Observation) {
-	failed := make(map[uint16][]bindrule.Request)
-	for number, port := range waiting {
+func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, waiting map[portID]*waitingPort, observed map[portID]*facts.Observation) {
+	failed, of := make(map[uint16][]bindrule.Request), make(map[uint16]*facts.Observation)
+	for at, port := range waiting {
 		for bind, same := range port.binds {
-			if !observed[number].Complete(&same.latest, bind.request) {
-				failed[number] = append(failed[number], bind.request)
+			if facts.AsksForSockets(&same.latest) && !observed[at].Complete(&same.latest, bind.request) {
+				failed[at.port] = append(failed[at.port], bind.request)
+				of[at.port] = observed[at]
 			}
 		}
 	}
@@ -98,8 +101,8 @@ func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, wait
 		return
 	}
 	found, err := inspect.Ports(ctx, ns, failed)
-	for number := range failed {
-		observed[number].Seen, observed[number].Err = found.Port(number), err
+	for number, o := range of {
+		o.Seen, o.Err = found.Port(number), err
 	}
 }
 
@@ -112,16 +115,28 @@ func (i *inspector) report(ctx context.Context) {
 	}
 	numbers := make(map[uint32][]uint16)
 	for n := range conflicts {
-		numbers[conflicts[n].Netns] = append(numbers[conflicts[n].Netns], conflicts[n].Port)
+		c := &conflicts[n]
+		of := numbers[c.Netns]
+		if c.Op == bindtrace.OpBind && c.Port != 0 {
+			of = append(of, c.Port)
+		}
+		numbers[c.Netns] = of
 	}
 	i.cfg.Host.Each(slices.Sorted(maps.Keys(numbers)), func(inode uint32, _ string, ns probe.Namespace) {
 		// An error leaves the sentence shorter.
-		listeners, _ := inspect.Listeners(ctx, ns, numbers[inode]...)
+		var listeners map[uint16][]ports.Listener
+		if len(numbers[inode]) > 0 {
+			listeners, _ = inspect.Listeners(ctx, ns, numbers[inode]...)
+		}
 		for n := range conflicts {
-			if c := &conflicts[n]; c.Netns == inode {
-				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, listeners[c.Port])
-				i.cfg.OnConflict(*c)
+			c := &conflicts[n]
+			if c.Netns != inode {
+				continue
 			}
+			if c.Op == bindtrace.OpBind {
+				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, listeners[c.Port])
+			}
+			i.cfg.OnConflict(*c)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -18,7 +19,10 @@ import (
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
-func TestMain(m *testing.M) { kerneltest.Main(m) }
+func TestMain(m *testing.M) {
+	reexec.Play(map[string]func([]string) error{"listen-second": listenSecond})
+	kerneltest.Main(m)
+}
 
 const ownNetns, foreignNetns = 4026531840, 4026532999
 

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"sockstate_exporter/internal/bpf/bindtrace"
 )
 
 // Each port has one Conflict reported at a time: the first one noticeDelay after it happened, the
@@ -31,7 +33,8 @@ type notice struct {
 func newNotices() *notices { return &notices{ports: make(map[portID]*notice)} }
 
 func (t *notices) add(now time.Time, c Conflict, port *waitingPort) {
-	n, ok := t.ports[portID{c.Netns, c.Port}]
+	at := portID{c.Netns, c.Port, c.Op == bindtrace.OpConnect}
+	n, ok := t.ports[at]
 	if !ok {
 		who := port.who // the first to fail; else another one, who has room
 		for by := range port.shares {
@@ -43,7 +46,7 @@ func (t *notices) add(now time.Time, c Conflict, port *waitingPort) {
 			return
 		}
 		n = &notice{who: who, due: now.Add(noticeDelay)}
-		t.ports[portID{c.Netns, c.Port}] = n
+		t.ports[at] = n
 	}
 	failures := n.conflict.Failures
 	if failures == 0 || !n.conflict.Diagnosis.Code.Before(c.Diagnosis.Code) {

@@ -13,19 +13,21 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 )
 
-// A Recent is a bind() that failed lately, once or more often: calls that differ only in time,
+// A Recent is a call that failed lately, once or more often: calls that differ only in time,
 // thread and flags are one.
 type Recent struct {
+	Op        bindtrace.Op
 	Netns     uint32 // inode number of the socket's network namespace, watched or not
 	Watched   bool   // the port was a watched one, or 0 without OwnRange, and the namespace too
-	Port      uint16 // that was asked for; valid where PortKnown
+	Port      uint16 // that was asked for; connect: of the destination; valid where PortKnown
 	PortKnown bool
-	OwnRange  bool       // Port is 0, and the socket has a range of its own (IP_LOCAL_PORT_RANGE) without a free port
+	OwnRange  bool       // the socket has a range of its own (IP_LOCAL_PORT_RANGE) without a free port
 	Addr      netip.Addr // invalid unless PortKnown; the zone is the interface index
 	Family    sock.Family
 	Protocol  sock.Protocol
@@ -40,17 +42,18 @@ type Recent struct {
 	Owner   owner.Owner // as far as it is known: it may have ended
 	Request bindrule.Request
 
-	settled diagnosis.Diagnosis // of EADDRINUSE, once the exporter has looked
+	Host    diagnosis.Host      // what the call says of it
+	settled diagnosis.Diagnosis // once the exporter has looked
 }
 
-// Diagnosis says why the latest of them failed. Most errors need no look at the port.
+// Diagnosis says why the latest of them failed. Some errors need no look.
 func (r *Recent) Diagnosis() diagnosis.Diagnosis {
 	if r.settled.Code != "" {
 		return r.settled
 	}
 	return diagnosis.Of(&diagnosis.Facts{
-		Errno: r.Errno, Protocol: r.Protocol, Port: r.Port, PortKnown: r.PortKnown, OwnRange: r.OwnRange,
-		Request: r.Request, Process: r.Process, By: r.Owner, Host: diagnosis.Host{UnprivilegedPortStart: -1},
+		Call: facts.CallOf(r.Op), Errno: r.Errno, Protocol: r.Protocol, Port: r.Port, PortKnown: r.PortKnown, OwnRange: r.OwnRange,
+		Request: r.Request, Process: r.Process, By: r.Owner, Host: r.Host,
 	})
 }
 
@@ -66,6 +69,7 @@ const (
 
 // Failures with the same recentKey are one Recent.
 type recentKey struct {
+	op        bindtrace.Op
 	netns     uint32
 	port      uint16
 	portKnown bool
@@ -103,7 +107,7 @@ func newRecent() *recent {
 	}
 }
 
-// add takes a failed bind. It runs for every event.
+// add takes a failed call. It runs for every event.
 func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -116,7 +120,7 @@ func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
 
 func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound, keep int) {
 	key := recentKey{
-		netns: e.Netns, port: e.Port, portKnown: e.PortKnown, ownRange: e.OwnRange, addr: e.Addr,
+		op: e.Op, netns: e.Netns, port: e.Port, portKnown: e.PortKnown, ownRange: e.OwnRange, addr: e.Addr,
 		family: e.Family, protocol: e.Protocol, errno: e.Errno, comm: e.Comm,
 	}
 	row, ok := l.rows[key]
@@ -125,7 +129,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 			l.trim(keep)
 		}
 		row = &recentRow{key: key, Recent: Recent{
-			Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange, Addr: e.Addr,
+			Op: e.Op, Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange, Addr: e.Addr,
 			Family: e.Family, Protocol: e.Protocol, Errno: e.Errno, Process: e.Command(), First: e.Time,
 		}}
 		l.rows[key] = row
@@ -133,7 +137,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 	l.seq++
 	row.seq, row.user = l.seq, e.User
 	row.Count++
-	row.Last, row.PID, row.Owner, row.Request = e.Time, e.PID, by, requestOf(e)
+	row.Last, row.PID, row.Owner, row.Request, row.Host = e.Time, e.PID, by, requestOf(e), facts.HostOf(e)
 }
 
 // trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of
@@ -155,7 +159,7 @@ func (l *recentLog) trim(keep int) {
 func byNetns(r **recentRow) uint64 { return uint64((*r).Netns) }
 func byPort(r **recentRow) uint64  { return uint64((*r).Port) }
 
-// settle notes why these binds failed.
+// settle notes why these calls failed.
 func (r *recent) settle(at portID, bind waitingBind, d *diagnosis.Diagnosis) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,7 +168,7 @@ func (r *recent) settle(at portID, bind waitingBind, d *diagnosis.Diagnosis) {
 		l = &r.others
 	}
 	for key, row := range l.rows {
-		if key.port != at.port || key.netns != at.netns || row.Errno != unix.EADDRINUSE ||
+		if key.port != at.port || key.netns != at.netns || key.op != bind.op || key.errno != bind.errno ||
 			row.Protocol != bind.key.Protocol || row.Request != bind.request {
 			continue
 		}
@@ -186,6 +190,7 @@ func (r *recent) all() []Recent {
 		return cmp.Or(
 			b.Last.Compare(a.Last), cmp.Compare(a.Netns, b.Netns), cmp.Compare(a.Port, b.Port),
 			a.Addr.Compare(b.Addr), cmp.Compare(a.Process, b.Process), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Errno, b.Errno),
+			cmp.Compare(a.Op, b.Op),
 		)
 	})
 	return out

@@ -157,21 +157,21 @@ func TestRecentFailureGetsItsDiagnosis(t *testing.T) {
 	later := failed(443, "later", 3)
 	later.Addr = netip.IPv4Unspecified()
 	refused := without
-	refused.Errno, refused.Time = unix.EACCES, refused.Time.Add(-1)
+	refused.Errno, refused.UnprivilegedStart, refused.PrivilegeLacked, refused.Time = unix.EACCES, 1024, true, refused.Time.Add(-1)
 	r := recorderOf(t, []sock.PortRange{one(80), one(443)}, with, without, later, refused)
 
 	left := bindrule.Socket{
 		Addr: netip.IPv4Unspecified(), State: sock.StateTimeWait, Kind: sock.KindTimeWait, ReuseAddr: bindrule.Yes,
 		Count: 3, Expires: time.Minute,
 	}
-	at := portID{ownNetns, 80}
+	at := portID{netns: ownNetns, port: 80}
 	r.conflicts.settle(at, r.conflicts.take()[at], &facts.Observation{Seen: bindrule.Port{Sockets: []bindrule.Socket{left}}})
 
 	var got []string
 	for _, row := range recentOf(r) {
 		got = append(got, fmt.Sprintf("%s settled=%v %s", row.Process, row.settled.Code != "", row.Diagnosis().Code))
 	}
-	want := []string{"later settled=false unknown", "with settled=true unknown", "without settled=true time_wait", "without settled=false unknown"}
+	want := []string{"later settled=false unknown", "with settled=true unknown", "without settled=true time_wait", "without settled=true port_privileged"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

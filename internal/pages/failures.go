@@ -23,8 +23,9 @@ type FailuresPage struct {
 	missing
 }
 
-// A FailureRow is a bind() that failed, once or more.
+// A FailureRow is a call that failed, once or more.
 type FailureRow struct {
+	Call       string        `json:"call"`
 	First      time.Time     `json:"first"`
 	Last       time.Time     `json:"last"`
 	AgoSeconds float64       `json:"ago_seconds"` // the last
@@ -75,7 +76,7 @@ func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
 func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) FailureRow {
 	d := f.Diagnosis()
 	r := FailureRow{
-		First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
+		Call: f.Op.String(), First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
 		NetnsInode: f.Netns, Watched: f.Watched, Ifindex: f.Request.Ifindex,
 		// The process may have ended, but what the thread called itself is always known.
 		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
@@ -100,7 +101,8 @@ func (*FailuresPage) Title() string { return "Failed binds" }
 
 // Summary says what the page is about.
 func (*FailuresPage) Summary() string {
-	return "bind() calls on this host that failed since the exporter started, the latest first. Repeats are one line."
+	return "Calls on this host that failed since the exporter started, the latest first: bind(), listen() where another socket listens, " +
+		"and connect() without a local port. Repeats are one line."
 }
 
 // A Section is a table.
@@ -143,7 +145,7 @@ func (p *FailuresPage) LostText() string {
 	return fmt.Sprintf("Details of %d more were lost: they came too fast.", *p.Lost)
 }
 
-// Where is the address and port of the bind.
+// Where is the address and port of the call. Those of connect() are the destination's.
 func (r *FailureRow) Where() string {
 	if r.Port == nil {
 		return "address not known"

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/ports"
@@ -161,6 +162,7 @@ func failure(port uint16, process string, before time.Duration, change func(*fai
 		Errno: unix.EADDRINUSE, Process: process, PID: 4711, Count: 1,
 		First: pageTime.Add(-before), Last: pageTime.Add(-before),
 		Request: bindrule.Request{Addr: any4, ReuseAddr: bindrule.No, ReusePort: bindrule.No, UID: bindrule.UIDOf(1000)},
+		Host:    diagnosis.Host{UnprivilegedPortStart: -1},
 	}
 	if change != nil {
 		change(&f)
@@ -187,6 +189,11 @@ func hostWithFailures() *snapshot.Snapshot {
 		failure(81, "", 4*time.Hour, func(f *failures.Recent) { f.Netns, f.Watched = 4026539999, false }),
 		failure(53, "dns", 90*time.Hour, func(f *failures.Recent) { f.Protocol, f.Watched = sock.UDP, false }),
 		failure(0, "client", 91*time.Hour, func(f *failures.Recent) { f.Netns = 4026532001 }),
+		failure(8080, "second", 91*time.Hour, func(f *failures.Recent) { f.Op = bindtrace.OpListen }),
+		failure(443, "proxy", 91*time.Hour, func(f *failures.Recent) {
+			f.Op, f.Errno, f.Addr = bindtrace.OpConnect, unix.EADDRNOTAVAIL, lo4
+			f.Request.Addr = lo4
+		}),
 		failure(0, "ranged", 91*time.Hour, func(f *failures.Recent) { f.OwnRange, f.Watched = true, false }),
 		failure(0, "odd", 92*time.Hour, func(f *failures.Recent) {
 			f.PortKnown, f.Watched, f.Errno, f.Request.Ifindex = false, false, 4095, 3

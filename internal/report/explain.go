@@ -5,11 +5,12 @@ import (
 	"net/netip"
 	"strings"
 
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/words"
 )
 
-// Explain says in one line why a bind() failed, without a newline at the end.
+// Explain says in one line why a call failed, without a newline at the end.
 func Explain(c *failures.Conflict) string {
 	who := "a process"
 	if c.Process != "" {
@@ -24,7 +25,8 @@ func Explain(c *failures.Conflict) string {
 	if len(c.OtherHalf) > 0 {
 		d.Sentence += "; " + otherHalf(c)
 	}
-	return fmt.Sprintf("bind to %s by %s (pid %d%s) failed: %s", where, who, c.PID, place, d.Line())
+	call := map[bindtrace.Op]string{bindtrace.OpBind: "bind to", bindtrace.OpListen: "listen on", bindtrace.OpConnect: "connect to"}[c.Op]
+	return fmt.Sprintf("%s %s by %s (pid %d%s) failed: %s", call, where, who, c.PID, place, d.Line())
 }
 
 func otherHalf(c *failures.Conflict) string {

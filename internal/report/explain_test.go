@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
@@ -34,6 +35,18 @@ func TestExplainNamesTheHalfThatFailed(t *testing.T) {
 	want = "bind to [::]:4840 by opcua-server (pid 4711) failed: what; only the IPv6 half failed, for IPv4 127.0.0.1:4840 and 192.0.2.1:4840 listen. Do that."
 	if got := Explain(&c); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestExplainNamesTheCall(t *testing.T) {
+	for op, want := range map[bindtrace.Op]string{
+		bindtrace.OpBind: "bind to ", bindtrace.OpListen: "listen on ", bindtrace.OpConnect: "connect to ",
+	} {
+		c := conflict(bindrule.Request{})
+		c.Op = op
+		if got := Explain(&c); !strings.HasPrefix(got, want+"0.0.0.0:4840 by ") {
+			t.Errorf("got %s, want it to begin with %s", got, want)
+		}
 	}
 }
 
