@@ -126,7 +126,7 @@ func sockets() []Entry {
 func calls() []Entry {
 	return []Entry{
 		{
-			PortsExhausted, "No ephemeral port is free, whatever the destination.",
+			PortsExhausted, "No ephemeral port is free for the address.",
 			"Widen net.ipv4.ip_local_port_range, let the clients keep connections open, or give them more addresses. Clients that bind to port 0 before they connect can set IP_BIND_ADDRESS_NO_PORT: then each destination has all ports.",
 			"A bind to port 0 asks for any free port. All ports of net.ipv4.ip_local_port_range that are not reserved are taken on the address. A port that a socket was bound to serves this socket only. So clients that bind to port 0, or to an address, before they connect use up the ports for all destinations: then connect() without a bind finds no port either.",
 			"`ss -HtanB | wc -l` and `ss -Htan | wc -l` against `sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports`.",
@@ -156,7 +156,7 @@ func calls() []Entry {
 			"`ip address` lists the addresses, and which devices are down.",
 		},
 		{
-			AddressTentative, "The IPv6 address is tentative, or a duplicate.",
+			AddressTentative, "The IPv6 address is tentative.",
 			"Start the server after duplicate address detection, which takes some seconds (network-online.target waits for it), or set IPV6_FREEBIND. If `ip address` says dadfailed, another host has the address.",
 			"The kernel checks whether another host has the new IPv6 address. Until then nothing can bind to it. It does not begin before the device has a carrier. If another host has the address (`dadfailed`), it stays unusable.",
 			"`ip -6 address show tentative` lists such addresses.",
