@@ -1,6 +1,7 @@
 package failures
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +33,15 @@ type calling struct {
 	buckets bool // what has the local ports can be seen
 }
 
+// A patient finder waits for owners as long as it takes on a busy host.
+type patient struct{ *owner.Finder }
+
+func (p patient) Lookup(ctx context.Context, inodes []uint32) (map[uint32]owner.Owner, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
+	defer cancel()
+	return p.Finder.Lookup(ctx, inodes)
+}
+
 // newCalling follows the failed calls of a namespace, as the exporter does.
 func newCalling(t *testing.T) *calling {
 	t.Helper()
@@ -49,7 +59,7 @@ func newCalling(t *testing.T) *calling {
 	}
 	t.Cleanup(func() { _ = finder.Close() })
 	c.traced = traceWith(t, "", func(ns *kerneltest.NetNS, cfg *Config) {
-		cfg.Sockets = finder
+		cfg.Sockets = patient{finder}
 		if c.buckets {
 			cfg.Host.Buckets = buckets
 		}
