@@ -22,6 +22,7 @@ type listenerFamily struct {
 	queueRatio *metric.Desc
 	drops      *metric.Desc
 	dropped    *metric.Desc
+	split      *metric.Desc
 }
 
 func newListenerFamily() *listenerFamily {
@@ -42,13 +43,15 @@ func newListenerFamily() *listenerFamily {
 			"Packets of new connections that the listening sockets dropped.", group...),
 		dropped: metric.Gauge("tcp_listener_groups_dropped",
 			"Listening addresses on the port that have no series because there are too many.", "netns", "port"),
+		split: metric.Gauge("tcp_port_split",
+			"1 if different servers have IPv4 and IPv6 of the port, or the half named by missing failed to bind; 0 after that.", "netns", "port", "missing"),
 	}
 }
 
 func (*listenerFamily) name() string { return "listener" }
 
 func (f *listenerFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops, f.dropped}
+	return []*metric.Desc{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops, f.dropped, f.split}
 }
 
 func (*listenerFamily) outcome(s *snapshot.Snapshot) result {
@@ -64,6 +67,13 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 }
 
 func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *metric.Sink) {
+	for i := range ns.Split {
+		p, missing := &ns.Split[i], ""
+		if p.Missing != 0 {
+			missing = p.Missing.String()
+		}
+		ch.Put(f.split, metric.Bool(p.Now), netns, ch.Port(p.Number), missing)
+	}
 	for i := range ns.Listeners.Data {
 		g := &ns.Listeners.Data[i]
 		seen := ns.Seen.TCP(g.Port)

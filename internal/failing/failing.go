@@ -44,12 +44,21 @@ type Failure struct {
 	User   uint32
 	Addr   netip.Addr // that the bind was to; invalid: not known
 	V6Only bool
+
+	PID     int // of who called, and what it calls itself
+	Process string
 }
 
 // A State says whether binds to a port fail now.
 type State struct {
 	Key
 	Failing bool
+
+	// Of the latest failure while Failing: who called, and whether a listener was in the way when the
+	// exporter last looked.
+	PID     int
+	Process string
+	Beside  bool
 }
 
 // A Tracker follows failures and listeners. Its methods may be called from any goroutine.
@@ -89,7 +98,9 @@ type port struct {
 type bind struct {
 	addr   netip.Addr // invalid: any
 	v6only bool
-	last   time.Time       // failure
+	last   time.Time // failure
+	pid    int       // of the last failure, as process
+	name   string
 	judged bool            // known and beside are of the last failure
 	known  map[uint64]bool // cookies of the listeners that were there before it
 	beside bool            // the latest snapshot after it has shown a listener in the way
@@ -132,7 +143,7 @@ func (p *port) fail(f *Failure) {
 		i = len(p.binds) - 1
 	}
 	if b := &p.binds[i]; f.Time.After(b.last) {
-		b.last, b.judged, b.known, b.beside = f.Time, false, nil, false
+		b.last, b.judged, b.known, b.beside, b.pid, b.name = f.Time, false, nil, false, f.PID, f.Process
 	}
 }
 
@@ -265,7 +276,12 @@ func (t *Tracker) Update(now time.Time, watched func(Key) bool) []State {
 		if !t.update(key, p, watched(key)) {
 			continue
 		}
-		out = append(out, State{Key: key, Failing: p.failing(now)})
+		state := State{Key: key, Failing: p.failing(now)}
+		if state.Failing {
+			b := slices.MaxFunc(p.binds, func(a, b bind) int { return a.last.Compare(b.last) })
+			state.PID, state.Process, state.Beside = b.pid, b.name, b.beside
+		}
+		out = append(out, state)
 	}
 	slices.SortFunc(out, func(a, b State) int { return a.Compare(b.Key) })
 	return out

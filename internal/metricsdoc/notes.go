@@ -85,6 +85,14 @@ func notes() map[string]note {
 			absent: "before an address was left out; if nothing listens on the port",
 			source: exporter,
 		},
+		"tcp_port_split": {
+			unit: "0 or 1",
+			details: "Without `missing`: `0.0.0.0` and `::` with IPV6_V6ONLY belong to different systemd units or containers, or to different processes where no unit is known. " +
+				"With `missing`, which is `ipv4` or `ipv6`: a bind for this family failed, the server that tried serves the other family, and nothing listens for this one. That lasts until something listens for it, or the server is gone, also if nobody tries any more. " +
+				"A listener on `::` without IPV6_V6ONLY serves both families. Addresses that are no wildcards may belong to different servers. `sockstate_tcp_listener_info` says who has which half. After a restart of the exporter, a series with `missing` is absent until the next failure.",
+			absent: "before the port was split; if the owners are not known",
+			source: "sock_diag, procfs, and eBPF, `__sys_bind`",
+		},
 		"tcp_listener_reuseaddr": {
 			unit:   flags,
 			absent: "if the flag of a socket is not known, and no other socket lacks it",

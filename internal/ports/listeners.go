@@ -44,13 +44,27 @@ func NewListener(s *netlinkdiag.Socket) Listener {
 	}
 }
 
+// Cookies are those of the listeners, sorted.
+func Cookies(listeners []Listener) []uint64 {
+	out := make([]uint64, len(listeners))
+	for i := range listeners {
+		out[i] = listeners[i].Cookie
+	}
+	slices.Sort(out)
+	return out
+}
+
 // A Group is the listening sockets of one address, port and device.
 type Group struct {
 	GroupKey
 	Interface string // name of the device; empty for none
 
-	// Owner has the sockets open, as far as that is known; of several the oldest.
-	Owner owner.Owner
+	// Owner has the sockets open, as far as that is known; of several the oldest. Others are the
+	// owners of further sockets of the group, at most MaxOthers, and OthersMore is how many there are
+	// beyond that.
+	Owner      owner.Owner
+	Others     []owner.Owner
+	OthersMore int
 
 	// V6Only says that every socket of the group has IPV6_V6ONLY: the group does not serve IPv4.
 	V6Only bool

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -88,7 +89,7 @@ func TestTroubleAtAnyPointOfADumpCostsOneSnapshotOfItsParts(t *testing.T) {
 
 					f.script(nil, nil)
 					after := whole(t, taker)
-					if port(t, &after, 80) != port(t, &before, 80) || !slices.Equal(after.Listeners.Data, before.Listeners.Data) {
+					if port(t, &after, 80) != port(t, &before, 80) || !reflect.DeepEqual(after.Listeners.Data, before.Listeners.Data) {
 						t.Errorf("the next snapshot has\n%+v\nwant\n%+v", port(t, &after, 80), port(t, &before, 80))
 					}
 					if n := f.Live(); n != 1 {

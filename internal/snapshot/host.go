@@ -70,6 +70,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	publishOwn(func(s *Namespace) { s.Inode = h.cfg.Host.OwnInode })
 	walks := &walkBudget{left: h.idleWalks}
 	var running, listed sync.WaitGroup
+	var binds Part[failures.Binds]
 	own := h.own.begin(netns.ID{Inode: uint64(h.cfg.Host.OwnInode), Cookie: h.cfg.Host.OwnCookie}, publishOwn, walks)
 	running.Go(own.stack)
 	// The own namespace comes first, so that its ports are watched even if the budget does not
@@ -82,8 +83,12 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	}
 
 	set, found := h.discover()
+	takings := []*taking{own}
 	defer func() {
 		running.Wait()
+		for _, t := range takings {
+			t.noteSplit(binds.Data.Failing)
+		}
 		_ = set.Close()
 	}()
 	publish(func(s *Snapshot) {
@@ -95,7 +100,6 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		walk = false
 		running.Go(func() { own.sockets(ctx) })
 	}
-	takings := []*taking{own}
 	walked := make(chan struct{}) // closed after the walk, or without one
 	entered := make(chan struct{}, maxEntered)
 	enter := func(f func()) {
@@ -135,7 +139,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		close(walked)
 	}
 	listed.Wait()
-	binds := take(func() (failures.Binds, error) {
+	binds = take(func() (failures.Binds, error) {
 		if h.cfg.Failures == nil {
 			return failures.Binds{}, ErrOff
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
@@ -288,40 +289,33 @@ func (t *taking) beginOwners(ctx context.Context) {
 	}
 }
 
-// nameOwners finds the owners of the listeners. A group gets the owner of its oldest socket, which
-// has the lowest cookie. That owners cannot be found is not this part's failure: they are not known
-// then.
+// nameOwners finds the owners of the listeners. That owners cannot be found is not this part's failure:
+// they are not known then.
 func (t *taking) nameOwners(ctx context.Context) {
-	type oldest struct {
-		cookie uint64
-		owner.Owner
-	}
-	owners := make(map[ports.GroupKey]oldest, len(t.groups.Data))
 	start := time.Now()
+	var found map[uint64]owner.Owner
 	if t.cfg.Owners != nil && len(t.onWatched.Listeners) > 0 {
 		sockets := make([]owner.Socket, len(t.onWatched.Listeners))
 		for i, l := range t.onWatched.Listeners {
 			sockets[i] = owner.Socket{Cookie: l.Cookie, Inode: l.Inode}
 		}
-		found, _ := t.cfg.Owners.Find(ctx, sockets)
-		for i := range t.onWatched.Listeners {
-			l := &t.onWatched.Listeners[i]
-			of, ok := found[l.Cookie]
-			// One whose owner is known comes before one whose owner is not.
-			before, seen := owners[l.GroupKey]
-			if ok && (!seen || of.Known() && !before.Known() || of.Known() == before.Known() && l.Cookie < before.cookie) {
-				owners[l.GroupKey] = oldest{l.Cookie, of}
-			}
-		}
+		found, _ = t.cfg.Owners.Find(ctx, sockets)
 	}
 	t.setGroups(func(groups *Part[[]ports.Group]) {
 		t.named = true
 		groups.Duration += time.Since(start)
-		for i := range groups.Data {
-			groups.Data[i].Owner = owners[groups.Data[i].GroupKey].Owner
-		}
+		ports.SetOwners(groups.Data, t.onWatched.Listeners, found)
 		t.boundNames(groups.Data, start)
 	})
+}
+
+// noteSplit says which ports are split. It comes after all other steps.
+func (t *taking) noteSplit(states []failing.State) {
+	if t.groups.Err != nil {
+		return
+	}
+	found := t.split.Update(t.set, t.groups.Data, uint32(t.id.Inode), states)
+	t.publish(func(s *Namespace) { s.Split = found })
 }
 
 // boundNames leaves out names of owners where a port has had too many of them.

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/seen"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -95,6 +96,10 @@ type Namespace struct {
 
 	// Verdicts say whether a bind would work: Verdicts.Data[i] is about Watch.Data.Ports[i].
 	Verdicts Part[[]verdict.Port]
+
+	// Split are the ports whose IPv4 and IPv6 were in different hands, or one of them missing, at some
+	// time since they are watched.
+	Split []split.Port
 
 	// Stack has the namespace's counters and limits. What could be read is there also where Err
 	// is not nil.

@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 )
@@ -24,6 +25,7 @@ type worker struct {
 	udp     *ports.UDPWatcher // nil: off
 	history *verdict.History
 	memory  seen.Memory
+	split   split.Memory
 	names   map[uint16]*share.Names // of those who listen, by port
 
 	few  bool // there were no more than fewSockets on the watched ports last time
@@ -108,20 +110,11 @@ func (w *worker) approach(noConnections bool, walks *walkBudget) approach {
 // rememberFlags keeps the flags of listeners, for when connections are not looked for.
 func (w *worker) rememberFlags(flags *probe.Flags, listeners []ports.Listener) {
 	w.flags = &probe.Flags{Listeners: flags.Listeners, Buckets: flags.Buckets, At: flags.At}
-	w.flagsOf = cookies(listeners)
+	w.flagsOf = ports.Cookies(listeners)
 }
 
 // remembered returns the flags of the same listeners, if they were read before. Flags of a listener
 // are set before it listens, as a rule.
 func (w *worker) remembered(listeners []ports.Listener) (*probe.Flags, bool) {
-	return w.flags, w.flags != nil && slices.Equal(w.flagsOf, cookies(listeners))
-}
-
-func cookies(listeners []ports.Listener) []uint64 {
-	out := make([]uint64, len(listeners))
-	for i := range listeners {
-		out[i] = listeners[i].Cookie
-	}
-	slices.Sort(out)
-	return out
+	return w.flags, w.flags != nil && slices.Equal(w.flagsOf, ports.Cookies(listeners))
 }
