@@ -29,6 +29,7 @@ import (
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -125,6 +126,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Ephemeral:     snapshot.Part[ports.Ephemeral]{Data: ports.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
 			UDP:           snapshot.Part[ports.UDP]{Data: udp, Duration: 2 * time.Millisecond},
 			Verdicts:      snapshot.Part[[]verdict.Port]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
+			Split:         []split.Port{{Number: 80, Now: true}, {Number: 80, Missing: sock.FamilyIPv4}},
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),

@@ -1,15 +1,14 @@
 package check
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
+	"net/netip"
 	"time"
 
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -22,20 +21,20 @@ const ownersWait = 10 * time.Second
 // maxAsked bounds the sockets whose owners are looked for.
 const maxAsked = 1 << 16
 
-// holders finds who has sockets open on the ports. The finder then knows the listeners, too.
+// holders finds the open sockets on the ports, and who has them. The finder then knows the listeners, too.
 // missed is how many sockets have an owner that was not found.
-func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *watch.Fixed) (held map[uint16][]report.Holder, missed int, err error) {
-	open := &openSockets{asked: asked}
+func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, asked *watch.Fixed) (open map[uint16][]facts.Open, missed int, err error) {
+	visit := &openSockets{asked: asked}
 	request := netlinkdiag.Request{
 		States: netlinkdiag.AllStates.Without(sock.StateTimeWait),
 		Ports:  netlinkdiag.PortFilter{Local: asked.Ranges()},
 	}
-	if err := ns.Sockets(ctx, request, open); err != nil {
+	if err := ns.Sockets(ctx, request, visit); err != nil {
 		return nil, 0, fmt.Errorf("look for owners: %w", err)
 	}
-	ask := make([]owner.Socket, len(open.found))
-	for i := range open.found {
-		ask[i] = owner.Socket{Cookie: open.found[i].Cookie, Inode: open.found[i].Inode}
+	ask := make([]owner.Socket, len(visit.found))
+	for i := range visit.found {
+		ask[i] = owner.Socket{Cookie: visit.found[i].Cookie, Inode: visit.found[i].Inode}
 	}
 	owners, err := finder.Find(ctx, ask)
 	if err != nil {
@@ -46,7 +45,7 @@ func holders(ctx context.Context, ns probe.Namespace, finder *owner.Finder, aske
 			missed++
 		}
 	}
-	return byPort(open.found, owners), missed, nil
+	return byPort(visit.found, owners), missed, nil
 }
 
 // openSockets are the sockets on some ports that a process may have open. It is a probe.Visitor.
@@ -65,45 +64,34 @@ func (o *openSockets) Add(s *netlinkdiag.Socket) {
 	}
 }
 
-// byPort are the processes with sockets that do not listen, those with most of them first.
-func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uint16][]report.Holder {
-	type process struct {
-		port uint16
-		pid  int
+// byPort counts the sockets that do not listen, by process, state and address.
+func byPort(sockets []netlinkdiag.Socket, owners map[uint64]owner.Owner) map[uint16][]facts.Open {
+	type kind struct {
+		port  uint16
+		pid   int
+		state sock.State
+		addr  netip.Addr
 	}
-	held := make(map[process]*report.Holder)
+	out, index := make(map[uint16][]facts.Open), make(map[kind]int)
 	for i := range sockets {
 		s := &sockets[i]
-		of := owners[s.Cookie]
-		if !of.Known() || s.State == netlinkdiag.StateListen {
+		if s.State == netlinkdiag.StateListen {
 			continue
 		}
-		key := process{s.Local.Port(), of.PID}
-		if held[key] == nil {
-			held[key] = &report.Holder{
-				Owner:   report.Owner{Process: of.Process, PID: uint32(of.PID), Unit: of.Unit, Container: of.ShortContainer()},
-				Sockets: make(map[string]uint64),
-			}
+		of, number := owners[s.Cookie], s.Local.Port()
+		key := kind{number, of.PID, s.State, s.Local.Addr()}
+		n, ok := index[key]
+		if !ok {
+			n = len(out[number])
+			index[key] = n
+			out[number] = append(out[number], facts.Open{State: s.State, Addr: s.Local.Addr(), Owner: of})
 		}
-		h := held[key]
-		h.Sockets[s.State.String()]++
-		h.Owner.Processes = max(h.Owner.Processes, of.Processes)
-	}
-	out := make(map[uint16][]report.Holder)
-	for key, h := range held {
-		out[key.port] = append(out[key.port], *h)
-	}
-	for _, of := range out {
-		slices.SortFunc(of, func(a, b report.Holder) int {
-			return cmp.Or(cmp.Compare(total(b.Sockets), total(a.Sockets)), cmp.Compare(a.Owner.PID, b.Owner.PID))
-		})
+		o := &out[number][n]
+		o.Count++
+		o.Owner.Processes = max(o.Owner.Processes, of.Processes)
+		if o.Peer = (netip.AddrPort{}); o.Count == 1 {
+			o.Peer = s.Remote
+		}
 	}
 	return out
-}
-
-func total(sockets map[string]uint64) (n uint64) {
-	for _, of := range sockets {
-		n += of
-	}
-	return n
 }

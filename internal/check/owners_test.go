@@ -20,7 +20,8 @@ import (
 const asServer = "SOCKSTATE_TEST_AS_SERVER"
 
 // serve listens on the port, connects to itself, and closes the client's end of one of two
-// connections. A line on standard output says that all that is there.
+// connections. One whose name begins with "shared" only listens, with SO_REUSEPORT.
+// A line on standard output says that all that is there.
 func serve(name string) error {
 	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
 		return err
@@ -30,11 +31,22 @@ func serve(name string) error {
 		return err
 	}
 	addr := &unix.SockaddrInet4{Port: port, Addr: lo4.As4()}
+	if strings.HasPrefix(name, "shared") {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+	}
 	if err := unix.Bind(fd, addr); err != nil {
 		return err
 	}
 	if err := unix.Listen(fd, 8); err != nil {
 		return err
+	}
+	if strings.HasPrefix(name, "shared") { // another one may get the connection
+		fmt.Fprintln(os.Stdout, "ready")
+		for {
+			_ = unix.Pause()
+		}
 	}
 	var clients, accepted []int
 	for range 2 {
@@ -95,7 +107,7 @@ func TestNamesWhoListensAndWhoHoldsConnections(t *testing.T) {
 	if want := fmt.Sprintf("opcua-server (pid %d", pid); !strings.HasPrefix(who, want) {
 		t.Errorf("owner %q, want %q", who, want)
 	}
-	wantAdvice(t, judged, who+" listens here")
+	wantAdvice(t, judged, who+" listens on 127.0.0.1:4840")
 	if len(p.Holders) != 1 || p.Holders[0].Owner.String() != who || p.Holders[0].Sockets["close_wait"] != 1 || p.Holders[0].Sockets["established"] != 1 {
 		t.Errorf("holders %+v, want %s with an established connection and one in CLOSE_WAIT", p.Holders, who)
 	}

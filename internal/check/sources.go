@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/report"
@@ -134,9 +135,12 @@ func (src *sources) look(ctx context.Context, opts *options, owners bool) (*repo
 		Targets: opts.targets, Restart: opts.restart,
 		ReuseAddr: opts.reuseAddr, ReusePort: opts.reusePort, UID: bindrule.UIDOf(uint32(os.Geteuid())),
 	}
+	own := src.host.Own()
+	query.LocalPorts = own.LocalPorts()
+	_ = own.Close()
 	cfg := snapshot.Config{Host: src.host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Binds: requests(&query)}
 	if owners && src.owners != nil {
-		query.Holders = src.findOwners(ctx, opts)
+		query.Open = src.findOwners(ctx, opts)
 		cfg.Owners = src.owners
 	}
 	for _, l := range slices.Concat(src.lacks, src.missed) {
@@ -171,7 +175,7 @@ func requests(q *report.Query) []bindrule.Request {
 
 // findOwners finds who has sockets on the ports. After that, the finder knows the listeners of the
 // snapshot.
-func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]report.Holder {
+func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]facts.Open {
 	ns := src.host.Own()
 	defer ns.Close()
 	ranges := make([]sock.PortRange, len(opts.targets))
@@ -179,17 +183,17 @@ func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]
 		ranges[i] = opts.targets[i].PortRange
 	}
 	src.missed = nil
-	held, missed, err := holders(ctx, ns, src.owners, watch.NewFixed(ranges))
+	open, missed, err := holders(ctx, ns, src.owners, watch.NewFixed(ranges))
 	if err != nil {
 		src.missed = append(src.missed, lack{what: "owners of sockets", detail: err.Error()})
 	}
 	if missed == 0 {
-		return held
+		return open
 	}
 	for _, shortfall := range src.owners.Shortfalls() {
 		src.missed = append(src.missed, lack{what: "owners of some sockets", detail: shortfall.Error()})
 	}
-	return held
+	return open
 }
 
 // notSeen says in a line what could not be seen and may matter for the report. It is empty if there

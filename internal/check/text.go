@@ -164,8 +164,8 @@ func (t *text) holder(h *report.Holder) {
 
 func (t *text) listener(l *report.ListenerReport) {
 	t.line("  listening on %s %s", l.Place(), l.About())
-	if l.Owner != nil {
-		t.line("    by %s", l.Owner)
+	if by := l.By(); by != "" {
+		t.line("    by %s", by)
 	}
 	t.line("    if it were restarted: %s", l.Restart.Text(t.paint))
 }

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/reporttest"
@@ -151,14 +152,16 @@ func ownedSnapshot() (*snapshot.Snapshot, report.Query) {
 	s.Listeners.Data[1].Owner = owner.Owner{
 		Process: "x\x1b[2J\n\"<b>", PID: 17, Processes: 1, Unit: "a\\x2db.scope", Runtime: owner.RuntimeDocker, Container: strings.Repeat("0123456789abcdef", 4),
 	}
-	holders := []report.Holder{
-		{Owner: report.Owner{Process: "opcua-server", PID: 4711, Processes: 1, Unit: "opcua.service"}, Sockets: map[string]uint64{"close_wait": 2, "close": 1}},
-		{Owner: report.Owner{Process: "\xff\n", PID: 18, Processes: 1}, Sockets: map[string]uint64{"established": 1}},
+	server := owner.Owner{Process: "opcua-server", PID: 4711, Processes: 1, Unit: "opcua.service"}
+	open := []facts.Open{
+		{State: sock.StateCloseWait, Addr: lo4, Count: 2, Owner: server},
+		{State: sock.StateClose, Addr: lo4, Count: 1, Owner: server},
+		{State: sock.StateEstablished, Addr: lo4, Count: 1, Owner: owner.Owner{Process: "\xff\n", PID: 18, Processes: 1}},
 	}
-	for pid := range uint32(maxHolders) {
-		holders = append(holders, report.Holder{Owner: report.Owner{Process: "worker", PID: 100 + pid, Processes: 1}, Sockets: map[string]uint64{"established": 1}})
+	for pid := range maxHolders {
+		open = append(open, facts.Open{State: sock.StateEstablished, Addr: lo4, Count: 1, Owner: owner.Owner{Process: "worker", PID: 100 + pid, Processes: 1}})
 	}
-	return s, report.Query{Holders: map[uint16][]report.Holder{port: holders}, Targets: []report.Target{{PortRange: sock.PortRange{First: port, Last: port}}}}
+	return s, report.Query{Open: map[uint16][]facts.Open{port: open}, Targets: []report.Target{{PortRange: sock.PortRange{First: port, Last: port}}}}
 }
 
 func TestOwnersAreNamedInOneSafeLineEach(t *testing.T) {

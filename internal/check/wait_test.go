@@ -109,7 +109,7 @@ func TestWaitsForARestart(t *testing.T) {
 	l := ns.Listen(t, at(lo4), kerneltest.Options{})
 	peers := l.Peers(t, kerneltest.StateCloseWait, 1, lo4)
 	w, first := startWaiting(t, ns, "--wait", "--restart", "4840")
-	if !strings.Contains(first, "; a restart would fail: 1 socket in CLOSE_WAIT without SO_REUSEADDR, until closed") {
+	if !strings.Contains(first, "; a restart would fail: 1 connection of the server is open (1 CLOSE_WAIT, peer 127.0.0.1:") {
 		t.Errorf("said %q, want what blocks a restart", first)
 	}
 	for _, p := range peers {

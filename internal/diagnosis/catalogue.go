@@ -198,6 +198,18 @@ func calls() []Entry {
 			"`journalctl -k`, `/proc/net/sockstat`",
 		},
 		{
+			SplitPort, "IPv4 and IPv6 of the port are in different hands, or one of them is missing.",
+			"Decide which server is to have the port, stop the other one or move it to another port, and restart the first, so that it binds both families.",
+			"Many servers bind `0.0.0.0` and `::` apart and go on if one of the two fails. Then half of the clients reach another server, or none, while the unit is active and its log is quiet. Several owners on different addresses that are no wildcards are no split port, nor are several processes of one unit.",
+			seeListeners + " `sockstate_tcp_port_split` is 1 as long as it lasts.",
+		},
+		{
+			NoReuseAddr, "The server listens without SO_REUSEADDR.",
+			"Set SO_REUSEADDR before bind().",
+			"Nothing is wrong yet. But each connection that the server closes first stays in TIME_WAIT for 60 s, and blocks a restart meanwhile.",
+			"`sockstate_tcp_listener_reuseaddr` shows the flag.",
+		},
+		{
 			Unknown, "The exporter could not see why the call failed.",
 			"",
 			"The blocking socket was gone before the exporter could look, or the exporter lacks what it needs to see it. /failures and the log say what was missing.",

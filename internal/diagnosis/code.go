@@ -37,6 +37,10 @@ const (
 	DeviceMissing    Code = "device_missing"
 	OutOfMemory      Code = "out_of_memory"
 
+	// These are states of a port that nothing has failed for.
+	SplitPort   Code = "split_port"
+	NoReuseAddr Code = "no_reuseaddr"
+
 	Unknown Code = "unknown"
 )
 
@@ -47,6 +51,7 @@ func Codes() []Code {
 		SelfConnection, OutgoingConnection, AcceptedConnection, BoundOnly, Closing, TimeWait, TimeWaitOldFlags,
 		PortsExhausted, PortsExhaustedForSocket, PortsExhaustedForDest, UDPInUse,
 		AddressMissing, AddressTentative, FamilyDisabled, PortPrivileged, DeniedByPolicy, InvalidCall, DeviceMissing, OutOfMemory,
+		SplitPort, NoReuseAddr,
 		Unknown,
 	}
 }

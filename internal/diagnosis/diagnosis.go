@@ -16,6 +16,9 @@ type Diagnosis struct {
 	// Sentence says what was in the way and who holds it. It begins without a capital and ends
 	// without a full stop.
 	Sentence string
+	// Brief counts what would block a call that has not been made, and says for how long. It follows
+	// "blocked by", or "unknown:" where the code is Unknown. Why says the same, and follows "would fail:".
+	Brief, Why string
 	// Remedy is what to do, in sentences.
 	Remedy string
 	End    End
@@ -44,8 +47,8 @@ func (d *Diagnosis) Line() string {
 // Of returns the diagnosis of a failed call.
 func Of(f *Facts) Diagnosis {
 	switch {
-	case f.Call == Restart:
-		return ofSockets(f)
+	case f.Seen == Now:
+		return ofNow(f)
 	case f.Errno == syscall.EADDRINUSE || f.Call == Connect:
 		return ofPort(f)
 	default:

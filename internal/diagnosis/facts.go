@@ -37,8 +37,15 @@ type Facts struct {
 	Process string
 	By      owner.Owner
 
-	// Blockers are the sockets that blocked the call.
-	Blockers []Blocker
+	// Blockers are the sockets that blocked the call. Doubtful are those that may block a call that
+	// has not been made, by flags that are not known.
+	Blockers, Doubtful []Blocker
+	// MoreHolders is how many more processes have listeners on the port than Blockers name.
+	MoreHolders int
+	// Running says, of a Restart, that the server listens now.
+	Running bool
+	// HalfFree says that a bind to IPv6 alone would work.
+	HalfFree bool
 	// Partial says that there may be more of them.
 	Partial bool
 	// Seen says when they were seen, and Err why they were not.

@@ -2,6 +2,7 @@ package diagnosis
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -44,14 +45,21 @@ func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
 }
 
 func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
+	names := holders(sockets)
 	if f.sameProgram(&sockets[0]) {
 		return "The program runs already: stop that instance before you start another one."
 	}
-	if names := holders(sockets); len(names) > 0 {
+	switch {
+	case f.Seen == Now && len(names) > 0: // a healthy server, as far as anybody knows
+		return "To run another server here, stop " + words.And(words.FirstOf(names)) + " first, or use another port or address."
+	case len(names) > 0:
 		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address."
-	}
-	if sockets[0].Holder.Absence == owner.NoProcess {
+	case sockets[0].Holder.Absence == owner.NoProcess:
 		return "The socket is the kernel's own (NFS), registered with io_uring, in a thread with descriptors of its own, or on its way through a Unix socket. Use another port or address, or find its program by uid."
+	case sockets[0].Holder.Absence == owner.Hidden:
+		return fmt.Sprintf("The exporter may not look into all processes; `ss -tlnp 'sport = :%d'`, as root on the host, may name it.", f.Port)
+	case f.Seen == Now:
+		return fmt.Sprintf("`ss -tlnp 'sport = :%d'` names the process.", f.Port)
 	}
 	return OtherListener.entry().Remedy
 }
@@ -86,10 +94,14 @@ func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
 func (f *Facts) remedyByFlag(code Code, sockets []Blocker) string {
 	lacking := withoutReuseAddr(f.Blockers)
 	wait := endText(endOf(lacking))
-	if names := holders(sockets); code == AcceptedConnection && len(names) > 0 {
+	if names := holders(sockets); code == AcceptedConnection && len(names) > 0 && f.Seen != Now {
 		wait += ", or end " + words.And(words.FirstOf(names)) + ", which has the old connections open"
 	}
 	switch {
+	case code == AcceptedConnection && f.Running:
+		return f.remedyOfRestart()
+	case len(lacking) > 0 && !slices.ContainsFunc(lacking, func(b Blocker) bool { return b.ReuseAddr == bindrule.No }):
+		return "Wait " + wait + ". SO_REUSEADDR on the new socket helps at once if they were opened with it, which could not be seen."
 	case f.Request.ReuseAddr == bindrule.Yes:
 		return "Wait " + wait + ". Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."
 	case len(lacking) == 0:
@@ -97,6 +109,19 @@ func (f *Facts) remedyByFlag(code Code, sockets []Blocker) string {
 	default:
 		return "Set SO_REUSEADDR before bind(). This time also wait " + wait + ": the flag does not help against connections that were opened without it."
 	}
+}
+
+// remedyOfRestart is for a server that runs, whose open connections lack SO_REUSEADDR. It closes them
+// as it stops.
+func (f *Facts) remedyOfRestart() string {
+	const stop = "Stop the server, wait 60 s after its last connection is closed, and start it."
+	if f.Request.ReuseAddr == bindrule.Yes {
+		return stop + " Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."
+	}
+	if len(withoutReuseAddr(f.Blockers)) == 0 {
+		return "Set SO_REUSEADDR before bind(): then open connections do not block a restart."
+	}
+	return "Set SO_REUSEADDR before bind(). For the restart that brings the flag: s" + stop[1:]
 }
 
 func withoutReuseAddr(sockets []Blocker) []Blocker {

@@ -43,7 +43,7 @@ func (f *Facts) sentence(code Code, sockets []Blocker) string {
 	case AcceptedConnection:
 		return f.accepted(sockets)
 	case Closing:
-		return count(sockets, "connection") + " of the old server " + verb(sockets, "waits for its peer", "wait for their peers") +
+		return count(sockets, "connection") + " of " + f.server() + " " + verb(sockets, "waits for its peer", "wait for their peers") +
 			" (" + states(sockets) + ")" + f.flagNote(sockets)
 	default:
 		return f.timeWait(sockets)
@@ -64,7 +64,7 @@ func (f *Facts) ownListener(sockets []Blocker) string {
 
 func (f *Facts) listens(sockets []Blocker) string {
 	verb := " listens on "
-	if len(holders(sockets)) > 1 {
+	if len(holders(sockets)) > 1 || sockets[0].Holder.Processes > 1 {
 		verb = " listen on "
 	}
 	return f.who(sockets) + verb + f.where(sockets)
@@ -85,10 +85,30 @@ func (f *Facts) outgoing(sockets []Blocker) string {
 
 func (f *Facts) accepted(sockets []Blocker) string {
 	line := count(sockets, "connection") + " that the old server accepted " + verb(sockets, "is", "are") + " still open (" + states(sockets)
+	switch {
+	case f.Running:
+		line = count(sockets, "connection") + " of the server " + verb(sockets, "is", "are") + " open (" + states(sockets)
+	case f.Seen == Now && !f.Host.Listened: // nobody has seen who opened them
+		line = count(sockets, "connection") + " on the port " + verb(sockets, "is", "are") + " open (" + states(sockets)
+	}
 	if peers := peers(sockets); peers != "" {
 		line += ", peer " + peers
 	}
-	return line + ")" + heldBy(sockets) + f.flagNote(sockets)
+	line += ")"
+	if !f.heldByCaller(sockets) {
+		line += heldBy(sockets)
+	}
+	if f.Running {
+		line += ", and those that it closes first stay in TIME_WAIT for 60 s"
+	}
+	return line + f.flagNote(sockets)
+}
+
+func (f *Facts) server() string {
+	if f.Running {
+		return "the server"
+	}
+	return "the old server"
 }
 
 func (f *Facts) timeWait(sockets []Blocker) string {
@@ -137,6 +157,8 @@ func others(groups map[Code][]Blocker, told Code) string {
 // who names the holders, or says what is known of why there is none.
 func (f *Facts) who(sockets []Blocker) string {
 	switch names := holders(sockets); {
+	case len(names) > 0 && f.MoreHolders > 0 && sockets[0].State == sock.StateListen:
+		return words.And(append(names, strconv.Itoa(f.MoreHolders)+" more"))
 	case len(names) > 0:
 		return words.And(words.FirstOf(names))
 	case sockets[0].Own && f.Process != "":

@@ -143,6 +143,8 @@ type PortRow struct {
 	Sockets          map[string]uint64      `json:"sockets"`
 	TimeWait         *TimeWait              `json:"time_wait"`
 	UDP              *UDPReport             `json:"udp"` // nil: not known, or TCP
+	Diagnosis        *report.Diagnosis      `json:"diagnosis"`
+	Split            *report.Diagnosis      `json:"split"` // nil: not split, or not known
 	Advice           []string               `json:"advice"`
 }
 

@@ -15,6 +15,7 @@ const (
 	Dropping       Problem = "dropping"
 	NotKnown       Problem = "unknown"
 	ListenerGone   Problem = "listener_gone"
+	SplitPort      Problem = "split"
 	OnlyIPv6       Problem = "only_ipv6"
 	NoReuseAddr    Problem = "no_reuseaddr"
 	Fine           Problem = ""
@@ -34,6 +35,7 @@ var problems = [...]struct {
 	{Dropping, "dropping", warn},             // a UDP port dropped datagrams, and its queue is not empty
 	{NotKnown, "not known", warn},            // whether a restart would fail
 	{ListenerGone, "listener gone", warn},    // it closed a short time ago
+	{SplitPort, "split", warn},               // IPv4 and IPv6 in different hands, or one of them missing
 	{OnlyIPv6, "only IPv6 is served", warn},  // the IPv4 half of the server may have failed
 	{NoReuseAddr, "no SO_REUSEADDR", warn},   // on a listener
 	{Fine, "fine", good},                     //

@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/internal/words"
@@ -24,6 +25,7 @@ type tcpPort struct {
 
 	listenersKnown bool
 	listeners      []ports.Group
+	split          []split.Port
 }
 
 func tcpPortOf(ns *snapshot.Namespace, i int) tcpPort {
@@ -33,6 +35,11 @@ func tcpPortOf(ns *snapshot.Namespace, i int) tcpPort {
 	}
 	if ns.Verdicts.Err == nil && i < len(ns.Verdicts.Data) {
 		p.verdicts = &ns.Verdicts.Data[i]
+	}
+	for i := range ns.Split {
+		if ns.Split[i].Number == p.port.Number {
+			p.split = append(p.split, ns.Split[i])
+		}
 	}
 	if !p.listenersKnown {
 		return p
@@ -70,9 +77,14 @@ func (p *tcpPort) problems() (found problemSet) {
 	}
 	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
-	found.add(OnlyIPv6, report.OnlyIPv6(p.listeners))
+	found.add(SplitPort, p.isSplit())
+	found.add(OnlyIPv6, !p.isSplit() && report.OnlyIPv6(p.listeners))
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
+}
+
+func (p *tcpPort) isSplit() bool {
+	return slices.ContainsFunc(p.split, func(s split.Port) bool { return s.Now })
 }
 
 // row makes the row that shows the port.
@@ -87,7 +99,7 @@ func (p *tcpPort) row() PortRow {
 	if verdicts == nil {
 		verdicts = &verdict.Port{Number: p.port.Number}
 	}
-	judged := report.NewPort(verdicts, groups, new(report.Query))
+	judged := report.NewPort(verdicts, groups, &report.Query{Restart: true, Split: p.split})
 	if p.listenersKnown {
 		r.Listeners = make([]ListenerRow, len(groups))
 		for i := range groups {
@@ -102,7 +114,7 @@ func (p *tcpPort) row() PortRow {
 		r.Verdict = []report.Sentence{{What: "restart", Outcome: report.Unknown, Text: "unknown: " + why}}
 		return r
 	}
-	r.Binds, r.Advice = judged.Binds, judged.Advice
+	r.Binds, r.Advice, r.Diagnosis, r.Split = judged.Binds, judged.Advice, judged.Diagnosis, judged.Split
 	r.Outcome, r.Verdict = judged.Verdict()
 	for i := range judged.Restarts {
 		if restart := &judged.Restarts[i]; !restart.Listening && len(r.Gone) < maxListeners {

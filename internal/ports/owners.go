@@ -8,7 +8,7 @@ import (
 )
 
 // MaxOthers bounds the Others of a Group.
-const MaxOthers = 3
+const MaxOthers = 2
 
 // AllOwners are the owners of the group that are known, except OthersMore.
 func (g *Group) AllOwners() []owner.Owner {

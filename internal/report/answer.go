@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -57,6 +58,10 @@ type Answer struct {
 
 	// Blockers block the bind, or may block it where Certain is false.
 	Blockers []Blocker `json:"blockers"`
+
+	Diagnosis *Diagnosis `json:"diagnosis"` // nil: it would succeed
+
+	brief, why string // of the diagnosis
 }
 
 // A Blocker is a number of sockets that bind() conflicts with.
@@ -70,7 +75,8 @@ type Blocker struct {
 	ExpiresSeconds *float64 `json:"expires_seconds"`
 }
 
-func newAnswer(port *bindrule.Port, v *bindrule.Verdict) Answer {
+// newAnswer takes the diagnosis of a bind that would not succeed.
+func newAnswer(port *bindrule.Port, v *bindrule.Verdict, of func() diagnosis.Diagnosis) Answer {
 	a := Answer{
 		Outcome: Outcome(v.Outcome.String()), Until: UntilUnknown,
 		Blockers: append(blockers(port, v.Blockers, true), blockers(port, v.Doubtful, false)...),
@@ -82,6 +88,10 @@ func newAnswer(port *bindrule.Port, v *bindrule.Verdict) Answer {
 		a.Until = UntilClosed
 	case v.Outcome == bindrule.Blocked && v.UntilKnown:
 		a.Until, a.BlockedSeconds = UntilTime, new(Seconds(v.Until))
+	}
+	if a.Outcome != Free {
+		d := of()
+		a.Diagnosis, a.brief, a.why = NewDiagnosis(&d), d.Brief, d.Why
 	}
 	a.AtMostSeconds = a.BlockedSeconds
 	if a.Until == UntilUnknown && !port.Incomplete {

@@ -1,6 +1,10 @@
 package report
 
-import "sockstate_exporter/internal/diagnosis"
+import (
+	"slices"
+
+	"sockstate_exporter/internal/diagnosis"
+)
 
 // A Diagnosis says why a call failed. docs/pages.md documents its JSON form.
 type Diagnosis struct {
@@ -15,6 +19,8 @@ type Diagnosis struct {
 	Peer    string            `json:"peer"`   // of a connection
 	// Afterwards says that the socket was not seen as the call failed, but a moment later.
 	Afterwards bool `json:"afterwards"`
+
+	line string
 }
 
 // NewDiagnosis returns nil where nothing is known.
@@ -24,7 +30,7 @@ func NewDiagnosis(d *diagnosis.Diagnosis) *Diagnosis {
 	}
 	out := &Diagnosis{
 		Code: d.Code, Sentence: d.Sentence, Remedy: d.Remedy, Until: d.End.Kind, Holder: NewOwner(&d.Holder),
-		State: d.State, Peer: d.Peer, Afterwards: d.Afterwards,
+		State: d.State, Peer: d.Peer, Afterwards: d.Afterwards, line: d.Line(),
 	}
 	if out.Until == "" {
 		out.Until = diagnosis.EndUnknown
@@ -33,4 +39,15 @@ func NewDiagnosis(d *diagnosis.Diagnosis) *Diagnosis {
 		out.Seconds = new(Seconds(d.End.Left))
 	}
 	return out
+}
+
+// Line is the diagnosis in one line, with the section of the documentation that explains it.
+func (d *Diagnosis) Line() string { return d.line + " (docs/diagnoses.md#" + string(d.Code) + ")" }
+
+// add adds a diagnosis that says something new.
+func (p *PortReport) add(d *Diagnosis) {
+	if d == nil || slices.Contains(p.Advice, d.Line()) {
+		return
+	}
+	p.Advice = append(p.Advice, d.Line())
 }

@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"sockstate_exporter/internal/words"
 )
@@ -14,6 +13,7 @@ type Headline struct {
 	Subject string   // "4840"
 	InUse   []string // who listens
 	Outcome Outcome  // of the restart, or of the bind
+	Where   []string // the addresses with this outcome; nil: all
 
 	// Why says what blocks and for how long, or what the answer depends on. It begins neither with
 	// a capital letter nor with a verb, and ends without a stop.
@@ -35,11 +35,11 @@ func (h *Headline) Text(paint Paint) string {
 	case len(h.InUse) > 0:
 		line = h.Occupied() + "; " + h.restart(paint)
 	case h.Outcome == Blocked:
-		line += paint(Blocked, "blocked") + " by " + h.Why
+		line += paint(Blocked, "blocked") + h.on() + " by " + h.Why
 	case h.Outcome == Free:
 		line += paint(Free, "free")
 	default:
-		line += paint(Unknown, "unknown") + ": " + h.Why
+		line += paint(Unknown, "unknown") + h.on() + ": " + h.Why
 	}
 	if h.Beside != "" {
 		line += "; " + h.Beside
@@ -57,10 +57,17 @@ func (h *Headline) restart(paint Paint) string {
 	case Free:
 		return paint(Free, "a restart would work")
 	case Blocked:
-		return paint(Blocked, "a restart would fail") + ": " + h.Why
+		return paint(Blocked, "a restart"+h.on()+" would fail") + ": " + h.Why
 	default:
-		return paint(Unknown, "whether a restart would work is unknown") + ": " + h.Why
+		return paint(Unknown, "whether a restart"+h.on()+" would work is unknown") + ": " + h.Why
 	}
+}
+
+func (h *Headline) on() string {
+	if len(h.Where) == 0 {
+		return ""
+	}
+	return " on " + words.And(words.FirstOf(h.Where))
 }
 
 // Headline is the first line about a port, without its subject. The flags are those of the server
@@ -76,7 +83,7 @@ func (p *PortReport) Headline(reuseAddr, reusePort bool) Headline {
 		}
 		return h
 	}
-	h := Headline{Outcome: asked.Outcome, Why: asked.blame(p.Holders)}
+	h := Headline{Outcome: asked.Outcome, Why: asked.brief, Where: p.where(reuseAddr, asked.Outcome)}
 	switch {
 	case asked.Outcome == other.Outcome:
 	case reuseAddr:
@@ -88,21 +95,46 @@ func (p *PortReport) Headline(reuseAddr, reusePort bool) Headline {
 }
 
 func (p *PortReport) inUse() Headline {
-	var who []string
-	worst := &Answer{Outcome: Free}
+	var who, where []string
+	worst, asked := &Answer{Outcome: Free}, 0
 	for i := range p.Listeners {
 		if l := &p.Listeners[i]; l.asked {
-			who = append(who, l.who())
+			who = append(who, l.who()...)
 			worst = worseAnswer(worst, &l.Restart)
+			asked++
+		}
+	}
+	for i := range p.Listeners {
+		if l := &p.Listeners[i]; l.asked && l.Restart.Outcome == worst.Outcome {
+			where = append(where, l.Place())
 		}
 	}
 	slices.Sort(who)
-	return Headline{InUse: slices.Compact(who), Outcome: worst.Outcome, Why: worst.blame(slices.DeleteFunc(slices.Clone(p.Holders), p.listens))}
+	return Headline{InUse: slices.Compact(who), Outcome: worst.Outcome, Why: worst.why, Where: some(where, asked)}
 }
 
-// listens says that a process that has sockets open is one of those that listen.
-func (p *PortReport) listens(h Holder) bool {
-	return slices.ContainsFunc(p.Listeners, func(l ListenerReport) bool { return l.Owner != nil && l.Owner.PID == h.Owner.PID })
+// some returns the places unless they are all there are.
+func some(places []string, all int) []string {
+	if len(places) == all {
+		return nil
+	}
+	return places
+}
+
+// where are the addresses of binds with the outcome, if others have another one.
+func (p *PortReport) where(reuseAddr bool, outcome Outcome) []string {
+	var where []string
+	asked := 0
+	for i := range p.Binds {
+		b := &p.Binds[i]
+		if b.OtherHalf {
+			continue
+		}
+		if asked++; b.answer(reuseAddr).Outcome == outcome {
+			where = append(where, b.Place())
+		}
+	}
+	return some(where, asked)
 }
 
 // notServed is a bind that would not work although nothing listens on its address, such as that of
@@ -138,31 +170,20 @@ func worseAnswer(a, b *Answer) *Answer {
 }
 
 // who says in few words who listens.
-func (l *ListenerReport) who() string {
-	switch {
-	case l.Owner == nil && l.UID == nil:
-		return "a socket of an unknown user"
-	case l.Owner == nil:
-		return fmt.Sprintf("a socket of uid %d", *l.UID)
+func (l *ListenerReport) who() []string {
+	if l.Owner == nil && l.UID == nil {
+		return []string{"a socket of an unknown user"}
 	}
-	o := *l.Owner
-	o.Processes = 1
-	if o.Place() != "" {
-		o.PID = 0
+	if l.Owner == nil {
+		return []string{fmt.Sprintf("a socket of uid %d", *l.UID)}
 	}
-	return o.String()
-}
-
-// blame is why, with the processes that have the sockets open.
-func (a *Answer) blame(holders []Holder) string {
-	var names []string
-	for i := range holders {
-		if slices.ContainsFunc(a.Blockers, func(b Blocker) bool { return b.Certain && holders[i].Sockets[b.State] > 0 }) {
-			names = append(names, holders[i].Owner.String())
+	var who []string
+	for _, o := range l.Owners {
+		o.Processes = 1
+		if o.Place() != "" {
+			o.PID = 0
 		}
+		who = append(who, o.String())
 	}
-	if len(names) == 0 || a.Outcome != Blocked {
-		return a.why()
-	}
-	return countAll(a.Blockers, true) + ", open in " + strings.Join(words.FirstOf(names), ", ") + ", " + howLong(a)
+	return who
 }

@@ -1,9 +1,14 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
+	"slices"
 
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
@@ -33,6 +38,27 @@ func NewOwner(o *owner.Owner) *Owner {
 	return &Owner{Process: o.Process, PID: uint32(o.PID), Processes: o.Processes, Unit: o.Unit, Container: o.ShortContainer()}
 }
 
+// newOwners are those of a group of listeners.
+func newOwners(g *ports.Group) []Owner {
+	out := []Owner{}
+	for _, o := range g.AllOwners() {
+		out = append(out, *NewOwner(&o))
+	}
+	return out
+}
+
+// By names the owners. It is empty if none is known.
+func (l *ListenerReport) By() string {
+	var names []string
+	for i := range l.Owners {
+		names = append(names, l.Owners[i].String())
+	}
+	if l.LeftOut > 0 {
+		names = append(names, fmt.Sprintf("%d more", l.LeftOut))
+	}
+	return words.And(names)
+}
+
 // Who says in one line which process that is. It is empty if no more than its unit is known.
 func (o *Owner) Who() string {
 	if o == nil || o.Process == "" && o.PID == 0 {
@@ -54,4 +80,40 @@ func (o *Owner) Place() string {
 		return ""
 	}
 	return words.Place(o.Unit, o.Container)
+}
+
+// A Holder is a process with sockets open that do not listen: connections, or bound ones.
+type Holder struct {
+	Owner   Owner             `json:"owner"`
+	Sockets map[string]uint64 `json:"sockets"` // by state, as in the metrics
+}
+
+// holders are the processes that are known, those with most sockets first.
+func holders(open []facts.Open) []Holder {
+	out, index := []Holder{}, make(map[int]int)
+	for i := range open {
+		o := &open[i]
+		if !o.Owner.Known() {
+			continue
+		}
+		n, ok := index[o.Owner.PID]
+		if !ok {
+			n = len(out)
+			index[o.Owner.PID] = n
+			out = append(out, Holder{*NewOwner(&o.Owner), make(map[string]uint64)})
+		}
+		out[n].Sockets[o.State.String()] += o.Count
+		out[n].Owner.Processes = max(out[n].Owner.Processes, o.Owner.Processes)
+	}
+	slices.SortFunc(out, func(a, b Holder) int {
+		return cmp.Or(cmp.Compare(total(b.Sockets), total(a.Sockets)), cmp.Compare(a.Owner.PID, b.Owner.PID))
+	})
+	return out
+}
+
+func total(sockets map[string]uint64) (n uint64) {
+	for _, of := range sockets {
+		n += of
+	}
+	return n
 }

@@ -6,10 +6,12 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -38,8 +40,15 @@ type Query struct {
 	ReuseAddr, ReusePort bool
 	UID                  bindrule.UID
 
-	// Holders are, by port, the processes that have sockets open which do not listen.
-	Holders map[uint16][]Holder
+	// Open are, by port, the open sockets that do not listen, as far as they were looked for.
+	Open map[uint16][]facts.Open
+
+	// Split are ports whose halves are known to be apart, by failed binds too. They are those of the
+	// port that NewPort judges.
+	Split []split.Port
+
+	// LocalPorts is net.ipv4.ip_local_port_range. It is empty where it is not known.
+	LocalPorts sock.PortRange
 
 	// Unseen is what the snapshot could not show, in words.
 	Unseen []string
@@ -65,6 +74,8 @@ type PortReport struct {
 	Listeners []ListenerReport `json:"listeners"`
 	Binds     []BindReport     `json:"binds"`
 	Holders   []Holder         `json:"holders"`
+	Diagnosis *Diagnosis       `json:"diagnosis"` // of the Outcome; nil: it is free
+	Split     *Diagnosis       `json:"split"`     // nil: IPv4 and IPv6 are in the same hands
 	Advice    []string         `json:"advice"`
 
 	decides *Answer
@@ -82,10 +93,10 @@ type ListenerReport struct {
 	ReuseAddr bindrule.Flag `json:"reuseaddr"`
 	ReusePort bindrule.Flag `json:"reuseport"`
 	UID       *uint32       `json:"uid"`
-	Owner     *Owner        `json:"owner"`   // nil: not known
+	Owner     *Owner        `json:"owner"`  // nil: not known
+	Owners    []Owner       `json:"owners"` // the first few, and Owner before all
+	LeftOut   int           `json:"owners_left_out"`
 	Restart   Answer        `json:"restart"` // does not count listeners
-
-	Absence owner.Absence `json:"-"` // why Owner is nil
 
 	asked bool // it listens on an address that is asked about
 }
@@ -100,12 +111,6 @@ type RestartReport struct {
 	Answer    Answer        `json:"restart"`
 	Owner     *Owner        `json:"owner"`
 	Listening bool          `json:"-"` // false: the listener closed a short time ago
-}
-
-// A Holder is a process with sockets open that do not listen: connections, or bound ones.
-type Holder struct {
-	Owner   Owner             `json:"owner"`
-	Sockets map[string]uint64 `json:"sockets"` // by state, as in the metrics
 }
 
 // A BindReport is what bind() to an address would answer now, to a binder with or without
@@ -169,26 +174,38 @@ func (q *Query) alike(a, b uint16) bool {
 
 // nothingOn says that a port has nothing of its own in a report but its number.
 func nothingOn(v *verdict.Port, groups []ports.Group, q *Query) bool {
-	return len(v.Port.Sockets)+len(v.Restarts)+len(groups)+len(q.Holders[v.Number]) == 0 && !v.Port.Incomplete
+	return len(v.Port.Sockets)+len(v.Restarts)+len(groups)+len(q.Open[v.Number]) == 0 && !v.Port.Incomplete
 }
 
 // NewPort judges one port. groups are its listeners.
 func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
-	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: append([]Holder{}, q.Holders[v.Number]...)}
+	look := facts.Look{
+		Number: v.Number, Port: &v.Port, Listeners: groups, Open: q.Open[v.Number],
+		Host: diagnosis.Host{Listened: len(groups)+len(v.Restarts) > 0, LocalPorts: q.LocalPorts, UnprivilegedPortStart: -1},
+	}
+	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: holders(q.Open[v.Number])}
 	for i := range v.Restarts {
 		r := &v.Restarts[i]
 		p.Restarts = append(p.Restarts, RestartReport{
 			Address: r.Address, Ifindex: r.Ifindex, ReuseAddr: r.ReuseAddr, ReusePort: r.ReusePort,
-			Answer: newAnswer(&v.Port, &r.Verdict.Verdict), Owner: NewOwner(&r.Owner), Listening: r.Listening,
+			Answer: restartAnswer(&look, r), Owner: NewOwner(&r.Owner), Listening: r.Listening,
 		})
 	}
 	for i := range groups {
 		p.Listeners = append(p.Listeners, newListener(&v.Port, &groups[i], p.Restarts))
 	}
-	p.Binds = newBinds(v, groups, q)
+	p.Binds = newBinds(&look, v, groups, q)
 	p.answer(q)
-	p.Advice = advice(&p, OnlyIPv6(groups), v.Port.Incomplete)
+	p.Split = newSplit(groups, q.Split)
+	p.advise(q, onlyIPv6(groups))
 	return p
+}
+
+func restartAnswer(look *facts.Look, r *verdict.Restart) Answer {
+	return newAnswer(look.Port, &r.Verdict.Verdict, func() diagnosis.Diagnosis {
+		request := bindrule.Request{Addr: r.Address, Ifindex: r.Ifindex, ReuseAddr: r.ReuseAddr, ReusePort: r.ReusePort}
+		return look.Restart(request, &r.Verdict.Verdict, r.Owner, r.Listening)
+	})
 }
 
 // answer answers the question of the query.
@@ -245,7 +262,7 @@ func OnlyIPv6(groups []ports.Group) bool {
 func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) ListenerReport {
 	l := ListenerReport{
 		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
-		Owner: NewOwner(&g.Owner), Absence: g.Owner.Absence, Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
+		Owner: NewOwner(&g.Owner), Owners: newOwners(g), LeftOut: g.OthersMore, Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
 	}
 	for _, s := range port.Sockets {
 		if s.State == sock.StateListen && s.Addr == g.Address && s.Ifindex == g.Ifindex && s.UID.Known {
@@ -262,14 +279,14 @@ func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) 
 
 // A binder judges binds to a port.
 type binder struct {
-	port *bindrule.Port
+	look *facts.Look
 	q    *Query
 }
 
 // newBinds judges the addresses that are asked for. Where a group listens on one, the bind has
 // the IPV6_V6ONLY of the group.
-func newBinds(v *verdict.Port, groups []ports.Group, q *Query) []BindReport {
-	on := binder{&v.Port, q}
+func newBinds(look *facts.Look, v *verdict.Port, groups []ports.Group, q *Query) []BindReport {
+	on := binder{look, q}
 	again := func(g *ports.Group) BindReport {
 		return on.bind(Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
 	}
@@ -319,14 +336,22 @@ func (on *binder) bind(a Address, only6 bool) BindReport {
 	request := bindrule.Request{
 		Addr: a.Addr, Ifindex: a.Ifindex, V6Only: bindrule.FlagOf(only6), ReusePort: bindrule.FlagOf(on.q.ReusePort), UID: on.q.UID,
 	}
-	request.ReuseAddr = bindrule.No
-	without := on.port.Bind(request)
-	request.ReuseAddr = bindrule.Yes
-	with := on.port.Bind(request)
-	return BindReport{
-		Address: a.Addr, Interface: a.Interface, V6Only: v6only(a.Addr, only6),
-		Without: newAnswer(on.port, &without), With: newAnswer(on.port, &with), asked: a,
+	answer := func(reuseAddr bool) Answer {
+		request.ReuseAddr = bindrule.FlagOf(reuseAddr)
+		v := on.look.Port.Bind(request)
+		return newAnswer(on.look.Port, &v, func() diagnosis.Diagnosis { return on.look.Bind(request, &v, on.halfFree(request)) })
 	}
+	return BindReport{Address: a.Addr, Interface: a.Interface, V6Only: v6only(a.Addr, only6), Without: answer(false), With: answer(true), asked: a}
+}
+
+// halfFree says that nothing is in the way of IPv6 alone, where a server is to have both wildcards.
+func (on *binder) halfFree(r bindrule.Request) bool {
+	if r.Addr != netip.IPv4Unspecified() || len(on.look.Listeners) > 0 {
+		return false
+	}
+	r.Addr, r.V6Only = netip.IPv6Unspecified(), bindrule.Yes
+	v := on.look.Port.Bind(r)
+	return v.Outcome == bindrule.Free
 }
 
 func v6only(a netip.Addr, on bool) bindrule.Flag {

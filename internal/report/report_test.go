@@ -2,11 +2,9 @@ package report
 
 import (
 	"errors"
-	"strings"
 	"testing"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/reporttest"
 )
 
@@ -60,18 +58,5 @@ func TestSnapshotThatFailedIsAnError(t *testing.T) {
 	s.Verdicts.Err = want
 	if r, err := New(s, Query{}); r != nil || !errors.Is(err, want) {
 		t.Errorf("report %v, error %v, want none and %v", r, err, want)
-	}
-}
-
-func TestWhyNobodyIsNamedWhoListens(t *testing.T) {
-	for absence, want := range map[owner.Absence]string{
-		owner.NotSearched: "`ss -tlnp 'sport = :4840'` names it",
-		owner.Hidden:      "no process that may be looked into",
-		owner.NoProcess:   "no process shows the listening socket",
-	} {
-		p := PortReport{Port: 4840, Listeners: []ListenerReport{{Absence: absence}}}
-		if got := whoListens(&p); !strings.Contains(got, want) {
-			t.Errorf("absence %d: got %q, want %q in it", absence, got, want)
-		}
 	}
 }

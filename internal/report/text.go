@@ -6,12 +6,12 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/words"
+	"sockstate_exporter/internal/diagnosis"
 )
 
 // About says what is known about a listener beside its address and owner.
 func (l *ListenerReport) About() string {
-	about := []string{reuseAddr(l.ReuseAddr)}
+	about := []string{diagnosis.ReuseAddr(l.ReuseAddr)}
 	if l.ReusePort == bindrule.Yes {
 		about = append(about, "with SO_REUSEPORT")
 	}
@@ -64,69 +64,8 @@ func (a *Answer) Text(paint Paint) string {
 	case Free:
 		return outcome
 	case Blocked:
-		return outcome + " by " + a.why()
+		return outcome + " by " + a.brief
 	default:
-		return outcome + ": " + a.why()
-	}
-}
-
-// why says what blocks and for how long, or what the answer depends on.
-func (a *Answer) why() string {
-	switch {
-	case a.Outcome == Blocked:
-		return countAll(a.Blockers, true) + ", " + howLong(a)
-	case a.Outcome == Free:
-		return ""
-	case len(a.Blockers) == 0:
-		return "not all sockets were seen"
-	case a.AtMostSeconds != nil:
-		return fmt.Sprintf("it depends on flags of %s, gone in %s", countAll(a.Blockers, false), words.Seconds(*a.AtMostSeconds))
-	default:
-		return "it depends on flags of " + countAll(a.Blockers, false)
-	}
-}
-
-func howLong(a *Answer) string {
-	switch {
-	case a.Until == UntilClosed:
-		return "until closed"
-	case a.BlockedSeconds != nil:
-		return "for " + words.Seconds(*a.BlockedSeconds)
-	case a.AtMostSeconds != nil:
-		return "for " + words.Seconds(*a.AtMostSeconds) + " at most"
-	default:
-		return "for how long is not known"
-	}
-}
-
-func countAll(blockers []Blocker, certain bool) string {
-	var parts []string
-	for _, b := range blockers {
-		if b.Certain == certain {
-			parts = append(parts, b.String())
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
-func (b *Blocker) String() string {
-	s := words.Plural(b.Sockets, "socket") + " in " + strings.ToUpper(b.State)
-	if b.State == "close" {
-		s = words.Plural(b.Sockets, "socket") + " bound but not listening"
-	}
-	if b.ReuseAddr == bindrule.FlagUnknown {
-		return s
-	}
-	return s + " " + reuseAddr(b.ReuseAddr)
-}
-
-func reuseAddr(f bindrule.Flag) string {
-	switch f {
-	case bindrule.Yes:
-		return "with SO_REUSEADDR"
-	case bindrule.No:
-		return "without SO_REUSEADDR"
-	default:
-		return "with SO_REUSEADDR unknown"
+		return outcome + ": " + a.brief
 	}
 }

@@ -1,0 +1,98 @@
+package diagnosis
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+)
+
+// wouldFail are the facts of a bind to 0.0.0.0:4840 that nobody has made.
+func wouldFail(reuseAddr bindrule.Flag, blockers ...Blocker) Facts {
+	return but(inUse(reuseAddr, no, blockers...), func(f *Facts) { f.Seen, f.Errno, f.Process = Now, 0, "" })
+}
+
+func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
+	nginx := owner.Owner{Process: "nginx", PID: 7, Unit: "nginx.service", Processes: 1}
+	curl := owner.Owner{Process: "curl", PID: 8, Processes: 1}
+	held := func(by owner.Owner) func(*Blocker) { return func(b *Blocker) { b.Holder, b.Held = by, true } }
+	listen := on(sock.StateListen, "0.0.0.0", 1, no)
+	open := connected(sock.StateEstablished, "127.0.0.1:5000", no)
+	restart := func(reuseAddr bindrule.Flag, blockers ...Blocker) Facts {
+		return but(wouldFail(reuseAddr, blockers...), func(f *Facts) { f.Call, f.By, f.Running, f.Host.Listened = Restart, nginx, true, true })
+	}
+	doubtful := func(f Facts, b ...Blocker) Facts { return but(f, func(f *Facts) { f.Doubtful = b }) }
+	for _, tt := range []struct {
+		name   string
+		facts  Facts
+		code   Code
+		end    End
+		why    string
+		remedy string // its beginning
+	}{
+		{"TIME_WAIT", wouldFail(no, waiting(5, no, 42_300*time.Millisecond)), TimeWait, End{EndTime, 42_300 * time.Millisecond},
+			"5 sockets in TIME_WAIT without SO_REUSEADDR, for 43 s", "Set SO_REUSEADDR before bind(). This time also wait 43 s"},
+		{"TIME_WAIT with flags that nobody sees", wouldFail(no, waiting(5, unknown, time.Second)), TimeWait, End{EndTime, time.Second},
+			"5 sockets in TIME_WAIT, for 1 s", "Wait 1 s. SO_REUSEADDR on the new socket helps at once if they were opened with it"},
+		{"others may block for longer", doubtful(wouldFail(yes, waiting(1, no, time.Second)), waiting(1, unknown, 2*time.Second)), TimeWaitOldFlags, End{},
+			"1 socket in TIME_WAIT without SO_REUSEADDR, for 2 s at most", "Wait 1 s"},
+		{"not all sockets were seen", but(wouldFail(yes, waiting(1, no, time.Second)), func(f *Facts) { f.Partial = true }), TimeWaitOldFlags, End{},
+			"1 socket in TIME_WAIT without SO_REUSEADDR, for how long is not known", "Wait 1 s"},
+		{"it depends on flags", doubtful(wouldFail(yes), waiting(3, unknown, time.Second)), Unknown, End{},
+			"it depends on flags of 3 sockets in TIME_WAIT, gone in 1 s", "Wait 1 s"},
+		{"nothing is known", but(wouldFail(yes), func(f *Facts) { f.Partial = true }), Unknown, End{}, "not all sockets were seen", ""},
+		{"a healthy server", wouldFail(no, listen.with(held(nginx))), OtherListener, untilClosed(),
+			"1 socket in LISTEN without SO_REUSEADDR, until closed", "To run another server here, stop nginx (pid 7, nginx.service) first, or use another port or address."},
+		{"a listener that the exporter may not look at", wouldFail(no, listen.with(held(owner.Owner{Absence: owner.Hidden}))), OtherListener, untilClosed(),
+			"1 socket in LISTEN without SO_REUSEADDR, until closed", "The exporter may not look into all processes; `ss -tlnp 'sport = :4840'`, as root on the host, may name it."},
+		{"a restart of a server with open connections", restart(no, open.with(held(nginx)), open.with(held(nginx))), AcceptedConnection, untilClosed(),
+			"2 connections of the server are open (2 ESTABLISHED, peer 127.0.0.1:5000), and those that it closes first stay in TIME_WAIT for 60 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
+			"Set SO_REUSEADDR before bind(). For the restart that brings the flag: stop the server, wait 60 s"},
+		{"another process has the server's connection", restart(yes, open.with(held(curl))), AcceptedConnection, untilClosed(),
+			"1 connection of the server is open (1 ESTABLISHED, peer 127.0.0.1:5000), held by curl (pid 8), and those that it closes first stay in TIME_WAIT for 60 s; the new socket sets SO_REUSEADDR, but it was opened without SO_REUSEADDR",
+			"Stop the server, wait 60 s"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := Of(&tt.facts)
+			if d.Code != tt.code || d.End != tt.end || d.Why != tt.why {
+				t.Errorf("got  %s %v %s\nwant %s %v %s", d.Code, d.End, d.Why, tt.code, tt.end, tt.why)
+			}
+			if !strings.HasPrefix(d.Remedy, tt.remedy) || (d.Remedy == "") != (tt.remedy == "") {
+				t.Errorf("remedy %q, want %q", d.Remedy, tt.remedy)
+			}
+		})
+	}
+}
+
+// A connection on a port where nothing listens may be a client's: nobody has seen who opened it.
+func TestNobodyIsAdvisedToEndAClient(t *testing.T) {
+	curl := owner.Owner{Process: "curl", PID: 8, Processes: 1}
+	f := wouldFail(no, connected(sock.StateEstablished, "127.0.0.1:5000", no).with(func(b *Blocker) { b.Holder = curl }))
+	d := Of(&f)
+	if want := "1 connection on the port is open (1 ESTABLISHED, peer 127.0.0.1:5000), held by curl (pid 8)"; !strings.HasPrefix(d.Sentence, want) {
+		t.Errorf("sentence %q, want %q", d.Sentence, want)
+	}
+	if strings.Contains(d.Remedy, "curl") {
+		t.Errorf("remedy %q names the client", d.Remedy)
+	}
+}
+
+func TestSplitPortsNameWhoseEachHalfIs(t *testing.T) {
+	nginx, caddy := owner.Owner{Process: "nginx", PID: 7, Processes: 1}, owner.Owner{Process: "caddy", PID: 8, Processes: 1}
+	for _, tt := range []struct {
+		halves Halves
+		want   string
+	}{
+		{Halves{IPv4: []owner.Owner{nginx}, IPv6: []owner.Owner{caddy, nginx}}, "IPv4 is served by nginx (pid 7), and IPv6 by caddy (pid 8) and nginx (pid 7)"},
+		{Halves{IPv6: []owner.Owner{caddy}, Missing: sock.FamilyIPv4, Failed: true}, "only IPv6 is served, by caddy (pid 8); a bind for IPv4 failed, and nothing listens on it"},
+		{Halves{IPv4: []owner.Owner{nginx}, Missing: sock.FamilyIPv6, Failed: true}, "only IPv4 is served, by nginx (pid 7); a bind for IPv6 failed, and nothing listens on it"},
+		{Halves{Missing: sock.FamilyIPv4}, "only IPv6 is served: the listener on :: has IPV6_V6ONLY. If IPv4 should be served, that half of the server is missing"},
+	} {
+		if d := OfSplit(&tt.halves); d.Code != SplitPort || d.Sentence != tt.want || d.Remedy == "" {
+			t.Errorf("got  %s %s\nwant %s", d.Code, d.Sentence, tt.want)
+		}
+	}
+}
