@@ -125,7 +125,7 @@ func TestUserWhoFailsToBindTakesNoLogLinesOfOthers(t *testing.T) {
 		var out bytes.Buffer
 		log := conflictLogger(slog.New(slog.NewTextHandler(&out, nil)))
 		fail := func(uid uint32, port int) {
-			log(failures.Conflict{Port: uint16(port), Failures: 1, Request: bindrule.Request{UID: bindrule.UIDOf(uid)}})
+			log(failures.Conflict{Errno: syscall.EADDRINUSE, Port: uint16(port), Failures: 1, Request: bindrule.Request{UID: bindrule.UIDOf(uid)}})
 		}
 		const hostile, server = 1001, 1002
 		for port := range 1000 {

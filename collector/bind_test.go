@@ -187,7 +187,7 @@ func TestHostileProcessNames(t *testing.T) {
 		if label == "" {
 			process = ""
 		}
-		want[`errno="EACCES",family="ipv4",port="`+strconv.Itoa(int(port))+`",`+process+`protocol="tcp"`] = "1.7000000005e+09"
+		want[`errno="EACCES",family="ipv4",port="`+strconv.Itoa(int(port))+`",`+process+`protocol="tcp",reuseaddr="false"`] = "1.7000000005e+09"
 	}
 	text := bindText(t, binds)
 	if !utf8.Valid(text) {

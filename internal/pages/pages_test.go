@@ -350,7 +350,7 @@ func TestFilters(t *testing.T) {
 		{"&port=4840", "4840"},
 		{"&port=0-0", ""},
 		{"&netns=" + url.QueryEscape("blue\x1b<b>"), "0"},
-		{"&netns=", "4840 4841 4842 80 53 0 -"},
+		{"&netns=", "4840 4841 4842 80 53 8080 443 0 -"},
 	} {
 		var page FailuresPage
 		w := ask(newPages(t, hostWithFailures()).Failures(), "/failures?format=json"+tt.query, "")
