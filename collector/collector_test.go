@@ -222,7 +222,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			"sockstate_tcp_listener_accept_queue_limit sockstate_tcp_listener_accept_queue_ratio sockstate_tcp_listener_drops_total sockstate_tcp_listener_groups_dropped"
 		netns = "sockstate_netns_time_wait_sockets sockstate_netns_time_wait_limit sockstate_netns_time_wait_overflows_total " +
 			"sockstate_netns_listen_overflows_total sockstate_netns_listen_drops_total sockstate_netns_ephemeral_ports_limit " +
-			"sockstate_tcp_memory_bytes sockstate_tcp_memory_limit_bytes sockstate_tcp_orphans sockstate_tcp_orphans_limit"
+			"sockstate_tcp_memory_bytes sockstate_tcp_memory_pressure_bytes sockstate_tcp_memory_limit_bytes sockstate_tcp_orphans sockstate_tcp_orphans_limit"
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
 		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
 		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_failing sockstate_bind_last_failure_timestamp_seconds " +

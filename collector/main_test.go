@@ -130,7 +130,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),
-				Memory: known(1 << 20), MemoryLimit: known(1 << 30), Orphans: known(6), OrphansLimit: known(131072),
+				Memory: known(1 << 20), MemoryPressure: known(1 << 29), MemoryLimit: known(1 << 30), Orphans: known(6), OrphansLimit: known(131072),
 			}, Duration: 4 * time.Millisecond},
 		},
 		Discovery: snapshot.Part[snapshot.Discovery]{Data: snapshot.Discovery{Dropped: 1, Unreadable: 2}, Duration: time.Millisecond},

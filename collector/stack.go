@@ -18,7 +18,7 @@ type stackFamily struct {
 	ephemeralPorts    *metric.Desc
 
 	// Of the host.
-	memory, memoryLimit, orphans, orphansLimit *metric.Desc
+	memory, memoryPressure, memoryLimit, orphans, orphansLimit *metric.Desc
 }
 
 func newStackFamily() *stackFamily {
@@ -35,10 +35,11 @@ func newStackFamily() *stackFamily {
 			"Connections that listeners dropped for any reason, including full accept queues.", "netns"),
 		ephemeralPorts: metric.Gauge("netns_ephemeral_ports_limit",
 			"Ports that the kernel may choose as local port for one destination.", "netns"),
-		memory:       metric.Gauge("tcp_memory_bytes", "Bytes that the buffers of all TCP sockets on the host take."),
-		memoryLimit:  metric.Gauge("tcp_memory_limit_bytes", "Bytes that the buffers of all TCP sockets on the host may take."),
-		orphans:      metric.Gauge("tcp_orphans", "TCP sockets on the host that no process has and that are not closed yet."),
-		orphansLimit: metric.Gauge("tcp_orphans_limit", "Maximum number of such TCP sockets on the host."),
+		memory:         metric.Gauge("tcp_memory_bytes", "Bytes that the buffers of all TCP sockets on the host take."),
+		memoryPressure: metric.Gauge("tcp_memory_pressure_bytes", "Bytes of TCP buffers from which on the kernel keeps them small."),
+		memoryLimit:    metric.Gauge("tcp_memory_limit_bytes", "Bytes that the buffers of all TCP sockets on the host may take."),
+		orphans:        metric.Gauge("tcp_orphans", "TCP sockets on the host that no process has and that are not closed yet."),
+		orphansLimit:   metric.Gauge("tcp_orphans_limit", "Maximum number of such TCP sockets on the host."),
 	}
 }
 
@@ -46,7 +47,7 @@ func (*stackFamily) name() string { return "stack" }
 
 func (f *stackFamily) metrics() []*metric.Desc {
 	return []*metric.Desc{f.timeWait, f.timeWaitLimit, f.timeWaitOverflows, f.listenOverflows, f.listenDrops, f.ephemeralPorts,
-		f.memory, f.memoryLimit, f.orphans, f.orphansLimit}
+		f.memory, f.memoryPressure, f.memoryLimit, f.orphans, f.orphansLimit}
 }
 
 func (*stackFamily) outcome(s *snapshot.Snapshot) result {
@@ -60,6 +61,7 @@ func (f *stackFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	}
 	host := &s.Namespace.Stack.Data // any namespace shows the same
 	putKnown(ch, f.memory, host.Memory)
+	putKnown(ch, f.memoryPressure, host.MemoryPressure)
 	putKnown(ch, f.memoryLimit, host.MemoryLimit)
 	putKnown(ch, f.orphans, host.Orphans)
 	putKnown(ch, f.orphansLimit, host.OrphansLimit)

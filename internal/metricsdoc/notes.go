@@ -274,9 +274,15 @@ func notes() map[string]note {
 			absent:  procfs,
 			source:  "`mem` in `/proc/net/sockstat` (`tcp_memory_allocated`)",
 		},
+		"tcp_memory_pressure_bytes": {
+			unit:    "bytes",
+			details: "Above it, the kernel lets no buffer grow, shrinks receive windows and drops segments out of order, until the memory is below the first number of the sysctl.",
+			absent:  "if the exporter does not run in the initial network namespace",
+			source:  "second number of `net.ipv4.tcp_mem`",
+		},
 		"tcp_memory_limit_bytes": {
 			unit:    "bytes",
-			details: "Above it, the kernel refuses memory to sockets, and closes those that it cannot keep. From the second number of the sysctl on, it shrinks their buffers.",
+			details: "Above it, the kernel refuses memory to sockets, and closes those that it cannot keep.",
 			absent:  "if the exporter does not run in the initial network namespace",
 			source:  "last number of `net.ipv4.tcp_mem`",
 		},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/prometheus/procfs"
 )
@@ -46,10 +47,10 @@ type Stats struct {
 	// counts both for the whole host, and shows them in every network namespace
 	// (tcp_memory_allocated, tcp_orphan_count).
 	Memory, Orphans Value
-	// MemoryLimit is the last number of net.ipv4.tcp_mem, in bytes, and OrphansLimit is
-	// net.ipv4.tcp_max_orphans. Only the initial network namespace has these files; in others they
-	// are not OK, and that is no error.
-	MemoryLimit, OrphansLimit Value
+	// MemoryPressure and MemoryLimit are the second and the last number of net.ipv4.tcp_mem, in
+	// bytes, and OrphansLimit is net.ipv4.tcp_max_orphans. Only the initial network namespace has
+	// these files; in others they are not OK, and that is no error.
+	MemoryPressure, MemoryLimit, OrphansLimit Value
 }
 
 // A Reader reads Stats. It is safe for concurrent use.
@@ -114,26 +115,33 @@ func (r *Reader) readSockstat(s *Stats) error {
 // readHostLimits reads the limits of the host.
 func (r *Reader) readHostLimits(s *Stats) error {
 	pages, err := r.hostLimit("net.ipv4.tcp_mem", 3)
-	if pages.OK {
-		s.MemoryLimit = known(pages.V * uint64(os.Getpagesize()))
+	if pages != nil {
+		s.MemoryPressure = known(pages[1] * uint64(os.Getpagesize()))
+		s.MemoryLimit = known(pages[2] * uint64(os.Getpagesize()))
 	}
-	var orphansErr error
-	s.OrphansLimit, orphansErr = r.hostLimit("net.ipv4.tcp_max_orphans", 1)
+	orphans, orphansErr := r.hostLimit("net.ipv4.tcp_max_orphans", 1)
+	if orphans != nil {
+		s.OrphansLimit = known(orphans[0])
+	}
 	return errors.Join(err, orphansErr)
 }
 
-// hostLimit returns the last of n numbers.
-func (r *Reader) hostLimit(sysctl string, n int) (Value, error) {
+// hostLimit returns the n numbers of a sysctl, or none outside of the initial network namespace.
+func (r *Reader) hostLimit(sysctl string, n int) ([]uint64, error) {
 	v, err := r.proc.SysctlInts(sysctl)
 	switch {
 	case errors.Is(err, os.ErrNotExist): // not the initial network namespace
-		return Value{}, nil
+		return nil, nil
 	case err != nil:
-		return Value{}, fmt.Errorf("read %s: %w", sysctl, err)
-	case len(v) != n || v[n-1] < 0:
-		return Value{}, fmt.Errorf("read %s: got %v, want %d numbers, the last 0 or more", sysctl, v, n)
+		return nil, fmt.Errorf("read %s: %w", sysctl, err)
+	case len(v) != n || slices.Min(v) < 0:
+		return nil, fmt.Errorf("read %s: got %v, want %d numbers, 0 or more", sysctl, v, n)
 	}
-	return known(uint64(v[n-1])), nil
+	numbers := make([]uint64, n)
+	for i := range v {
+		numbers[i] = uint64(v[i])
+	}
+	return numbers, nil
 }
 
 // TCPSockets returns the number of TCP sockets in the calling thread's network namespace: those that

@@ -55,6 +55,7 @@ func fixture() Stats {
 		ListenDrops:       known(12),
 		EphemeralPorts:    known(60999 - 32768 + 1 - 101),
 		Memory:            known(372 * uint64(os.Getpagesize())),
+		MemoryPressure:    known(383868 * uint64(os.Getpagesize())),
 		MemoryLimit:       known(575802 * uint64(os.Getpagesize())),
 		Orphans:           known(0),
 		OrphansLimit:      known(131072),
@@ -89,7 +90,7 @@ func TestReadOfHostilePart(t *testing.T) {
 		orphans  = "sys/net/ipv4/tcp_max_orphans"
 	)
 	noSockstat := func(s *Stats) { s.TimeWait, s.Memory, s.Orphans = Value{}, Value{}, Value{} }
-	noMemoryLimit := func(s *Stats) { s.MemoryLimit = Value{} }
+	noMemoryLimit := func(s *Stats) { s.MemoryPressure, s.MemoryLimit = Value{}, Value{} }
 	noOrphansLimit := func(s *Stats) { s.OrphansLimit = Value{} }
 	noNetstat := func(s *Stats) { s.TimeWaitOverflows, s.ListenOverflows, s.ListenDrops = Value{}, Value{}, Value{} }
 	noPorts := func(s *Stats) { s.EphemeralPorts = Value{} }
@@ -114,8 +115,8 @@ func TestReadOfHostilePart(t *testing.T) {
 		{"sockstat with tw alone", "net/sockstat", "TCP: inuse 1 tw 7\n", func(s *Stats) { s.Memory, s.Orphans = Value{}, Value{} }, nil},
 		{"not the initial namespace: memory", memory, absent, noMemoryLimit, nil},
 		{"not the initial namespace: orphans", orphans, absent, noOrphansLimit, nil},
-		{"memory short", memory, "1 2\n", noMemoryLimit, []string{"read net.ipv4.tcp_mem: got [1 2], want 3 numbers, the last 0 or more"}},
-		{"orphans negative", orphans, "-1\n", noOrphansLimit, []string{"read net.ipv4.tcp_max_orphans: got [-1], want 1 numbers, the last 0 or more"}},
+		{"memory short", memory, "1 2\n", noMemoryLimit, []string{"read net.ipv4.tcp_mem: got [1 2], want 3 numbers, 0 or more"}},
+		{"orphans negative", orphans, "-1\n", noOrphansLimit, []string{"read net.ipv4.tcp_max_orphans: got [-1], want 1 numbers, 0 or more"}},
 		{"netstat missing", "net/netstat", absent, noNetstat,
 			[]string{"read net/netstat: open ROOT/100/task/101/net/netstat: no such file or directory"}},
 		{"netstat empty", "net/netstat", "", noNetstat,
@@ -200,7 +201,7 @@ func TestReadJoinsWhatFailed(t *testing.T) {
 		t.Errorf("got error\n%v\nwant\n%s", err, want)
 	}
 	all := fixture()
-	if only := (Stats{EphemeralPorts: all.EphemeralPorts, MemoryLimit: all.MemoryLimit, OrphansLimit: all.OrphansLimit}); got != only {
+	if only := (Stats{EphemeralPorts: all.EphemeralPorts, MemoryPressure: all.MemoryPressure, MemoryLimit: all.MemoryLimit, OrphansLimit: all.OrphansLimit}); got != only {
 		t.Errorf("got %+v, want %+v", got, only)
 	}
 }

@@ -56,6 +56,9 @@ func dashboardVars(uid string) []string {
 	}[uid]
 }
 
+// ofTheHost says that the alert is about all network namespaces together: its link chooses none.
+func ofTheHost(alert string) bool { return strings.HasPrefix(alert, "SockstateTCP") }
+
 func TestAlertsLinkToTheirDashboardWithItsVariables(t *testing.T) {
 	for _, a := range loadRules(t).Alerts() {
 		link := a.Annotations["dashboard_url"]
@@ -66,6 +69,9 @@ func TestAlertsLinkToTheirDashboardWithItsVariables(t *testing.T) {
 		}
 		var want []string
 		for _, v := range dashboardVars(uid) {
+			if v == "netns" && ofTheHost(a.Alert) {
+				continue
+			}
 			value := "{{ $labels." + v + " | urlquery }}"
 			if v == "port" {
 				value = "{{ $labels.port }}"

@@ -27,7 +27,7 @@ func startAll(t *testing.T) *monitor {
 	m := newMonitor(t)
 	s := states{t}
 	web, edge, flaky, blind, gone := kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t)
-	further := kerneltest.New(t)
+	further, small := kerneltest.New(t), kerneltest.New(t)
 	thenWeb, thenFurther, thenEdge := s.web(web), s.further(further), s.edge(edge)
 	// The flags of the connection are not known to an exporter without privileges.
 	blind.Listen(t, loopback(portEverywhere), kerneltest.Options{}).Peers(t, kerneltest.StateEstablished, 1, netip.MustParseAddr("127.0.0.2"))
@@ -44,6 +44,7 @@ func startAll(t *testing.T) *monitor {
 		{instance: instanceWeb, ns: web, args: webArgs},
 		{instance: instanceEdge, ns: edge, args: []string{fmt.Sprintf("--watch.remote-port=%d", portDestination)}},
 		{instance: instanceBlind, ns: blind, nobody: true},
+		{instance: instanceSmall, ns: small, sysctls: lowLimits(t, small)},
 		broken, ended,
 	} {
 		m.add(t, e)
@@ -53,6 +54,7 @@ func startAll(t *testing.T) *monitor {
 	thenWeb()
 	thenFurther()
 	thenEdge()
+	s.orphan(small)
 	ended.Stop()
 	broken.restart(t)
 	eventually(t, "the restarted exporter is scraped", func() string {

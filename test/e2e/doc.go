@@ -11,7 +11,8 @@
 //
 // Prometheus scrapes every two seconds and evaluates every second. In the rules, every `for` and
 // every `keep_firing_for` becomes two seconds, and the interval of each group one second. The
-// expressions with their ranges and thresholds do not change. Alertmanager sends at once.
+// expressions with their ranges and thresholds do not change, except that CLOSE_WAIT stays where it
+// was there for ten seconds in place of five minutes. Alertmanager sends at once.
 // TIME_WAIT lasts its full minute, because nothing can shorten it.
 //
 // # Privileges

@@ -20,6 +20,7 @@ type exporter struct {
 	args     []string
 	nobody   bool     // as an ordinary user
 	empty    []string // files that it finds empty
+	sysctls  string   // the directory that it finds in the place of /proc/sys/net/ipv4
 
 	socket *os.File
 	*launch.Exporter
@@ -45,7 +46,7 @@ func dup(t *testing.T, fd int) int {
 // start starts the exporter. What is scraped before it is ready waits in its socket.
 func (e *exporter) start(t *testing.T) {
 	t.Helper()
-	args := append([]string{strings.Join(e.empty, ","), "--web.systemd-socket"}, e.args...)
+	args := append([]string{strings.Join(e.empty, ","), e.sysctls, "--web.systemd-socket"}, e.args...)
 	e.Exporter = launch.Of(t, e.ns, launch.Address, launch.InRole(t, e.ns, "exporter", args...))
 	e.Binary = launch.Binary(t)
 	e.Cmd.ExtraFiles = []*os.File{e.socket} // descriptor 3
@@ -53,7 +54,7 @@ func (e *exporter) start(t *testing.T) {
 	if e.nobody {
 		e.Cmd.As(65534, 65534)
 	}
-	if len(e.empty) > 0 {
+	if len(e.empty) > 0 || e.sysctls != "" {
 		e.Cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	}
 	show(t, "exporter "+e.instance, e.Log)

@@ -24,17 +24,24 @@ func roles() map[string]func(args []string) error {
 	}
 }
 
+const ipv4Sysctls = "/proc/sys/net/ipv4"
+
 // becomeExporter runs the exporter on the socket that it inherited, descriptor 3,
 // as sd_listen_fds(3) wants it. args are files that it shall find empty, separated by commas,
-// and its flags.
+// the directory that it shall find in the place of ipv4Sysctls, and its flags.
 func becomeExporter(args []string) error {
 	for _, path := range strings.FieldsFunc(args[0], func(r rune) bool { return r == ',' }) {
 		if err := unix.Mount("/dev/null", path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount over %s: %w", path, err)
 		}
 	}
+	if sysctls := args[1]; sysctls != "" {
+		if err := unix.Mount(sysctls, ipv4Sysctls, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", sysctls, ipv4Sysctls, err)
+		}
+	}
 	env := append(os.Environ(), "LISTEN_PID="+strconv.Itoa(os.Getpid()), "LISTEN_FDS=1")
-	return unix.Exec(launch.Path, append([]string{"sockstate_exporter"}, args[1:]...), env)
+	return unix.Exec(launch.Path, append([]string{"sockstate_exporter"}, args[2:]...), env)
 }
 
 // serve is a server as many are: without SO_REUSEADDR, trying again while its port is taken,

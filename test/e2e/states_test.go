@@ -38,6 +38,7 @@ const (
 	portEverywhere   = 4013 // listens, on IPv4 and IPv6
 	portDestination  = 4014 // connections to it take the ephemeral ports
 	portAddresses    = 4015 // listens on more addresses than have series
+	portCloseWait    = 4016 // its server does not close what clients have closed
 	portPrivileged   = 443  // bind fails: not allowed
 )
 
@@ -48,6 +49,7 @@ const (
 	instanceFlaky = "flaky:10048" // an exporter that restarts, loses events and lacks data
 	instanceBlind = "blind:10048" // an exporter without privileges
 	instanceGone  = "gone:10048"  // an exporter that ended
+	instanceSmall = "small:10048" // an exporter of a host with low limits
 )
 
 // states makes and keeps up what dashboards and alerts show.
@@ -123,6 +125,8 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 		ns.Listen(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, i + 1}), portAddresses), kerneltest.Options{})
 	}
 	reuse := kerneltest.Options{ReuseAddr: true}
+	notClosing := ns.Listen(t, loopback(portCloseWait), kerneltest.Options{})
+	notClosing.Peers(t, kerneltest.StateCloseWait, 11, client)
 	first, second := ns.Bind(t, loopback(portListenFailed), reuse), ns.Bind(t, loopback(portListenFailed), reuse)
 	if err := unix.Listen(first.FD(), 1); err != nil {
 		t.Fatal(err)
@@ -146,6 +150,7 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 			}
 			return nil
 		})
+		s.every(time.Second, "leave one more connection in CLOSE_WAIT", func() error { return addPeer(t, notClosing, kerneltest.StateCloseWait, client) })
 		s.every(200*time.Millisecond, "drop connections", func() error { return tryConnect(ns, loopback(portQueueFull)) })
 		s.every(2*rateInterval, "change a flag", flag) // not back again within one
 		s.timeWait(ns)
@@ -375,4 +380,58 @@ func (s states) loseEvents(e *exporter) {
 	if err := e.Cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// addPeer opens one more connection, which stays until the test ends.
+func addPeer(t *testing.T, l *kerneltest.Listener, state kerneltest.State, from netip.Addr) error {
+	peers, err := l.OpenPeers(state, 1, from)
+	for _, p := range peers {
+		t.Cleanup(func() { _ = p.Close() })
+	}
+	return err
+}
+
+// lowLimits returns a directory that has what the exporter reads in /proc/sys/net/ipv4, with limits
+// of the host that a few sockets are beyond. Other namespaces than the host's have no such limits.
+func lowLimits(t *testing.T, ns *kerneltest.NetNS) string {
+	t.Helper()
+	dir := t.TempDir()
+	files := map[string]string{"tcp_mem": "1 1 1000000", "tcp_max_orphans": "1"}
+	for _, name := range []string{"ip_local_port_range", "ip_local_reserved_ports", "tcp_max_tw_buckets"} {
+		err := ns.Run(func() error {
+			content, err := os.ReadFile(filepath.Join(ipv4Sysctls, name))
+			files[name] = string(content)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// orphan keeps orphans: the server has closed a connection, and the client does not read.
+func (s states) orphan(ns *kerneltest.NetNS) {
+	s.t.Helper()
+	l := ns.Listen(s.t, loopback(portEverywhere), kerneltest.Options{})
+	much := make([]byte, 1<<20)
+	s.every(10*time.Second, "leave an orphan", func() error {
+		peers, err := l.OpenPeers(kerneltest.StateEstablished, 1, loopback(0).Addr())
+		if err != nil {
+			return err
+		}
+		s.t.Cleanup(func() { _ = peers[0].Close() })
+		for {
+			if _, err := unix.Write(peers[0].Local.FD(), much); errors.Is(err, unix.EAGAIN) {
+				return peers[0].Local.Orphan()
+			} else if err != nil {
+				return fmt.Errorf("write: %w", err)
+			}
+		}
+	})
 }
