@@ -224,7 +224,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			"sockstate_netns_listen_overflows_total sockstate_netns_listen_drops_total sockstate_netns_ephemeral_ports_limit " +
 			"sockstate_tcp_memory_bytes sockstate_tcp_memory_pressure_bytes sockstate_tcp_memory_limit_bytes sockstate_tcp_orphans sockstate_tcp_orphans_limit"
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
-		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport"
+		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport sockstate_tcp_port_unreserved"
 		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_failing sockstate_bind_last_failure_timestamp_seconds " +
 			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total " +
 			"sockstate_bind_tracer_slots_used sockstate_bind_tracer_slots_limit sockstate_bind_tracer_slots_lacking sockstate_connect_failures_total"
@@ -272,14 +272,14 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.Watch.Err = errBroken // the set is still there
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: errBroken}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: errBroken}
-			s.Reuse = snapshot.Part[struct{}]{Err: errBroken}
+			s.Reuse = snapshot.Part[[]uint16]{Err: errBroken}
 			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: errBroken}
 		}, strings.Join([]string{tcp, listener, reuse, restart, feature}, " "), success("001001011111"), ""},
 		{"the kernel's module", func(s *snapshot.Snapshot) {
 			s.Watch.Err = lacking
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: lacking}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: lacking}
-			s.Reuse = snapshot.Part[struct{}]{Err: lacking}
+			s.Reuse = snapshot.Part[[]uint16]{Err: lacking}
 			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: lacking}
 		}, strings.Join([]string{tcp, listener, reuse, restart}, " "), success("001001011111"), "0"},
 		{"everything, for lack of time", func(s *snapshot.Snapshot) {
@@ -288,7 +288,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 					Watch:     snapshot.Part[watch.Set]{Err: errScrapeTimeout},
 					TCP:       snapshot.Part[[]ports.PortSockets]{Err: errScrapeTimeout},
 					Listeners: snapshot.Part[[]ports.Group]{Err: errScrapeTimeout},
-					Reuse:     snapshot.Part[struct{}]{Err: errScrapeTimeout},
+					Reuse:     snapshot.Part[[]uint16]{Err: errScrapeTimeout},
 					Verdicts:  snapshot.Part[[]verdict.Port]{Err: errScrapeTimeout},
 					Remote:    snapshot.Part[[]ports.RemotePort]{Err: errScrapeTimeout},
 					Ephemeral: snapshot.Part[ports.Ephemeral]{Err: errScrapeTimeout},
@@ -303,7 +303,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: snapshot.ErrOff}
 			s.Stack = snapshot.Part[stack.Stats]{Err: snapshot.ErrOff}
-			s.Reuse = snapshot.Part[struct{}]{Err: snapshot.ErrOff}
+			s.Reuse = snapshot.Part[[]uint16]{Err: snapshot.ErrOff}
 			s.Verdicts = snapshot.Part[[]verdict.Port]{Err: snapshot.ErrOff}
 			s.Binds = snapshot.Part[failures.Binds]{Err: snapshot.ErrOff}
 			s.Discovery = snapshot.Part[snapshot.Discovery]{Err: snapshot.ErrOff}

@@ -121,7 +121,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Listeners:     snapshot.Part[[]ports.Group]{Data: groups, Duration: 2 * time.Millisecond},
 			GroupsDropped: map[uint16]int{4840: 9936},
 			TCP:           snapshot.Part[[]ports.PortSockets]{Data: []ports.PortSockets{{Number: 80}, busy}, Duration: 250 * time.Millisecond},
-			Reuse:         snapshot.Part[struct{}]{Duration: 3 * time.Millisecond},
+			Reuse:         snapshot.Part[[]uint16]{Data: []uint16{80}, Duration: 3 * time.Millisecond},
 			Remote:        snapshot.Part[[]ports.RemotePort]{Data: []ports.RemotePort{remote}, Duration: 250 * time.Millisecond},
 			Ephemeral:     snapshot.Part[ports.Ephemeral]{Data: ports.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
 			UDP:           snapshot.Part[ports.UDP]{Data: udp, Duration: 2 * time.Millisecond},
@@ -251,6 +251,7 @@ func note(ns *snapshot.Namespace, failures []bindtrace.Count) {
 	m.UDP(&ns.UDP.Data)
 	m.Remote(ns.Remote.Data, ns.Name == "")
 	m.Ephemeral(&ns.Ephemeral.Data)
+	m.Unreserved(ns.Reuse.Data)
 	m.Verdicts(ns.Verdicts.Data)
 	m.Failures(ns.Inode, failures)
 	ns.Seen = m.Namespace()

@@ -57,6 +57,9 @@ enum { BPF_RB_AVAIL_DATA = 0 };
 #define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12
 
+/* include/net/sock.h, in sk_userlocks: the program has named the port. */
+#define SOCK_BINDPORT_LOCK 8
+
 /* The numbers are those of enum bpf_func_id, include/uapi/linux/bpf.h. */
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;

@@ -103,6 +103,13 @@ func notes() map[string]note {
 			absent: "if the flag of a socket is not known, and no other socket lacks it",
 			source: "`skc_reuseport` by eBPF, or getsockopt(2) by pidfd_getfd(2)",
 		},
+		"tcp_port_unreserved": {
+			unit: flags,
+			details: "The port is in `net.ipv4.ip_local_port_range` and not in `net.ipv4.ip_local_reserved_ports`, and the program that listens has named it. " +
+				"A program that let the kernel choose its port does not count. While a server listens, the kernel gives its port to nobody; while the server restarts, it can.",
+			absent: "before the port was first seen so; if the kernel does not say who chose the port: without eBPF",
+			source: "`SOCK_BINDPORT_LOCK` in `sk_userlocks`, by eBPF",
+		},
 		"tcp_bind_blockers": {
 			unit: sockets,
 			details: "`reuseaddr` says whether the binding socket has SO_REUSEADDR. The addresses are those on which something listens, or listened last. " +

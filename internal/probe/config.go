@@ -1,11 +1,13 @@
 package probe
 
 import (
+	"cmp"
 	"net/netip"
 	"sync"
 
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -35,13 +37,14 @@ type Config struct {
 	// Stack, the counters are off; what the others read is not known then.
 	Stack      func() (stack.Stats, error)
 	LocalPorts func() (first, last uint16, err error)
-	TCPSockets func() (uint64, error) // without half-open sockets, and without those that are only bound
+	Reserved   func() ([]sock.PortRange, error) // net.ipv4.ip_local_reserved_ports
+	TCPSockets func() (uint64, error)           // without half-open sockets, and without those that are only bound
 }
 
 // Own asks the process's own network namespace.
 func (c *Config) Own() Namespace {
 	n := c.namespace(c.NetNS)
-	n.stack, n.localPorts = c.Stack, c.LocalPorts
+	n.stack, n.localPorts, n.reserved = c.Stack, c.LocalPorts, c.Reserved
 	return n
 }
 
@@ -67,6 +70,16 @@ func (c *Config) In(ns *netns.Namespace) Namespace {
 	}
 	if c.TCPSockets != nil {
 		n.tcpSockets = func() (uint64, error) { p := read(); return p.sockets, p.socketsErr }
+	}
+	if c.Reserved != nil {
+		// Few namespaces have a port that this matters for.
+		n.reserved = func() (ports []sock.PortRange, err error) {
+			runErr := linux.RunInNetNS(fd, func() error {
+				ports, err = c.Reserved()
+				return nil
+			})
+			return ports, cmp.Or(runErr, err)
+		}
 	}
 	return n
 }

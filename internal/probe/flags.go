@@ -71,7 +71,7 @@ const maxBucketSockets = bindbucket.MaxSockets / 2
 
 func fromBuckets(read *bindbucket.Result) *Flags {
 	f := &Flags{
-		Listeners: make(map[uint64]sock.ReuseFlags), Bound: true, At: read.At,
+		Listeners: make(map[uint64]sock.ReuseFlags), NamedPort: make(map[uint64]bool), Bound: true, At: read.At,
 		Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets)),
 	}
 	f.addBuckets(read.Buckets)
@@ -86,6 +86,9 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 		s := &read.Sockets[i]
 		if s.State == sock.StateListen {
 			f.Listeners[s.Cookie] = s.ReuseFlags
+			if s.NamedPort {
+				f.NamedPort[s.Cookie] = true
+			}
 			continue
 		}
 		group := newSocket(&sockflags.Group{
@@ -150,7 +153,7 @@ func (s PortSocket) without() PortSocket {
 }
 
 func newFlags(read *sockflags.Result) *Flags {
-	f := &Flags{Listeners: read.Listeners, Missed: read.Missed, At: time.Now(), Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets))}
+	f := &Flags{Listeners: read.Listeners, NamedPort: read.NamedPort, Missed: read.Missed, At: time.Now(), Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets))}
 	for port, b := range read.Buckets {
 		f.Buckets[port] = newBucket(&b)
 	}

@@ -27,6 +27,7 @@ type namespace struct {
 	// Each is nil where it cannot be asked.
 	stack      func() (stack.Stats, error)
 	localPorts func() (first, last uint16, err error)
+	reserved   func() ([]sock.PortRange, error)
 	tcpSockets func() (uint64, error)
 }
 
@@ -115,6 +116,14 @@ func (n *namespace) LocalPorts() sock.PortRange {
 		return sock.PortRange{}
 	}
 	return sock.PortRange{First: first, Last: last}
+}
+
+// ReservedPorts implements Namespace.
+func (n *namespace) ReservedPorts() ([]sock.PortRange, error) {
+	if n.reserved == nil {
+		return nil, ErrOff
+	}
+	return n.reserved()
 }
 
 // OnlyListeners implements Namespace.

@@ -46,6 +46,9 @@ type Namespace interface {
 	// read: then Stack says why.
 	LocalPorts() sock.PortRange
 
+	// ReservedPorts returns net.ipv4.ip_local_reserved_ports.
+	ReservedPorts() ([]sock.PortRange, error)
+
 	// OnlyListeners says that the kernel counts so many TCP sockets here as there are listeners,
 	// and no more. It does not count half-open sockets and sockets that are only bound. Ask it only
 	// of namespaces other than the process's own.
@@ -108,6 +111,10 @@ type FlagRequest struct {
 // Flags are the reuse flags of sockets.
 type Flags struct {
 	Listeners map[uint64]sock.ReuseFlags // by socket cookie
+
+	// NamedPort has the listeners whose program has named the port, so far as that is known: the
+	// kernel did not choose it.
+	NamedPort map[uint64]bool
 
 	// Sockets are all other sockets on the requested ports, where the scope is FlagsOfAll. Expires
 	// counts from At.

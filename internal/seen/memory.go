@@ -176,6 +176,16 @@ func (m *Memory) Ephemeral(e *ports.Ephemeral) {
 	m.seen.ipv6 = max(m.seen.ipv6, len(e.IPv6))
 }
 
+// Unreserved takes the ports that an outgoing connection can take from their servers.
+func (m *Memory) Unreserved(numbers []uint16) {
+	for _, number := range numbers {
+		if i, ok := m.seen.tcp.set.Find(number); ok && !m.seen.tcp.ports[i].Unreserved {
+			m.own()
+			m.seen.tcp.ports[i].Unreserved = true
+		}
+	}
+}
+
 // Verdicts takes the verdicts on TCP ports.
 func (m *Memory) Verdicts(verdicts []verdict.Port) {
 	for i := range verdicts {

@@ -24,6 +24,9 @@ type Port struct {
 	// GroupsDropped says that the port had too many listener groups.
 	GroupsDropped bool
 
+	// Unreserved says that an outgoing connection could take the port from its server.
+	Unreserved bool
+
 	// Of the addresses that the snapshot still has. A map is replaced, not changed.
 	shared   map[ports.GroupKey]bool
 	blockers map[bindKey]sock.StateSet

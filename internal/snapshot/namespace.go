@@ -378,14 +378,38 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	if part.Data == nil {
 		part.Data = new(probe.Flags)
 	}
-	reuse := Part[struct{}]{Err: part.Err, Duration: part.Duration}
+	reuse := Part[[]uint16]{Err: part.Err, Duration: part.Duration}
 	if part.Err == nil {
+		reuse.Data = t.unreserved(part.Data.NamedPort)
 		t.setGroups(func(groups *Part[[]ports.Group]) {
 			ports.SetFlags(groups.Data, t.onWatched.Listeners, part.Data.Listeners)
 		})
 	}
 	t.publish(func(s *Namespace) { s.Reuse = reuse })
 	return part
+}
+
+// unreserved returns the ports of listeners whose program has named a port that the kernel also
+// chooses for outgoing connections.
+func (t *taking) unreserved(named map[uint64]bool) []uint16 {
+	var found []uint16
+	for i := range t.onWatched.Listeners {
+		l := &t.onWatched.Listeners[i]
+		if named[l.Cookie] && t.localPorts.Contains(l.Port) {
+			found = append(found, l.Port)
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	reserved, err := t.probe.ReservedPorts()
+	if err != nil {
+		return nil // the error of the stack part says why
+	}
+	slices.Sort(found)
+	return slices.DeleteFunc(slices.Compact(found), func(port uint16) bool {
+		return slices.ContainsFunc(reserved, func(r sock.PortRange) bool { return r.Contains(port) })
+	})
 }
 
 // A count is what a dump or a walk of TCP sockets has shown. It is a probe.Visitor and a

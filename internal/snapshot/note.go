@@ -21,7 +21,7 @@ func noting(m *seen.Memory, publish func(func(*Namespace))) func(func(*Namespace
 
 // notedParts are the parts of one snapshot that were noted. What a Memory needs of a part does not
 // change when the part is published again.
-type notedParts [7]bool
+type notedParts [8]bool
 
 func (noted *notedParts) note(m *seen.Memory, ns *Namespace) {
 	for i, part := range [len(noted)]struct {
@@ -41,6 +41,7 @@ func (noted *notedParts) note(m *seen.Memory, ns *Namespace) {
 			}
 		}},
 		{ns.Ephemeral.Err, func() { m.Ephemeral(&ns.Ephemeral.Data) }},
+		{ns.Reuse.Err, func() { m.Unreserved(ns.Reuse.Data) }},
 		{ns.Verdicts.Err, func() { m.Verdicts(ns.Verdicts.Data) }},
 	} {
 		if !noted[i] && !errors.Is(part.err, errPending) {

@@ -91,8 +91,10 @@ type Namespace struct {
 	// UDP has the sockets of watched UDP ports. The set of ports is there even when Err is not nil.
 	UDP Part[ports.UDP]
 
-	// Reuse has the error and the duration of reading the reuse flags. The flags are in Listeners.
-	Reuse Part[struct{}]
+	// Reuse has the error and the duration of reading the reuse flags. The flags are in Listeners. Its
+	// data are the ports that an outgoing connection can take while nothing listens, although a
+	// program has named them, sorted.
+	Reuse Part[[]uint16]
 
 	// Verdicts say whether a bind would work: Verdicts.Data[i] is about Watch.Data.Ports[i].
 	Verdicts Part[[]verdict.Port]

@@ -109,7 +109,7 @@ func (w *worker) approach(noConnections bool, walks *walkBudget) approach {
 
 // rememberFlags keeps the flags of listeners, for when connections are not looked for.
 func (w *worker) rememberFlags(flags *probe.Flags, listeners []ports.Listener) {
-	w.flags = &probe.Flags{Listeners: flags.Listeners, Buckets: flags.Buckets, At: flags.At}
+	w.flags = &probe.Flags{Listeners: flags.Listeners, NamedPort: flags.NamedPort, Buckets: flags.Buckets, At: flags.At}
 	w.flagsOf = ports.Cookies(listeners)
 }
 

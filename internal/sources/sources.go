@@ -64,11 +64,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	host := new(probe.Host)
 	host.OwnInode, host.OwnCookie = ownNetns()
 	host.BoundInactive = isLinux(6, 8)
-	readStack, localPorts, tcpSockets := stackReader()
-	host.LocalPorts, host.TCPSockets = localPorts, tcpSockets
-	if opts.Stack {
-		host.Stack = readStack
-	}
+	readProcfs(&host.Config, opts.Stack)
 	cfg := snapshot.Config{
 		Host:      host,
 		Watch:     opts.Watch,
@@ -197,10 +193,15 @@ func ownNetns() (inode uint32, cookie uint64) {
 	return inode, cookie
 }
 
-func stackReader() (read func() (stack.Stats, error), localPorts func() (uint16, uint16, error), tcpSockets func() (uint64, error)) {
+// readProcfs sets what reads /proc. Without a usable /proc, the counters have an error that says so.
+func readProcfs(c *probe.Config, counters bool) {
 	reader, err := stack.NewReader("/proc")
-	if err != nil {
-		return func() (stack.Stats, error) { return stack.Stats{}, err }, nil, nil
+	if err == nil {
+		c.Stack, c.LocalPorts, c.Reserved, c.TCPSockets = reader.Read, reader.LocalPorts, reader.ReservedPorts, reader.TCPSockets
+	} else {
+		c.Stack = func() (stack.Stats, error) { return stack.Stats{}, err }
 	}
-	return reader.Read, reader.LocalPorts, reader.TCPSockets
+	if !counters {
+		c.Stack = nil
+	}
 }

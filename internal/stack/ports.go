@@ -10,11 +10,24 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A portRange is the ports from first to last, both included.
 type portRange struct {
 	first, last int
+}
+
+// ReservedPorts returns net.ipv4.ip_local_reserved_ports of the calling thread's network namespace, in
+// any order.
+func (r *Reader) ReservedPorts() ([]sock.PortRange, error) {
+	reserved, err := r.reservedPorts()
+	ranges := make([]sock.PortRange, len(reserved))
+	for i, p := range reserved {
+		ranges[i] = sock.PortRange{First: uint16(p.first), Last: uint16(p.last)}
+	}
+	return ranges, err
 }
 
 // LocalPorts returns the first and the last port of net.ipv4.ip_local_port_range of the calling
@@ -32,24 +45,31 @@ func (r *Reader) LocalPorts() (first, last uint16, err error) {
 }
 
 func (r *Reader) readEphemeralPorts(s *Stats) error {
-	const reservedSysctl = "net.ipv4.ip_local_reserved_ports"
-
 	first, last, err := r.LocalPorts()
 	if err != nil {
 		return err
 	}
+	reserved, err := r.reservedPorts()
+	if err != nil {
+		return err
+	}
+	s.EphemeralPorts = known(uint64(countUnreserved(portRange{int(first), int(last)}, reserved)))
+	return nil
+}
+
+func (r *Reader) reservedPorts() ([]portRange, error) {
+	const sysctl = "net.ipv4.ip_local_reserved_ports"
 
 	// procfs.FS.SysctlStrings does not do: it reads only 128 bytes.
 	text, err := readSysctlBitmap(filepath.Join(r.path, "sys/net/ipv4/ip_local_reserved_ports"))
 	if err != nil {
-		return fmt.Errorf("read %s: %w", reservedSysctl, err)
+		return nil, fmt.Errorf("read %s: %w", sysctl, err)
 	}
 	reserved, err := parsePortRanges(text)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", reservedSysctl, err)
+		return nil, fmt.Errorf("read %s: %w", sysctl, err)
 	}
-	s.EphemeralPorts = known(uint64(countUnreserved(portRange{int(first), int(last)}, reserved)))
-	return nil
+	return reserved, nil
 }
 
 // readSysctlBitmap reads a file of proc_do_large_bitmap. A read at an offset other than 0 returns

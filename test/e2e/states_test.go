@@ -23,23 +23,24 @@ import (
 
 // Ports of the states. All are watched.
 const (
-	portQueueFull    = 4001 // its accept queue is full, and drops
-	portListener     = 4002 // bind fails: another one listens
-	portTimeWait     = 4003 // bind fails: TIME_WAIT
-	portConnection   = 4004 // bind fails: connections, and nothing listens
-	portBound        = 4005 // bind fails: a socket that is bound
-	portFlag         = 4006 // the listener is opened anew with another flag
-	portHalf         = 4007 // IPv6 listens; bind fails for IPv4
-	portMissing      = 4008 // nothing listens
-	portRestart      = 4009 // a restart would fail
-	portListenFailed = 4010 // listen fails
-	portUDP          = 4011 // UDP: bind fails, and nobody reads
-	portForeign      = 4012 // bind fails: no such address
-	portEverywhere   = 4013 // listens, on IPv4 and IPv6
-	portDestination  = 4014 // connections to it take the ephemeral ports
-	portAddresses    = 4015 // listens on more addresses than have series
-	portCloseWait    = 4016 // its server does not close what clients have closed
-	portPrivileged   = 443  // bind fails: not allowed
+	portQueueFull    = 4001  // its accept queue is full, and drops
+	portListener     = 4002  // bind fails: another one listens
+	portTimeWait     = 4003  // bind fails: TIME_WAIT
+	portConnection   = 4004  // bind fails: connections, and nothing listens
+	portBound        = 4005  // bind fails: a socket that is bound
+	portFlag         = 4006  // the listener is opened anew with another flag
+	portHalf         = 4007  // IPv6 listens; bind fails for IPv4
+	portMissing      = 4008  // nothing listens
+	portRestart      = 4009  // a restart would fail
+	portListenFailed = 4010  // listen fails
+	portUDP          = 4011  // UDP: bind fails, and nobody reads
+	portForeign      = 4012  // bind fails: no such address
+	portEverywhere   = 4013  // listens, on IPv4 and IPv6
+	portDestination  = 4014  // connections to it take the ephemeral ports
+	portAddresses    = 4015  // listens on more addresses than have series
+	portCloseWait    = 4016  // its server does not close what clients have closed
+	portEphemeral    = 48400 // listens, in ip_local_port_range
+	portPrivileged   = 443   // bind fails: not allowed
 )
 
 // The instances, each of which has a namespace of its own.
@@ -121,6 +122,7 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 	}
 	ns.ListenUDP(t, loopback(portUDP), kerneltest.Options{})
 	ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), portEverywhere), kerneltest.Options{V6Only: new(false)})
+	ns.Listen(t, loopback(portEphemeral), kerneltest.Options{})
 	for i := range byte(70) {
 		ns.Listen(t, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, i + 1}), portAddresses), kerneltest.Options{})
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -260,4 +261,46 @@ func TestChangedFlagShowsAtTheNextScrape(t *testing.T) {
 			t.Errorf("got  %v\nwant %v", got, want)
 		}
 	}
+}
+
+// A program that names its port in the range of outgoing connections may lose it to one of these.
+func TestPortsThatAnOutgoingConnectionCanTake(t *testing.T) {
+	own, blue, dir := kerneltest.New(t), kerneltest.New(t), pinDir(t)
+	pin(t, blue, dir, "blue")
+	for _, ns := range []*kerneltest.NetNS{own, blue} {
+		ns.Sysctl(t, "net.ipv4.ip_local_port_range", "48400 48499")
+		ns.Sysctl(t, "net.ipv4.ip_local_reserved_ports", "48401,48410-48419")
+	}
+	of := make(map[uint16]*kerneltest.Listener)
+	for _, port := range []uint16{48399, 48400, 48401, 48402, 48415, 48499, 48500} {
+		of[port] = own.Listen(t, loopback(port), reused())
+	}
+	kernels := own.Listen(t, loopback(0), reused())
+	own.Listen(t, netip.AddrPortFrom(allIPv6, 48402), v6only())
+	blue.Listen(t, loopback(48450), reused())
+	e := everything(t, own, "--netns="+dir+"/*", fmt.Sprintf("--watch.port=%d", kernels.Port()))
+
+	unreserved := func() []string {
+		var found []string
+		for line := range strings.Lines(e.Get(t, "/metrics")) {
+			if strings.HasPrefix(line, "sockstate_tcp_port_unreserved{") {
+				found = append(found, strings.TrimSpace(line))
+			}
+		}
+		return found
+	}
+	check := func(want ...string) {
+		t.Helper()
+		for i := range want {
+			want[i] = "sockstate_tcp_port_unreserved{" + want[i]
+		}
+		if got := unreserved(); !slices.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	check(`port="48400"} 1`, `port="48402"} 1`, `port="48499"} 1`, `netns="blue",port="48450"} 1`)
+
+	of[48400].Close()
+	own.Sysctl(t, "net.ipv4.ip_local_reserved_ports", "48402")
+	check(`port="48400"} 0`, `port="48401"} 1`, `port="48402"} 0`, `port="48415"} 1`, `port="48499"} 1`, `netns="blue",port="48450"} 1`)
 }

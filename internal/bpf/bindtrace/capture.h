@@ -19,7 +19,6 @@ enum {
 	MAX_BLOCKERS = 8,
 	CAPTURE_STEPS = 1024,
 	CAPTURE_SOCKETS = 768,
-	SOCK_BINDPORT_LOCK = 8,
 	FD_CHUNK = 64, /* BITS_PER_LONG: an fdtable has a multiple of it */
 	CAPTURE_FDS = 1024,
 };

@@ -25,6 +25,7 @@ const (
 	flagReusePort = 1 << 1
 	flagV6Only    = 1 << 2
 	flagElsewhere = 1 << 3
+	flagNamedPort = 1 << 4
 )
 
 const (
@@ -161,8 +162,8 @@ func (it *iterator) readOnce(ctx context.Context, req Request) (*Result, error) 
 
 	it.dirty = true
 	release := it.stopWith(ctx, config)
-	result := &Result{Listeners: make(map[uint64]Flags)}
-	err = it.walk(ctx, file, result.Listeners, req)
+	result := &Result{Listeners: make(map[uint64]Flags), NamedPort: make(map[uint64]bool)}
+	err = it.walk(ctx, file, result, req)
 	release()
 	if err != nil || req.ListenersOnly {
 		return result, err
@@ -228,7 +229,7 @@ func (it *iterator) stopWith(ctx context.Context, config sockflagsConfig) func()
 }
 
 // walk reads the iterator to its end, or to the end of the listeners.
-func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint64]Flags, req Request) error {
+func (it *iterator) walk(ctx context.Context, file io.Reader, result *Result, req Request) error {
 	// Any user may have as many listeners as they like on a port.
 	wanted := make(map[uint64]struct{}, len(req.Listeners))
 	for _, id := range req.Listeners {
@@ -253,7 +254,10 @@ func (it *iterator) walk(ctx context.Context, file io.Reader, listeners map[uint
 		for b := it.buf[:n]; len(b) > 0; b = b[listenerSize:] {
 			cookie, flags := binary.NativeEndian.Uint64(b), binary.NativeEndian.Uint64(b[8:])
 			if _, ok := wanted[cookie]; ok || len(wanted) == 0 {
-				listeners[cookie] = newFlags(uint8(flags))
+				result.Listeners[cookie] = newFlags(uint8(flags))
+				if flags&flagNamedPort != 0 {
+					result.NamedPort[cookie] = true
+				}
 			}
 		}
 	}

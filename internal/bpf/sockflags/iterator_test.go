@@ -76,7 +76,7 @@ func TestReadForgetsWhatACutWalkLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if err := it.walk(t.Context(), file, make(map[uint64]Flags), Request{}); err != nil {
+	if err := it.walk(t.Context(), file, &Result{Listeners: make(map[uint64]Flags), NamedPort: make(map[uint64]bool)}, Request{}); err != nil {
 		t.Fatal(err)
 	}
 	var left sockflagsResults

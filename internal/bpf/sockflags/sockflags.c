@@ -17,6 +17,7 @@ enum flag {
 	FLAG_REUSEPORT = 1 << 1,
 	FLAG_V6ONLY = 1 << 2,
 	FLAG_ELSEWHERE = 1 << 3, /* no address of expected; addr is 0 */
+	FLAG_NAMED_PORT = 1 << 4, /* of listeners: the program has named the port */
 };
 
 #define OTHER 0xffffffff /* no device and no uid has this number */
@@ -140,6 +141,14 @@ struct results {
 	u64 missed;
 	u64 shared; /* groups of all ports together */
 } res SEC(".data.results");
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct sock___locks {
+	u8 sk_userlocks : 4;
+};
+
+#pragma clang attribute pop
 
 static struct port *get_port(u32 number)
 {
@@ -400,6 +409,8 @@ int sockflags(struct bpf_iter__tcp *ctx)
 		find_bucket(port, sk);
 		res.listener.cookie = bpf_get_socket_cookie(sk);
 		res.listener.flags = flags_of(sk);
+		if (READ_BITS((struct sock___locks *)sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+			res.listener.flags |= FLAG_NAMED_PORT;
 		bpf_seq_write(ctx->meta->seq, &res.listener, sizeof(res.listener));
 		return 0;
 	}

@@ -83,6 +83,9 @@ type Flags = sock.ReuseFlags
 type Result struct {
 	// Listeners by socket cookie.
 	Listeners map[uint64]Flags
+	// NamedPort has the cookies of Listeners whose program has named the port: the kernel did not
+	// choose it (SOCK_BINDPORT_LOCK). ModeBPF only.
+	NamedPort map[uint64]bool
 	// Groups of all other sockets, in no particular order. ModeBPF only.
 	Groups []Group
 	// Buckets by port. A port is in it where the walk saw a listener, a connection or TIME_WAIT

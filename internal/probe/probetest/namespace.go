@@ -50,7 +50,8 @@ type Namespace struct {
 
 	Stats         *stack.Stats   // nil: off
 	LocalPortsAre sock.PortRange // net.ipv4.ip_local_port_range
-	TCPSockets    *uint64        // what the kernel counts; nil: it is not asked
+	Reserved      []sock.PortRange
+	TCPSockets    *uint64 // what the kernel counts; nil: it is not asked
 	DeviceNames   map[uint32]string
 
 	// Addresses are the local ones; nil: every address is.
@@ -234,6 +235,9 @@ func (n *Namespace) Stack() (stack.Stats, error) {
 
 // LocalPorts implements probe.Namespace.
 func (n *Namespace) LocalPorts() sock.PortRange { return n.LocalPortsAre }
+
+// ReservedPorts implements probe.Namespace.
+func (n *Namespace) ReservedPorts() ([]sock.PortRange, error) { return n.Reserved, nil }
 
 // OnlyListeners implements probe.Namespace.
 func (n *Namespace) OnlyListeners(listeners uint64) bool {
