@@ -41,6 +41,7 @@ const (
 	portCloseWait    = 4016  // its server does not close what clients have closed
 	portEphemeral    = 48400 // listens, in ip_local_port_range
 	portPrivileged   = 443   // bind fails: not allowed
+	portTaken        = 4017  // bind fails: another program listens
 )
 
 // The instances, each of which has a namespace of its own.
@@ -129,6 +130,13 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 	reuse := kerneltest.Options{ReuseAddr: true}
 	notClosing := ns.Listen(t, loopback(portCloseWait), kerneltest.Options{})
 	notClosing.Peers(t, kerneltest.StateCloseWait, 11, client)
+	other := start(t, "server", launch.InRole(t, ns, "server", loopback(portTaken).String()))
+	eventually(t, "the other program listens", func() string {
+		if !has(other, "listening") {
+			return other.String()
+		}
+		return ""
+	})
 	first, second := ns.Bind(t, loopback(portListenFailed), reuse), ns.Bind(t, loopback(portListenFailed), reuse)
 	if err := unix.Listen(first.FD(), 1); err != nil {
 		t.Fatal(err)
@@ -139,6 +147,7 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 			l.Close()
 		}
 		s.keepFailing(ns, loopback(portListener), unix.EADDRINUSE)
+		s.keepFailing(ns, loopback(portTaken), unix.EADDRINUSE)
 		s.keepFailing(ns, loopback(portConnection), unix.EADDRINUSE)
 		s.keepFailing(ns, loopback(portBound), unix.EADDRINUSE)
 		s.keepFailing(ns, loopback(portHalf), unix.EADDRINUSE)
