@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package bindtrace
 
@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"testing"
 
@@ -18,59 +17,22 @@ import (
 	"sockstate_exporter/internal/sock"
 )
 
-// compatCall is a call of bind or connect by a 32-bit process.
+// compatCall is what a 32-bit process calls with port 4840, to exit with the errno.
 type compatCall struct {
-	op         Op
-	socketcall byte // its number for socketcall(2)
-	nr         byte // its own number, less 0x100
-	addr       [4]byte
+	op    Op
+	calls uint64
+	code  []byte
 }
 
-// compatCode calls twice with port 4840, by socketcall(2) and by the system call
-// of the i386, and exits with the errno of both, or 1.
-func compatCode(call compatCall) []byte {
-	return slices.Concat(
-		[]byte{0x6a, 0x00, 0x6a, 0x01, 0x6a, 0x02}, // push 0, SOCK_STREAM, AF_INET
-		[]byte{0x89, 0xe1},                         // mov %esp, %ecx
-		[]byte{0xbb, 0x01, 0x00, 0x00, 0x00},       // mov $SYS_SOCKET, %ebx
-		[]byte{0xb8, 0x66, 0x00, 0x00, 0x00},       // mov $__NR_socketcall, %eax
-		[]byte{0xcd, 0x80},                         // int $0x80
-		[]byte{0x89, 0xc7},                         // mov %eax, %edi
-
-		[]byte{0x6a, 0x00, 0x6a, 0x00},                  // push sin_zero
-		append([]byte{0x68}, call.addr[:]...),           // push the address
-		[]byte{0x68, 0x02, 0x00, 0x12, 0xe8},            // push AF_INET, 4840
-		[]byte{0x89, 0xe6},                              // mov %esp, %esi
-		[]byte{0x6a, 0x10, 0x56, 0x57, 0x89, 0xe1},      // push 16, %esi, %edi; mov %esp, %ecx
-		[]byte{0xbb, call.socketcall, 0x00, 0x00, 0x00}, // mov $SYS_BIND or $SYS_CONNECT, %ebx
-		[]byte{0xb8, 0x66, 0x00, 0x00, 0x00},            // mov $__NR_socketcall, %eax
-		[]byte{0xcd, 0x80},                              // int $0x80
-		[]byte{0x89, 0xc5},                              // mov %eax, %ebp
-
-		[]byte{0x89, 0xfb, 0x89, 0xf1},          // mov %edi, %ebx; mov %esi, %ecx
-		[]byte{0xba, 0x10, 0x00, 0x00, 0x00},    // mov $16, %edx
-		[]byte{0xb8, call.nr, 0x01, 0x00, 0x00}, // mov $__NR_bind or $__NR_connect, %eax
-		[]byte{0xcd, 0x80},                      // int $0x80
-
-		[]byte{0x89, 0xc3, 0x29, 0xe8, 0x75, 0x09}, // mov %eax, %ebx; sub %ebp, %eax; jne 1f
-		[]byte{0xf7, 0xdb},                         // neg %ebx
-		[]byte{0xb8, 0x01, 0x00, 0x00, 0x00},       // mov $__NR_exit, %eax
-		[]byte{0xcd, 0x80},                         // int $0x80
-		[]byte{0xbb, 0x01, 0x00, 0x00, 0x00},       // 1: mov $1, %ebx
-		[]byte{0xb8, 0x01, 0x00, 0x00, 0x00},       // mov $__NR_exit, %eax
-		[]byte{0xcd, 0x80},                         // int $0x80
-	)
-}
-
-// compatELF is a static i386 executable of the code.
+// compatELF is a static 32-bit executable of the code.
 func compatELF(code []byte) []byte {
 	const base, headers = 0x08048000, 52 + 32
 	le := binary.LittleEndian
 	b := []byte{0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-	for _, half := range []uint16{2 /* ET_EXEC */, 3 /* EM_386 */} {
+	for _, half := range []uint16{2 /* ET_EXEC */, compatMachine} {
 		b = le.AppendUint16(b, half)
 	}
-	for _, word := range []uint32{1, base + headers, 52 /* e_phoff */, 0, 0} {
+	for _, word := range []uint32{1, base + headers, 52 /* e_phoff */, 0, compatFlags} {
 		b = le.AppendUint32(b, word)
 	}
 	for _, half := range []uint16{52, 32, 1, 0, 0, 0} {
@@ -87,13 +49,10 @@ func compatELF(code []byte) []byte {
 // them out (ARCH_TRACE_IGNORE_COMPAT_SYSCALLS).
 func TestCallsOf32BitProcesses(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
-		for _, call := range []compatCall{
-			{OpBind, 2, 0x69, [4]byte{192, 0, 2, 1}},
-			{OpConnect, 3, 0x6a, [4]byte{127, 0, 0, 1}},
-		} {
+		for _, call := range compatCalls {
 			t.Run(call.op.String(), func(t *testing.T) {
 				path := filepath.Join(t.TempDir(), "compat")
-				if err := os.WriteFile(path, compatELF(compatCode(call)), 0o755); err != nil {
+				if err := os.WriteFile(path, compatELF(call.code), 0o755); err != nil {
 					t.Fatal(err)
 				}
 				ns := newCramped(t)
@@ -120,7 +79,7 @@ func TestCallsOf32BitProcesses(t *testing.T) {
 					if call.op == OpBind {
 						key.Port = testPort
 					}
-					want[key] = 2
+					want[key] = call.calls
 				}
 				if got := grown(before, countsOf(t, tr, netns)); !maps.Equal(got, want) {
 					t.Errorf("counted %+v, want %+v", got, want)
