@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ type testBinary struct {
 	rel   string // dir, relative to the module
 	file  string
 	tests []string // what has to run: top-level tests, or benchmarks
+	sel   selection
 }
 
 // selection is the choice of tests.
@@ -67,31 +69,39 @@ func (s selection) wants(name string) bool {
 
 // buildInit builds the guest's init from the module of the working directory,
 // which is not necessarily the one under test.
-func buildInit(ctx context.Context, file string) error {
-	if _, err := goTool(ctx, ".", "build", "-ldflags=-s -w", "-o", file, initPackage); err != nil {
+func buildInit(ctx context.Context, arch, file string) error {
+	if _, err := goTool(ctx, arch, ".", "build", "-ldflags=-s -w", "-o", file, initPackage); err != nil {
 		return fmt.Errorf("build the guest's init (run this in the module it belongs to; -C names another to test): %w", err)
 	}
 	return nil
 }
 
-// buildTests builds the test binaries of the packages in the module at dir and
-// asks them for their tests. A package that the patterns name outright must
-// have tests; with a selection, packages it does not touch are left out.
-func buildTests(ctx context.Context, dir, out string, patterns []string, sel selection) ([]testBinary, error) {
-	pkgs, err := listPackages(ctx, dir, patterns)
+// buildTests builds the test binaries of the packages in the module at dir for
+// arch, and asks them for their tests. For another architecture than this
+// machine's, it asks a binary for this machine: both must have the same tests. A
+// package that the patterns name outright must have tests; with a selection,
+// packages it does not touch are left out.
+func buildTests(ctx context.Context, arch, dir, out string, patterns []string, sel selection) ([]testBinary, error) {
+	pkgs, err := listPackages(ctx, arch, dir, patterns)
 	if err != nil {
 		return nil, err
 	}
 	var built []testBinary
-	for i, p := range pkgs {
-		b := testBinary{pkg: p.ImportPath, dir: p.Dir, file: filepath.Join(out, fmt.Sprintf("%d.test", i))}
+	for _, p := range pkgs {
+		b := testBinary{pkg: p.ImportPath, dir: p.Dir, sel: sel}
 		if b.rel, err = filepath.Rel(p.Module.Dir, p.Dir); err != nil {
 			return nil, err
 		}
-		if _, err := goTool(ctx, dir, "test", "-c", "-ldflags=-s -w", "-o", b.file, p.ImportPath); err != nil {
-			return nil, fmt.Errorf("build tests: %w", err)
+		if b.file, err = buildTest(ctx, arch, b, out); err != nil {
+			return nil, err
 		}
-		if b.tests, err = listTests(ctx, b, sel); err != nil {
+		lister := b.file
+		if arch != runtime.GOARCH {
+			if lister, err = buildTest(ctx, runtime.GOARCH, b, out); err != nil {
+				return nil, err
+			}
+		}
+		if b.tests, err = listTests(ctx, b, lister); err != nil {
 			return nil, err
 		}
 		switch {
@@ -107,8 +117,16 @@ func buildTests(ctx context.Context, dir, out string, patterns []string, sel sel
 	return built, nil
 }
 
-func listPackages(ctx context.Context, dir string, patterns []string) ([]goPackage, error) {
-	out, err := goTool(ctx, dir, append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,Module", "--"}, patterns...)...)
+func buildTest(ctx context.Context, arch string, b testBinary, out string) (file string, err error) {
+	file = filepath.Join(out, strings.ReplaceAll(b.pkg, "/", "_")+"."+arch)
+	if _, err := goTool(ctx, arch, b.dir, "test", "-c", "-ldflags=-s -w", "-o", file, "."); err != nil {
+		return "", fmt.Errorf("build tests: %w", err)
+	}
+	return file, nil
+}
+
+func listPackages(ctx context.Context, arch, dir string, patterns []string) ([]goPackage, error) {
+	out, err := goTool(ctx, arch, dir, append([]string{"list", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles,Module", "--"}, patterns...)...)
 	if err != nil {
 		return nil, fmt.Errorf("list packages: %w", err)
 	}
@@ -144,14 +162,14 @@ func withTests(pkgs []goPackage, wild bool) ([]goPackage, error) {
 	return kept, nil
 }
 
-func listTests(ctx context.Context, b testBinary, sel selection) ([]string, error) {
-	out, err := command.Output(ctx, b.dir, b.file, "-test.list="+sel.pattern())
+func listTests(ctx context.Context, b testBinary, file string) ([]string, error) {
+	out, err := command.Output(ctx, b.dir, file, "-test.list="+b.sel.pattern())
 	if err != nil {
 		return nil, fmt.Errorf("list tests of %s: %w", b.pkg, err)
 	}
 	var names []string
 	for name := range strings.FieldsSeq(string(out)) {
-		if testName.MatchString(name) && sel.wants(name) {
+		if testName.MatchString(name) && b.sel.wants(name) {
 			names = append(names, name)
 		}
 	}
@@ -161,9 +179,9 @@ func listTests(ctx context.Context, b testBinary, sel selection) ([]string, erro
 var testName = regexp.MustCompile(`^(Test|Benchmark|Fuzz|Example)`)
 
 // goTool runs the go command for a guest, in which there is no libc.
-func goTool(ctx context.Context, dir string, args ...string) ([]byte, error) {
+func goTool(ctx context.Context, arch, dir string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	return command.Run(ctx, cmd)
 }

@@ -49,9 +49,10 @@ func TestSelection(t *testing.T) {
 }
 
 func TestPlan(t *testing.T) {
-	tests := []testBinary{{pkg: "m/a", rel: "a"}, {pkg: "m", rel: "."}}
+	sel := selection{run: "Test"}
+	tests := []testBinary{{pkg: "m/a", rel: "a", sel: sel}, {pkg: "m", rel: ".", sel: sel}}
 	skip := func(b testBinary) string { return map[string]string{"m": "^TestX$"}[b.pkg] }
-	got := makePlan(tests, []debkernel.Module{{Name: "inet_diag"}}, selection{run: "Test"}, skip, time.Minute, []string{"A=B"})
+	got := makePlan(tests, []debkernel.Module{{Name: "inet_diag"}}, skip, time.Minute, []string{"A=B"})
 	args := func(first string, rest ...string) []string {
 		return append([]string{first, "-test.v=test2json", "-test.paniconexit0", "-test.timeout=1m0s", "-test.run=Test"}, rest...)
 	}

@@ -142,7 +142,7 @@ func relative(target string) string {
 }
 
 // makePlan lists what the guest does with the tests.
-func makePlan(tests []testBinary, modules []debkernel.Module, sel selection, skip func(testBinary) string, timeout time.Duration, env []string) guest.Plan {
+func makePlan(tests []testBinary, modules []debkernel.Module, skip func(testBinary) string, timeout time.Duration, env []string) guest.Plan {
 	plan := guest.Plan{Env: env}
 	for _, m := range modules {
 		plan.Modules = append(plan.Modules, m.Name)
@@ -155,10 +155,10 @@ func makePlan(tests []testBinary, modules []debkernel.Module, sel selection, ski
 			"-test.timeout=" + timeout.String(),
 		}
 		switch {
-		case sel.bench != "":
-			args = append(args, "-test.run=^$", "-test.bench="+sel.bench, "-test.benchtime="+sel.benchtime)
-		case sel.run != "":
-			args = append(args, "-test.run="+sel.run)
+		case b.sel.bench != "":
+			args = append(args, "-test.run=^$", "-test.bench="+b.sel.bench, "-test.benchtime="+b.sel.benchtime)
+		case b.sel.run != "":
+			args = append(args, "-test.run="+b.sel.run)
 		}
 		if s := skip(b); s != "" {
 			args = append(args, "-test.skip="+s)
@@ -169,14 +169,18 @@ func makePlan(tests []testBinary, modules []debkernel.Module, sel selection, ski
 }
 
 // guestEnv is the environment of the tests; see the package documentation.
-func guestEnv(modules string, extra []string) []string {
+func guestEnv(k debkernel.Kernel, modules string, extra []string) []string {
+	modes := "kprobe,tracepoint"
+	if k.Fexit {
+		modes = "fexit," + modes
+	}
 	return append([]string{
 		"PATH=/bin",
 		"HOME=/root",
 		"TMPDIR=/tmp",
 		"SOCKSTATE_GUEST=1",
 		"SOCKSTATE_REQUIRE_ALL=1",
-		"SOCKSTATE_BPF_MODES=fexit,kprobe,tracepoint",
+		"SOCKSTATE_BPF_MODES=" + modes,
 		"SOCKSTATE_GUEST_MODULES=" + modules,
 	}, extra...)
 }

@@ -72,7 +72,7 @@ func parseFlags(args []string) (config, error) {
 	fs.DurationVar(&cfg.bootTimeout, "boot-timeout", 5*time.Minute, "how long a guest may take to come up")
 	fs.DurationVar(&cfg.timeout, "timeout", 30*time.Minute, "how long a package's tests may take")
 	fs.BoolVar(&cfg.verbose, "v", false, "print all output, tests' and kernels'")
-	kernels := fs.String("kernel", defaultKernels, "series of Debian cloud `kernels`, or directories (with a slash) where such a package is unpacked; comma separated")
+	kernels := fs.String("kernel", defaultKernels, "series of Debian cloud `kernels`, of amd64 unless :arm64 follows, or directories (with a slash) where such a package is unpacked; comma separated")
 	fs.Func("env", "set a `NAME=VALUE` for the tests; may be repeated", func(s string) error {
 		cfg.env = append(cfg.env, s)
 		return nil
@@ -107,19 +107,21 @@ func (cfg *config) complete() error {
 	return nil
 }
 
+// tool is a program and Debian's package of it.
+type tool struct{ program, debian string }
+
+// kernelTools fetch and unpack kernels.
+var kernelTools = []tool{
+	{"apt-get", "apt"},
+	{"apt-cache", "apt"},
+	{"dpkg-deb", "dpkg"},
+	{"xz", "xz-utils"},
+}
+
 // requireTools says what to install.
-func requireTools() error {
-	if runtime.GOARCH != "amd64" {
-		return fmt.Errorf("test binaries for amd64 kernels cannot be asked for their tests on %s", runtime.GOARCH)
-	}
+func requireTools(tools ...tool) error {
 	var errs []error
-	for _, t := range []struct{ program, debian string }{
-		{"qemu-system-x86_64", "qemu-system-x86"},
-		{"apt-get", "apt"},
-		{"apt-cache", "apt"},
-		{"dpkg-deb", "dpkg"},
-		{"xz", "xz-utils"},
-	} {
+	for _, t := range tools {
 		if _, err := exec.LookPath(t.program); err != nil {
 			errs = append(errs, fmt.Errorf("%s not found: install Debian's package %s", t.program, t.debian))
 		}

@@ -24,6 +24,32 @@ const (
 	hostMargin = 30 * time.Second
 )
 
+// machine is how qemu makes a guest of an architecture.
+type machine struct {
+	qemu   tool
+	args   []string // with the init's report on stdio
+	report string   // what the guest calls the report's serial line
+	kernel string   // parameters
+}
+
+var machines = map[string]machine{
+	"amd64": {
+		qemu:   tool{"qemu-system-x86_64", "qemu-system-x86"},
+		args:   []string{"-cpu", "max", "-serial", "stdio"},
+		report: "/dev/ttyS1",
+		// check_timer panics when the timer does not tick in time, as happens on a
+		// busy host.
+		kernel: "console=ttyS0 no_timer_check",
+	},
+	"arm64": {
+		qemu: tool{"qemu-system-aarch64", "qemu-system-arm"},
+		// Faster than max. It runs 32-bit programs, as not all CPUs of arm64 do.
+		args:   []string{"-machine", "virt", "-cpu", "neoverse-n1", "-chardev", "stdio,id=report", "-device", "pci-serial,chardev=report"},
+		report: "/dev/ttyS0",
+		kernel: "console=ttyAMA0",
+	},
+}
+
 // bootGuest runs a guest to its end and hands what its init reports to
 // onEvent. It returns the kernel's messages. The error says what went wrong
 // with the guest, never with a test.
@@ -34,17 +60,16 @@ func bootGuest(ctx context.Context, k debkernel.Kernel, initramfs, dir string, b
 	defer dog.stop()
 
 	log := filepath.Join(dir, "console")
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
+	m := machines[k.Arch]
+	cmd := exec.CommandContext(ctx, m.qemu.program, append([]string{
 		// Of several threads one may run kernel text that another is patching, as
 		// happens when a tracepoint is attached: the guest then dies of an int3.
-		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", "2G",
+		"-accel", "tcg,thread=single", "-smp", "2", "-m", "2G",
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot",
-		"-serial", "file:"+log, // ttyS0: the kernel
-		"-serial", "stdio", // ttyS1: the init's report
+		"-serial", "file:" + log, // the kernel's messages
 		"-kernel", k.Image, "-initrd", initramfs,
-		// check_timer panics when the timer does not tick in time, as happens on a
-		// busy host.
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check")
+		"-append", m.kernel + " quiet panic=-1 mitigations=off " + guest.ReportEnv + "=" + m.report,
+	}, m.args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

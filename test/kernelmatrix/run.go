@@ -21,9 +21,8 @@ import (
 // matrix is what all guests of a run share.
 type matrix struct {
 	cfg   config
-	dir   string // temporary
-	init  string
-	tests []testBinary
+	dir   string                  // temporary
+	tests map[string][]testBinary // by architecture
 
 	mu     sync.Mutex // guards what follows
 	out    io.Writer
@@ -34,7 +33,7 @@ type matrix struct {
 // run reports whether everything passed; an error means that there is nothing
 // to judge.
 func run(ctx context.Context, cfg config) (ok bool, err error) {
-	if err := requireTools(); err != nil {
+	if err := requireTools(kernelTools...); err != nil {
 		return false, err
 	}
 	dir, err := os.MkdirTemp("", "kernelmatrix-")
@@ -49,11 +48,18 @@ func run(ctx context.Context, cfg config) (ok bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		if err := requireTools(machines[k.Arch].qemu); err != nil {
+			return false, err
+		}
 		kernels = append(kernels, k)
 	}
-	m := &matrix{cfg: cfg, dir: dir, init: filepath.Join(dir, "init"), out: os.Stdout}
-	if err := m.build(ctx); err != nil {
-		return false, err
+	m := &matrix{cfg: cfg, dir: dir, tests: make(map[string][]testBinary), out: os.Stdout}
+	for _, k := range kernels {
+		if m.tests[k.Arch] == nil {
+			if err := m.build(ctx, k.Arch); err != nil {
+				return false, err
+			}
+		}
 	}
 	if err := m.runKernels(ctx, kernels); err != nil {
 		return false, err
@@ -62,18 +68,21 @@ func run(ctx context.Context, cfg config) (ok bool, err error) {
 	return m.failed == 0, nil
 }
 
-func (m *matrix) build(ctx context.Context) error {
-	if err := buildInit(ctx, m.init); err != nil {
+func (m *matrix) init(arch string) string { return filepath.Join(m.dir, "init."+arch) }
+
+func (m *matrix) build(ctx context.Context, arch string) error {
+	if err := buildInit(ctx, arch, m.init(arch)); err != nil {
 		return err
 	}
-	var err error
-	if m.tests, err = buildTests(ctx, m.cfg.dir, m.dir, m.cfg.packages, m.cfg.sel); err != nil {
+	tests, err := buildTests(ctx, arch, m.cfg.dir, m.dir, m.cfg.packages, m.cfg.sel)
+	if err != nil {
 		return err
 	}
+	m.tests[arch] = tests
 	if m.cfg.sel.run != "" || m.cfg.sel.bench != "" {
 		return nil // the lists of tests are not complete
 	}
-	return checkExclusions(exclusions, m.tests, m.cfg.allPackages)
+	return checkExclusions(exclusions, tests, m.cfg.allPackages)
 }
 
 // runKernels boots the guests, -j at a time.
@@ -113,9 +122,9 @@ func (m *matrix) runKernel(ctx context.Context, k debkernel.Kernel, dir string) 
 		return err
 	}
 	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg)) }
-	plan := makePlan(m.tests, modules, m.cfg.sel, skip, m.cfg.timeout, guestEnv(m.cfg.modules, m.cfg.env))
+	plan := makePlan(m.tests[k.Arch], modules, skip, m.cfg.timeout, guestEnv(k, m.cfg.modules, m.cfg.env))
 	initramfs := filepath.Join(dir, "initramfs")
-	im := image{init: m.init, plan: plan, modules: modules, tests: m.tests}
+	im := image{init: m.init(k.Arch), plan: plan, modules: modules, tests: m.tests[k.Arch]}
 	if err := im.write(initramfs); err != nil {
 		return fmt.Errorf("write initramfs: %w", err)
 	}
@@ -151,7 +160,7 @@ func (m *matrix) report(k debkernel.Kernel, g *guestRun, guestErr error, console
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var passed, failed int
-	for _, b := range m.tests {
+	for _, b := range m.tests[k.Arch] {
 		skipped := excluded(exclusions, b.pkg)
 		for _, e := range skipped {
 			fmt.Fprintf(m.out, "%s: %s: %s excluded: %s\n", k.Release, b.pkg, e.test, e.reason)
@@ -159,6 +168,7 @@ func (m *matrix) report(k debkernel.Kernel, g *guestRun, guestErr error, console
 		v := judge(b.pkg, withoutExcluded(b.tests, skipped), g.packages[b.pkg], m.cfg.sel.bench != "")
 		passed, failed = passed+v.passed, failed+v.failed
 		m.reportPackage(k, v, g.packages[b.pkg])
+		fmt.Fprintf(m.out, "%s %s: %d tests passed, %d failed, %.0f s\n", k.Name, b.pkg, v.passed, v.failed, g.took[b.pkg].Seconds())
 	}
 	if guestErr != nil {
 		failed = max(failed, 1)
@@ -171,7 +181,7 @@ func (m *matrix) report(k debkernel.Kernel, g *guestRun, guestErr error, console
 	if failed > 0 {
 		word = "FAIL"
 	}
-	fmt.Fprintf(m.out, "%s %s: %d packages, %d tests passed, %d failed, %.0f s\n", word, k.Release, len(m.tests), passed, failed, took.Seconds())
+	fmt.Fprintf(m.out, "%s %s: %d packages, %d tests passed, %d failed, %.0f s\n", word, k.Release, len(m.tests[k.Arch]), passed, failed, took.Seconds())
 	m.passed, m.failed = m.passed+passed, m.failed+failed
 }
 

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"sockstate_exporter/test/kernelmatrix/guest"
 )
@@ -21,10 +22,13 @@ type guestRun struct {
 	release  string // empty: it did not come up
 	packages map[string]*packageRun
 	current  string
+
+	started time.Time                // the current package
+	took    map[string]time.Duration // by package
 }
 
 func newGuestRun() *guestRun {
-	return &guestRun{packages: make(map[string]*packageRun)}
+	return &guestRun{packages: make(map[string]*packageRun), took: make(map[string]time.Duration)}
 }
 
 func (g *guestRun) add(e guest.Event) {
@@ -32,13 +36,14 @@ func (g *guestRun) add(e guest.Event) {
 	case e.Up != nil:
 		g.release = e.Up.Release
 	case e.Start != "":
-		g.current = e.Start
+		g.current, g.started = e.Start, time.Now()
 		g.packages[e.Start] = &packageRun{}
 	case e.Output != nil && g.packages[g.current] != nil:
 		p := g.packages[g.current]
 		p.output = append(append(p.output, e.Output...), '\n')
 	case e.Exit != nil && g.packages[e.Exit.Package] != nil:
 		g.packages[e.Exit.Package].exit = e.Exit
+		g.took[e.Exit.Package] = time.Since(g.started)
 	}
 }
 

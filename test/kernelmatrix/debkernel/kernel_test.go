@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestNewestPackageOfASeries(t *testing.T) {
@@ -28,15 +29,16 @@ func TestNewestPackageOfASeries(t *testing.T) {
 		"linux-image-6.12.120+deb12-cloud-arm64",
 		"xlinux-image-6.12.121+deb12-cloud-amd64",
 	}
-	for _, tt := range []struct{ series, want string }{
-		{"6.1", "linux-image-6.1.0-56-cloud-amd64"},
-		{"6.12", "linux-image-6.12.117+deb12-cloud-amd64"},
-		{"6", "linux-image-6.12.117+deb12-cloud-amd64"},
-		{"6.13", ""},
-		{"6.1.0-5", ""},
-		{".*", ""},
+	for _, tt := range []struct{ series, arch, want string }{
+		{"6.1", "amd64", "linux-image-6.1.0-56-cloud-amd64"},
+		{"6.12", "amd64", "linux-image-6.12.117+deb12-cloud-amd64"},
+		{"6", "amd64", "linux-image-6.12.117+deb12-cloud-amd64"},
+		{"6.12", "arm64", "linux-image-6.12.120+deb12-cloud-arm64"},
+		{"6.13", "amd64", ""},
+		{"6.1.0-5", "amd64", ""},
+		{".*", "amd64", ""},
 	} {
-		got, ok := newestPackage(names, tt.series)
+		got, ok := newestPackage(names, packagePattern(tt.series, tt.arch))
 		if got != tt.want || ok != (tt.want != "") {
 			t.Errorf("series %s: %q, %v, want %q", tt.series, got, ok, tt.want)
 		}
@@ -46,7 +48,7 @@ func TestNewestPackageOfASeries(t *testing.T) {
 func TestNewestPackageLeavesItsArgumentAlone(t *testing.T) {
 	names := []string{"linux-image-6.1.0-1-amd64", "linux-image-6.1.0-2-cloud-amd64"}
 	before := slices.Clone(names)
-	newestPackage(names, "6.1")
+	newestPackage(names, packagePattern("6.1", "amd64"))
 	if !reflect.DeepEqual(names, before) {
 		t.Errorf("names are now %q", names)
 	}
@@ -94,30 +96,74 @@ func TestDamagedDownloadIsRefused(t *testing.T) {
 	}
 }
 
+func TestListsAreFetchedAgainAfterTheMachines(t *testing.T) {
+	dir := unpacked(t, "own", "machine")
+	own, machine := filepath.Join(dir, "own"), filepath.Join(dir, "machine")
+	now := time.Now()
+	for age, want := range map[time.Duration]bool{time.Hour: true, -time.Hour: false} {
+		if err := os.Chtimes(machine, now, now.Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(own, now, now); err != nil {
+			t.Fatal(err)
+		}
+		if got := newer(own, machine); got != want {
+			t.Errorf("machine's lists %v older: newer is %v", age, got)
+		}
+	}
+	if !newer(own, machine+"-gone") || newer(own+"-gone", machine) {
+		t.Error("a missing file is newer")
+	}
+}
+
 // unpacked makes directories and empty files.
 func unpacked(t *testing.T, paths ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, p := range paths {
-		p = filepath.Join(dir, p)
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(p, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		write(t, filepath.Join(dir, p), "")
 	}
 	return dir
 }
 
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestKernelOfAnUnpackedPackage(t *testing.T) {
-	for _, lib := range []string{"lib", "usr/lib"} {
-		dir := unpacked(t, "boot/vmlinuz-6.1.0-1", lib+"/modules/6.1.0-1/modules.builtin")
-		got, err := open(dir)
-		want := Kernel{Release: "6.1.0-1", Image: dir + "/boot/vmlinuz-6.1.0-1", modules: dir + "/" + lib + "/modules/6.1.0-1"}
-		if err != nil || got != want {
-			t.Errorf("opened %+v, %v, want %+v", got, err, want)
+	for _, tt := range []struct {
+		lib, options string
+		want         Kernel
+	}{
+		{"lib", "CONFIG_X86_64=y\nCONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y\n", Kernel{Arch: "amd64", Fexit: true}},
+		{"usr/lib", "CONFIG_ARM64=y\n# CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS is not set\n", Kernel{Arch: "arm64"}},
+	} {
+		dir := unpacked(t, "boot/vmlinuz-6.1.0-1", tt.lib+"/modules/6.1.0-1/modules.builtin")
+		write(t, dir+"/boot/config-6.1.0-1", tt.options)
+		tt.want.Release, tt.want.Image, tt.want.modules = "6.1.0-1", dir+"/boot/vmlinuz-6.1.0-1", dir+"/"+tt.lib+"/modules/6.1.0-1"
+		if got, err := open(dir); err != nil || got != tt.want {
+			t.Errorf("opened %+v, %v, want %+v", got, err, tt.want)
 		}
+	}
+}
+
+func TestKernelOfAnotherArchitectureIsRefused(t *testing.T) {
+	dir := unpacked(t, "boot/vmlinuz-6.1.0-1", "boot/config-6.1.0-1")
+	if _, err := open(dir); err == nil || err.Error() != "kernel in "+dir+" is neither of amd64 nor of arm64" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestSeriesOfAnotherArchitectureIsRefused(t *testing.T) {
+	_, err := Find(t.Context(), "6.12:riscv64", t.TempDir())
+	if want := `kernel 6.12:riscv64: unknown architecture "riscv64", want amd64 or arm64`; err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 
@@ -129,7 +175,9 @@ func TestPackageWithoutImageIsNoKernel(t *testing.T) {
 }
 
 func TestPackageWithoutModulesIsNoKernel(t *testing.T) {
-	if _, err := open(unpacked(t, "boot/vmlinuz-6.1.0-1")); !errors.Is(err, fs.ErrNotExist) {
+	dir := unpacked(t, "boot/vmlinuz-6.1.0-1")
+	write(t, dir+"/boot/config-6.1.0-1", "CONFIG_ARM64=y\n")
+	if _, err := open(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v, want %v", err, fs.ErrNotExist)
 	}
 }
@@ -142,7 +190,7 @@ func TestOlderPackagesOfTheSeriesLeaveTheCache(t *testing.T) {
 		other = "linux-image-6.12.1+deb12-cloud-amd64_dd"
 	)
 	cache := unpacked(t, "lock", old+"/x", moved+"/x", kept+"/x", other+"/x")
-	if err := removeOlder(cache, "6.1", filepath.Join(cache, kept)); err != nil {
+	if err := removeOlder(cache, packagePattern("6.1", "amd64"), filepath.Join(cache, kept)); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(cache)

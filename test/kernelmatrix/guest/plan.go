@@ -4,10 +4,13 @@ import "time"
 
 // Paths inside the guest's initramfs.
 const (
-	PlanPath   = "/plan.json"
-	ModuleDir  = "/modules"
-	ReportPath = "/dev/ttyS1"
+	PlanPath  = "/plan.json"
+	ModuleDir = "/modules"
 )
+
+// ReportEnv is the parameter of the kernel, and so in the environment of the
+// init, that names the serial line of the report.
+const ReportEnv = "SOCKSTATE_REPORT"
 
 // Plan is what the init does, in order, before it powers off.
 type Plan struct {

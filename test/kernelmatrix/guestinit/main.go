@@ -92,7 +92,7 @@ func readPlan() (guest.Plan, error) {
 // openReport opens the second serial line in raw mode, so that the line
 // discipline leaves bytes alone.
 func openReport() (*os.File, error) {
-	tty, err := os.OpenFile(guest.ReportPath, os.O_WRONLY|unix.O_NOCTTY, 0)
+	tty, err := os.OpenFile(os.Getenv(guest.ReportEnv), os.O_WRONLY|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
