@@ -70,7 +70,7 @@ bench-against: ## Compare scrapes with those of another build of the exporter: A
 .PHONY: bench-tracer
 bench-tracer: ## Measure what the tracer costs system calls, here and in guests (root)
 	go test ./internal/bpf/bindtrace -run '^$$' -bench Syscalls
-	go run -C test ./kernelmatrix -bench Syscalls ./internal/bpf/bindtrace
+	go run -C test ./kernelmatrix -kernel 6.1,6.12 -bench Syscalls ./internal/bpf/bindtrace
 
 .PHONY: demo
 demo: build ## Show a restart that fails, and what the exporter says (root, or user namespaces)
@@ -80,9 +80,9 @@ demo: build ## Show a restart that fails, and what the exporter says (root, or u
 # kernel that nobody has met yet. `make test` takes others each time, and so does
 # `go run -C test ./kernelmatrix`.
 .PHONY: test-kernels
-test-kernels: ## Run the kernel tests on other kernels, in qemu
+test-kernels: ## Run the kernel tests on other kernels, in qemu; some of them on arm64
 	go run -C test ./kernelmatrix -env SOCKSTATE_BINDRULE_SEED=1
-	go run -C test ./kernelmatrix -modules none -run WithoutModules ./internal/snapshot
+	go run -C test ./kernelmatrix -kernel 6.1,6.12 -modules none -run WithoutModules ./internal/snapshot
 
 .PHONY: release
 release: ## Write tarballs, packages and their checksums to ./dist (nfpm)

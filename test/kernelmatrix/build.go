@@ -46,6 +46,9 @@ type selection struct {
 	benchtime string
 }
 
+// complete says whether it chooses all tests.
+func (s selection) complete() bool { return s.run == "" && s.bench == "" }
+
 // pattern chooses top-level tests; -test.list knows no subtests.
 func (s selection) pattern() string {
 	if s.bench != "" {
@@ -107,7 +110,7 @@ func buildTests(ctx context.Context, arch, dir, out string, patterns []string, s
 		switch {
 		case len(b.tests) > 0:
 			built = append(built, b)
-		case sel.run == "" && sel.bench == "":
+		case sel.complete():
 			return nil, fmt.Errorf("package %s has test files but no tests", b.pkg)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,5 +67,14 @@ func TestPlan(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("plan is\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestModesOfAKernel(t *testing.T) {
+	for fexit, want := range map[bool]string{true: "fexit,kprobe,tracepoint", false: "kprobe,tracepoint"} {
+		env := guestEnv(debkernel.Kernel{Fexit: fexit}, "all", nil)
+		if want := "SOCKSTATE_BPF_MODES=" + want; !slices.Contains(env, want) {
+			t.Errorf("environment %q lacks %s", env, want)
+		}
 	}
 }

@@ -43,6 +43,7 @@ type config struct {
 	dir         string
 	packages    []string
 	allPackages bool // none was named
+	long        bool
 	kernels     []string
 	cache       string
 	modules     string
@@ -66,6 +67,7 @@ func parseFlags(args []string) (config, error) {
 	fs.StringVar(&cfg.cache, "cache", "", "`directory` for kernels (default: in the user's cache directory)")
 	fs.StringVar(&cfg.modules, "modules", "all", "`all`, or none: without the modules that answer sock_diag")
 	fs.StringVar(&cfg.sel.run, "run", "", "run only tests that match `regexp`")
+	fs.BoolVar(&cfg.long, "long", false, "run the default packages on arm64 too, not only some of their tests")
 	fs.StringVar(&cfg.sel.bench, "bench", "", "run benchmarks that match `regexp`, and no tests")
 	fs.StringVar(&cfg.sel.benchtime, "benchtime", "1s", "as go test -benchtime")
 	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, each on one CPU of the host")
@@ -105,6 +107,14 @@ func (cfg *config) complete() error {
 	}
 	cfg.cache = filepath.Join(cache, "sockstate_exporter", "kernels")
 	return nil
+}
+
+// suites are what runs on an architecture.
+func (cfg *config) suites(arch string) []suite {
+	if cfg.allPackages && cfg.sel.complete() && !cfg.long && short[arch] != nil {
+		return short[arch]
+	}
+	return []suite{{packages: cfg.packages, sel: cfg.sel}}
 }
 
 // tool is a program and Debian's package of it.

@@ -55,3 +55,39 @@ xz not found: install Debian's package xz-utils`
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
+
+func TestArm64RunsSomeTestsWhereNothingIsSelected(t *testing.T) {
+	whole := func(packages ...string) []suite {
+		return []suite{{packages: packages, sel: selection{benchtime: "1s"}}}
+	}
+	for _, tt := range []struct {
+		arch string
+		args []string
+		want []suite
+	}{
+		{"amd64", nil, whole(defaultPackages...)},
+		{"arm64", nil, short["arm64"]},
+		{"arm64", []string{"-long"}, whole(defaultPackages...)},
+		{"arm64", []string{"./p"}, whole("./p")},
+		{"arm64", []string{"-run=TestA"}, []suite{{packages: defaultPackages, sel: selection{run: "TestA", benchtime: "1s"}}}},
+	} {
+		cfg, err := parseFlags(tt.args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cfg.suites(tt.arch); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s %q: %+v, want %+v", tt.arch, tt.args, got, tt.want)
+		}
+	}
+}
+
+func TestNamedTestThatIsGoneIsMissing(t *testing.T) {
+	s := testsOf("./p", "TestA", "TestB")
+	if want := (selection{run: "^(TestA|TestB)$"}); s.sel != want {
+		t.Errorf("selection %+v, want %+v", s.sel, want)
+	}
+	got := s.missing([]testBinary{{tests: []string{"TestB", "TestC"}}})
+	if want := []string{"TestA"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("missing %q, want %q", got, want)
+	}
+}

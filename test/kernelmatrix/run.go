@@ -74,15 +74,22 @@ func (m *matrix) build(ctx context.Context, arch string) error {
 	if err := buildInit(ctx, arch, m.init(arch)); err != nil {
 		return err
 	}
-	tests, err := buildTests(ctx, arch, m.cfg.dir, m.dir, m.cfg.packages, m.cfg.sel)
-	if err != nil {
-		return err
+	for _, s := range m.cfg.suites(arch) {
+		tests, err := buildTests(ctx, arch, m.cfg.dir, m.dir, s.packages, s.sel)
+		if err != nil {
+			return err
+		}
+		if missing := s.missing(tests); len(missing) > 0 {
+			return fmt.Errorf("no test %s in %s", strings.Join(missing, ", "), s.packages[0])
+		}
+		m.tests[arch] = append(m.tests[arch], tests...)
+		if s.sel.complete() {
+			if err := checkExclusions(exclusions, tests, m.cfg.allPackages); err != nil {
+				return err
+			}
+		}
 	}
-	m.tests[arch] = tests
-	if m.cfg.sel.run != "" || m.cfg.sel.bench != "" {
-		return nil // the lists of tests are not complete
-	}
-	return checkExclusions(exclusions, tests, m.cfg.allPackages)
+	return nil
 }
 
 // runKernels boots the guests, -j at a time.

@@ -1,7 +1,12 @@
 package main
 
+import (
+	"slices"
+	"strings"
+)
+
 // defaultKernels are series of Debian's cloud kernels.
-const defaultKernels = "6.1,6.12"
+const defaultKernels = "6.1,6.12,6.12:arm64"
 
 // defaultPackages run when none is named.
 var defaultPackages = []string{
@@ -13,6 +18,72 @@ var defaultPackages = []string{
 	"./internal/linux",
 	"./internal/netns",
 	"./internal/owner",
+}
+
+// suite is what to run of some packages.
+type suite struct {
+	packages []string
+	sel      selection
+	named    []string // tests that must be there
+}
+
+// testsOf is a suite of one package.
+func testsOf(pkg string, tests ...string) suite {
+	return suite{[]string{pkg}, selection{run: "^(" + strings.Join(tests, "|") + ")$"}, tests}
+}
+
+// missing returns the named tests that are not there.
+func (s suite) missing(tests []testBinary) []string {
+	return slices.DeleteFunc(slices.Clone(s.named), func(name string) bool {
+		return slices.ContainsFunc(tests, func(b testBinary) bool { return slices.Contains(b.tests, name) })
+	})
+}
+
+// short is what runs on an architecture in place of the default packages, unless
+// -long says otherwise: what depends on its registers, its system calls, its BPF
+// trampolines and the layout of its kernel's types.
+var short = map[string][]suite{
+	"arm64": {
+		testsOf("./internal/bpf/bindtrace",
+			"TestFailedBindCountsOnceByPortAskedFor",
+			"TestEventTellsWhenWhereAndWho",
+			"TestFailedListenCountsUnderBoundPort",
+			"TestAnswerOfSeccompIsNotCounted",
+			"TestCallsOf32BitProcesses",
+			"TestConnectWithoutAPortLeftCountsOnce",
+			"TestConnectAnsweredBySeccomp",
+			"TestFastOpenInSendtoIsNotCounted",
+			"TestBindWithoutAPortLeftCountsUnderPortZero",
+			"TestCaptureOfWhatIsInTheWay",
+			"TestCaptureHasTheCookie",
+			"TestPortRangesOfAllKernelsAreFound",
+		),
+		testsOf("./internal/bpf/sockwalk",
+			"TestEveryStateIsAsSockDiagShowsIt",
+			"TestOrphansAreAsSockDiagShowsThem",
+			"TestFlagsAreThoseOfTheListener",
+			"TestTablesOfTheirOwn",
+			"TestDevice",
+			"TestV6Only",
+		),
+		testsOf("./internal/bpf/bindbucket",
+			"TestSocketsOfEveryStateHaveTheirFlags",
+			"TestListenersAreThoseOfSockDiag",
+			"TestUsersAreThoseOfSockDiag",
+			"TestSocketsThatAreOnlyBound",
+		),
+		testsOf("./internal/bpf/sockflags",
+			"TestBucketRemembersTheLastReusePort",
+			"TestFoldedGroupsKeepWhatExpectedBindsTellApart",
+			"TestSocketsAreToldApartByStateAndFlags",
+			"TestOrphanInFinWait2IsTimeWaitForBind",
+			"TestGroupHasDeviceUIDAndV6Only",
+			"TestTimeWaitWithAndWithoutFlagOnOnePortAreToldApart",
+			"TestExpiryAgreesWithSockDiag",
+			"TestGoListenersAreJoinedByWhatSockDiagShows",
+		),
+		testsOf("./internal/bindrule", "TestAgreesWithTheKernel"),
+	},
 }
 
 // diagModules answer sock_diag. On a real host the kernel loads them on demand;
