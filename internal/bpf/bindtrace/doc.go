@@ -136,7 +136,7 @@
 // connect looks for a port. A probe of __sys_connect would be held by each connect that waits for
 // its peer, and the kernel has few. The arguments of a call are in the saved registers of the task,
 // on x86-64 and arm64, Linux 5.15 and later (bpf_task_pt_regs). So no program runs at the entry,
-// and nothing is kept from the entry to the exit. No test has run on arm64.
+// and nothing is kept from the entry to the exit.
 //
 // Where the kernel refuses that, too, [ModeTracepoint] uses the tracepoints
 // syscalls/sys_enter_bind, sys_exit_bind, sys_enter_listen, sys_exit_listen and sys_exit_connect,
@@ -173,8 +173,8 @@
 //
 // # Privileges and kernel
 //
-// Linux 5.8 with BTF (CONFIG_DEBUG_INFO_BTF); tested on 6.1, 6.12 and 6.18. Before Linux 5.11 the
-// maps count against RLIMIT_MEMLOCK. To attach:
+// Linux 5.8 with BTF (CONFIG_DEBUG_INFO_BTF); tested on 6.1, 6.12 and 6.18, and on 6.12 of
+// arm64. Before Linux 5.11 the maps count against RLIMIT_MEMLOCK. To attach:
 //
 //	fexit       CAP_BPF, CAP_PERFMON
 //	kprobe      CAP_BPF, CAP_PERFMON
