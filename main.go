@@ -68,6 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	runtime.GOMAXPROCS(opts.MaxProcs)
+	runtime.MemProfileRate = 0 // nothing serves profiles; the toolkit links what keeps them
 	logger := promslog.New(&opts.Log)
 	logger.Info("starting "+name, "version", version.Info(), "build", version.BuildContext())
 

@@ -3,6 +3,7 @@ package sources
 import (
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -59,6 +60,9 @@ type Sources struct {
 // Open opens everything that needs a privilege. A source that does not work here is no error: it
 // is missing, with its reason, in the features and in one log line. onConflict gets the binds that
 // failed with EADDRINUSE: see failures.Config.
+//
+// Open gives memory back to the system after each feature that loads eBPF programs. What all of them
+// take would be the most that the exporter ever has.
 func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger) *Sources {
 	s := &Sources{opts: opts}
 	host := new(probe.Host)
@@ -87,9 +91,11 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	host.Others = s.openNamespaces(opts, logger)
 	if opts.Bind {
 		s.openTracer(opts, logger)
+		debug.FreeOSMemory()
 	}
 	if opts.Reuse {
 		s.openFlags(logger)
+		debug.FreeOSMemory()
 		if s.flags != nil {
 			host.Flags = s.flags
 		}

@@ -202,8 +202,10 @@ func (t *Tracer) Stats() (Stats, error) {
 			}
 			s.Missed += stats.RecursionMisses
 		}
-		for _, l := range t.links {
-			s.Missed += missedReturns(l)
+		if t.mode == ModeKprobe {
+			for _, l := range t.links {
+				s.Missed += missedReturns(l)
+			}
 		}
 		s.SlotsUsed, s.SlotsLimit, s.SlotsLacking = t.slots.Used(), t.slots.Limit, t.slots.Lacking
 		return nil

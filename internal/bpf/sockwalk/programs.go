@@ -75,7 +75,7 @@ const (
 )
 
 func load(opts Options) (*programs, error) {
-	p := &programs{steps: opts.Steps, buf: make([]byte, maxGroups*groupSize)}
+	p := &programs{steps: opts.Steps}
 	if err := p.load(); err != nil {
 		_ = p.close()
 		var verifier *ebpf.VerifierError
@@ -269,7 +269,7 @@ func (p *programs) find(req *Request) error {
 	if err := p.namespaces.write(b, 0); err != nil {
 		return err
 	}
-	index := p.buf[:2*netIndexEntries]
+	index := p.buffer(2 * netIndexEntries)
 	clear(index)
 	if err := p.namespaces.write(index, offsetNetIndex); err != nil {
 		return err
@@ -288,7 +288,7 @@ func (p *programs) find(req *Request) error {
 
 // tables returns the tables of the namespaces that were found.
 func (p *programs) tables(found []bool) ([]table, error) {
-	b, err := p.namespaces.read(p.buf[:len(found)*namespaceSize], 0)
+	b, err := p.namespaces.read(p.buffer(len(found)*namespaceSize), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -352,7 +352,7 @@ func (p *programs) walkTable(ctx context.Context, t table, result *Result, visit
 
 // take visits the groups that are there, and makes room for others.
 func (p *programs) take(end runEnd, visit func(*Group)) error {
-	b, err := p.results.read(p.buf[:min(end.count, maxGroups)*groupSize], 0)
+	b, err := p.results.read(p.buffer(int(min(end.count, maxGroups)*groupSize)), 0)
 	if err != nil {
 		return err
 	}
@@ -365,6 +365,13 @@ func (p *programs) take(end runEnd, visit func(*Group)) error {
 		visit(&g)
 	}
 	return p.results.write(make([]byte, 4), offsetEnd+offsetCount)
+}
+
+// buffer returns n bytes, which are valid until the next call. Most walks need few: there is room for all
+// groups only once they were found.
+func (p *programs) buffer(n int) []byte {
+	p.buf = slices.Grow(p.buf[:0], n)
+	return p.buf[:n]
 }
 
 // runEnd is what a run has left in struct results.
