@@ -114,7 +114,7 @@ func (p *Port) Bind(r Request) Verdict {
 		return v
 	}
 
-	expected := p.Folding.expects(&r)
+	expected := p.hasFolded() && p.Folding.expects(&r)
 	var doubtful time.Duration
 	var doubtfulForever bool
 	for i := range p.Sockets {
@@ -147,6 +147,17 @@ func (p *Port) Bind(r Request) Verdict {
 		v.Outcome = Free
 	}
 	return v
+}
+
+// hasFolded says whether a Folding has replaced anything: on most ports it has not.
+func (p *Port) hasFolded() bool {
+	for i := range p.Sockets {
+		s := &p.Sockets[i]
+		if s.Elsewhere != 0 || s.Ifindex == sock.OtherIfindex || s.UID == UIDOf(sock.OtherUID) {
+			return true
+		}
+	}
+	return false
 }
 
 // conflict does what inet_bind_conflict (net/ipv4/inet_connection_sock.c) does with relax

@@ -2,7 +2,7 @@ package bindrule
 
 import (
 	"net/netip"
-	"slices"
+	"sync"
 
 	"sockstate_exporter/internal/sock"
 )
@@ -14,30 +14,32 @@ import (
 //
 // A nil Folding expects nothing.
 type Folding struct {
-	all       []Request
+	all []Request
+
+	// The same by address. Few ports need it: see byAddress.
+	once      sync.Once
 	wildcards []Request
 	at        map[netip.Addr][]Request // by an address that is no wildcard
 }
 
 // NewFolding expects requests to these addresses, with these devices and user ids. Other fields are
 // ignored.
-func NewFolding(expected []Request) *Folding {
-	f := &Folding{all: expected}
-	isWildcard := func(r Request) bool { return plainAddr(r.Addr).IsUnspecified() }
-	if !slices.ContainsFunc(expected, func(r Request) bool { return !isWildcard(r) }) {
-		f.wildcards = expected
-		return f
-	}
-	f.at = make(map[netip.Addr][]Request)
-	for _, r := range expected {
-		if isWildcard(r) {
-			f.wildcards = append(f.wildcards, r)
-		} else {
-			addr := plainAddr(r.Addr)
-			f.at[addr] = append(f.at[addr], r)
+func NewFolding(expected []Request) *Folding { return &Folding{all: expected} }
+
+// byAddress sorts the expected requests once they are asked for. Most ports have too few sockets to be
+// folded.
+func (f *Folding) byAddress() (wildcards []Request, at map[netip.Addr][]Request) {
+	f.once.Do(func() {
+		f.at = make(map[netip.Addr][]Request)
+		for _, r := range f.all {
+			if addr := plainAddr(r.Addr); addr.IsUnspecified() {
+				f.wildcards = append(f.wildcards, r)
+			} else {
+				f.at[addr] = append(f.at[addr], r)
+			}
 		}
-	}
-	return f
+	})
+	return f.wildcards, f.at
 }
 
 func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
@@ -86,8 +88,9 @@ func (f *Folding) meeting(plain netip.Addr) (some, more []Request, expected bool
 	case plain.IsUnspecified():
 		return f.all, nil, true
 	}
-	more, expected = f.at[plain]
-	return f.wildcards, more, expected
+	wildcards, at := f.byAddress()
+	more, expected = at[plain]
+	return wildcards, more, expected
 }
 
 func names(requests []Request, ifindex uint32) bool {
@@ -115,9 +118,9 @@ func (f *Folding) expects(r *Request) bool {
 	if f == nil {
 		return false
 	}
-	expected := f.wildcards
+	expected, at := f.byAddress()
 	if addr := plainAddr(r.Addr); !addr.IsUnspecified() {
-		expected = f.at[addr]
+		expected = at[addr]
 	}
 	for i := range expected {
 		e := &expected[i]
