@@ -137,12 +137,18 @@ func BenchmarkBeside(b *testing.B) {
 }
 
 // BenchmarkAgainst compares the exporter with another build of it, which SOCKSTATE_BENCH_AGAINST
-// names: an older release, or the commit before.
+// names: an older release, or the commit before. It does so on a usual host, and on one port with many
+// sockets.
 func BenchmarkAgainst(b *testing.B) {
 	other := os.Getenv("SOCKSTATE_BENCH_AGAINST")
 	if other == "" {
 		kerneltest.Skip(b, "SOCKSTATE_BENCH_AGAINST names no other exporter")
 	}
+	b.Run("host", func(b *testing.B) {
+		w := usualHost(b)
+		us, theirs := ours(b, w.ns), start(b, w.ns, other, "/-/ready")
+		w.compare(b, us, us.contender("ours", ourCount, hostTimeWait, 0), theirs, theirs.contender("theirs", ourCount, hostTimeWait, 0))
+	})
 	for _, n := range []int{1_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			ns := newNetNS(b, n)
