@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/sock"
@@ -32,8 +33,8 @@ const (
 )
 
 // TestAgreesWithTheKernel makes random sockets on one port, asks the rule about random
-// binds, and then binds. It asks twice: with all that is true of the sockets, and with what
-// the sources of a snapshot report.
+// binds, and then binds. It asks three times: with all that is true of the sockets, with what
+// sock_diag and an eBPF iterator report, and with what is in the bind bucket.
 func TestAgreesWithTheKernel(t *testing.T) {
 	kerneltest.RequireRoot(t) // two users, eBPF
 	seed := number(t, seedEnv, rand.Uint64())
@@ -49,6 +50,11 @@ func TestAgreesWithTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer flags.Close()
+	buckets, err := bindbucket.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer buckets.Close()
 
 	var n tally
 	ns.Do(t, func() {
@@ -57,7 +63,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer diag.Close()
-		c := &comparison{t: t, diag: diag, flags: flags, tally: &n, before68: olderThan(t, 6, 8)}
+		c := &comparison{t: t, diag: diag, flags: flags, buckets: buckets, tally: &n, before68: olderThan(t, 6, 8)}
 		devices := []device{{}, {"lo", ifindex(t, "lo")}, {"dummy0", ifindex(t, "dummy0")}}
 		helpers := openHelpers(t)
 		for port := uint16(firstPort); n.cases < cases && !t.Failed(); port++ {
@@ -74,7 +80,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			c.world.end()
 		}
 	})
-	t.Logf("%+v", n)
+	t.Logf("%.2f %% unknown by the bind bucket; %+v", 100*float64(n.unknownRead)/float64(n.cases), n)
 	n.check(t)
 }
 
@@ -82,18 +88,22 @@ func TestAgreesWithTheKernel(t *testing.T) {
 type tally struct {
 	cases, free, blocked int
 	restarts             int // of the cases, those with listeners aside
-	unknown              int // by what a snapshot shows, all of them
+	unknownRead          int // by the bind bucket, which a snapshot reads as root
+	unknown              int // by sock_diag and the iterator, all of them
 	unknownBound         int // for the flags of a bound socket
 	unknownBucket        int // for the bucket
-	hidden               int // free by the snapshot, and blocked by a bound socket that it lacks
+	hidden               int // free by these two, and blocked by a bound socket that it lacks
 	kernelsDiffer        int // unknown for that
-	mutated              int // not compared with the snapshot: flags changed after the bind, bucket not seen
+	mutated              int // not compared with these two: flags changed after the bind, bucket not seen
 }
 
 func (n *tally) check(t *testing.T) {
 	t.Helper()
 	if n.free == 0 || n.blocked == 0 || n.restarts == 0 {
 		t.Errorf("nothing compared: %+v", *n)
+	}
+	if n.unknownRead*100 > n.cases {
+		t.Errorf("unknown by the bind bucket in more than 1 %%: %+v", *n)
 	}
 	if n.unknown*5 > n.cases || n.hidden*5 > n.cases || n.mutated*5 > n.cases {
 		t.Errorf("too much cannot be compared: %+v", *n)
@@ -105,6 +115,7 @@ type comparison struct {
 	t        *testing.T
 	diag     *netlinkdiag.Conn
 	flags    *sockflags.Reader
+	buckets  *bindbucket.Reader
 	tally    *tally
 	before68 bool
 }
@@ -133,11 +144,12 @@ func (c *comparison) run() error {
 	return nil
 }
 
-// A view has the sockets of the port twice: with all that the world knows, and with what the
-// sources report.
+// A view has the sockets of the port with all that the world knows, and with what the sources
+// report.
 type view struct {
 	truth, seen []bindrule.Socket
-	hidden      int // at the end of truth, those that the kernel does not show
+	read        []bindrule.Socket // out of the bind bucket
+	hidden      int               // at the end of truth, those that the kernel does not show
 }
 
 // compare asks about a bind and does it. With restart it first closes the listeners. The
@@ -148,12 +160,16 @@ func (c *comparison) compare(view view, s spec, restart bool) error {
 	if seen.Bucket, err = c.readBucket(); err != nil {
 		return err
 	}
+	read := bindrule.Port{Sockets: view.read}
+	if read.Bucket, err = c.readBindBucket(); err != nil {
+		return err
+	}
 	if seen.Bucket.Known && len(c.sockets)+c.unowned > 0 {
 		c.compareBucket(seen.Bucket)
 	}
 	r := c.request(s)
 	r.ListenersAside = restart
-	byTruth, bySeen := truth.Bind(r), seen.Bind(r)
+	byTruth, bySeen, byRead := truth.Bind(r), seen.Bind(r), read.Bind(r)
 
 	if restart {
 		c.closeListeners()
@@ -175,6 +191,13 @@ func (c *comparison) compare(view view, s spec, restart bool) error {
 		c.tally.kernelsDiffer++
 	default:
 		c.t.Errorf("with all that is known, kernel says %v, rule %v:\n%s", got, byTruth.Outcome, literal(truth, r, got))
+	}
+	switch byRead.Outcome {
+	case got:
+	case bindrule.Unknown:
+		c.tally.unknownRead++
+	default:
+		c.t.Errorf("by the bind bucket, kernel says %v, rule %v:\n%s", got, byRead.Outcome, literal(read, r, got))
 	}
 	shown := truth
 	shown.Sockets = truth.Sockets[:len(truth.Sockets)-view.hidden]
@@ -207,6 +230,19 @@ func (c *comparison) readBucket() (bindrule.Bucket, error) {
 		return bindrule.Bucket{}, err
 	}
 	b, ok := result.Buckets[c.port]
+	return bindrule.Bucket{
+		Known: ok, FastReuse: b.FastReuse > 0, FastReusePort: bindrule.FastReusePort(max(b.FastReusePort, 0)),
+		UID: b.UID, Addr: b.Addr, V6Only: b.V6Only,
+	}, nil
+}
+
+// readBindBucket reads it anew, since binds change it.
+func (c *comparison) readBindBucket() (bindrule.Bucket, error) {
+	found, err := c.buckets.ReadBuckets(0, []uint16{c.port})
+	if err != nil {
+		return bindrule.Bucket{}, err
+	}
+	b, ok := found[c.port]
 	return bindrule.Bucket{
 		Known: ok, FastReuse: b.FastReuse > 0, FastReusePort: bindrule.FastReusePort(max(b.FastReusePort, 0)),
 		UID: b.UID, Addr: b.Addr, V6Only: b.V6Only,
@@ -278,6 +314,13 @@ func (c *comparison) look() (v view, err error) {
 	for _, g := range result.Groups {
 		v.seen = append(v.seen, group(g))
 	}
+	read, err := c.buckets.Read(0, []uint16{c.port})
+	if err != nil || read.Missed[c.port] {
+		return v, fmt.Errorf("read bind bucket: missed %v, %w", read.Missed, err)
+	}
+	for i := range read.Sockets {
+		v.read = append(v.read, bucketSocket(&read.Sockets[i]))
+	}
 	for _, h := range c.sockets {
 		cookie, err := unix.GetsockoptUint64(h.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 		if err != nil {
@@ -302,6 +345,19 @@ func socket(s netlinkdiag.Socket) bindrule.Socket {
 		x.Kind, x.Expires = sock.KindTimeWait, s.Expires
 	case s.State == netlinkdiag.StateSynRecv:
 		x.Kind = sock.KindRequest
+	}
+	return x
+}
+
+// bucketSocket converts what is in a bind bucket.
+func bucketSocket(s *bindbucket.Socket) bindrule.Socket {
+	x := bindrule.Socket{
+		Addr: s.Addr, Ifindex: s.Ifindex, V6Only: bindrule.FlagOf(s.V6Only),
+		ReuseAddr: bindrule.FlagOf(s.ReuseAddr), ReusePort: bindrule.FlagOf(s.ReusePort),
+		State: s.State, Kind: s.Kind, Count: 1, Expires: s.Expires,
+	}
+	if x.Kind == sock.KindFull {
+		x.UID = bindrule.UIDOf(s.UID)
 	}
 	return x
 }

@@ -54,6 +54,7 @@ enum { BPF_RB_AVAIL_DATA = 0 };
 #define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT2 5
 #define TCP_TIME_WAIT 6
+#define TCP_CLOSE 7
 #define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12
 

@@ -21,6 +21,7 @@ type Search struct {
 	ID netns.ID
 
 	Ports []uint16 // local ones
+	Bound bool     // look for sockets on them that are only bound, too
 
 	// LocalPorts are the ports of clients, without those in Serving.
 	LocalPorts sock.PortRange
@@ -44,29 +45,24 @@ type Connections struct {
 }
 
 // Connections looks for connections in several network namespaces at once, also for those to the remote
-// ports. It says which of the namespaces are there, and how many sockets the host has. It sees neither
-// listeners nor sockets that are only bound. After an error, visitors have seen some connections.
-func (h *Host) Connections(ctx context.Context, remote []uint16, searches []Search) (found []bool, sockets uint64, err error) {
+// ports. Listeners are not among them. After an error, visitors have seen some connections.
+func (h *Host) Connections(ctx context.Context, remote []uint16, searches []Search) (*sockwalk.Result, error) {
 	if h.Walker == nil {
-		return nil, 0, ErrOff
+		return nil, ErrOff
 	}
 	req := sockwalk.Request{Remote: remote, Namespaces: make([]sockwalk.Namespace, len(searches))}
 	for i := range searches {
 		s := &searches[i]
 		req.Namespaces[i] = sockwalk.Namespace{
 			Inode: uint32(s.ID.Inode), Cookie: s.ID.Cookie,
-			Watched: s.Ports, LocalPorts: s.LocalPorts, Serving: s.Serving,
+			Watched: s.Ports, Bound: s.Bound, LocalPorts: s.LocalPorts, Serving: s.Serving,
 		}
 	}
 	var c Connections // shared by all: an argument of an interface method escapes to the heap
-	result, err := h.Walker.Walk(ctx, req, func(g *sockwalk.Group) {
+	return h.Walker.Walk(ctx, req, func(g *sockwalk.Group) {
 		c = newConnections(g)
 		searches[g.Namespace].Visitor.AddConnections(&c)
 	})
-	if err != nil {
-		return nil, 0, err
-	}
-	return result.Found, result.Sockets, nil
 }
 
 func newConnections(g *sockwalk.Group) Connections {

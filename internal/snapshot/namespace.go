@@ -52,7 +52,6 @@ type taking struct {
 
 	// searched is the count that a walk completes; nil: this namespace is asked on its own.
 	searched *count
-	bound    *count // sockets that are only bound, where they were dumped beside the walk
 
 	begunOwners bool
 	owners      sync.WaitGroup // ends with nameOwners
@@ -425,6 +424,9 @@ type count struct {
 	all   bool
 	bound []verdict.View // sockets that are only bound, beside a walk; nil: they are in views
 
+	allBound   bool // the walk has found the sockets that are only bound
+	countBound bool // count these. Where a dump does not show them, it would depend on the way that was taken
+
 	err    error
 	took   time.Duration
 	dumped time.Time // when it ended; set before the other steps where a walk has shown it
@@ -450,6 +452,8 @@ func (t *taking) newCount(how approach) *count {
 		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data.Ports(), t.set),
 		views:   views,
 		all:     t.cfg.Parts.Verdicts && t.probe.FlagScope() != probe.FlagsOfAll,
+
+		countBound: t.cfg.Host.BoundInactive,
 	}
 }
 
@@ -473,7 +477,10 @@ func (c *count) Add(s *netlinkdiag.Socket) {
 // AddConnections implements probe.ConnectionVisitor.
 func (c *count) AddConnections(s *probe.Connections) {
 	c.clients.AddMany(&s.Socket, s.Count)
-	if i := c.counter.AddMany(&s.Socket, s.Count); i >= 0 {
+	if s.State != sock.StateClose || c.countBound {
+		c.counter.AddMany(&s.Socket, s.Count)
+	}
+	if i, ok := c.set.Find(s.Local.Port()); ok {
 		c.views[i].AddMany(&s.Socket, s.Kind, verdict.Flags{ReuseAddr: s.ReuseAddr, ReusePort: s.ReusePort}, s.Count)
 	}
 }

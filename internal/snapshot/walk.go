@@ -3,7 +3,6 @@ package snapshot
 import (
 	"context"
 	"net/netip"
-	"sync"
 	"time"
 
 	"sockstate_exporter/internal/netns"
@@ -46,8 +45,8 @@ func (t *taking) search(room *ports.Room) {
 	}
 }
 
-// walk counts the connections of the namespaces. Beside it, those that had many sockets last time are dumped
-// for what it does not see. A namespace that it does not find is asked on its own, and all are if it fails.
+// walk counts the connections of the namespaces, and the sockets that are only bound in those that had many
+// sockets last time. A namespace that it does not find is asked on its own, and all are if it fails.
 func (h *host) walk(ctx context.Context, takings []*taking) {
 	var searches []probe.Search
 	var of []*taking
@@ -56,24 +55,12 @@ func (h *host) walk(ctx context.Context, takings []*taking) {
 		if t.search(room); t.searched == nil {
 			continue
 		}
-		s := probe.Search{ID: t.id, Ports: t.set.Numbers(), Visitor: t.searched}
+		s := probe.Search{ID: t.id, Ports: t.set.Numbers(), Bound: !t.few, Visitor: t.searched}
 		s.LocalPorts, s.Serving = t.searched.clients.LocalPorts()
 		searches, of = append(searches, s), append(of, t)
 	}
 	start := time.Now()
-	var beside sync.WaitGroup
-	entered := make(chan struct{}, maxEntered)
-	for _, t := range of {
-		if !t.few {
-			beside.Go(func() {
-				entered <- struct{}{}
-				defer func() { <-entered }()
-				t.bound = t.dumpBound(ctx)
-			})
-		}
-	}
-	defer beside.Wait()
-	found, sockets, err := h.cfg.Host.Connections(ctx, h.cfg.Parts.Remote.Numbers(), searches)
+	result, err := h.cfg.Host.Connections(ctx, h.cfg.Parts.Remote.Numbers(), searches)
 	if err != nil && ctx.Err() == nil {
 		h.walkFailed = time.Now()
 		if h.cfg.OnWalkFailed != nil {
@@ -82,13 +69,14 @@ func (h *host) walk(ctx context.Context, takings []*taking) {
 	}
 	end := time.Now()
 	for i, t := range of {
-		if err != nil || !found[i] {
+		if err != nil || !result.Found[i] {
 			t.searched = nil
 			continue
 		}
 		t.searched.took = end.Sub(start)
 		t.searched.dumped = end
-		t.slow = sockets > manySockets
+		t.searched.allBound = result.Bound[i]
+		t.slow = result.Sockets > manySockets
 	}
 }
 
@@ -101,18 +89,14 @@ func (t *taking) completeWalk(ctx context.Context, c *count) (flags Part[*probe.
 		// These include all that are only bound.
 		flags = t.readFlags(ctx, sockets, true)
 	}
-	if few && flags.Data.Bound {
-		// Where a dump does not show them, their number would depend on the way that was taken.
-		if t.cfg.Host.BoundInactive {
-			c.addBound(flags.Data.Sockets)
-		}
-	} else {
-		if t.bound == nil {
-			start := time.Now()
-			t.bound = t.dumpBound(ctx)
-			c.took += time.Since(start)
-		}
-		c.addDumped(t.bound)
+	switch {
+	case c.allBound:
+	case few && flags.Data.Bound:
+		c.addBound(flags.Data.Sockets)
+	default:
+		start := time.Now()
+		c.addDumped(t.dumpBound(ctx))
+		c.took += time.Since(start)
 	}
 	t.dump(ctx, c, walked)
 	if !few {
@@ -124,7 +108,7 @@ func (t *taking) completeWalk(ctx context.Context, c *count) (flags Part[*probe.
 // addBound counts the sockets that are only bound.
 func (c *count) addBound(sockets []probe.PortSocket) {
 	for i := range sockets {
-		if s := &sockets[i]; s.State == sock.StateClose {
+		if s := &sockets[i]; s.State == sock.StateClose && c.countBound {
 			of := netlinkdiag.Socket{Family: sock.FamilyIPv6, State: s.State, Local: netip.AddrPortFrom(s.Addr, s.Port)}
 			if s.Addr.Is4() {
 				of.Family = sock.FamilyIPv4
@@ -134,7 +118,8 @@ func (c *count) addBound(sockets []probe.PortSocket) {
 	}
 }
 
-// dumpBound counts them, too, for ports with very many sockets. The kernel walks all its tables for it.
+// dumpBound counts them, too. The kernel walks the lists of all ports for it, with a lock on each: with a
+// million sockets on a port, nobody can connect there for a quarter of a second.
 func (t *taking) dumpBound(ctx context.Context) *count {
 	bound := t.newCount(walked)
 	bound.err = t.ask(ctx, bound, netlinkdiag.PortFilter{}, netlinkdiag.States(netlinkdiag.StateBoundInactive))

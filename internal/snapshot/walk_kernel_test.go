@@ -211,7 +211,6 @@ func TestKernelWalkOfManySockets(t *testing.T) {
 	walker := newWalker(t)
 	own := kerneltest.New(t)
 	l := own.Listen(t, netip.MustParseAddrPort("127.0.0.1:80"), kerneltest.Options{ReuseAddr: true})
-	own.Bind(t, netip.MustParseAddrPort("127.0.0.2:80"), kerneltest.Options{ReuseAddr: true})
 	gone := own.Listen(t, netip.MustParseAddrPort("127.0.0.1:81"), kerneltest.Options{})
 	walking := newTaker(t, walkConfig(t, walker, own), discovering())
 	dumping := newTaker(t, walkConfig(t, nil, own), discovering())
@@ -228,6 +227,26 @@ func TestKernelWalkOfManySockets(t *testing.T) {
 	}
 	if walker.walks.Load() == 0 {
 		t.Error("there was no walk")
+	}
+	// A dump shows no flags of sockets that are only bound.
+	own.Bind(t, netip.MustParseAddrPort("127.0.0.3:80"), kerneltest.Options{ReuseAddr: true})
+	own.Bind(t, netip.MustParseAddrPort("127.0.0.2:80"), kerneltest.Options{ReuseAddr: true})
+	got := walking.Take(t.Context())
+	var bound []bindrule.Socket
+	for _, s := range got.Verdicts.Data[0].Port.Sockets {
+		if s.State == sock.StateClose {
+			bound = append(bound, s)
+		}
+	}
+	if len(bound) != 2 || bound[0].ReuseAddr != bindrule.Yes || bound[1].ReusePort != bindrule.No {
+		t.Errorf("sockets that are only bound: %+v, want two", bound)
+	}
+	want := uint64(0)
+	if walking.host.cfg.Host.BoundInactive {
+		want = 2
+	}
+	if n := got.TCP.Data[0].IPv4.States[sock.StateClose]; n != want {
+		t.Errorf("%d sockets are only bound, want %d", n, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -160,19 +161,53 @@ func BenchmarkAgainst(b *testing.B) {
 	}
 }
 
-// compare scrapes two exporters in turn, so that what else the machine does hits both, and reports
-// the ratios of ours to theirs.
-func (w *timeWaits) compare(b *testing.B, us *scraped, ours contender, them *scraped, theirs contender) {
-	b.Helper()
+// BenchmarkGoals prints the ratios of docs/performance.md for very many sockets. The contenders take turns, so
+// that what else the machine does hits all. SOCKSTATE_BENCH_SOCKETS changes the number of sockets.
+func BenchmarkGoals(b *testing.B) {
+	n := 1_000_000
+	if text := os.Getenv("SOCKSTATE_BENCH_SOCKETS"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+	ns := newNetNS(b, n)
+	w := &timeWaits{ns: ns, opts: timewait.Options{Ports: []uint16{busyPort}, Count: n}}
+	v4, v6 := perFamily(netlinkdiag.FamilyIPv4, withoutBoundInactive), perFamily(netlinkdiag.FamilyIPv6, withoutBoundInactive)
+	us := ours(b, ns, watchPorts([]uint16{busyPort})...)
+	contenders := []contender{us.contender("ours", ourCount, n, 0), bare(b, ns, "floor", n, v4, v6)}
+	if theirs := nodeExporter(b, ns, "--collector.disable-defaults", "--collector.tcpstat"); theirs != nil {
+		contenders = append(contenders, theirs.contender("node_exporter", tcpstatCount, n, 0))
+	}
 	b.StopTimer()
-	var sum [2]sample
+	sums := w.inTurn(b, contenders)
+	for i, c := range contenders[1:] {
+		b.ReportMetric(float64(sums[0].wall)/float64(sums[i+1].wall), "time/"+c.name)
+		b.ReportMetric(float64(sums[0].cpu)/float64(sums[i+1].cpu), "cpu/"+c.name)
+	}
+	b.ReportMetric(float64(us.ProcStatus(b, "VmHWM"))/1024, "peak-RSS-MiB")
+	b.ReportMetric(float64(sums[0].wall)/float64(b.N), "ns/op")
+}
+
+// inTurn adds up the rounds of each contender, without a first one that warms up.
+func (w *timeWaits) inTurn(b *testing.B, contenders []contender) []sample {
+	b.Helper()
+	sums := make([]sample, len(contenders))
 	for round := range b.N + 1 {
-		for i, c := range []contender{ours, theirs} {
-			if s := w.measure(b, c); round > 0 { // the first one warms up
-				sum[i].wall, sum[i].cpu = sum[i].wall+s.wall, sum[i].cpu+s.cpu
+		for i, c := range contenders {
+			if s := w.measure(b, c); round > 0 {
+				sums[i].wall, sums[i].cpu = sums[i].wall+s.wall, sums[i].cpu+s.cpu
 			}
 		}
 	}
+	return sums
+}
+
+// compare scrapes two exporters in turn, and reports the ratios of ours to theirs.
+func (w *timeWaits) compare(b *testing.B, us *scraped, ours contender, them *scraped, theirs contender) {
+	b.Helper()
+	b.StopTimer()
+	sum := w.inTurn(b, []contender{ours, theirs})
 	for unit, ratio := range map[string]float64{
 		"time-ratio":     float64(sum[0].wall) / float64(sum[1].wall),
 		"cpu-ratio":      float64(sum[0].cpu) / float64(sum[1].cpu),

@@ -7,7 +7,13 @@
 //
 // A walk sees all sockets that have a peer: connections, half-open ones included, and TIME_WAIT. Their
 // state, family and addresses are those that sock_diag shows, and it also has their reuse flags. It
-// sees neither listeners nor sockets that are only bound: these are in other tables.
+// does not see listeners, which are in another table.
+//
+// On request it also sees the sockets that are only bound, on kernels where sock_diag does not show them,
+// too. These are in the lists of the bind buckets, between the connections. To follow a list with a million
+// connections takes as long as the walk, because no element is in the cache. So the walk looks at what comes
+// after each connection in its list, and before the first one. It knows most neighbours without a look:
+// sockets in TIME_WAIT are in memory pages of their own.
 //
 // The kernel joins sockets that differ in nothing that was asked for into a [Group]. So a million
 // sockets in TIME_WAIT of one listener are one Group. Memory is bounded: when the kernel has no room for
@@ -18,12 +24,17 @@
 //
 // # Correctness
 //
-// Two eBPF programs run on request (BPF_PROG_RUN) under rcu_read_lock(), without a lock of the table.
+// Three eBPF programs run on request (BPF_PROG_RUN) under rcu_read_lock(), without a lock of the table.
 // What they read is checked before it is believed: the hash of a socket against the bucket that it was
 // found in, and the end of each chain. A chain that moved is read again. If a bucket cannot be read at
 // all, the walk fails with [ErrIncomplete]. If the table is one that a namespace has for itself, only that
 // namespace counts as not found. While sockets come and go, a socket that changes to TIME_WAIT as its
 // bucket is read may be counted twice, or not at all.
+//
+// The last connection of a list can expire in mid-walk, so that nobody has looked behind it. The walk notices
+// this, since it has not seen the end of the list then, and [Result.Bound] is false. A socket that is only
+// bound is missed if the connection before it in the list goes in mid-walk, other than as the oldest one of
+// the list: one that a new connection takes over, for example.
 //
 // # Cost
 //

@@ -44,7 +44,7 @@ type programs struct {
 		Globals *ebpf.Map `ebpf:".bss"`
 	}
 	// Variables of the programs, in Globals.
-	settings, namespaces, results variable
+	settings, namespaces, headPorts, results variable
 
 	tick  time.Duration
 	steps uint32
@@ -66,6 +66,7 @@ type portKey struct{ Port, Namespace uint16 }
 type config struct {
 	Local, Remote [portWords]uint64
 	Steps, Roots  uint32
+	Bound, Pad    uint32
 }
 
 // The bits of enum port.
@@ -112,7 +113,7 @@ func (p *programs) load() error {
 	if err != nil {
 		return fmt.Errorf("map shared memory: %w", err)
 	}
-	for name, v := range map[string]*variable{sockwalkVarCfg: &p.settings, sockwalkVarNss: &p.namespaces, sockwalkVarRes: &p.results} {
+	for name, v := range map[string]*variable{sockwalkVarCfg: &p.settings, sockwalkVarNss: &p.namespaces, sockwalkVarHds: &p.headPorts, sockwalkVarRes: &p.results} {
 		*v = variable{memory, int64(spec.Variables[name].Offset)}
 	}
 	return nil
@@ -149,6 +150,9 @@ func (p *programs) walk(ctx context.Context, req *Request, visit func(*Group)) (
 	if p.home == 0 && len(tables) > 0 { // the first walk is that of New
 		p.home = tables[0].address
 	}
+	if err := p.heads(req, result.Found); err != nil {
+		return nil, err
+	}
 	for _, t := range tables {
 		// Whoever made the namespace chose the size of its table. A dump passes no other.
 		own := t.address != p.home && len(t.of) == 1 && len(req.Namespaces) > 1
@@ -163,6 +167,9 @@ func (p *programs) walk(ctx context.Context, req *Request, visit func(*Group)) (
 		case err != nil:
 			return nil, err
 		}
+	}
+	if result.Bound, err = p.bound(req, result.Found, visit); err != nil {
+		return nil, err
 	}
 	return result, nil
 }
@@ -185,6 +192,9 @@ func (p *programs) prepare(req *Request) error {
 		}
 		ns := &req.Namespaces[i]
 		cookies = append(cookies, entry[uint64, uint32]{ns.Cookie, uint32(i)})
+		if ns.Bound {
+			cfg.Bound = 1
+		}
 		for _, of := range []struct {
 			ports []uint16
 			bit   uint8
@@ -264,7 +274,11 @@ func (p *programs) find(req *Request) error {
 		b = native.AppendUint32(b, ns.Inode)
 		b = native.AppendUint16(b, ns.LocalPorts.First)
 		b = native.AppendUint16(b, ns.LocalPorts.Last)
-		b = native.AppendUint32(b, 0)
+		var bound byte
+		if ns.Bound {
+			bound = 1
+		}
+		b = append(b, bound, 0, 0, 0)
 	}
 	if err := p.namespaces.write(b, 0); err != nil {
 		return err

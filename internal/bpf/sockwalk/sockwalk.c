@@ -9,8 +9,14 @@
  * rcu_read_lock() (__bpf_prog_test_run_raw_tp). There is one run at a time, so nothing here is
  * atomic. They take no lock: what is read is checked before it is believed. A chain that led to a
  * socket of another bucket is read again, as __inet_lookup_established() does.
+ *
+ * Sockets that are only bound are in no such table. They are in the lists of the bind buckets, between
+ * the connections, and a list can have a million of these. To follow it would take as long as the walk
+ * of the table: no element is in the cache. So the walk looks at what comes after each connection in its
+ * list, and heads() at what comes before the first one. Most connections that come after another one are
+ * known without a look: see has_timewait().
  */
-#include "../kernel.h"
+#include "../bhash/bhash.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -24,13 +30,16 @@ char LICENSE[] SEC("license") = "GPL";
 #define GROUP_INDEX_BITS 14
 #define NET_INDEX_BITS 13
 #define NET_PROBES 8
+#define MAX_BOUND 16384 /* sockets that are only bound */
+#define MAX_BOUND_EACH 1024 /* in a namespace, and so many lists */
+#define MAX_FOLLOWED 1024 /* sockets between two connections of a list */
+#define MAX_PORTS 2048 /* of one run of heads() */
+#define MAX_STEPS (1 << 16) /* of one run of heads() */
+#define PAGE_BITS 17
+#define COPY_SIZE 216 /* all that is read of a TIME_WAIT socket */
 
-enum flag {
-	FLAG_REUSE = 1 << 0,
-	FLAG_REUSEPORT = 1 << 1,
-	FLAG_V6ONLY = 1 << 2,
-	FLAG_UNKNOWN = 1 << 3, /* the first two are not known */
-};
+/* Beside those of enum socket_flag: FLAG_REUSE and FLAG_REUSEPORT are not known. */
+#define FLAG_UNKNOWN (1 << 3)
 
 enum kind {
 	KIND_FULL,
@@ -61,24 +70,24 @@ struct inet_ehash_bucket {
 	struct hlist_nulls_head chain;
 };
 
-struct inet_hashinfo {
+struct inet_hashinfo___walk {
 	struct inet_ehash_bucket *ehash;
 	u32 ehash_mask;
 };
 
-struct inet_timewait_death_row {
-	struct inet_hashinfo *hashinfo;
+struct inet_timewait_death_row___walk {
+	struct inet_hashinfo___walk *hashinfo;
 };
 
-struct netns_ipv4 {
-	struct inet_timewait_death_row tcp_death_row;
+struct netns_ipv4___walk {
+	struct inet_timewait_death_row___walk tcp_death_row;
 };
 
 struct net___walk {
 	struct list_head list;
 	struct ns_common ns;
 	u64 net_cookie;
-	struct netns_ipv4 ipv4;
+	struct netns_ipv4___walk ipv4;
 };
 
 struct nsproxy {
@@ -106,11 +115,14 @@ struct sock_common___walk {
 	refcount_t skc_refcnt;
 };
 
-struct socket;
+struct inet_timewait_sock___walk {
+	struct inet_bind_bucket *tw_tb;
+	struct inet_bind2_bucket *tw_tb2; /* since 6.1 */
+};
 
-struct sock___walk {
-	kuid_t sk_uid;
-	struct socket *sk_socket;
+struct inet_connection_sock___walk {
+	struct inet_bind_bucket *icsk_bind_hash;
+	struct inet_bind2_bucket *icsk_bind2_hash; /* since 6.1 */
 };
 
 #pragma clang attribute pop
@@ -123,6 +135,8 @@ struct config {
 	u64 remote[PORTS / 64]; /* remote ports that are watched */
 	u32 steps;              /* buckets and sockets of a run */
 	u32 orphans_are_roots;  /* as sock_i_uid() says: the uid of a socket without a process is 0 */
+	u32 bound;              /* a namespace has bound set */
+	u32 pad;
 } cfg;
 
 /* The loader writes inum and the ports before a walk, find() the rest. */
@@ -132,7 +146,9 @@ struct namespace {
 	u32 mask;
 	u32 inum;
 	u16 first, last; /* net.ipv4.ip_local_port_range; 0: destinations are not looked at */
-	u32 pad;
+	u8 bound;      /* look for sockets that are only bound, too */
+	u8 incomplete; /* they may not all have been found. The programs set it */
+	u16 found;     /* such sockets and lists */
 };
 
 /* Where a struct net is in all: 1 more than its position. The loader clears it before find(). */
@@ -163,6 +179,41 @@ struct {
 	__type(key, struct port_key);
 	__type(value, u8);
 } ports SEC(".maps");
+
+/* Sockets that are only bound, by their address. */
+struct bound_socket {
+	struct socket_record socket;
+	u64 namespace;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_BOUND);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct bound_socket);
+} bound SEC(".maps");
+
+/* Lists of bind buckets that have connections, by the address of the bucket. */
+struct list {
+	u32 namespace;
+	u32 ended; /* its end was seen, so a socket behind the connections was seen, too */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_BOUND);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct list);
+} lists SEC(".maps");
+
+/* What heads() looks at. The loader writes it before a run. */
+struct heads {
+	u16 ports[MAX_PORTS];
+	u32 count;
+	u32 namespace;
+} hds;
 
 /* What a socket has that nobody asked for is 0 here. */
 struct group_key {
@@ -207,6 +258,11 @@ struct results {
 	u64 jiffies;
 } res;
 
+/* A copy of the beginning of a socket. */
+struct copy {
+	u8 bytes[COPY_SIZE];
+};
+
 /* Only the programs use it. */
 struct scratch {
 	u64 heads[HEADS + 8]; /* the verifier allows eight behind any */
@@ -226,7 +282,20 @@ struct scratch {
 
 	struct list_head *net; /* for find() */
 	struct list_head *first_net;
+
+	struct copy copy; /* of the socket that is being read */
+
+	/* For sockets that are only bound. */
+	u32 pages[1 << PAGE_BITS]; /* see has_timewait() */
+	struct bhash_walk list;
+	struct common neighbour; /* copy of a socket of the list */
+	struct bound_socket bound;
+	u64 bucket; /* whose list it is */
+	u32 connected; /* the list led to a connection */
+	u32 next_port; /* of hds */
 } own;
+
+static struct namespace *namespace_at(u32 n) { return &nss.all[n & (MAX_NAMESPACES - 1)]; }
 
 #define NULLS(bucket) (((u64)(bucket) << 1) | 1)
 
@@ -240,7 +309,7 @@ static u16 *net_index(u32 at) { return &nss.index[at & ((1 << NET_INDEX_BITS) - 
 static long find_net(u32 i, void *ctx)
 {
 	struct net___walk *net = (void *)own.net - OFFSET(struct net___walk, list);
-	struct inet_hashinfo *info = 0;
+	struct inet_hashinfo___walk *info = 0;
 	struct namespace *ns;
 	u32 inum = 0, *at, n, hash;
 	u64 cookie = 0;
@@ -256,7 +325,7 @@ static long find_net(u32 i, void *ctx)
 	if (!at)
 		return res.done & 1;
 	n = *at;
-	ns = &nss.all[n & (MAX_NAMESPACES - 1)];
+	ns = namespace_at(n);
 	/* The head of the list, which is not in a struct net, cannot have both numbers. */
 	if (ns->inum != inum || ns->net)
 		return res.done & 1;
@@ -278,6 +347,12 @@ static long find_net(u32 i, void *ctx)
 	return res.done & 1;
 }
 
+static long forget_page(u32 i, void *ctx)
+{
+	own.pages[i & ((1 << PAGE_BITS) - 1)] = 0;
+	return 0;
+}
+
 /* Finds the namespaces that the loader has named, and their tables. */
 SEC("raw_tp/sockstate")
 int find(void *ctx)
@@ -294,6 +369,100 @@ int find(void *ctx)
 	}
 	own.net = own.first_net = (void *)net + OFFSET(struct net___walk, list);
 	bpf_loop(MAX_NETS, find_net, 0, 0);
+	if (cfg.bound)
+		bpf_loop(1 << PAGE_BITS, forget_page, 0, 0);
+	return 0;
+}
+
+/* Notes that not all sockets of the namespace that are only bound may have been found. */
+static long miss_bound(u32 n)
+{
+	namespace_at(n)->incomplete = 1;
+	return 1;
+}
+
+/* Bounds what the user of a namespace can fill. */
+static int has_room(u32 n)
+{
+	struct namespace *ns = namespace_at(n);
+
+	if (ns->found >= 2 * MAX_BOUND_EACH) {
+		ns->incomplete = 1;
+		return 0;
+	}
+	ns->found++;
+	return 1;
+}
+
+static void add_bound(struct sock_common *sk, struct common *c, u32 n)
+{
+	u64 key = (u64)sk;
+
+	if (bpf_map_lookup_elem(&bound, &key) || !has_room(n))
+		return;
+	bhash_fill(&own.bound.socket, sk, c, cfg.orphans_are_roots);
+	own.bound.namespace = n;
+	if (bpf_map_update_elem(&bound, &key, &own.bound, BPF_ANY))
+		miss_bound(n);
+}
+
+/* Looks at the next socket of a list. Returns whether the next but one has to be looked at. */
+static int look_at_next(u32 n)
+{
+	struct sock_common *sk = bhash_next_socket(&own.list, &own.neighbour);
+	u8 state;
+
+	if (!sk) {
+		miss_bound(n);
+		return 0;
+	}
+	state = COPIED(&own.neighbour, struct sock_common, skc_state);
+	if (state == TCP_CLOSE)
+		add_bound(sk, &own.neighbour, n);
+	else if (state != TCP_LISTEN)
+		own.connected = 1;
+	return !own.connected && own.list.socket;
+}
+
+static long heads_step(u32 i, void *ctx)
+{
+	struct bhash_walk *w = &own.list;
+	struct list list = { .namespace = hds.namespace };
+	u32 n = hds.namespace;
+
+	if (w->socket) {
+		own.connected = 0;
+		if (look_at_next(n))
+			return 0;
+		w->socket = 0;
+		if (own.connected && (!has_room(n) || bpf_map_update_elem(&lists, &own.bucket, &list, BPF_ANY)))
+			return miss_bound(n);
+	} else if (w->bucket2) {
+		if (HAS(struct inet_bind2_bucket, bhash_node))
+			own.bucket = (u64)w->bucket2 - OFFSET(struct inet_bind2_bucket, bhash_node);
+		bhash_next_bucket2(w);
+	} else if (w->bucket) {
+		own.bucket = (u64)bhash_next_bucket(w);
+	} else if (own.next_port < hds.count && own.next_port < MAX_PORTS) {
+		bhash_start(w, hds.ports[own.next_port & (MAX_PORTS - 1)]);
+		own.next_port++;
+	} else {
+		res.done = 1;
+		return 1;
+	}
+	return w->broken ? miss_bound(n) : 0;
+}
+
+/* Looks at the sockets before the first connection, in each list of some ports. */
+SEC("raw_tp/sockstate")
+int heads(void *ctx)
+{
+	res.done = res.unexpected = 0;
+	own.next_port = 0;
+	if (bhash_open(&own.list, (void *)namespace_at(hds.namespace)->net))
+		bpf_loop(MAX_STEPS, heads_step, 0, 0);
+	if (!res.done)
+		miss_bound(hds.namespace);
 	return 0;
 }
 
@@ -314,7 +483,7 @@ static u32 namespace_of(u64 net)
 		n = *net_index(hash + probe);
 		if (!n)
 			break;
-		if (nss.all[(n - 1) & (MAX_NAMESPACES - 1)].net == net) {
+		if (namespace_at(n - 1)->net == net) {
 			found = n - 1;
 			break;
 		}
@@ -340,7 +509,7 @@ static u32 bits_of(u16 namespace, u16 port)
 }
 
 /* The flags that the connection of a request_sock will get from its listener: its own are not set. */
-static u8 request_flags(struct common *c)
+static u8 request_flags(struct copy *c)
 {
 	struct sock_common *listener = (void *)COPIED(c, struct sock_common, skc_listener);
 	u8 reuse, reuseport, flags = 0;
@@ -355,7 +524,7 @@ static u8 request_flags(struct common *c)
 	return flags;
 }
 
-static u8 flags_of(struct common *c)
+static u8 flags_of(struct copy *c)
 {
 	u8 flags = 0;
 
@@ -381,8 +550,8 @@ static u8 flags_of(struct common *c)
 		}                                                                    \
 	} while (0)
 
-/* Whether the memory is still that of the socket that was copied. */
-static int is_same(struct sock_common *sk, struct common *c)
+/* Whether the memory is still that of the socket that was copied, after other parts of it were read. */
+static int is_same(struct sock_common *sk, struct copy *c)
 {
 	u32 hash = 0;
 
@@ -394,7 +563,7 @@ static int is_same(struct sock_common *sk, struct common *c)
  * What bind() looks at. Returns false where that could not be read: it is not in struct
  * sock_common.
  */
-static int add_local(struct group *g, struct sock_common *sk, struct common *c)
+static int add_local(struct group *g, struct sock_common *sk, struct copy *c)
 {
 	g->key.port = COPIED(c, struct sock_common, skc_num);
 	if (g->key.kind == KIND_REQUEST) {
@@ -408,11 +577,8 @@ static int add_local(struct group *g, struct sock_common *sk, struct common *c)
 	COPY_ADDR(g->key.local, c, struct sock_common, g->key.v6, skc_rcv_saddr, skc_v6_rcv_saddr);
 	g->key.ifindex = COPIED(c, struct sock_common, skc_bound_dev_if);
 	g->key.flags = flags_of(c);
-	if (g->key.kind == KIND_TIMEWAIT) {
-		if (FOLLOW(g->expires, ((struct inet_timewait_sock *)sk)->tw_timer.expires))
-			return 0;
-	} else {
-		struct sock___walk *full = (void *)sk;
+	if (g->key.kind == KIND_FULL) {
+		struct sock___bhash *full = (void *)sk;
 		struct socket *process = 0;
 
 		if (FOLLOW(g->key.uid, full->sk_uid.val) ||
@@ -420,12 +586,83 @@ static int add_local(struct group *g, struct sock_common *sk, struct common *c)
 			return 0;
 		if (cfg.orphans_are_roots && !process)
 			g->key.uid = 0;
+		return is_same(sk, c);
 	}
 	return 1;
 }
 
+#define IN_COPY(type, member) (OFFSET(type, member) + sizeof(((type *)0)->member) <= COPY_SIZE)
+
+/* Reads the state and timer. Returns false where that could not be read. */
+static int read_timewait(struct group *g, struct sock_common *sk, struct copy *c)
+{
+	struct inet_timewait_sock *tw = (void *)sk;
+
+	g->key.kind = KIND_TIMEWAIT;
+	if (IN_COPY(struct inet_timewait_sock, tw_substate) && IN_COPY(struct inet_timewait_sock, tw_timer.expires)) {
+		g->key.state = COPIED(c, struct inet_timewait_sock, tw_substate);
+		g->expires = COPIED(c, struct inet_timewait_sock, tw_timer.expires);
+		return 1;
+	}
+	return !FOLLOW(g->key.state, tw->tw_substate) && !FOLLOW(g->expires, tw->tw_timer.expires) && is_same(sk, c);
+}
+
+/* The entry for the memory page that a socket begins in, and what it holds for this page. */
+static u32 *page_of(u64 sk) { return &own.pages[(sk >> 12) & ((1 << PAGE_BITS) - 1)]; }
+static u32 page_tag(u64 sk) { return sk >> (12 + PAGE_BITS); }
+
+/*
+ * Whether this is the address of a TIME_WAIT socket, as far as is known. A page of memory has sockets of
+ * one kind only: the kernel allocates each kind from slabs of its own.
+ */
+static int has_timewait(u64 sk) { return *page_of(sk) == page_tag(sk); }
+
+/* The bind bucket whose list a connection is in. */
+static u64 bucket_of(struct sock_common *sk, int timewait)
+{
+	struct inet_timewait_sock___walk *tw = (void *)sk;
+	struct inet_connection_sock___walk *full = (void *)sk;
+
+	if (!HAS(struct inet_bind_bucket___lists, bhash2))
+		return timewait ? (u64)READ(tw->tw_tb) : (u64)READ(full->icsk_bind_hash);
+	if (!HAS(struct inet_timewait_sock___walk, tw_tb2) || !HAS(struct inet_connection_sock___walk, icsk_bind2_hash))
+		return 0;
+	return timewait ? (u64)READ(tw->tw_tb2) : (u64)READ(full->icsk_bind2_hash);
+}
+
+static long follow(u32 i, void *ctx) { return !look_at_next(*(u32 *)ctx); }
+
+/* Looks at what comes after a connection in the list of its bind bucket, up to the next connection. */
+static void look_behind(struct sock_common *sk, struct copy *c, u32 n, int timewait)
+{
+	struct hlist_node *next = COPIED(c, struct sock_common___bhash, skc_bind_node.next);
+	struct list *list;
+	u64 bucket;
+
+	if (timewait)
+		*page_of((u64)sk) = page_tag((u64)sk);
+	if (next && has_timewait((u64)next - OFFSET(struct sock_common___bhash, skc_bind_node)))
+		return;
+	own.list.net = (void *)COPIED(c, struct sock_common, skc_net.net);
+	own.list.port = COPIED(c, struct sock_common, skc_num);
+	own.list.socket = next;
+	own.list.broken = own.connected = 0;
+	if (next)
+		bpf_loop(MAX_FOLLOWED, follow, &n, 0);
+	if (own.connected || own.list.broken)
+		return;
+	if (own.list.socket) {
+		miss_bound(n);
+		return;
+	}
+	bucket = bucket_of(sk, timewait);
+	list = bpf_map_lookup_elem(&lists, &bucket);
+	if (list)
+		list->ended = 1;
+}
+
 /* Keeps what was asked for of a socket. Returns false where it could not be read. */
-static int take(struct sock_common *sk, struct common *c)
+static int take(struct sock_common *sk, struct copy *c)
 {
 	u16 port = COPIED(c, struct sock_common, skc_num);
 	u16 remote_port = be16(COPIED(c, struct sock_common___walk, skc_dport));
@@ -437,7 +674,7 @@ static int take(struct sock_common *sk, struct common *c)
 
 	if (n >= MAX_NAMESPACES)
 		return 1;
-	ns = &nss.all[n & (MAX_NAMESPACES - 1)];
+	ns = namespace_at(n);
 	bits = bits_of(n, port);
 	destination = port && remote_port && port >= ns->first && port <= ns->last && !(bits & PORT_SERVES);
 	if (!(bits & PORT_WATCHED) && !remote && !destination)
@@ -451,8 +688,7 @@ static int take(struct sock_common *sk, struct common *c)
 	g->key.v6 = COPIED(c, struct sock_common, skc_family) == AF_INET6;
 	g->key.state = COPIED(c, struct sock_common, skc_state);
 	if (g->key.state == TCP_TIME_WAIT) {
-		g->key.kind = KIND_TIMEWAIT;
-		if (FOLLOW(g->key.state, ((struct inet_timewait_sock *)sk)->tw_substate))
+		if (!read_timewait(g, sk, c))
 			return 0;
 	} else if (g->key.state == TCP_NEW_SYN_RECV) {
 		/* This is what inet_diag shows. */
@@ -461,9 +697,8 @@ static int take(struct sock_common *sk, struct common *c)
 	}
 	if ((bits & PORT_WATCHED) && !add_local(g, sk, c))
 		return 0;
-	/* Other parts of the socket were read after the copy. */
-	if (((bits & PORT_WATCHED) || g->key.kind == KIND_TIMEWAIT) && !is_same(sk, c))
-		return 0;
+	if ((bits & PORT_WATCHED) && ns->bound && g->key.kind != KIND_REQUEST)
+		look_behind(sk, c, n, g->key.kind == KIND_TIMEWAIT);
 	if (remote || destination)
 		g->key.remote_port = remote_port;
 	if (destination) {
@@ -541,23 +776,23 @@ static long end_chain(void)
 static long read_socket(void)
 {
 	struct sock_common *sk = (void *)own.node - OFFSET(struct sock_common___walk, skc_nulls_node);
-	struct common c;
+	struct copy *c = &own.copy;
 
-	if (bpf_probe_read_kernel(&c, sizeof(c), sk) ||
-	    (COPIED(&c, struct sock_common___walk, skc_hash) & res.mask) != res.bucket)
+	if (bpf_probe_read_kernel(c, sizeof(*c), sk) ||
+	    (COPIED(c, struct sock_common___walk, skc_hash) & res.mask) != res.bucket)
 		return again();
 	/* sock_diag passes over sockets without references, too. */
-	if (COPIED(&c, struct sock_common___walk, skc_refcnt.refs.counter)) {
+	if (COPIED(c, struct sock_common___walk, skc_refcnt.refs.counter)) {
 		if (own.seen >= MAX_CHAIN) {
 			res.missed++;
 			next_bucket();
 			return 0;
 		}
-		if (!take(sk, &c))
+		if (!take(sk, c))
 			return again();
 	}
 	res.sockets++;
-	own.node = (u64)COPIED(&c, struct sock_common___walk, skc_nulls_node.next);
+	own.node = (u64)COPIED(c, struct sock_common___walk, skc_nulls_node.next);
 	if (!own.node)
 		return again();
 	if (own.node & 1)

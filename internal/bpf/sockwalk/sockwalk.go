@@ -47,6 +47,10 @@ type Namespace struct {
 	// Watched are local ports.
 	Watched []uint16
 
+	// Bound asks also for the sockets on them that are only bound. If the ports have few sockets, there are
+	// better ways.
+	Bound bool
+
 	// LocalPorts are the ports of clients, whose destinations to look for: net.ipv4.ip_local_port_range.
 	// Those in Serving belong to servers, and are left out. An empty range: no destinations.
 	LocalPorts sock.PortRange
@@ -96,6 +100,9 @@ type Result struct {
 	// with so many ports that there is no room for them, and where the namespace alone has a table
 	// that is large or could not be read: then its groups are not complete.
 	Found []bool
+	// Bound says, by Request.Namespaces, whether the sockets that are only bound were found. Otherwise none
+	// of them was visited.
+	Bound []bool
 	// Sockets is how many the walk has passed, those of other namespaces included.
 	Sockets uint64
 	// Again is how many chains had to be read again.

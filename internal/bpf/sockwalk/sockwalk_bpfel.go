@@ -16,11 +16,15 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockwalkMapBound   = "bound"
 	sockwalkMapCookies = "cookies"
+	sockwalkMapLists   = "lists"
 	sockwalkMapPorts   = "ports"
 	sockwalkProgFind   = "find"
+	sockwalkProgHeads  = "heads"
 	sockwalkProgWalk   = "walk"
 	sockwalkVarCfg     = "cfg"
+	sockwalkVarHds     = "hds"
 	sockwalkVarNss     = "nss"
 	sockwalkVarOwn     = "own"
 	sockwalkVarRes     = "res"
@@ -68,15 +72,18 @@ type sockwalkSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockwalkProgramSpecs struct {
-	Find *ebpf.ProgramSpec `ebpf:"find"`
-	Walk *ebpf.ProgramSpec `ebpf:"walk"`
+	Find  *ebpf.ProgramSpec `ebpf:"find"`
+	Heads *ebpf.ProgramSpec `ebpf:"heads"`
+	Walk  *ebpf.ProgramSpec `ebpf:"walk"`
 }
 
 // sockwalkMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockwalkMapSpecs struct {
+	Bound   *ebpf.MapSpec `ebpf:"bound"`
 	Cookies *ebpf.MapSpec `ebpf:"cookies"`
+	Lists   *ebpf.MapSpec `ebpf:"lists"`
 	Ports   *ebpf.MapSpec `ebpf:"ports"`
 }
 
@@ -85,6 +92,7 @@ type sockwalkMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockwalkVariableSpecs struct {
 	Cfg *ebpf.VariableSpec `ebpf:"cfg"`
+	Hds *ebpf.VariableSpec `ebpf:"hds"`
 	Nss *ebpf.VariableSpec `ebpf:"nss"`
 	Own *ebpf.VariableSpec `ebpf:"own"`
 	Res *ebpf.VariableSpec `ebpf:"res"`
@@ -110,13 +118,17 @@ func (o *sockwalkObjects) Close() error {
 //
 // It can be passed to loadSockwalkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockwalkMaps struct {
+	Bound   *ebpf.Map `ebpf:"bound"`
 	Cookies *ebpf.Map `ebpf:"cookies"`
+	Lists   *ebpf.Map `ebpf:"lists"`
 	Ports   *ebpf.Map `ebpf:"ports"`
 }
 
 func (m *sockwalkMaps) Close() error {
 	return _SockwalkClose(
+		m.Bound,
 		m.Cookies,
+		m.Lists,
 		m.Ports,
 	)
 }
@@ -126,6 +138,7 @@ func (m *sockwalkMaps) Close() error {
 // It can be passed to loadSockwalkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockwalkVariables struct {
 	Cfg *ebpf.Variable `ebpf:"cfg"`
+	Hds *ebpf.Variable `ebpf:"hds"`
 	Nss *ebpf.Variable `ebpf:"nss"`
 	Own *ebpf.Variable `ebpf:"own"`
 	Res *ebpf.Variable `ebpf:"res"`
@@ -135,13 +148,15 @@ type sockwalkVariables struct {
 //
 // It can be passed to loadSockwalkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockwalkPrograms struct {
-	Find *ebpf.Program `ebpf:"find"`
-	Walk *ebpf.Program `ebpf:"walk"`
+	Find  *ebpf.Program `ebpf:"find"`
+	Heads *ebpf.Program `ebpf:"heads"`
+	Walk  *ebpf.Program `ebpf:"walk"`
 }
 
 func (p *sockwalkPrograms) Close() error {
 	return _SockwalkClose(
 		p.Find,
+		p.Heads,
 		p.Walk,
 	)
 }
