@@ -53,7 +53,7 @@ func (k addrKind) ipv4() bool { return k <= mappedAny }
 // bucket of the wildcards (inet_bhash2_addr_any_conflict, inet_bind2_bucket_addr_match,
 // inet_bind2_bucket_match_addr_any). For a wildcard it checks all sockets of the port
 // (inet_csk_bind_conflict, inet_rcv_saddr_equal).
-func overlap(r *Request, s *Socket, expected bool) Flag {
+func overlap(r *Request, s *Socket, expected bool, mappedMeetsAny Flag) Flag {
 	binder, other := kindOf(r.Addr), s.kind()
 	switch binder {
 	case v4:
@@ -62,7 +62,7 @@ func overlap(r *Request, s *Socket, expected bool) Flag {
 			return not(s.V6Only)
 		case v4Any, mappedAny:
 			if r.Addr.Is4In6() {
-				return FlagUnknown // 6.1.192: mostly for 0.0.0.0, never for ::ffff:0.0.0.0; 6.12: always
+				return mappedMeetsAny
 			}
 			return Yes
 		default:

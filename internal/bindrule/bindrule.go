@@ -19,6 +19,10 @@ type Port struct {
 	// bucket admits it.
 	Incomplete bool
 
+	// MappedMeetsAny says whether a v4-mapped address conflicts with 0.0.0.0 and ::ffff:0.0.0.0. Linux
+	// 6.1.192: mostly with the first, never with the second; 6.12 and later: Yes.
+	MappedMeetsAny Flag
+
 	// Folding has folded some of the sockets. What it replaced is known for the requests that
 	// it expects, and unknown for others.
 	Folding *Folding
@@ -122,7 +126,7 @@ func (p *Port) Bind(r Request) Verdict {
 		if r.ListenersAside && s.State == sock.StateListen {
 			continue
 		}
-		switch and(conflict(&r, s, expected), not(shortcut)) {
+		switch and(conflict(&r, s, expected, p.MappedMeetsAny), not(shortcut)) {
 		case Yes:
 			v.Blockers = append(v.Blockers, i)
 			v.Until = max(v.Until, s.Expires)
@@ -163,13 +167,13 @@ func (p *Port) hasFolded() bool {
 // conflict does what inet_bind_conflict (net/ipv4/inet_connection_sock.c) does with relax
 // and reuseport_ok, as for every port other than 0. It also compares the addresses, which
 // the callers of inet_bind_conflict do. expected: what a Folding replaced differs from the request.
-func conflict(r *Request, s *Socket, expected bool) Flag {
+func conflict(r *Request, s *Socket, expected bool, mappedMeetsAny Flag) Flag {
 	if s.Kind == sock.KindRequest {
 		return No // in no bind bucket
 	}
 	return and(
 		or(is(r.Ifindex == 0 || s.Ifindex == 0), sameDevice(r, s, expected)),
-		overlap(r, s, expected),
+		overlap(r, s, expected, mappedMeetsAny),
 		not(and(r.ReuseAddr, s.ReuseAddr, is(s.State != sock.StateListen))),
 		not(and(r.ReusePort, s.ReusePort, or(is(s.Kind == sock.KindTimeWait), sameUser(r, s, expected)))),
 	)

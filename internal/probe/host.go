@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -22,6 +23,9 @@ type Host struct {
 
 	// BoundInactive says that sock_diag shows sockets that are only bound (Linux 6.8).
 	BoundInactive bool
+
+	// MappedMeetsAny is bindrule.Port.MappedMeetsAny.
+	MappedMeetsAny bindrule.Flag
 
 	// Walker reads the connections of many namespaces at once; nil: each is asked.
 	Walker Walker

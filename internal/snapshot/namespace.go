@@ -595,6 +595,7 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 		v.SetIncomplete(flags.Missed[number] > 0 || t.onWatched.Unknown[number] > 0)
 		v.SetListeners(listeners[number], flags.Listeners)
 		out[i] = v.Port(timers, c.dumped)
+		out[i].MappedMeetsAny = t.cfg.Host.MappedMeetsAny
 		if c.bound != nil {
 			out[i].Sockets = append(out[i].Sockets, c.bound[i].Port(timers, c.dumped).Sockets...)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/features"
 	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
@@ -68,6 +69,9 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	host := new(probe.Host)
 	host.OwnInode, host.OwnCookie = ownNetns()
 	host.BoundInactive = isLinux(6, 8)
+	if isLinux(6, 12) {
+		host.MappedMeetsAny = bindrule.Yes
+	}
 	readProcfs(&host.Config, opts.Stack)
 	cfg := snapshot.Config{
 		Host:      host,
