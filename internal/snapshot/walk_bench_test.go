@@ -18,7 +18,8 @@ import (
 // host. Each iteration takes one of each, so that the CPU times compare. In its first one it also takes a
 // snapshot by dumps only, which takes seconds.
 //
-// SOCKSTATE_BENCH_NAMESPACES and SOCKSTATE_BENCH_TIMEWAIT change the numbers.
+// SOCKSTATE_BENCH_NAMESPACES and SOCKSTATE_BENCH_TIMEWAIT change the numbers. Each namespace takes some 50
+// descriptors (ulimit -Hn).
 func BenchmarkNamespaces(b *testing.B) {
 	namespaces, elsewhere := fromEnv(b, "SOCKSTATE_BENCH_NAMESPACES", 110), fromEnv(b, "SOCKSTATE_BENCH_TIMEWAIT", 300_000)
 	walker := newWalker(b)
