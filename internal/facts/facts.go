@@ -92,7 +92,7 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 func Of(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Facts {
 	return diagnosis.Facts{
 		Call: CallOf(e.Op), Errno: e.Errno, Protocol: e.Protocol, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange,
-		Request: request, Process: e.Command(), By: by, Host: HostOf(e),
+		Request: request, Process: e.Process, By: by, Host: HostOf(e),
 	}
 }
 

@@ -61,7 +61,7 @@ type Conflict struct {
 	Port     uint16 // connect: of the destination, as Request.Addr is
 	Protocol sock.Protocol
 	Time     time.Time
-	Process  string // what the thread called itself: any bytes
+	Process  string // its name: any bytes
 	PID      uint32
 	Owner    owner.Owner // the process, as far as that is known: it may have ended
 	Request  bindrule.Request
@@ -294,7 +294,7 @@ func (c *conflicts) settle(at portID, port *waitingPort, known *facts.Observatio
 		e, most := &same.latest, worst.Diagnosis.Code
 		if d.Code.Before(most) || d.Code == most && e.Time.After(worst.Time) {
 			worst.Op, worst.Errno = e.Op, e.Errno
-			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Command(), e.PID
+			worst.Protocol, worst.Time, worst.Process, worst.PID = e.Protocol, e.Time, e.Process, e.PID
 			worst.Owner, worst.Request, worst.Diagnosis = same.by, bind.request, d
 		}
 	}

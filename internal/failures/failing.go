@@ -58,7 +58,7 @@ func (r *Recorder) noteFailing(e *bindtrace.Event) {
 	}
 	r.failing.Failed(failing.Failure{
 		Key:  failing.Key{Netns: e.Netns, Port: e.Port, Family: e.Family},
-		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, PID: int(e.PID), Process: e.Command(),
+		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, PID: int(e.PID), Process: e.Process,
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -200,6 +201,9 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	r.noteFailing(e)
 	key := r.keyOf(e)
 	by := r.callers.Of(key.Netns, e)
+	if strings.HasPrefix(by.Process, e.Process) {
+		e.Process = by.Process // of a script, the kernel knows only the beginning
+	}
 	r.noteEarlier(key, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()

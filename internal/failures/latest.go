@@ -20,7 +20,7 @@ type Failure struct {
 	Time      time.Time
 	Errno     unix.Errno
 	ReuseAddr bool   // the socket had SO_REUSEADDR
-	Process   string // what the thread called itself: any bytes
+	Process   string // its name: any bytes
 
 	// Owner is the process, as far as that is known: it may have ended.
 	Owner owner.Owner
@@ -55,8 +55,8 @@ func (l *latest) add(key Key, e *bindtrace.Event, by owner.Owner, code diagnosis
 		names = new(share.Names)
 		l.names[key] = names
 	}
-	by.Many = names.Add(e.Time, e.User, e.Command(), by.Service())
-	f := Failure{Key: key, Time: e.Time, Errno: e.Errno, ReuseAddr: e.ReuseAddr, Process: e.Command(), Owner: by, Diagnosis: code}
+	by.Many = names.Add(e.Time, e.User, e.Process, by.Service())
+	f := Failure{Key: key, Time: e.Time, Errno: e.Errno, ReuseAddr: e.ReuseAddr, Process: e.Process, Owner: by, Diagnosis: code}
 	if before := l.failures[key]; code == "" && f.repeats(&before) {
 		f.Diagnosis = before.Diagnosis
 	}
@@ -68,7 +68,7 @@ func (l *latest) settle(key Key, e *bindtrace.Event, code diagnosis.Code) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f, ok := l.failures[key]
-	of := Failure{Errno: e.Errno, ReuseAddr: e.ReuseAddr, Process: e.Command()}
+	of := Failure{Errno: e.Errno, ReuseAddr: e.ReuseAddr, Process: e.Process}
 	if ok && of.repeats(&f) {
 		f.Diagnosis = code
 		l.failures[key] = f

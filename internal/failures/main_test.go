@@ -27,12 +27,11 @@ func TestMain(m *testing.M) {
 const ownNetns, foreignNetns = 4026531840, 4026532999
 
 // failed is an event of a bind() in the exporter's own namespace.
-func failed(port uint16, comm string, after time.Duration) bindtrace.Event {
+func failed(port uint16, process string, after time.Duration) bindtrace.Event {
 	e := bindtrace.Event{
 		Time: time.Unix(1_700_000_000, 0).Add(after), Netns: ownNetns, Errno: unix.EADDRINUSE,
-		Family: sock.FamilyIPv4, Protocol: sock.TCP, PortKnown: true, Port: port,
+		Family: sock.FamilyIPv4, Protocol: sock.TCP, PortKnown: true, Port: port, Process: process,
 	}
-	copy(e.Comm[:], comm)
 	return e
 }
 

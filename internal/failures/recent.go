@@ -20,7 +20,7 @@ import (
 )
 
 // A Recent is a call that failed lately, once or more often: calls that differ only in time,
-// thread and flags are one.
+// process id and flags are one.
 type Recent struct {
 	Op        bindtrace.Op
 	Netns     uint32 // inode number of the socket's network namespace, watched or not
@@ -32,7 +32,7 @@ type Recent struct {
 	Family    sock.Family
 	Protocol  sock.Protocol
 	Errno     unix.Errno
-	Process   string // what the thread called itself: any bytes
+	Process   string // its name: any bytes
 
 	Count       uint64
 	First, Last time.Time
@@ -78,7 +78,7 @@ type recentKey struct {
 	family    sock.Family
 	protocol  sock.Protocol
 	errno     unix.Errno
-	comm      [16]byte
+	process   string
 }
 
 // recent remembers the latest failures. Those of watched ports are kept apart from others.
@@ -121,7 +121,7 @@ func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
 func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound, keep int) {
 	key := recentKey{
 		op: e.Op, netns: e.Netns, port: e.Port, portKnown: e.PortKnown, ownRange: e.OwnRange, addr: e.Addr,
-		family: e.Family, protocol: e.Protocol, errno: e.Errno, comm: e.Comm,
+		family: e.Family, protocol: e.Protocol, errno: e.Errno, process: e.Process,
 	}
 	row, ok := l.rows[key]
 	if !ok {
@@ -130,7 +130,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 		}
 		row = &recentRow{key: key, Recent: Recent{
 			Op: e.Op, Netns: e.Netns, Watched: watched, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange, Addr: e.Addr,
-			Family: e.Family, Protocol: e.Protocol, Errno: e.Errno, Process: e.Command(), First: e.Time,
+			Family: e.Family, Protocol: e.Protocol, Errno: e.Errno, Process: e.Process, First: e.Time,
 		}}
 		l.rows[key] = row
 	}

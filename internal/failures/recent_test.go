@@ -183,7 +183,7 @@ func BenchmarkRecentStorm(b *testing.B) {
 	key := Key{Netns: ownNetns, Port: 80}
 	for i := 0; b.Loop(); i++ {
 		e.Time = e.Time.Add(1)
-		copy(e.Comm[:], fmt.Sprint(i))
+		e.Process = fmt.Sprint(i)
 		r.add(key, &e, owner.Owner{})
 	}
 }

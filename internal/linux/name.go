@@ -26,18 +26,24 @@ func ProcessName(task, comm string) (name, exe string) {
 	exe, _ = os.Readlink(filepath.Join(task, "exe"))
 	exe = strings.TrimSuffix(exe, " (deleted)")
 	exe = strings.Clone(exe[max(0, len(exe)-maxExe):])
-	if len(comm) != commSize {
-		return comm[:min(len(comm), maxProcessName)], exe
-	}
-	if base := filepath.Base(exe); strings.HasPrefix(base, comm) {
-		return base[:min(len(base), maxProcessName)], exe
+	if name := Uncut(comm, filepath.Base(exe)); len(comm) != commSize || name != comm {
+		return name, exe
 	}
 	for _, arg := range args(task) {
-		if base := filepath.Base(arg); strings.HasPrefix(base, comm) {
-			return base[:min(len(base), maxProcessName)], exe
+		if name := Uncut(comm, filepath.Base(arg)); name != comm {
+			return name, exe
 		}
 	}
 	return comm, exe
+}
+
+// Uncut returns the name that comm is the beginning of, if it is cut: that of the executable, if it
+// begins with comm, else comm. The result has at most 64 bytes.
+func Uncut(comm, exe string) string {
+	if len(comm) == commSize && strings.HasPrefix(exe, comm) {
+		comm = exe
+	}
+	return comm[:min(len(comm), maxProcessName)]
 }
 
 // args returns the first arguments of a process. It can choose them, as it can its comm.

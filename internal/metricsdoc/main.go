@@ -79,7 +79,7 @@ A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + 
 | ` + "`v6only`" + ` | ` + "`true` or `false`" + `: whether an IPv6 listener has IPV6_V6ONLY; missing for IPv4 |
 | ` + "`reuseaddr`" + ` | ` + "`true` or `false`" + `: whether the socket that binds has SO_REUSEADDR |
 | ` + "`diagnosis`" + ` | why a bind failed: a code of [diagnoses.md](diagnoses.md), such as ` + "`time_wait`, `other_listener` or `unknown`" + ` |
-| ` + "`process`" + ` | name of the process: printable, at most 64 characters. For a listener it is the name of the executable or script where the kernel's name, of 15 characters, is cut. For a failed bind it is what the thread calls itself. Do not trust it. ` + "`(many)`" + ` if its user has had more than 8 names on the port in an hour |
+| ` + "`process`" + ` | name of the process: printable, at most 64 characters. It is the name of the executable or script where the kernel's name, of 15 characters, is cut. A process can choose it: do not trust it. ` + "`(many)`" + ` if its user has had more than 8 names on the port in an hour |
 | ` + "`unit`" + ` | systemd unit or container of the process; printable, at most 64 characters. A unit or container that is not the system's has what it is in before its name: ` + "`user@1000/foo.service`" + ` is of the user manager of user 1000, ` + "`docker-0123456789ab/foo.service`" + ` of that container. Trust what is before the slash, and not what is after it. ` + "`(many)`" + ` as for ` + "`process`" + ` |
 | ` + "`remote_port`" + ` | port of the peer, decimal |
 | ` + "`rank`" + ` | ` + "`1`" + ` for the busiest destination, ` + "`2` and `3`" + ` for the next |

@@ -174,7 +174,7 @@ func notes() map[string]note {
 		},
 		"bind_last_failure_timestamp_seconds": {
 			unit: "seconds since 1970-01-01 UTC",
-			details: "`process` is the name of the thread that called `bind()`. `unit` is its systemd unit or container, and missing if that is not known. " +
+			details: "`process` is the name of the process that called `bind()`, and not of its thread. `unit` is its systemd unit or container, and missing if that is not known. " +
 				"`diagnosis` says why the call failed, whatever the error. For `EADDRINUSE` it comes a moment after the call. Until then it is that of the call before, if that had the same process, `errno` and `reuseaddr`, and missing otherwise.",
 			absent: "if no `bind()` has failed for the port yet, or the port is not watched any more",
 			source: "eBPF, `__sys_bind`",

@@ -103,13 +103,3 @@ func (c *cgroupIDs) path(id uint64) (string, error) {
 	}
 	return strings.TrimPrefix(path, c.mount.Name()), nil
 }
-
-// is reports whether a path from /proc/PID/cgroup belongs to the cgroup with the id.
-func (c *cgroupIDs) is(path string, id uint64) bool {
-	if c.mount == nil {
-		return false
-	}
-	var st unix.Stat_t
-	err := unix.Fstatat(int(c.mount.Fd()), "."+filepath.Clean("/"+path), &st, unix.AT_SYMLINK_NOFOLLOW)
-	return err == nil && st.Ino == id
-}

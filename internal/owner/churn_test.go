@@ -36,7 +36,7 @@ func TestOwnersWhileProcessesComeAndGo(t *testing.T) {
 				if err != nil || known(owners) != 1 || owners[steady.Socket.Cookie] != want {
 					t.Errorf("got %+v, %v; want %+v alone", owners, err, want)
 				}
-				f.OfProcess(uint32(cmd.Process.Pid), 1)
+				f.OfProcess(uint32(cmd.Process.Pid), 0, 1)
 				f.Shortfalls()
 			}
 		})
@@ -59,7 +59,7 @@ func TestDescriptorsAreClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	find(t, f, socket)
-	f.OfProcess(uint32(os.Getpid()), 1)
+	f.OfProcess(uint32(os.Getpid()), 0, 1)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,11 +3,15 @@ package owner
 import (
 	"errors"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
 )
+
+// clockTick is the unit of times in /proc/PID/stat: USER_HZ.
+const clockTick = 10 * time.Millisecond
 
 // inInitPIDNamespace reports whether procfs shows the processes of the initial pid namespace, and
 // so those of the host. Only that namespace has kernel threads. Where hidepid hides them, the
@@ -28,42 +32,33 @@ func inInitPIDNamespace(proc string) bool {
 var errOtherProcess = errors.New("another process has its id")
 
 // OfProcess returns what is known about a process that may have ended. pid is its id in the initial
-// pid namespace, and cgroupID the id of its cgroup (bpf_get_current_cgroup_id). The Process and PID
-// of a process that has ended are empty. It returns false where nothing is known.
-func (f *Finder) OfProcess(pid uint32, cgroupID uint64) (Owner, bool) {
+// pid namespace, started the time after boot when it started, and cgroupID the id of its cgroup
+// (bpf_get_current_cgroup_id). The Process and PID of a process that has ended are empty. It returns
+// false where nothing is known.
+func (f *Finder) OfProcess(pid uint32, started time.Duration, cgroupID uint64) (Owner, bool) {
 	at, known := f.cgroup.place(cgroupID)
-	if p, err := f.live(pid, cgroupID); err == nil {
+	if p, err := f.live(pid, started); err == nil {
 		return p.shown(1), true
 	}
 	owner := at.shown()
 	return owner, known && (owner.Unit != "" || owner.Container != "")
 }
 
-// live reads a process if it still is in that cgroup. Otherwise another process has its pid.
-func (f *Finder) live(pid uint32, cgroupID uint64) (process, error) {
+// live reads a process. procfs has another process with the pid if that one started at another time,
+// or if it shows another pid namespace.
+func (f *Finder) live(pid uint32, started time.Duration) (process, error) {
+	if !f.root {
+		return process{}, errOtherProcess
+	}
 	proc, err := f.fs.Proc(int(pid))
 	if err != nil {
 		return process{}, err
 	}
-	return f.readProcess(proc, 0, func() error {
-		if f.cgroup.mount == nil {
-			if f.root {
-				return nil
-			}
-			return errOtherProcess
-		}
-		cgroups, err := proc.Cgroups()
-		if err != nil {
-			return err
-		}
-		for _, c := range cgroups {
-			// The unified hierarchy is the last line.
-			if c.HierarchyID == 0 && f.cgroup.is(c.Path, cgroupID) {
-				return nil
-			}
-		}
-		return errOtherProcess
-	})
+	p, err := f.readProcess(proc, 0, nil)
+	if err == nil && p.start != uint64(started/clockTick) {
+		err = errOtherProcess
+	}
+	return p, err
 }
 
 // OfPID returns what is known about the process that has the pid now. Soon another one may have it.

@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
@@ -79,22 +81,22 @@ func TestOfProcessWhileItRunsAndAfterwards(t *testing.T) {
 				kerneltest.Skip(t, "needs procfs of the initial pid namespace")
 			}
 			_, cmd := start(t, kerneltest.New(t), task{Name: []byte("binder")}, nil)
-			pid := uint32(cmd.Process.Pid)
+			pid, began := uint32(cmd.Process.Pid), startOf(t, cmd.Process.Pid)
 			join(t, dir, cmd.Process.Pid)
 
 			live := want
 			live.Process, live.PID, live.Processes = "binder", cmd.Process.Pid, 1
-			expectProcess(t, f, pid, id, live, true)
-			// A process in another cgroup has its pid by now.
-			expectProcess(t, f, uint32(os.Getpid()), id, want, true)
+			expectProcess(t, f, pid, began, id, live, true)
+			// Another process has its pid by now.
+			expectProcess(t, f, pid, began-clockTick, id, want, true)
 
 			cmd.Kill()
-			expectProcess(t, f, pid, id, want, true)
-			expectProcess(t, newFinder(t, Options{}), pid, id, want, true)
+			expectProcess(t, f, pid, began, id, want, true)
+			expectProcess(t, newFinder(t, Options{}), pid, began, id, want, true)
 
 			removeCgroup(dir)
-			expectProcess(t, f, pid, id, want, true)
-			expectProcess(t, newFinder(t, Options{}), pid, id, Owner{}, false)
+			expectProcess(t, f, pid, began, id, want, true)
+			expectProcess(t, newFinder(t, Options{}), pid, began, id, Owner{}, false)
 		})
 	}
 }
@@ -128,7 +130,7 @@ func TestUserCannotLookLikeAnotherUnit(t *testing.T) {
 			if !f.root {
 				kerneltest.Skip(t, "needs procfs of the initial pid namespace")
 			}
-			found, ok := f.OfProcess(uint32(cmd.Process.Pid), st.Ino)
+			found, ok := f.OfProcess(uint32(cmd.Process.Pid), startOf(t, cmd.Process.Pid), st.Ino)
 			if !ok || found.Service() != want {
 				t.Errorf("bind(): service %q, want %q", found.Service(), want)
 			}
@@ -139,29 +141,45 @@ func TestUserCannotLookLikeAnotherUnit(t *testing.T) {
 	}
 }
 
-func expectProcess(t *testing.T, f *Finder, pid uint32, cgroup uint64, want Owner, wantOK bool) {
+// startOf is when a process started, after boot.
+func startOf(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	got, ok := f.OfProcess(pid, cgroup)
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(stat.Starttime) * clockTick
+}
+
+func expectProcess(t *testing.T, f *Finder, pid uint32, began time.Duration, cgroup uint64, want Owner, wantOK bool) {
+	t.Helper()
+	got, ok := f.OfProcess(pid, began, cgroup)
 	if got != want || ok != wantOK {
 		t.Fatalf("got %+v, %t; want %+v, %t", got, ok, want, wantOK)
 	}
 }
 
-// Without cgroup2, as on a host with only cgroup v1, nothing but the pid identifies the process.
+// Without cgroup2, as on a host with only cgroup v1, the process is known while it runs.
 func TestOfProcessWithoutCgroup2(t *testing.T) {
 	empty := t.TempDir()
 	f := newFinder(t, Options{Cgroup: empty})
 	_, cmd := start(t, kerneltest.New(t), task{Name: []byte("binder")}, nil)
-	got, ok := f.OfProcess(uint32(cmd.Process.Pid), 1)
+	pid, began := uint32(cmd.Process.Pid), startOf(t, cmd.Process.Pid)
+	got, ok := f.OfProcess(pid, began, 1)
 	if want := ownerOf(t, f, "binder", cmd.Process.Pid, 1); !f.root || !ok || got != want {
 		t.Errorf("got %+v, %t; want %+v", got, ok, want)
 	}
 	cmd.Kill()
-	expectProcess(t, f, uint32(cmd.Process.Pid), 1, Owner{}, false)
+	expectProcess(t, f, pid, began, 1, Owner{}, false)
 
 	// In a pid namespace another process may have that pid.
-	f = newFinder(t, Options{Cgroup: empty, Proc: newFakeProc(t, nginx()).path})
-	expectProcess(t, f, 100, 1, Owner{}, false)
+	server := nginx()
+	f = newFinder(t, Options{Cgroup: empty, Proc: newFakeProc(t, server).path})
+	expectProcess(t, f, uint32(server.pid), time.Duration(server.start)*clockTick, 1, Owner{}, false)
 }
 
 func TestPlacesOfCgroupsAreBounded(t *testing.T) {

@@ -78,7 +78,7 @@ func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) Fa
 	r := FailureRow{
 		Call: f.Op.String(), First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
 		NetnsInode: f.Netns, Watched: f.Watched, Ifindex: f.Request.Ifindex,
-		// The process may have ended, but what the thread called itself is always known.
+		// The process may have ended, but its name is always known.
 		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
 		Protocol: f.Protocol.String(), Family: f.Family.String(),
 		Errno:     cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),

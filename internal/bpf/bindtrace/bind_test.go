@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -153,8 +154,8 @@ func TestFailedBindCountsOnceByPortAskedFor(t *testing.T) {
 					if e.Errno != w.errno || e.Family != tg.family || e.Protocol != tg.protocol || e.Op != OpBind {
 						t.Errorf("event %+v is not of %+v", e, want)
 					}
-					if int(e.PID) != os.Getpid() || e.UID != 0 || e.Command() != command(t) {
-						t.Errorf("event: pid %d uid %d command %q are not this process", e.PID, e.UID, e.Command())
+					if int(e.PID) != os.Getpid() || e.UID != 0 || e.Process != ownName(t) {
+						t.Errorf("event: pid %d uid %d name %q are not this process", e.PID, e.UID, e.Process)
 					}
 				})
 			}
@@ -176,14 +177,15 @@ func nextEvent(t *testing.T, tr *Tracer, netns uint32) Event {
 	}
 }
 
-// command returns the name that the kernel has for this process.
-func command(t *testing.T) string {
+// ownName returns the name of this process.
+func ownName(t *testing.T) string {
 	t.Helper()
 	comm, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(comm[:len(comm)-1])
+	name, _ := linux.ProcessName("/proc/self", string(comm[:len(comm)-1]))
+	return name
 }
 
 func TestReuseFlagsOfTheBinderAreTold(t *testing.T) {

@@ -201,6 +201,7 @@ struct {
 struct event {
 	u64 boot_ns;
 	u64 cgroup_id;
+	u64 started_ns; /* when the process started (boot time) */
 	u32 pid;
 	u32 tid;
 	u32 uid;
@@ -216,7 +217,8 @@ struct event {
 	u8 flags;
 	u32 user;
 	u8 addr[16];
-	u8 comm[16];
+	u8 comm[16]; /* of the process: that of its main thread */
+	u8 exe[64];  /* name of its executable where comm may be cut, else empty */
 	s32 unprivileged_start; /* EACCES of bind(): the sysctl; negative: not known */
 };
 const struct event *event_type; /* puts the struct into the BTF, for bpf2go */
@@ -444,6 +446,23 @@ static __always_inline u32 current_user(void)
 	return uid;
 }
 
+/* Threads have names of their own, and comm is cut. The caller may be gone before user space can look. */
+static __always_inline void read_process(struct event *event)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *leader = READ(task->group_leader);
+	struct mm_struct *mm = READ(task->mm);
+	struct file___path *exe = READ(mm->exe_file);
+	struct dentry *dentry = READ(exe->f_path.dentry);
+
+	event->started_ns = READ(leader->start_boottime);
+	event->exe[0] = 0;
+	bpf_probe_read_kernel(event->comm, sizeof(event->comm), &leader->comm);
+	event->comm[sizeof(event->comm) - 1] = 0;
+	if (event->comm[sizeof(event->comm) - 2])
+		bpf_probe_read_kernel_str(event->exe, sizeof(event->exe), READ(dentry->d_name.name));
+}
+
 /* Whether IP_LOCAL_PORT_RANGE leaves the socket fewer ports than its network namespace has: see
  * inet_sk_get_local_port_range. Where such a socket finds no port, others may find one. */
 static __always_inline int own_range(struct sock *sk)
@@ -555,7 +574,7 @@ static __always_inline void fill(struct event *event, struct sock *sk, const str
 	event->protocol = key->protocol;
 	event->unprivileged_start = -1;
 	__builtin_memcpy(event->addr, req->addr, sizeof(event->addr));
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	read_process(event);
 }
 
 /* What the socket says of its flags. */

@@ -48,6 +48,7 @@ type bpfEvent struct {
 	_                 structs.HostLayout
 	BootNs            uint64
 	CgroupId          uint64
+	StartedNs         uint64
 	Pid               uint32
 	Tid               uint32
 	Uid               uint32
@@ -64,6 +65,7 @@ type bpfEvent struct {
 	User              uint32
 	Addr              [16]uint8
 	Comm              [16]uint8
+	Exe               [64]uint8
 	UnprivilegedStart int32
 	_                 [4]byte
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace/slots"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -35,8 +36,12 @@ type Event struct {
 	PID, TID uint32    // in the initial pid namespace
 	UID      uint32    // in the initial user namespace
 	User     uint32    // UID, or in a user namespace that of the user who made the outermost one
-	Comm     [16]byte  // the thread's name: any bytes
 	CgroupID uint64    // inode number in the cgroup v2 hierarchy
+
+	// Process is the name of the process, which may have ended: any bytes. The kernel cuts names at 15
+	// bytes. A longer one is the executable's.
+	Process string
+	Started time.Duration // when the process started, after boot
 
 	Netns    uint32 // inode number of the socket's network namespace, watched or not
 	Op       Op
@@ -65,10 +70,10 @@ type Event struct {
 	Captured Capture
 }
 
-// Command returns the thread's name as a string of any bytes.
-func (e *Event) Command() string {
-	name, _, _ := bytes.Cut(e.Comm[:], []byte{0})
-	return string(name)
+// text returns what is before the first 0.
+func text(b []byte) string {
+	s, _, _ := bytes.Cut(b, []byte{0})
+	return string(s)
 }
 
 var (
@@ -93,8 +98,9 @@ func (e *Event) decode(record []byte, bootWall time.Time, tick time.Duration) er
 		TID:       raw.Tid,
 		UID:       raw.Uid,
 		User:      raw.User,
-		Comm:      raw.Comm,
 		CgroupID:  raw.CgroupId,
+		Process:   linux.Uncut(text(raw.Comm[:]), text(raw.Exe[:])),
+		Started:   time.Duration(raw.StartedNs),
 		Netns:     raw.Netns,
 		Op:        Op(raw.Op),
 		Family:    slots.Families()[raw.Family],

@@ -42,6 +42,7 @@ func roles() map[string]func(args []string) error {
 		"in-user-namespace": startInUserNamespace,
 		"fail-when-told":    failWhenTold,
 		"fail-at-once":      failAtOnce,
+		"fail-on-thread":    failOnThread,
 		"fail-beside-test":  failBesideTest,
 
 		"bind-low":      bindLow,

@@ -11,7 +11,7 @@ import (
 
 // A Finder says what a process belongs to: *owner.Finder.
 type Finder interface {
-	OfProcess(pid uint32, cgroup uint64) (owner.Owner, bool)
+	OfProcess(pid uint32, started time.Duration, cgroup uint64) (owner.Owner, bool)
 }
 
 // Callers finds out which process made a failed call. That takes some system calls, and a process
@@ -40,9 +40,10 @@ type userCallers struct {
 }
 
 type caller struct {
-	pid    uint32
-	cgroup uint64
-	comm   [16]byte
+	pid     uint32
+	started time.Duration
+	cgroup  uint64
+	name    string
 }
 
 const (
@@ -76,7 +77,7 @@ func (c *Callers) Of(netns uint32, e *bindtrace.Event) owner.Owner {
 		by = new(userCallers)
 		c.users[user{netns, e.User}] = by
 	}
-	who := caller{e.PID, e.CgroupID, e.Comm}
+	who := caller{e.PID, e.Started, e.CgroupID, e.Process}
 	if ok && who == by.last {
 		return by.owner
 	}
@@ -86,7 +87,7 @@ func (c *Callers) Of(netns uint32, e *bindtrace.Event) owner.Owner {
 	c.asked++
 	by.asked++
 	by.last = who
-	by.owner, _ = c.finder.OfProcess(e.PID, e.CgroupID)
+	by.owner, _ = c.finder.OfProcess(e.PID, e.Started, e.CgroupID)
 	return by.owner
 }
 

@@ -15,7 +15,7 @@ const ownNetns = 4026531840
 // unitsByPID says that each process is of a unit of its own.
 type unitsByPID struct{}
 
-func (unitsByPID) OfProcess(pid uint32, _ uint64) (owner.Owner, bool) {
+func (unitsByPID) OfProcess(pid uint32, _ time.Duration, _ uint64) (owner.Owner, bool) {
 	return owner.Owner{Unit: fmt.Sprintf("%d.service", pid)}, true
 }
 
