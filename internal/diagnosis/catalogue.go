@@ -86,7 +86,7 @@ func sockets() []Entry {
 		},
 		{
 			OutgoingConnection, "An outgoing connection uses the port as its source port.",
-			reserve + " The bind works as soon as the connection is closed. SO_REUSEADDR does not help.",
+			reserve + " The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT). SO_REUSEADDR does not help.",
 			"The port lies in net.ipv4.ip_local_port_range, or a client bound to it. The kernel gave it to a connection that a process on this host opened. Such a connection does not have SO_REUSEADDR, so the flag does not help the server.",
 			seeConnections + " `sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports` shows which ports the kernel chooses from.",
 		},

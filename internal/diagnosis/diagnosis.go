@@ -68,7 +68,7 @@ func ofPort(f *Facts) Diagnosis {
 		return simple(PortsExhaustedForSocket, untilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for "+f.destination())
 	case f.OwnRange:
-		return simple(PortsExhaustedForSocket, untilChanged(),
+		return simple(PortsExhaustedForSocket, untilClosed(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
 	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:
 		return ofDestination(f)

@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
 
@@ -77,9 +78,9 @@ func (f *Facts) reserve() string {
 }
 
 func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
-	when := " The bind works as soon as the connection is closed."
+	when := " The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT)."
 	if total(sockets) > 1 {
-		when = " The bind works as soon as the connections are closed."
+		when = " The bind works as soon as the connections are closed, or 60 s later if this side closes first (TIME_WAIT)."
 	}
 	if end := endOf(sockets); end.Kind == EndTime {
 		when = " The bind works in " + words.Wait(end.Left) + "."
@@ -94,8 +95,12 @@ func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
 func (f *Facts) remedyByFlag(code Code, sockets []Blocker) string {
 	lacking := withoutReuseAddr(f.Blockers)
 	wait := endText(endOf(lacking))
+	after := ""
 	if names := holders(sockets); code == AcceptedConnection && len(names) > 0 && f.Seen != Now {
 		wait += ", or end " + words.And(words.FirstOf(names)) + ", which has the old connections open"
+	}
+	if slices.ContainsFunc(lacking, func(b Blocker) bool { return b.State == sock.StateEstablished }) {
+		after = " If this side closes a connection first, 60 s of TIME_WAIT follow."
 	}
 	switch {
 	case code == AcceptedConnection && f.Running:
@@ -103,11 +108,11 @@ func (f *Facts) remedyByFlag(code Code, sockets []Blocker) string {
 	case len(lacking) > 0 && !slices.ContainsFunc(lacking, func(b Blocker) bool { return b.ReuseAddr == bindrule.No }):
 		return "Wait " + wait + ". SO_REUSEADDR on the new socket helps at once if they were opened with it, which could not be seen."
 	case f.Request.ReuseAddr == bindrule.Yes:
-		return "Wait " + wait + ". Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."
+		return "Wait " + wait + ". Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR." + after
 	case len(lacking) == 0:
 		return "Set SO_REUSEADDR before bind(): then the bind works at once."
 	default:
-		return "Set SO_REUSEADDR before bind(). This time also wait " + wait + ": the flag does not help against connections that were opened without it."
+		return "Set SO_REUSEADDR before bind(). This time also wait " + wait + ": the flag does not help against connections that were opened without it." + after
 	}
 }
 

@@ -166,7 +166,7 @@ func TestKernelCasesThatFoolPeople(t *testing.T) {
 			},
 			"an outgoing connection from 127.0.0.1:4840 to 127.0.0.1:4000 (ESTABLISHED) uses the port as its source port. " +
 				"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. " +
-				"The bind works as soon as the connection is closed. SO_REUSEADDR does not help: the connection does not have it."},
+				"The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT). SO_REUSEADDR does not help: the connection does not have it."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
