@@ -33,7 +33,7 @@ func ReadTimers() Timers {
 	if err != nil {
 		return Timers{At: time.Now()}
 	}
-	return Timers{At: time.Now(), Jiffies: jiffies(int64(ticks), tick), HZ: int64((time.Second + tick/2) / tick)}
+	return Timers{At: time.Now(), Jiffies: jiffies(int64(ticks), tick), HZ: HZ(tick)}
 }
 
 // Tick returns the time of a jiffy, TICK_NSEC. CONFIG_HZ cannot be read on every host.
@@ -61,7 +61,7 @@ func (t Timers) Gone(left time.Duration, said time.Time) time.Duration {
 	if t.HZ == 0 {
 		return left
 	}
-	granularity := t.granularity()
+	granularity := int64(1) << TimeWaitShift(t.HZ)
 	// calc_index
 	runs := (t.Jiffies+t.inJiffies(left))/granularity*granularity + granularity
 	return time.Duration(runs-t.Jiffies) * time.Second / time.Duration(t.HZ)
@@ -71,13 +71,15 @@ func (t Timers) inJiffies(d time.Duration) int64 {
 	return int64((d*time.Duration(t.HZ) + time.Second/2) / time.Second)
 }
 
-// granularity returns the jiffies to which the kernel rounds a timer of TCP_TIMEWAIT_LEN
-// (calc_wheel_index, LVL_START).
-func (t Timers) granularity() int64 {
+// TimeWaitShift says to which bits of jiffies the kernel rounds a timer of TCP_TIMEWAIT_LEN
+// (calc_wheel_index, LVL_START). hz is jiffies per second.
+func TimeWaitShift(hz int64) (shift int) {
 	const timeWaitLen = 60 // seconds
-	shift := 0
-	for t.HZ*timeWaitLen >= 63<<shift {
+	for hz*timeWaitLen >= 63<<shift {
 		shift += 3
 	}
-	return 1 << shift
+	return shift
 }
+
+// HZ returns jiffies per second, by the time of one.
+func HZ(tick time.Duration) int64 { return int64((time.Second + tick/2) / tick) }

@@ -129,6 +129,7 @@ const (
 	bpfVarProbesSeen                 = "probes_seen"
 	bpfVarRingSize                   = "ring_size"
 	bpfVarSlotIndex                  = "slot_index"
+	bpfVarTimeWaitShift              = "time_wait_shift"
 	bpfVarUnattributed               = "unattributed"
 )
 
@@ -229,6 +230,7 @@ type bpfVariableSpecs struct {
 	ProbesSeen         *ebpf.VariableSpec `ebpf:"probes_seen"`
 	RingSize           *ebpf.VariableSpec `ebpf:"ring_size"`
 	SlotIndex          *ebpf.VariableSpec `ebpf:"slot_index"`
+	TimeWaitShift      *ebpf.VariableSpec `ebpf:"time_wait_shift"`
 	Unattributed       *ebpf.VariableSpec `ebpf:"unattributed"`
 }
 
@@ -291,6 +293,7 @@ type bpfVariables struct {
 	ProbesSeen         *ebpf.Variable `ebpf:"probes_seen"`
 	RingSize           *ebpf.Variable `ebpf:"ring_size"`
 	SlotIndex          *ebpf.Variable `ebpf:"slot_index"`
+	TimeWaitShift      *ebpf.Variable `ebpf:"time_wait_shift"`
 	Unattributed       *ebpf.Variable `ebpf:"unattributed"`
 }
 

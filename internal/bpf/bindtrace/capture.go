@@ -68,6 +68,9 @@ func (t *Tracer) withCapture(spec *ebpf.CollectionSpec, cache *btf.Cache) (*ebpf
 	if t.tick, err = linux.Tick(); err != nil {
 		return nil, err
 	}
+	if err := spec.Variables[bpfVarTimeWaitShift].Set(uint32(linux.TimeWaitShift(linux.HZ(t.tick)))); err != nil {
+		return nil, fmt.Errorf("set %s: %w", bpfVarTimeWaitShift, err)
+	}
 	if bpf.OrphansAreRoots(kernel) {
 		if err := spec.Variables[bpfVarOrphansAreRoots].Set(uint32(1)); err != nil {
 			return nil, fmt.Errorf("set %s: %w", bpfVarOrphansAreRoots, err)

@@ -49,6 +49,10 @@ struct socket_alloc {
 /* The loader sets it: see bhash_uid. */
 const volatile u32 orphans_are_roots;
 
+/* The loader sets it: the kernel runs the timer of TIME_WAIT at the next multiple of so many bits of
+ * jiffies. */
+const volatile u32 time_wait_shift;
+
 /* A socket that was in the way. The timer of socket counts from the event. */
 struct blocker {
 	struct socket_record socket;
@@ -200,6 +204,8 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 	if (b->socket.timewait) {
 		u64 now = bpf_jiffies64();
 
+		if (b->socket.state == TCP_TIME_WAIT) /* calc_index */
+			b->socket.expires = ((b->socket.expires >> time_wait_shift) + 1) << time_wait_shift;
 		b->socket.expires = b->socket.expires > now ? b->socket.expires - now : 0;
 	} else {
 		socket = (void *)READ(full->sk_socket);
