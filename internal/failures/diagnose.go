@@ -23,12 +23,13 @@ const (
 	// A look asks for the owners of so many sockets. One user may take a quarter.
 	maxOwners = owner.MaxLookup
 
-	// ownersWait is how long a look waits for owners that are not known yet.
-	ownersWait = 250 * time.Millisecond
+	// ownersWait is how long a look waits for owners that are not known yet. The Finder scans at once,
+	// or has to rest for some time on a host with many processes.
+	ownersWait = 10 * time.Second
 )
 
 // observe finds out what is known of the ports of one network namespace where calls failed.
-func (i *inspector) observe(ns probe.Namespace, waiting map[portID]*waitingPort, owners map[uint32]owner.Owner, locals []facts.Local) map[portID]*facts.Observation {
+func (i *inspector) observe(ns probe.Namespace, waiting map[portID]*waitingPort, locals []facts.Local) map[portID]*facts.Observation {
 	local := ns.LocalPorts()
 	addresses := make(map[facts.Local]sock.Address, len(locals))
 	for _, l := range locals {
@@ -41,7 +42,7 @@ func (i *inspector) observe(ns probe.Namespace, waiting map[portID]*waitingPort,
 	out := make(map[portID]*facts.Observation, len(waiting))
 	for at := range waiting {
 		o := &facts.Observation{
-			Owners: owners, Addresses: addresses, Host: diagnosis.Host{LocalPorts: local, Listened: i.served(at.netns, at.port)},
+			Addresses: addresses, Host: diagnosis.Host{LocalPorts: local, Listened: i.served(at.netns, at.port)},
 		}
 		if at.connect {
 			o.Host.Taken = taken()
@@ -73,18 +74,20 @@ func addressesOf(waiting map[portID]*waitingPort) map[uint32][]facts.Local {
 	return out
 }
 
-// ownersOf finds the processes that have the captured sockets open. What is not known is missing.
-func (i *inspector) ownersOf(ctx context.Context, waiting map[portID]*waitingPort) map[uint32]owner.Owner {
-	if i.cfg.Sockets == nil {
-		return nil
-	}
+// ownersOf begins to look for the processes that have the captured sockets open. The result waits for
+// them. What is not known is missing.
+func (i *inspector) ownersOf(ctx context.Context, waiting map[portID]*waitingPort) func() map[uint32]owner.Owner {
 	inodes := socketsToName(waiting)
-	if len(inodes) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, ownersWait)
-	defer cancel()
-	owners, _ := i.cfg.Sockets.Lookup(ctx, inodes)
+	owners := sync.OnceValue(func() map[uint32]owner.Owner {
+		if i.cfg.Sockets == nil || len(inodes) == 0 {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, ownersWait)
+		defer cancel()
+		owners, _ := i.cfg.Sockets.Lookup(ctx, inodes)
+		return owners
+	})
+	i.looking.Go(func() { owners() })
 	return owners
 }
 

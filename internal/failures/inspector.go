@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -28,6 +29,7 @@ type inspector struct {
 	conflicts *conflicts
 	served    func(netns uint32, port uint16) bool // something listened there lately
 	notices   *notices
+	looking   sync.WaitGroup
 }
 
 func newInspector(cfg *Config, c *conflicts, served func(netns uint32, port uint16) bool) *inspector {
@@ -36,6 +38,7 @@ func newInspector(cfg *Config, c *conflicts, served func(netns uint32, port uint
 
 // run looks until ctx ends.
 func (i *inspector) run(ctx context.Context) {
+	defer i.looking.Wait()
 	for {
 		due := time.NewTimer(i.notices.wait(time.Now()))
 		select {
@@ -61,9 +64,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// look finds the causes of all failures that wait, and returns how long that took.
-func (i *inspector) look(ctx context.Context) time.Duration {
-	start := time.Now()
+// look finds the causes of all failures that wait, and returns how long it worked for that.
+func (i *inspector) look(ctx context.Context) (worked time.Duration) {
 	waiting := make(map[uint32]map[portID]*waitingPort)
 	taken := i.conflicts.take()
 	owners, locals := i.ownersOf(ctx, taken), addressesOf(taken)
@@ -74,15 +76,18 @@ func (i *inspector) look(ctx context.Context) time.Duration {
 		waiting[at.netns][at] = port
 	}
 	i.cfg.Host.Each(slices.Collect(maps.Keys(waiting)), func(inode uint32, name string, n probe.Namespace) {
-		observed := i.observe(n, waiting[inode], owners, locals[inode])
+		start := time.Now()
+		observed := i.observe(n, waiting[inode], locals[inode])
 		i.lookAfterwards(ctx, n, waiting[inode], observed)
+		worked += time.Since(start)
 		for at, port := range waiting[inode] {
+			observed[at].Owners = owners() // what has to be seen at once is seen
 			conflict := i.conflicts.settle(at, port, observed[at])
 			conflict.Namespace = name
 			i.notices.add(time.Now(), conflict, port)
 		}
 	})
-	return time.Since(start)
+	return worked
 }
 
 // lookAfterwards looks at the ports with failures whose blockers the kernel could not capture, or not
