@@ -18,6 +18,7 @@ var defaultPackages = []string{
 	"./internal/linux",
 	"./internal/netns",
 	"./internal/owner",
+	"./internal/failures/situations",
 }
 
 // suite is what to run of some packages.

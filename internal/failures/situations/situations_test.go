@@ -1,0 +1,541 @@
+package situations
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
+)
+
+const firstPort = 10000
+
+// The ports that the kernel gives to clients. A host with fewClients has none left.
+var clients, fewClients = sock.PortRange{First: 40000, Last: 40999}, sock.PortRange{First: 40000, Last: 40001}
+
+// A situation makes binds fail for one reason. In steps, PORT is the port of the run, and
+// CGROUP a directory.
+type situation struct {
+	code diagnosis.Code
+	name string // of several with one code
+
+	arrange func(*scene)
+	bind    string // the step that fails, with flags and error
+	before  []string
+	user    uint32 // who binds
+
+	holder string // its program; empty: none is to be named
+	end    diagnosis.EndKind
+	remedy string // a part of it
+
+	cure  func(*scene) // does what the remedy says
+	again string       // the step that works then; empty: none is known, or waiting is the remedy
+
+	fewPorts bool // on a host without free ports for clients
+}
+
+// A scene is one run of a situation.
+type scene struct {
+	*host
+	t       *testing.T
+	port    uint16
+	process *process       // the holder
+	peer    netip.AddrPort // of the socket in the way
+	remote  *kerneltest.Listener
+	cgroup  string // directory
+	cleanup []func()
+}
+
+func (s *scene) at(addr string) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(addr), s.port)
+}
+
+func (s *scene) steps(steps ...string) []string {
+	out := make([]string, len(steps))
+	for i, step := range steps {
+		out[i] = strings.NewReplacer("PORT", strconv.Itoa(int(s.port)), "CGROUP", s.cgroup).Replace(step)
+	}
+	return out
+}
+
+func (s *scene) later(f func()) { s.cleanup = append(s.cleanup, f) }
+
+// holds has the program take steps, and hold its sockets.
+func holds(program string, steps ...string) func(*scene) {
+	return holdsAs(0, program, steps...)
+}
+
+func holdsAs(uid uint32, program string, steps ...string) func(*scene) {
+	return func(s *scene) {
+		s.process = s.start(s.t, program, as(uid), append(s.steps(steps...), "hold")...)
+		s.later(s.process.stop)
+		if peer := s.process.said["peer"]; peer != "" {
+			s.peer = netip.MustParseAddrPort(peer)
+		}
+	}
+}
+
+func as(uid uint32) func(*kerneltest.Cmd) {
+	return func(c *kerneltest.Cmd) {
+		if uid != 0 {
+			c.As(uid, uid)
+		}
+	}
+}
+
+// leaves has a server leave a connection of a state to the kernel.
+func leaves(state kerneltest.State, opts kerneltest.Options) func(*scene) {
+	return func(s *scene) {
+		l, err := s.ns.OpenListener(s.at("0.0.0.0"), opts)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		peers, err := l.OpenPeers(state, 1, localhost)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.peer = peers[0].Addr
+		s.later(func() { _ = peers[0].Close() })
+		if peers[0].Local != nil {
+			err = peers[0].Local.Orphan()
+		}
+		if err != nil || l.Close() != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func stopHolder(s *scene) { s.process.stop() }
+
+func situations() []situation {
+	plain, reuse := kerneltest.Options{}, kerneltest.Options{ReuseAddr: true}
+	const anyPort = "bind=0.0.0.0:PORT"
+	const fails = "fail=0.0.0.0:PORT,EADDRINUSE"
+	const failsWithFlag = "fail=0.0.0.0:PORT,reuseaddr,EADDRINUSE"
+	const nobody = 65534
+	return []situation{
+		{
+			code: diagnosis.TimeWait, name: "both sides lack the flag", arrange: leaves(kerneltest.StateTimeWait, plain), bind: fails,
+			end: diagnosis.EndTime, remedy: "Set SO_REUSEADDR before bind(). This time also wait ",
+		},
+		{
+			code: diagnosis.TimeWait, name: "the old server had the flag", arrange: leaves(kerneltest.StateTimeWait, reuse), bind: fails,
+			end: diagnosis.EndTime, remedy: "Set SO_REUSEADDR before bind(): then the bind works at once.", again: anyPort + ",reuseaddr",
+		},
+		{
+			code: diagnosis.TimeWaitOldFlags, arrange: leaves(kerneltest.StateTimeWait, plain), bind: failsWithFlag,
+			end: diagnosis.EndTime, remedy: "Wait ",
+		},
+		{
+			code: diagnosis.Closing, name: "FIN_WAIT1", arrange: leaves(kerneltest.StateFinWait1, plain), bind: fails,
+			end: diagnosis.EndKernel, remedy: "wait until the kernel gives the connections up",
+		},
+		{
+			code: diagnosis.Closing, name: "FIN_WAIT2", arrange: leaves(kerneltest.StateFinWait2, plain), bind: fails,
+			end: diagnosis.EndAtLeast, remedy: "wait at least ",
+		},
+		{
+			code: diagnosis.Closing, name: "CLOSING", arrange: leaves(kerneltest.StateClosing, plain), bind: fails,
+			end: diagnosis.EndKernel, remedy: "wait until the kernel gives the connections up",
+		},
+		{
+			code: diagnosis.Closing, name: "LAST_ACK", arrange: leaves(kerneltest.StateLastAck, reuse), bind: fails,
+			end: diagnosis.EndKernel, remedy: "Set SO_REUSEADDR before bind(): then the bind works at once.", again: anyPort + ",reuseaddr",
+		},
+		{
+			code: diagnosis.AcceptedConnection, name: "established", arrange: holds(server, "accept=0.0.0.0:PORT"), bind: fails,
+			holder: server, end: diagnosis.EndClosed, remedy: "or end " + server, cure: stopHolder, again: anyPort,
+		},
+		{
+			code: diagnosis.AcceptedConnection, name: "with the flag", arrange: holds(server, "accept=0.0.0.0:PORT,reuseaddr"), bind: fails,
+			holder: server, end: diagnosis.EndClosed, remedy: "Set SO_REUSEADDR before bind(): then the bind works at once.", again: anyPort + ",reuseaddr",
+		},
+		{
+			code: diagnosis.AcceptedConnection, name: "CLOSE_WAIT", arrange: holds(server, "accept=0.0.0.0:PORT,half"), bind: failsWithFlag,
+			holder: server, end: diagnosis.EndClosed, remedy: "Wait until they are closed, or end " + server, cure: stopHolder, again: anyPort + ",reuseaddr",
+		},
+		{
+			code: diagnosis.OutgoingConnection, name: "the client has bound", arrange: outgoing(server), bind: failsWithFlag,
+			holder: server, end: diagnosis.EndClosed, remedy: "The bind works as soon as the connection is closed", cure: func(s *scene) { peerCloses(s); s.process.stop() }, again: anyPort,
+		},
+		{
+			code: diagnosis.OutgoingConnection, name: "the kernel chose the port", arrange: outgoingByKernel, bind: failsWithFlag,
+			holder: server, end: diagnosis.EndClosed, remedy: "net.ipv4.ip_local_reserved_ports", cure: peerCloses, again: anyPort,
+		},
+		{
+			code: diagnosis.SelfConnection, arrange: selfConnected, bind: failsWithFlag,
+			holder: server, end: diagnosis.EndClosed, remedy: "Restart " + server, cure: stopHolder, again: anyPort,
+		},
+		{
+			code: diagnosis.OwnListener, name: "dual stack", before: []string{"listen=[::]:PORT,reuseaddr"}, bind: failsWithFlag,
+			holder: binder, end: diagnosis.EndClosed, remedy: "Set IPV6_V6ONLY on the socket that listens on ::",
+			cure: holds(server, "listen=[::]:PORT,v6only,reuseaddr"), again: anyPort + ",reuseaddr",
+		},
+		{
+			code: diagnosis.OwnListener, name: "the same twice", before: []string{"listen=0.0.0.0:PORT,reuseaddr"}, bind: failsWithFlag,
+			holder: binder, end: diagnosis.EndClosed, remedy: "Remove one of the two listen addresses", again: anyPort,
+		},
+		{
+			code: diagnosis.InheritedListener, arrange: inherited, bind: failsWithFlag,
+			holder: helper, end: diagnosis.EndClosed, remedy: "End " + helper, cure: stopHolder, again: anyPort,
+		},
+		{
+			code: diagnosis.OtherListener, arrange: holds(server, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
+			holder: server, end: diagnosis.EndClosed, remedy: "Stop " + server, cure: stopHolder, again: anyPort,
+		},
+		{
+			code: diagnosis.OtherListener, name: "the program runs already", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
+			holder: binder, end: diagnosis.EndClosed, remedy: "The program runs already", cure: stopHolder, again: anyPort,
+		},
+		{
+			code: diagnosis.ReusePortOtherUser, arrange: holdsAs(nobody, server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
+			holder: server, end: diagnosis.EndClosed, remedy: "Run both servers as the same user",
+			cure: func(s *scene) { s.process.stop(); holds(server, "listen=0.0.0.0:PORT,reuseport")(s) }, again: anyPort + ",reuseport",
+		},
+		{
+			code: diagnosis.ReusePortOtherUser, name: "the binder is the other one", user: nobody,
+			arrange: holds(server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
+			holder: server, end: diagnosis.EndClosed, remedy: "Run both servers as the same user", again: anyPort + ",reuseport",
+		},
+		{
+			code: diagnosis.ReusePortMissing, name: "the listener lacks it", arrange: holds(server, "listen=0.0.0.0:PORT"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
+			holder: server, end: diagnosis.EndClosed, remedy: "Set SO_REUSEPORT on every socket",
+			cure: func(s *scene) { s.process.stop(); holds(server, "listen=0.0.0.0:PORT,reuseport")(s) }, again: anyPort + ",reuseport",
+		},
+		{
+			code: diagnosis.ReusePortMissing, name: "the binder lacks it", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseport"), bind: fails,
+			holder: binder, end: diagnosis.EndClosed, remedy: "Set SO_REUSEPORT on every socket", again: anyPort + ",reuseport",
+		},
+		{
+			code: diagnosis.BoundOnly, arrange: holds(server, "bind=0.0.0.0:PORT"), bind: failsWithFlag,
+			holder: server, end: diagnosis.EndClosed, remedy: "Find out why", cure: stopHolder, again: anyPort,
+		},
+		{
+			code: diagnosis.BoundOnly, name: "with the flag", arrange: holds(server, "bind=0.0.0.0:PORT,reuseaddr"), bind: fails,
+			holder: server, end: diagnosis.EndClosed, remedy: "If both sockets set SO_REUSEADDR, the bind works", again: anyPort + ",reuseaddr",
+		},
+		{
+			code: diagnosis.PortsExhausted, fewPorts: true, bind: "fail=127.0.0.1:0,EADDRINUSE",
+			end: diagnosis.EndClosed, remedy: "Widen net.ipv4.ip_local_port_range",
+			cure: func(s *scene) {
+				s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last+2))
+				s.later(func() {
+					s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last))
+				})
+			}, again: "bind=127.0.0.1:0",
+		},
+		{
+			code: diagnosis.PortsExhaustedForSocket, fewPorts: true, arrange: needsOwnRange, bind: "fail=127.0.0.1:0,range,EADDRINUSE",
+			end: diagnosis.EndClosed, remedy: "Widen the range that the program sets",
+		},
+		{
+			code: diagnosis.UDPInUse, arrange: holds(server, "bind=0.0.0.0:PORT,udp"), bind: "fail=0.0.0.0:PORT,udp,EADDRINUSE",
+			end: diagnosis.EndClosed, remedy: "Stop the other program", cure: stopHolder, again: anyPort + ",udp",
+		},
+		{
+			code: diagnosis.AddressMissing, name: "IPv4", bind: "fail=192.0.2.1:PORT,EADDRNOTAVAIL",
+			end: diagnosis.EndChanged, remedy: "IP_FREEBIND", again: "bind=192.0.2.1:PORT,freebind",
+		},
+		{
+			code: diagnosis.AddressMissing, name: "IPv6", bind: "fail=[2001:db8::1]:PORT,EADDRNOTAVAIL",
+			end: diagnosis.EndChanged, remedy: "net.ipv6.ip_nonlocal_bind=1",
+			cure: func(s *scene) {
+				s.ns.Sysctl(s.t, "net.ipv6.ip_nonlocal_bind", "1")
+				s.later(func() { s.ns.Sysctl(s.t, "net.ipv6.ip_nonlocal_bind", "0") })
+			}, again: "bind=[2001:db8::1]:PORT",
+		},
+		{
+			code: diagnosis.DeniedByPolicy, arrange: refusedByCgroup, before: []string{"join=CGROUP"}, bind: "fail=0.0.0.0:PORT,EPERM",
+			end: diagnosis.EndChanged, remedy: "sandbox of the unit: SocketBindDeny=", again: anyPort,
+		},
+		{
+			code: diagnosis.InvalidCall, name: "bound twice", bind: "twice=0.0.0.0:PORT",
+			end: diagnosis.EndChanged, remedy: "a socket can be bound only once", again: anyPort,
+		},
+		{
+			code: diagnosis.DeviceMissing, bind: "fail=[fe80::1%999]:PORT,ENODEV",
+			end: diagnosis.EndChanged, remedy: "Start the server after the device exists",
+		},
+		{
+			code: diagnosis.Unknown, name: "UDP-Lite", arrange: holds(server, "bind=0.0.0.0:PORT,udplite"), bind: "fail=0.0.0.0:PORT,udplite,EADDRINUSE",
+			end: "", cure: stopHolder, again: anyPort + ",udplite",
+		},
+	}
+}
+
+func selfConnected(s *scene) {
+	s.peer = s.at("127.0.0.1")
+	holds(server, "connect=127.0.0.1:PORT,127.0.0.1:PORT")(s)
+}
+
+// outgoing has a program connect from the port.
+func outgoing(program string) func(*scene) {
+	return func(s *scene) {
+		s.peer = s.listener()
+		holds(program, "connect=127.0.0.1:PORT,"+s.peer.String())(s)
+	}
+}
+
+func outgoingByKernel(s *scene) {
+	s.peer = s.listener()
+	holds(server, "connect=127.0.0.1:0,"+s.peer.String())(s)
+	s.port = netip.MustParseAddrPort(s.process.said["local"]).Port()
+}
+
+// listener opens a listener on a port that clients use, and that no situation has.
+func (s *scene) listener() netip.AddrPort {
+	l, err := s.ns.OpenListener(netip.AddrPortFrom(localhost, 0), kerneltest.Options{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.later(func() { _ = l.Close() })
+	s.remote = l
+	return l.Addr()
+}
+
+// peerCloses resets what the listener has not accepted.
+func peerCloses(s *scene) { _ = s.remote.Close() }
+
+// inherited has a server leave its listener to a helper. The exporter has seen the server before.
+func inherited(s *scene) {
+	p := s.start(s.t, server, nil, append(s.steps("listen=0.0.0.0:PORT,reuseaddr"), "wait", "child="+s.programs+"/"+helper)...)
+	s.process = p
+	s.later(p.stop)
+	s.scrape(s.t, s.port)
+	if _, err := p.stdin.Write([]byte{0}); err != nil || !p.ready() {
+		s.t.Fatalf("the helper has not started: %v", err)
+	}
+	if err := p.Wait(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// needsOwnRange leaves the situation out before Linux 6.3.
+func needsOwnRange(s *scene) {
+	err := s.again("bind=127.0.0.2:0,range")
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		kerneltest.SkipOrFatal(s.t, err)
+	}
+}
+
+func runs(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("SOCKSTATE_SITUATIONS_RUNS")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("SOCKSTATE_SITUATIONS_RUNS=%s: want a number", text)
+	}
+	return n
+}
+
+func TestDiagnosesOfRealFailures(t *testing.T) {
+	n, all := runs(t), situations()
+	h := newHost(t, sock.PortRange{First: firstPort, Last: firstPort + uint16(n*len(all)) - 1}, clients)
+	few := newHost(t, sock.PortRange{First: firstPort, Last: firstPort}, fewClients)
+	for port := fewClients.First; port <= fewClients.Last; port++ {
+		few.ns.Bind(t, netip.AddrPortFrom(localhost, port), kerneltest.Options{})
+	}
+	var mu sync.Mutex
+	right := make(map[diagnosis.Code]int)
+	made := make(map[diagnosis.Code]int)
+	t.Run("all", func(t *testing.T) {
+		for i, of := range all {
+			t.Run(string(of.code)+" "+of.name, func(t *testing.T) {
+				t.Parallel()
+				for run := range n {
+					s := &scene{host: h, t: t, port: firstPort + uint16(i*n+run)}
+					if of.fewPorts {
+						s.host = few
+					}
+					ok := of.happens(s, run == 0)
+					mu.Lock()
+					made[of.code]++
+					if ok {
+						right[of.code]++
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	})
+	for _, code := range diagnosis.Codes() {
+		if made[code] > 0 {
+			t.Logf("%-32s %d right of %d", code, right[code], made[code])
+		}
+	}
+}
+
+// happens makes the situation, and says whether the diagnosis is right. thorough: it also waits for the
+// end, and tries the remedy.
+func (of *situation) happens(s *scene, thorough bool) bool {
+	s.t.Helper()
+	defer func() {
+		for _, f := range slices.Backward(s.cleanup) {
+			f()
+		}
+	}()
+	if of.arrange != nil {
+		of.arrange(s)
+	}
+	s.turns <- struct{}{}
+	began := time.Now()
+	p := s.start(s.t, binder, as(of.user), s.steps(append(slices.Clone(of.before), of.bind)...)...)
+	d := s.diagnosis(p.Process.Pid)
+	<-s.turns
+	ok := of.check(s, p, &d)
+	if thorough {
+		of.checkRemedy(s)
+		of.checkEnd(s, &d, began)
+	}
+	return ok
+}
+
+// diagnosis waits for that of the process.
+func (s *scene) diagnosis(pid int) (d diagnosis.Diagnosis) {
+	s.t.Helper()
+	eventually(s.t, "the failure has a diagnosis", func() bool {
+		rows := s.recent(s.t)
+		i := slices.IndexFunc(rows, func(r failures.Recent) bool {
+			looked := r.Errno != unix.EADDRINUSE || r.Port == 0 || r.Protocol != sock.TCP
+			return int(r.PID) == pid && (r.Settled || looked)
+		})
+		if i < 0 {
+			return false
+		}
+		if r := &rows[i]; r.Process != binder {
+			s.t.Errorf("%q failed, want %q", r.Process, binder)
+		}
+		d = rows[i].Diagnosis()
+		return true
+	})
+	return d
+}
+
+func (of *situation) check(s *scene, p *process, d *diagnosis.Diagnosis) bool {
+	s.t.Helper()
+	ok := true
+	expect := func(what string, got, want any) {
+		s.t.Helper()
+		if got != want {
+			ok = false
+			s.t.Errorf("%s %v, want %v: %s", what, got, want, d.Line())
+		}
+	}
+	pid := 0
+	switch {
+	case of.holder == "":
+	case s.process == nil:
+		pid = p.Process.Pid
+	default:
+		pid = s.process.pid()
+	}
+	peer := ""
+	if s.peer.IsValid() {
+		peer = s.peer.String()
+	}
+	expect("code", d.Code, of.code)
+	expect("holder", d.Holder.Process, of.holder)
+	expect("pid", d.Holder.PID, pid)
+	expect("end", d.End.Kind, of.end)
+	expect("peer", d.Peer, peer)
+	expect("seen afterwards", d.Afterwards, false)
+	if !strings.Contains(d.Remedy, of.remedy) {
+		expect("remedy", d.Remedy, "..."+of.remedy+"...")
+	}
+	return ok
+}
+
+// again takes a step that may fail.
+func (s *scene) again(step string) error {
+	verb, args, _ := strings.Cut(s.steps(step)[0], "=")
+	return s.ns.Run(func() error {
+		fd, err := bind(strings.Split(args, ","))
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", verb, err)
+		}
+		return nil
+	})
+}
+
+// checkEnd binds until that works, where it will.
+func (of *situation) checkEnd(s *scene, d *diagnosis.Diagnosis, began time.Time) {
+	s.t.Helper()
+	switch d.End.Kind {
+	case diagnosis.EndTime, diagnosis.EndAtLeast, diagnosis.EndKernel:
+	default:
+		return
+	}
+	const often = 250 * time.Millisecond
+	looked := time.Now()
+	var lastFailed time.Time
+	for {
+		now := time.Now()
+		if s.again(of.bind) == nil {
+			break
+		}
+		lastFailed = now
+		if now.Sub(looked) > patience {
+			s.t.Fatalf("the bind still fails: %s", d.Line())
+		}
+		time.Sleep(often)
+	}
+	worked := time.Now()
+	if worked.Before(began.Add(d.End.Left)) {
+		s.t.Errorf("the bind worked after %v, not after %v", worked.Sub(began), d.End.Left)
+	}
+	if d.End.Kind == diagnosis.EndTime && lastFailed.After(looked.Add(d.End.Left)) {
+		s.t.Errorf("the bind still failed after %v, not only for %v", lastFailed.Sub(looked), d.End.Left)
+	}
+}
+
+// checkRemedy does what the remedy says.
+func (of *situation) checkRemedy(s *scene) {
+	s.t.Helper()
+	if of.cure != nil {
+		of.cure(s)
+	}
+	if of.again == "" {
+		return
+	}
+	eventually(s.t, of.again+" works", func() bool { return s.again(of.again) == nil })
+}
+
+// Each code that can occur has a situation, here or in another test.
+func TestEachCodeHasASituation(t *testing.T) {
+	made := make(map[diagnosis.Code]bool)
+	for _, of := range situations() {
+		made[of.code] = true
+	}
+	const calls = "internal/failures makes it, in its own process"
+	elsewhere := map[diagnosis.Code]string{
+		diagnosis.SecondListen:          calls,
+		diagnosis.PortsExhaustedForDest: calls,
+		diagnosis.AddressTentative:      calls,
+		diagnosis.FamilyDisabled:        calls,
+		diagnosis.PortPrivileged:        calls,
+		diagnosis.OutOfMemory:           "no test can make the kernel run out of memory in bind() alone",
+	}
+	for _, code := range diagnosis.Codes() {
+		if made[code] == (elsewhere[code] != "") {
+			t.Errorf("%s: a situation: %t; elsewhere: %q", code, made[code], elsewhere[code])
+		}
+	}
+}
