@@ -161,7 +161,7 @@ func TestDiagnoses(t *testing.T) {
 
 		{"no port is free", but(inUse(no, no), func(f *Facts) { f.Port = 0 }), PortsExhausted, untilClosed(),
 			"no port of net.ipv4.ip_local_port_range is free for this address (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
-		{"no port of the socket's own range", but(inUse(no, no), func(f *Facts) { f.Port, f.OwnRange = 0, true }), PortsExhaustedForSocket, untilChanged(),
+		{"no port of the socket's own range", but(inUse(no, no), func(f *Facts) { f.Port, f.OwnRange = 0, true }), PortsExhaustedForSocket, untilClosed(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address", "Widen the range that the program sets"},
 		{"one busy destination", errno(syscall.EADDRNOTAVAIL, connecting(Taken{Chosen: 3})), PortsExhaustedForDest, untilClosed(),
 			"every local port (32768-60999) is in use for 192.0.2.1:443; other destinations still work", "Let the clients keep connections open"},

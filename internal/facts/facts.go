@@ -90,6 +90,7 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 
 // Of has what the event says.
 func Of(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Facts {
+	by.Process, by.PID, by.Processes = e.Process, int(e.PID), 1 // also if it has ended
 	return diagnosis.Facts{
 		Call: CallOf(e.Op), Errno: e.Errno, Protocol: e.Protocol, Port: e.Port, PortKnown: e.PortKnown, OwnRange: e.OwnRange,
 		Request: request, Process: e.Process, By: by, Host: HostOf(e),

@@ -204,7 +204,6 @@ func (r *Recorder) add(e *bindtrace.Event) {
 	if strings.HasPrefix(by.Process, e.Process) {
 		e.Process = by.Process // of a script, the kernel knows only the beginning
 	}
-	by.Process, by.PID, by.Processes = e.Process, int(e.PID), 1 // also if it has ended
 	r.noteEarlier(key, e)
 	r.mu.Lock()
 	defer r.mu.Unlock()

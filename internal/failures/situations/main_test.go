@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
@@ -64,6 +66,7 @@ const maxTurns = owner.MaxLookup / 4
 func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 	t.Helper()
 	kerneltest.RequireRoot(t)
+	shareHost(t)
 	h := &host{ns: kerneltest.New(t), programs: t.TempDir(), turns: make(chan struct{}, maxTurns)}
 	if err := os.Chmod(filepath.Dir(h.programs), 0o755); err != nil { // other users run them, too
 		t.Fatal(err)
@@ -110,6 +113,20 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 		}
 	})
 	return h
+}
+
+// shareHost waits for tests of other packages that make 100,000 failing binds, which fill the ring of every
+// tracer of the host. Those tests hold the lock exclusively.
+func shareHost(t *testing.T) {
+	t.Helper()
+	f, err := os.Open("/sys/kernel/btf/vmlinux")
+	if err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // newTracer traces the namespace as its own.
