@@ -25,7 +25,7 @@ const (
 
 	// ownersWait is how long a look waits for owners that are not known yet. The Finder scans at once,
 	// or has to rest for some time on a host with many processes.
-	ownersWait = 10 * time.Second
+	ownersWait = 30 * time.Second
 )
 
 // observe finds out what is known of the ports of one network namespace where calls failed.

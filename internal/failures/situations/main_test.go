@@ -79,7 +79,7 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 	for name, value := range map[string]string{
 		"net.ipv4.ip_local_port_range": fmt.Sprint(clients.First, " ", clients.Last),
 		// The connections have to outlive the start of a process, also on a slow host.
-		"net.ipv4.tcp_fin_timeout":    "20",
+		"net.ipv4.tcp_fin_timeout":    "60",
 		"net.ipv4.tcp_orphan_retries": "7",
 	} {
 		h.ns.Sysctl(t, name, value)
