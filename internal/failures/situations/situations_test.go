@@ -411,8 +411,7 @@ func (s *scene) diagnosis(pid int) (d diagnosis.Diagnosis) {
 	eventually(s.t, "the failure has a diagnosis", func() bool {
 		rows := s.recent(s.t)
 		i := slices.IndexFunc(rows, func(r failures.Recent) bool {
-			looked := r.Errno != unix.EADDRINUSE || r.Port == 0 || r.Protocol != sock.TCP
-			return int(r.PID) == pid && (r.Settled || looked)
+			return int(r.PID) == pid && r.Diagnosis().Sentence != "the exporter has not looked for the blocking socket"
 		})
 		if i < 0 {
 			return false
