@@ -9,7 +9,7 @@ import (
 	"syscall"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/seen"
@@ -79,7 +79,7 @@ type failedCall struct {
 	protocol  string
 	family    string
 	errno     string
-	diagnosis diagnosis.Code
+	diagnosis codes.Code
 }
 
 func (c *failedCall) compare(o *failedCall) int {

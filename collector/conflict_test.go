@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/sock"
 )
@@ -21,15 +21,15 @@ func TestConflictsBySeries(t *testing.T) {
 	gone.Port = 8080
 	zero.Port = 0
 	other.Port, other.OtherPort = 0, true
-	count := func(key failures.Key, code diagnosis.Code, n uint64) failures.ConflictCount {
+	count := func(key failures.Key, code codes.Code, n uint64) failures.ConflictCount {
 		return failures.ConflictCount{ConflictKey: failures.ConflictKey{Key: key, Diagnosis: code}, N: n}
 	}
 	text := bindText(t, failures.Binds{Conflicts: []failures.ConflictCount{
-		count(tcp, diagnosis.TimeWait, 1), count(tcp, diagnosis.TimeWaitOldFlags, 2),
-		count(tcp, diagnosis.OtherListener, 3), count(v6, diagnosis.BoundOnly, 4),
-		count(mptcp, diagnosis.AcceptedConnection, 5), count(foreign, diagnosis.Unknown, 6),
-		count(gone, diagnosis.TimeWait, 7), count(zero, diagnosis.PortsExhausted, 8),
-		count(other, diagnosis.TimeWait, 9),
+		count(tcp, codes.TimeWait, 1), count(tcp, codes.TimeWaitOldFlags, 2),
+		count(tcp, codes.OtherListener, 3), count(v6, codes.BoundOnly, 4),
+		count(mptcp, codes.AcceptedConnection, 5), count(foreign, codes.Unknown, 6),
+		count(gone, codes.TimeWait, 7), count(zero, codes.PortsExhausted, 8),
+		count(other, codes.TimeWait, 9),
 	}})
 	want := make(map[string]string)
 	for labels, n := range map[string]string{

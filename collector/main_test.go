@@ -20,7 +20,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
@@ -207,7 +207,7 @@ func someBinds() failures.Binds {
 		Conflicts: []failures.ConflictCount{{
 			ConflictKey: failures.ConflictKey{
 				Key:       failures.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4, Protocol: sock.TCP},
-				Diagnosis: diagnosis.TimeWait,
+				Diagnosis: codes.TimeWait,
 			},
 			N: 2,
 		}},

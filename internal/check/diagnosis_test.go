@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
 )
@@ -17,8 +18,8 @@ func TestFirstLineSaysWhichAddressIsBlocked(t *testing.T) {
 	if want := "4840: blocked on 127.0.0.1 by 1 socket in TIME_WAIT"; !strings.HasPrefix(first, want) {
 		t.Errorf("first line %q, want %q", first, want)
 	}
-	if p.Diagnosis == nil || p.Diagnosis.Code != diagnosis.TimeWait || p.Diagnosis.Until != diagnosis.EndTime || p.Diagnosis.Seconds == nil {
-		t.Errorf("diagnosis %+v, want %s", p.Diagnosis, diagnosis.TimeWait)
+	if p.Diagnosis == nil || p.Diagnosis.Code != codes.TimeWait || p.Diagnosis.Until != diagnosis.EndTime || p.Diagnosis.Seconds == nil {
+		t.Errorf("diagnosis %+v, want %s", p.Diagnosis, codes.TimeWait)
 	}
 }
 
@@ -32,7 +33,7 @@ func TestRestartOfAServerWithClientsIsToldInASentence(t *testing.T) {
 		t.Errorf("first line %q, want %q", first, want)
 	}
 	d := p.Diagnosis
-	if d == nil || d.Code != diagnosis.AcceptedConnection || d.Holder == nil || int(d.Holder.PID) != pid || !strings.Contains(d.Remedy, "stop the server") {
+	if d == nil || d.Code != codes.AcceptedConnection || d.Holder == nil || int(d.Holder.PID) != pid || !strings.Contains(d.Remedy, "stop the server") {
 		t.Errorf("diagnosis %+v, want that of the connections of pid %d", d, pid)
 	}
 	for _, a := range p.Advice {

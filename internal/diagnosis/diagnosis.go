@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
@@ -12,7 +13,7 @@ import (
 
 // A Diagnosis says why a call failed, or would fail.
 type Diagnosis struct {
-	Code Code
+	Code codes.Code
 	// Sentence says what was in the way and who holds it. It begins without a capital and ends
 	// without a full stop.
 	Sentence string
@@ -57,29 +58,29 @@ func Of(f *Facts) Diagnosis {
 }
 
 // simple is the diagnosis of a code that says everything.
-func simple(code Code, end End, sentence string) Diagnosis {
-	return Diagnosis{Code: code, Sentence: sentence, Remedy: code.entry().Remedy, End: end}
+func simple(code codes.Code, end End, sentence string) Diagnosis {
+	return Diagnosis{Code: code, Sentence: sentence, Remedy: code.Remedy(), End: end}
 }
 
 // ofPort tells a lack of ports from a port that others have.
 func ofPort(f *Facts) Diagnosis {
 	switch {
 	case f.OwnRange && f.Call == Connect:
-		return simple(PortsExhaustedForSocket, untilChanged(),
+		return simple(codes.PortsExhaustedForSocket, untilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for "+f.destination())
 	case f.OwnRange:
-		return simple(PortsExhaustedForSocket, untilClosed(),
+		return simple(codes.PortsExhaustedForSocket, untilClosed(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
 	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:
 		return ofDestination(f)
 	case f.Call == Connect:
-		return simple(PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts))
+		return simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts))
 	case f.PortKnown && f.Port == 0:
-		return simple(PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts))
+		return simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts))
 	case f.Protocol == sock.UDP:
-		return simple(UDPInUse, untilClosed(), "another UDP socket has the port")
+		return simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port")
 	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:
-		return simple(Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
+		return simple(codes.Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
 	default:
 		return ofSockets(f)
 	}
@@ -92,15 +93,15 @@ func ofDestination(f *Facts) Diagnosis {
 	var d Diagnosis
 	switch {
 	case taken.Bound > 0 && taken.Chosen == 0:
-		d = simple(PortsExhausted, untilClosed(), "sockets that were bound to a port have every local port"+rangeText(f.Host.LocalPorts)+
+		d = simple(codes.PortsExhausted, untilClosed(), "sockets that were bound to a port have every local port"+rangeText(f.Host.LocalPorts)+
 			", so that none is free for "+f.destination()+" or for another destination")
 	case taken.Chosen > 0:
-		d = simple(PortsExhaustedForDest, untilClosed(), "every local port"+rangeText(f.Host.LocalPorts)+" is in use for "+f.destination()+"; other destinations still work")
+		d = simple(codes.PortsExhaustedForDest, untilClosed(), "every local port"+rangeText(f.Host.LocalPorts)+" is in use for "+f.destination()+"; other destinations still work")
 		if taken.Bound > 0 {
 			d.Sentence += fmt.Sprintf(", without the ports that sockets were bound to (%d of %d that were looked at)", taken.Bound, taken.Bound+taken.Chosen)
 		}
 	default:
-		return simple(PortsExhaustedForDest, untilClosed(), "no local port"+rangeText(f.Host.LocalPorts)+" is free for "+f.destination())
+		return simple(codes.PortsExhaustedForDest, untilClosed(), "no local port"+rangeText(f.Host.LocalPorts)+" is free for "+f.destination())
 	}
 	d.Afterwards = true
 	return d
@@ -122,7 +123,7 @@ func rangeText(r sock.PortRange) string {
 
 // notSeen is the diagnosis where no socket explains the failure.
 func notSeen(f *Facts) Diagnosis {
-	d := Diagnosis{Code: Unknown, Remedy: Unknown.entry().Remedy}
+	d := Diagnosis{Code: codes.Unknown, Remedy: codes.Unknown.Remedy()}
 	switch {
 	case f.Err != nil:
 		d.Sentence = "the sockets on the port could not be seen: " + words.OneLine(f.Err.Error())

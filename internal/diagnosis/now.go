@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
@@ -24,7 +25,7 @@ func ofNow(f *Facts) Diagnosis {
 	}
 	d.Brief = f.brief(d.End, bound)
 	d.Why = d.Brief
-	if f.Running && d.Code == AcceptedConnection {
+	if f.Running && d.Code == codes.AcceptedConnection {
 		d.Why = d.Sentence // the server closes them as it stops: how many there are is not the point
 	}
 	if f.HalfFree {
@@ -35,7 +36,7 @@ func ofNow(f *Facts) Diagnosis {
 
 // ofDoubtful is for a call of which nobody knows whether it would fail.
 func ofDoubtful(f *Facts) Diagnosis {
-	d := Diagnosis{Code: Unknown, Sentence: "not all sockets were seen"}
+	d := Diagnosis{Code: codes.Unknown, Sentence: "not all sockets were seen"}
 	if len(f.Doubtful) > 0 {
 		d.Sentence, d.State = "it depends on flags of "+counted(f.Doubtful), f.Doubtful[0].State.String()
 		if end := endOf(f.Doubtful); end.Kind == EndTime && !f.Partial {
@@ -145,7 +146,7 @@ type Halves struct {
 
 // OfSplit is the diagnosis of a port whose halves are not in the same hands.
 func OfSplit(h *Halves) Diagnosis {
-	d := simple(SplitPort, untilChanged(), "")
+	d := simple(codes.SplitPort, untilChanged(), "")
 	if h.Missing == 0 {
 		d.Sentence = "IPv4 is served by " + names(h.IPv4) + ", and IPv6 by " + names(h.IPv6)
 		return d
@@ -194,7 +195,7 @@ func OfNoReuseAddr(on []netip.Addr) Diagnosis {
 	for _, a := range on {
 		places = append(places, a.String())
 	}
-	return simple(NoReuseAddr, untilChanged(), "the listener on "+words.And(words.FirstOf(places))+
+	return simple(codes.NoReuseAddr, untilChanged(), "the listener on "+words.And(words.FirstOf(places))+
 		" lacks SO_REUSEADDR: each connection that it closes first blocks its restart for 60 s (TIME_WAIT)")
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 )
@@ -28,30 +29,30 @@ func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		facts  Facts
-		code   Code
+		code   codes.Code
 		end    End
 		why    string
 		remedy string // its beginning
 	}{
-		{"TIME_WAIT", wouldFail(no, waiting(5, no, 42_300*time.Millisecond)), TimeWait, End{EndTime, 42_300 * time.Millisecond},
+		{"TIME_WAIT", wouldFail(no, waiting(5, no, 42_300*time.Millisecond)), codes.TimeWait, End{EndTime, 42_300 * time.Millisecond},
 			"5 sockets in TIME_WAIT without SO_REUSEADDR, for 43 s", "Set SO_REUSEADDR before bind(). This time also wait 43 s"},
-		{"TIME_WAIT with flags that nobody sees", wouldFail(no, waiting(5, unknown, time.Second)), TimeWait, End{EndTime, time.Second},
+		{"TIME_WAIT with flags that nobody sees", wouldFail(no, waiting(5, unknown, time.Second)), codes.TimeWait, End{EndTime, time.Second},
 			"5 sockets in TIME_WAIT, for 1 s", "Wait 1 s. SO_REUSEADDR on the new socket helps at once if they were opened with it"},
-		{"others may block for longer", doubtful(wouldFail(yes, waiting(1, no, time.Second)), waiting(1, unknown, 2*time.Second)), TimeWaitOldFlags, End{},
+		{"others may block for longer", doubtful(wouldFail(yes, waiting(1, no, time.Second)), waiting(1, unknown, 2*time.Second)), codes.TimeWaitOldFlags, End{},
 			"1 socket in TIME_WAIT without SO_REUSEADDR, for 2 s at most", "Wait 1 s"},
-		{"not all sockets were seen", but(wouldFail(yes, waiting(1, no, time.Second)), func(f *Facts) { f.Partial = true }), TimeWaitOldFlags, End{},
+		{"not all sockets were seen", but(wouldFail(yes, waiting(1, no, time.Second)), func(f *Facts) { f.Partial = true }), codes.TimeWaitOldFlags, End{},
 			"1 socket in TIME_WAIT without SO_REUSEADDR, for how long is not known", "Wait 1 s"},
-		{"it depends on flags", doubtful(wouldFail(yes), waiting(3, unknown, time.Second)), Unknown, End{},
+		{"it depends on flags", doubtful(wouldFail(yes), waiting(3, unknown, time.Second)), codes.Unknown, End{},
 			"it depends on flags of 3 sockets in TIME_WAIT, gone in 1 s", "Wait 1 s"},
-		{"nothing is known", but(wouldFail(yes), func(f *Facts) { f.Partial = true }), Unknown, End{}, "not all sockets were seen", ""},
-		{"a healthy server", wouldFail(no, listen.with(held(nginx))), OtherListener, untilClosed(),
+		{"nothing is known", but(wouldFail(yes), func(f *Facts) { f.Partial = true }), codes.Unknown, End{}, "not all sockets were seen", ""},
+		{"a healthy server", wouldFail(no, listen.with(held(nginx))), codes.OtherListener, untilClosed(),
 			"1 socket in LISTEN without SO_REUSEADDR, until closed", "To run another server here, stop nginx (pid 7, nginx.service) first, or use another port or address."},
-		{"a listener that the exporter may not look at", wouldFail(no, listen.with(held(owner.Owner{Absence: owner.Hidden}))), OtherListener, untilClosed(),
+		{"a listener that the exporter may not look at", wouldFail(no, listen.with(held(owner.Owner{Absence: owner.Hidden}))), codes.OtherListener, untilClosed(),
 			"1 socket in LISTEN without SO_REUSEADDR, until closed", "The exporter may not look into all processes; `ss -tlnp 'sport = :4840'`, as root on the host, may name it."},
-		{"a restart of a server with open connections", restart(no, open.with(held(nginx)), open.with(held(nginx))), AcceptedConnection, untilClosed(),
+		{"a restart of a server with open connections", restart(no, open.with(held(nginx)), open.with(held(nginx))), codes.AcceptedConnection, untilClosed(),
 			"2 connections of the server are open (2 ESTABLISHED, peer 127.0.0.1:5000), and those that it closes first stay in TIME_WAIT for 60 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
 			"Set SO_REUSEADDR before bind(). For the restart that brings the flag: stop the server, wait 60 s"},
-		{"another process has the server's connection", restart(yes, open.with(held(curl))), AcceptedConnection, untilClosed(),
+		{"another process has the server's connection", restart(yes, open.with(held(curl))), codes.AcceptedConnection, untilClosed(),
 			"1 connection of the server is open (1 ESTABLISHED, peer 127.0.0.1:5000), held by curl (pid 8), and those that it closes first stay in TIME_WAIT for 60 s; the new socket sets SO_REUSEADDR, but it was opened without SO_REUSEADDR",
 			"Stop the server, wait 60 s"},
 	} {
@@ -91,7 +92,7 @@ func TestSplitPortsNameWhoseEachHalfIs(t *testing.T) {
 		{Halves{IPv4: []owner.Owner{nginx}, Missing: sock.FamilyIPv6, Failed: true}, "only IPv4 is served, by nginx (pid 7); a bind for IPv6 failed, and nothing listens on it"},
 		{Halves{Missing: sock.FamilyIPv4}, "only IPv6 is served: the listener on :: has IPV6_V6ONLY. If IPv4 should be served, that half of the server is missing"},
 	} {
-		if d := OfSplit(&tt.halves); d.Code != SplitPort || d.Sentence != tt.want || d.Remedy == "" {
+		if d := OfSplit(&tt.halves); d.Code != codes.SplitPort || d.Sentence != tt.want || d.Remedy == "" {
 			t.Errorf("got  %s %s\nwant %s", d.Code, d.Sentence, tt.want)
 		}
 	}

@@ -6,28 +6,29 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
 
 // remedy is what to do about the sockets of one code.
-func (f *Facts) remedy(code Code, sockets []Blocker) string {
+func (f *Facts) remedy(code codes.Code, sockets []Blocker) string {
 	switch code {
-	case OwnListener:
+	case codes.OwnListener:
 		return f.remedyOfOwnListener(sockets)
-	case InheritedListener:
+	case codes.InheritedListener:
 		return "End " + f.who(sockets) + ", and open the server's socket with SOCK_CLOEXEC, so that children do not inherit it."
-	case OtherListener:
+	case codes.OtherListener:
 		return f.remedyOfOtherListener(sockets)
-	case SelfConnection:
+	case codes.SelfConnection:
 		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
-	case OutgoingConnection:
+	case codes.OutgoingConnection:
 		return f.remedyOfOutgoing(sockets)
-	case AcceptedConnection, Closing, TimeWait, TimeWaitOldFlags:
+	case codes.AcceptedConnection, codes.Closing, codes.TimeWait, codes.TimeWaitOldFlags:
 		return f.remedyByFlag(code, sockets)
 	default:
-		return code.entry().Remedy
+		return code.Remedy()
 	}
 }
 
@@ -42,7 +43,7 @@ func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
 	if b.Addr.Unmap() == f.Request.Addr.Unmap() {
 		return "Remove one of the two listen addresses from the configuration: they are the same."
 	}
-	return OwnListener.entry().Remedy
+	return codes.OwnListener.Remedy()
 }
 
 func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
@@ -62,7 +63,7 @@ func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
 	case f.Seen == Now:
 		return fmt.Sprintf("`ss -tlnp 'sport = :%d'` names the process.", f.Port)
 	}
-	return OtherListener.entry().Remedy
+	return codes.OtherListener.Remedy()
 }
 
 // closeFirst names the process that has to close its socket.
@@ -92,18 +93,18 @@ func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
 }
 
 // remedyByFlag: sockets that do not listen do not block where both sides set SO_REUSEADDR.
-func (f *Facts) remedyByFlag(code Code, sockets []Blocker) string {
+func (f *Facts) remedyByFlag(code codes.Code, sockets []Blocker) string {
 	lacking := withoutReuseAddr(f.Blockers)
 	wait := endText(endOf(lacking))
 	after := ""
-	if names := holders(sockets); code == AcceptedConnection && len(names) > 0 && f.Seen != Now {
+	if names := holders(sockets); code == codes.AcceptedConnection && len(names) > 0 && f.Seen != Now {
 		wait += ", or end " + words.And(words.FirstOf(names)) + ", which has the old connections open"
 	}
 	if slices.ContainsFunc(lacking, func(b Blocker) bool { return b.State == sock.StateEstablished }) {
 		after = " If this side closes a connection first, 60 s of TIME_WAIT follow."
 	}
 	switch {
-	case code == AcceptedConnection && f.Running:
+	case code == codes.AcceptedConnection && f.Running:
 		return f.remedyOfRestart()
 	case len(lacking) > 0 && !slices.ContainsFunc(lacking, func(b Blocker) bool { return b.ReuseAddr == bindrule.No }):
 		return "Wait " + wait + ". SO_REUSEADDR on the new socket helps at once if they were opened with it, which could not be seen."

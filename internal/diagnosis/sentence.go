@@ -10,39 +10,40 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
 
 // sentence says what the sockets of one code are, and who holds them.
-func (f *Facts) sentence(code Code, sockets []Blocker) string {
+func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 	switch code {
-	case OwnListener:
+	case codes.OwnListener:
 		return f.ownListener(sockets)
-	case InheritedListener:
+	case codes.InheritedListener:
 		return f.who(sockets) + " still has the listening socket on " + f.where(sockets) + " open that " +
 			process(&sockets[0].Opener) + " opened, which is gone"
-	case ReusePortOtherUser:
+	case codes.ReusePortOtherUser:
 		return f.who(sockets) + " listens on " + f.where(sockets) + " with SO_REUSEPORT as " + uids(sockets) +
 			", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
-	case ReusePortMissing:
+	case codes.ReusePortMissing:
 		which := "the new socket sets SO_REUSEPORT, and that listener does not"
 		if f.Request.ReusePort != bindrule.Yes {
 			which = "that listener sets SO_REUSEPORT, and the new socket does not"
 		}
 		return f.listens(sockets) + "; " + which
-	case OtherListener:
+	case codes.OtherListener:
 		return f.listens(sockets)
-	case SelfConnection:
+	case codes.SelfConnection:
 		return f.who(sockets) + " is connected to itself on " + f.endpoint(&sockets[0])
-	case BoundOnly:
+	case codes.BoundOnly:
 		return f.who(sockets) + " has bound " + f.where(sockets) + " and does not listen" + f.flagNote(sockets)
-	case OutgoingConnection:
+	case codes.OutgoingConnection:
 		return f.outgoing(sockets)
-	case AcceptedConnection:
+	case codes.AcceptedConnection:
 		return f.accepted(sockets)
-	case Closing:
+	case codes.Closing:
 		return count(sockets, "connection") + " of " + f.server() + " " + verb(sockets, "waits for its peer", "wait for their peers") +
 			" (" + states(sockets) + ")" + f.flagNote(sockets)
 	default:
@@ -141,7 +142,7 @@ func (f *Facts) flagNote(sockets []Blocker) string {
 }
 
 // others says in short what else blocks the call.
-func others(groups map[Code][]Blocker, told Code) string {
+func others(groups map[codes.Code][]Blocker, told codes.Code) string {
 	var rest []Blocker
 	for code, sockets := range groups {
 		if code != told {

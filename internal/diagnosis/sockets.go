@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 )
@@ -13,8 +14,8 @@ func ofSockets(f *Facts) Diagnosis {
 	if len(f.Blockers) == 0 {
 		return notSeen(f)
 	}
-	groups := make(map[Code][]Blocker)
-	first := Unknown
+	groups := make(map[codes.Code][]Blocker)
+	first := codes.Unknown
 	for i := range f.Blockers {
 		code := f.classify(&f.Blockers[i])
 		groups[code] = append(groups[code], f.Blockers[i])
@@ -34,8 +35,8 @@ func ofSockets(f *Facts) Diagnosis {
 		d.Peer = sockets[0].Peer.String()
 	}
 	if f.Call == Listen && isListenerCode(first) {
-		d.Code = SecondListen
-		d.Remedy = SecondListen.entry().Remedy
+		d.Code = codes.SecondListen
+		d.Remedy = codes.SecondListen.Remedy()
 	}
 	if rest := others(groups, first); rest != "" {
 		d.Sentence += "; " + rest
@@ -43,45 +44,45 @@ func ofSockets(f *Facts) Diagnosis {
 	return d
 }
 
-func isListenerCode(c Code) bool { return c.Before(SecondListen) && c != OwnListener }
+func isListenerCode(c codes.Code) bool { return c.Before(codes.SecondListen) && c != codes.OwnListener }
 
 // classify is the code of one blocker.
-func (f *Facts) classify(b *Blocker) Code {
+func (f *Facts) classify(b *Blocker) codes.Code {
 	switch {
 	case b.State == sock.StateListen:
 		return f.classifyListener(b)
 	case b.State == sock.StateClose:
-		return BoundOnly
+		return codes.BoundOnly
 	case f.isSelf(b):
-		return SelfConnection
+		return codes.SelfConnection
 	case f.isOutgoing(b):
-		return OutgoingConnection
+		return codes.OutgoingConnection
 	case b.State == sock.StateTimeWait && f.Request.ReuseAddr == bindrule.Yes:
-		return TimeWaitOldFlags
+		return codes.TimeWaitOldFlags
 	case b.State == sock.StateTimeWait:
-		return TimeWait
+		return codes.TimeWait
 	case b.Kind == sock.KindTimeWait || isOrphan(b):
-		return Closing
+		return codes.Closing
 	default:
-		return AcceptedConnection
+		return codes.AcceptedConnection
 	}
 }
 
-func (f *Facts) classifyListener(b *Blocker) Code {
+func (f *Facts) classifyListener(b *Blocker) codes.Code {
 	sameUser := !b.UID.Known || !f.Request.UID.Known || b.UID == f.Request.UID
 	switch {
 	case b.Own:
-		return OwnListener
+		return codes.OwnListener
 	case b.Opener.Known():
-		return InheritedListener
+		return codes.InheritedListener
 	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.Yes && !sameUser:
-		return ReusePortOtherUser
+		return codes.ReusePortOtherUser
 	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.No:
-		return ReusePortMissing
+		return codes.ReusePortMissing
 	case f.Request.ReusePort == bindrule.No && b.ReusePort == bindrule.Yes && f.sameProgram(b):
-		return ReusePortMissing
+		return codes.ReusePortMissing
 	default:
-		return OtherListener
+		return codes.OtherListener
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -61,7 +62,7 @@ func AsksForAddress(e *bindtrace.Event) bool {
 }
 
 // CodeOf is the diagnosis of a failed call by its event alone.
-func CodeOf(e *bindtrace.Event) diagnosis.Code {
+func CodeOf(e *bindtrace.Event) codes.Code {
 	facts := Of(e, bindrule.Request{}, owner.Owner{})
 	d := diagnosis.Of(&facts)
 	return d.Code

@@ -10,7 +10,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bhash"
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 )
@@ -35,7 +35,7 @@ func TestInheritedListener(t *testing.T) {
 	}
 	d := o.Explain(e, request, owner.Owner{})
 	want := "helper (pid 8) still has the listening socket on 0.0.0.0:80 open that server (pid 3) opened, which is gone"
-	if d.Code != diagnosis.InheritedListener || !strings.HasPrefix(d.Sentence, want) || d.Afterwards {
+	if d.Code != codes.InheritedListener || !strings.HasPrefix(d.Sentence, want) || d.Afterwards {
 		t.Errorf("got %+v", d)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/owner"
@@ -155,7 +156,7 @@ func TestKernelDiagnosisOfRefusedPorts(t *testing.T) {
 		mustBind(t, at(8088), unix.EACCES)
 	})
 	c.expect(t, bindtrace.OpBind, at(8088), diagnosis.Diagnosis{
-		Code: diagnosis.PortPrivileged, End: diagnosis.End{Kind: diagnosis.EndChanged},
+		Code: codes.PortPrivileged, End: diagnosis.End{Kind: diagnosis.EndChanged},
 		Sentence: "port 8088 is below net.ipv4.ip_unprivileged_port_start (8090), and the process lacks CAP_NET_BIND_SERVICE",
 		Remedy:   "or set net.ipv4.ip_unprivileged_port_start to 8088 or less",
 	})
@@ -180,7 +181,7 @@ func TestKernelDiagnosisOfRefusedPorts(t *testing.T) {
 	if !refuses {
 		return
 	}
-	denied := diagnosis.Diagnosis{Code: diagnosis.DeniedByPolicy, End: diagnosis.End{Kind: diagnosis.EndChanged}, Remedy: "Landlock"}
+	denied := diagnosis.Diagnosis{Code: codes.DeniedByPolicy, End: diagnosis.End{Kind: diagnosis.EndChanged}, Remedy: "Landlock"}
 	denied.Sentence = "a security module refused the call: the process has CAP_NET_BIND_SERVICE, so that it may bind to port 8089"
 	c.expect(t, bindtrace.OpBind, at(8089), denied)
 	denied.Sentence = "a security module refused the call: port 8091 needs no privilege, since net.ipv4.ip_unprivileged_port_start is 8090"
@@ -193,12 +194,12 @@ func TestKernelDiagnosisOfRefusedAddresses(t *testing.T) {
 	changed := diagnosis.End{Kind: diagnosis.EndChanged}
 	c.bind(t, at("192.0.2.9"), unix.EADDRNOTAVAIL)
 	c.expect(t, bindtrace.OpBind, at("192.0.2.9"), diagnosis.Diagnosis{
-		Code: diagnosis.AddressMissing, End: changed, Afterwards: true,
+		Code: codes.AddressMissing, End: changed, Afterwards: true,
 		Sentence: "no network device of this network namespace has the address 192.0.2.9", Remedy: "net.ipv4.ip_nonlocal_bind=1",
 	})
 	c.bind(t, at("2001:db8::9"), unix.EADDRNOTAVAIL)
 	c.expect(t, bindtrace.OpBind, at("2001:db8::9"), diagnosis.Diagnosis{
-		Code: diagnosis.AddressMissing, End: changed, Afterwards: true,
+		Code: codes.AddressMissing, End: changed, Afterwards: true,
 		Sentence: "no network device of this network namespace has the address 2001:db8::9", Remedy: "net.ipv6.ip_nonlocal_bind=1",
 	})
 
@@ -220,14 +221,14 @@ func TestKernelDiagnosisOfRefusedAddresses(t *testing.T) {
 	}
 	c.bind(t, tentative, unix.EADDRNOTAVAIL)
 	c.expect(t, bindtrace.OpBind, tentative, diagnosis.Diagnosis{
-		Code: diagnosis.AddressTentative, Afterwards: true,
+		Code: codes.AddressTentative, Afterwards: true,
 		Sentence: "2001:db8::7 on d0 is tentative", Remedy: "Start the server after duplicate address detection",
 	})
 
 	c.ns.Sysctl(t, "net.ipv6.conf.lo.disable_ipv6", "1")
 	c.bind(t, at("::1"), unix.EADDRNOTAVAIL)
 	c.expect(t, bindtrace.OpBind, at("::1"), diagnosis.Diagnosis{
-		Code: diagnosis.FamilyDisabled, End: changed, Afterwards: true,
+		Code: codes.FamilyDisabled, End: changed, Afterwards: true,
 		Sentence: "IPv6 is disabled: net.ipv6.conf.lo.disable_ipv6 is 1", Remedy: "Set net.ipv6.conf.lo.disable_ipv6 to 0",
 	})
 }
@@ -277,7 +278,7 @@ func TestKernelDiagnosisOfTheSecondListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := c.diagnosed(t, bindtrace.OpListen, at)
-	if got.Code != diagnosis.SecondListen || got.End.Kind != diagnosis.EndClosed || got.State != "listen" || got.Holder.PID != os.Getpid() ||
+	if got.Code != codes.SecondListen || got.End.Kind != diagnosis.EndClosed || got.State != "listen" || got.Holder.PID != os.Getpid() ||
 		!strings.Contains(got.Sentence, " listens on 0.0.0.0:4001") || got.Remedy != "Stop one of the two servers." {
 		t.Errorf("got %+v", got)
 	}
@@ -302,7 +303,7 @@ func TestKernelDiagnosisOfConnectsWithoutAPort(t *testing.T) {
 	busy := server(4010)
 	c.connect(t, busy, 4, plain)
 	want := diagnosis.Diagnosis{
-		Code: diagnosis.PortsExhaustedForDest, End: closed, Afterwards: true,
+		Code: codes.PortsExhaustedForDest, End: closed, Afterwards: true,
 		Sentence: "every local port (40000-40003) is in use for 127.0.0.1:4010; other destinations still work", Remedy: "keep connections open",
 	}
 	if !c.buckets {
@@ -329,14 +330,14 @@ func TestKernelDiagnosisOfConnectsWithoutAPort(t *testing.T) {
 	})
 	c.bind(t, netip.AddrPortFrom(localhost4, 0), unix.EADDRINUSE)
 	c.expect(t, bindtrace.OpBind, netip.AddrPortFrom(localhost4, 0), diagnosis.Diagnosis{
-		Code: diagnosis.PortsExhausted, End: closed,
+		Code: codes.PortsExhausted, End: closed,
 		Sentence: "no port of net.ipv4.ip_local_port_range is free for this address (41000-41003)", Remedy: "IP_BIND_ADDRESS_NO_PORT",
 	})
 	elsewhere := server(4012)
 	c.connect(t, elsewhere, 0, plain)
 	if c.buckets {
 		c.expect(t, bindtrace.OpConnect, elsewhere, diagnosis.Diagnosis{
-			Code: diagnosis.PortsExhausted, End: closed, Afterwards: true,
+			Code: codes.PortsExhausted, End: closed, Afterwards: true,
 			Sentence: "sockets that were bound to a port have every local port (41000-41003), so that none is free for 127.0.0.1:4012 or for another destination",
 			Remedy:   "IP_BIND_ADDRESS_NO_PORT",
 		})
@@ -372,7 +373,7 @@ func TestKernelDiagnosisOfConnectsWithoutAPort(t *testing.T) {
 	})
 	if has {
 		c.expect(t, bindtrace.OpConnect, own, diagnosis.Diagnosis{
-			Code: diagnosis.PortsExhaustedForSocket, End: diagnosis.End{Kind: diagnosis.EndChanged},
+			Code: codes.PortsExhaustedForSocket, End: diagnosis.End{Kind: diagnosis.EndChanged},
 			Sentence: "IP_LOCAL_PORT_RANGE), and none of them is free for 127.0.0.1:4014", Remedy: "Widen the range that the program sets",
 		})
 	}

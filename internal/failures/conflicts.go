@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures/earlier"
 	"sockstate_exporter/internal/owner"
@@ -22,7 +23,7 @@ import (
 // A ConflictKey is what failures with EADDRINUSE are counted for.
 type ConflictKey struct {
 	Key
-	Diagnosis diagnosis.Code
+	Diagnosis codes.Code
 }
 
 // A ConflictCount counts since the exporter started: it never falls.
@@ -154,7 +155,7 @@ func newConflicts() *conflicts {
 
 // add takes a failed call, and returns its diagnosis, which is empty if a look has to show it. It runs for
 // every event.
-func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) diagnosis.Code {
+func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) codes.Code {
 	bind := waitingBindOf(key, e)
 	c.mu.Lock()
 	defer c.mu.Unlock()

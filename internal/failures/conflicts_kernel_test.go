@@ -13,7 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -132,7 +132,7 @@ func (tr *traced) mustFail(t *testing.T, addr netip.AddrPort, opts kerneltest.Op
 }
 
 // settled waits until so many of the namespace's failures are counted, and sums them.
-func (tr *traced) settled(t *testing.T, n uint64, of func(ConflictCount) bool) map[diagnosis.Code]uint64 {
+func (tr *traced) settled(t *testing.T, n uint64, of func(ConflictCount) bool) map[codes.Code]uint64 {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		var sum uint64
@@ -159,7 +159,7 @@ type scene struct {
 	set  func(t *testing.T, ns *kerneltest.NetNS, at netip.AddrPort)
 	addr netip.Addr
 	opts kerneltest.Options
-	want diagnosis.Code
+	want codes.Code
 }
 
 func left(state kerneltest.State, opts kerneltest.Options) func(*testing.T, *kerneltest.NetNS, netip.AddrPort) {
@@ -192,32 +192,32 @@ func scenes() []scene {
 		return func(t *testing.T, ns *kerneltest.NetNS, at netip.AddrPort) { t.Helper(); ns.Bind(t, at, opts) }
 	}
 	all := []scene{
-		{"listener", listen(plain), any4, plain, diagnosis.OwnListener},
-		{"listener, both with SO_REUSEADDR", listen(reuse), any4, reuse, diagnosis.OwnListener},
-		{"listener, the binder with SO_REUSEPORT", listen(plain), any4, kerneltest.Options{ReusePort: true}, diagnosis.OwnListener},
+		{"listener", listen(plain), any4, plain, codes.OwnListener},
+		{"listener, both with SO_REUSEADDR", listen(reuse), any4, reuse, codes.OwnListener},
+		{"listener, the binder with SO_REUSEPORT", listen(plain), any4, kerneltest.Options{ReusePort: true}, codes.OwnListener},
 		{"listener with connections", func(t *testing.T, ns *kerneltest.NetNS, at netip.AddrPort) {
 			t.Helper()
 			l := ns.Listen(t, at, plain)
 			l.Peers(t, kerneltest.StateEstablished, 2, localhost4)
 			l.Peers(t, kerneltest.StateTimeWait, 2, localhost4)
-		}, any4, plain, diagnosis.OwnListener},
-		{"connection ipv6", left(kerneltest.StateEstablished, plain), any6, plain, diagnosis.AcceptedConnection},
-		{"connection without the flag", left(kerneltest.StateCloseWait, plain), any4, reuse, diagnosis.AcceptedConnection},
-		{"fin_wait2 without a process", left(kerneltest.StateFinWait2, kerneltest.Options{Backlog: -1}), any4, plain, diagnosis.Closing},
-		{"time_wait", left(kerneltest.StateTimeWait, plain), any4, plain, diagnosis.TimeWait},
-		{"time_wait ipv6", left(kerneltest.StateTimeWait, plain), any6, plain, diagnosis.TimeWait},
-		{"time_wait, the old ones without the flag", left(kerneltest.StateTimeWait, plain), any4, reuse, diagnosis.TimeWaitOldFlags},
-		{"time_wait, the binder without the flag", left(kerneltest.StateTimeWait, reuse), any4, plain, diagnosis.TimeWait},
-		{"time_wait, MPTCP binds", left(kerneltest.StateTimeWait, plain), any4, kerneltest.Options{MPTCP: true}, diagnosis.TimeWait},
-		{"bound", bind(plain), any4, plain, diagnosis.BoundOnly},
-		{"bound, the binder without the flag", bind(reuse), any4, plain, diagnosis.BoundOnly},
-		{"bound, the old one without the flag", bind(plain), any4, reuse, diagnosis.BoundOnly},
+		}, any4, plain, codes.OwnListener},
+		{"connection ipv6", left(kerneltest.StateEstablished, plain), any6, plain, codes.AcceptedConnection},
+		{"connection without the flag", left(kerneltest.StateCloseWait, plain), any4, reuse, codes.AcceptedConnection},
+		{"fin_wait2 without a process", left(kerneltest.StateFinWait2, kerneltest.Options{Backlog: -1}), any4, plain, codes.Closing},
+		{"time_wait", left(kerneltest.StateTimeWait, plain), any4, plain, codes.TimeWait},
+		{"time_wait ipv6", left(kerneltest.StateTimeWait, plain), any6, plain, codes.TimeWait},
+		{"time_wait, the old ones without the flag", left(kerneltest.StateTimeWait, plain), any4, reuse, codes.TimeWaitOldFlags},
+		{"time_wait, the binder without the flag", left(kerneltest.StateTimeWait, reuse), any4, plain, codes.TimeWait},
+		{"time_wait, MPTCP binds", left(kerneltest.StateTimeWait, plain), any4, kerneltest.Options{MPTCP: true}, codes.TimeWait},
+		{"bound", bind(plain), any4, plain, codes.BoundOnly},
+		{"bound, the binder without the flag", bind(reuse), any4, plain, codes.BoundOnly},
+		{"bound, the old one without the flag", bind(plain), any4, reuse, codes.BoundOnly},
 	}
 	for _, state := range kerneltest.States() {
 		switch state {
 		case kerneltest.StateListen, kerneltest.StateTimeWait, kerneltest.StateClose, kerneltest.StateSynRecv, kerneltest.StateSynSent:
 		default:
-			all = append(all, scene{state.String(), left(state, plain), any4, plain, diagnosis.AcceptedConnection})
+			all = append(all, scene{state.String(), left(state, plain), any4, plain, codes.AcceptedConnection})
 		}
 	}
 	return all
@@ -245,10 +245,10 @@ func TestKernelDiagnosesOfConflicts(t *testing.T) {
 			}
 			for i, s := range scenes() {
 				t.Run(s.name, func(t *testing.T) {
-					if s.want == diagnosis.BoundOnly && !inactive {
-						s.want = diagnosis.Unknown
+					if s.want == codes.BoundOnly && !inactive {
+						s.want = codes.Unknown
 					}
-					want := map[diagnosis.Code]uint64{s.want: 1}
+					want := map[codes.Code]uint64{s.want: 1}
 					if got := tr.settled(t, 1, ofPort(at(i, s).Port())); !maps.Equal(got, want) {
 						t.Errorf("counted %v, want %v", got, want)
 					}
@@ -280,7 +280,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		if !errors.Is(err, unix.EADDRINUSE) {
 			t.Fatalf("bind: %v, want %v", err, unix.EADDRINUSE)
 		}
-		if got, want := tr.settled(t, 1, ofPort(4000)), map[diagnosis.Code]uint64{diagnosis.UDPInUse: 1}; !maps.Equal(got, want) {
+		if got, want := tr.settled(t, 1, ofPort(4000)), map[codes.Code]uint64{codes.UDPInUse: 1}; !maps.Equal(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})
@@ -288,7 +288,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		tr.ns.Sysctl(t, "net.ipv4.ip_local_port_range", "5000 5000")
 		tr.ns.Bind(t, netip.AddrPortFrom(localhost4, 5000), kerneltest.Options{})
 		tr.mustFail(t, netip.AddrPortFrom(localhost4, 0), kerneltest.Options{})
-		if got, want := tr.settled(t, 1, ofPort(0)), map[diagnosis.Code]uint64{diagnosis.PortsExhausted: 1}; !maps.Equal(got, want) {
+		if got, want := tr.settled(t, 1, ofPort(0)), map[codes.Code]uint64{codes.PortsExhausted: 1}; !maps.Equal(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})
@@ -305,7 +305,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		tr.mustFail(t, at, kerneltest.Options{})
 		tr.settled(t, 1, ofPort(4001))
 		elsewhere := byDiagnosis(tr.update(t).Conflicts, func(c ConflictCount) bool { return c.Netns == 0 && c.Port == 4001 })
-		if want := map[diagnosis.Code]uint64{diagnosis.Unknown: 1}; !maps.Equal(elsewhere, want) {
+		if want := map[codes.Code]uint64{codes.Unknown: 1}; !maps.Equal(elsewhere, want) {
 			t.Errorf("counted %v elsewhere, want %v", elsewhere, want)
 		}
 	})
@@ -318,7 +318,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		s := tr.ns.Bind(t, at, kerneltest.Options{})
 		tr.mustFail(t, at, kerneltest.Options{})
 		_ = s.Close()
-		if got, want := tr.settled(t, 1, ofPort(4002)), map[diagnosis.Code]uint64{diagnosis.BoundOnly: 1}; !maps.Equal(got, want) {
+		if got, want := tr.settled(t, 1, ofPort(4002)), map[codes.Code]uint64{codes.BoundOnly: 1}; !maps.Equal(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})
@@ -326,7 +326,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		l := tr.ns.Listen(t, netip.AddrPortFrom(localhost4, 6000), kerneltest.Options{})
 		tr.mustFail(t, l.Addr(), kerneltest.Options{})
 		got := tr.settled(t, 1, func(c ConflictCount) bool { return c.OtherPort })
-		if want := map[diagnosis.Code]uint64{diagnosis.OwnListener: 1}; !maps.Equal(got, want) {
+		if want := map[codes.Code]uint64{codes.OwnListener: 1}; !maps.Equal(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})
@@ -361,9 +361,9 @@ func TestKernelStormIsCountedOrLost(t *testing.T) {
 	got := tr.settled(t, n-min(n, stats.Lost+stats.Missed), ofPort(4000))
 	// The kernel captures the sockets of some failures only. Who has a listener that was seen
 	// afterwards is not known.
-	listeners := got[diagnosis.OwnListener] + got[diagnosis.OtherListener]
-	delete(got, diagnosis.OwnListener)
-	delete(got, diagnosis.OtherListener)
+	listeners := got[codes.OwnListener] + got[codes.OtherListener]
+	delete(got, codes.OwnListener)
+	delete(got, codes.OtherListener)
 	if len(got) != 0 || listeners == 0 || listeners > n {
 		t.Errorf("counted %v beside %d of listeners, want none, and %d at most", got, listeners, n)
 	}

@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures/callers"
 	"sockstate_exporter/internal/owner"
@@ -88,13 +89,13 @@ func (f *followed) end(t *testing.T) {
 	}
 }
 
-func (f *followed) counted() map[diagnosis.Code]uint64 {
+func (f *followed) counted() map[codes.Code]uint64 {
 	return byDiagnosis(f.conflicts.all(), func(ConflictCount) bool { return true })
 }
 
 // byDiagnosis sums the counts of some.
-func byDiagnosis(counts []ConflictCount, of func(ConflictCount) bool) map[diagnosis.Code]uint64 {
-	out := make(map[diagnosis.Code]uint64)
+func byDiagnosis(counts []ConflictCount, of func(ConflictCount) bool) map[codes.Code]uint64 {
+	out := make(map[codes.Code]uint64)
 	for _, c := range counts {
 		if of(c) {
 			out[c.Diagnosis] += c.N
@@ -115,7 +116,7 @@ func TestManyFailuresShareFewLooks(t *testing.T) {
 		took := time.Since(start)
 		f.end(t)
 
-		if got, want := f.counted(), map[diagnosis.Code]uint64{diagnosis.OtherListener: n}; !equalCounts(got, want) {
+		if got, want := f.counted(), map[codes.Code]uint64{codes.OtherListener: n}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 		failures := 0
@@ -137,7 +138,7 @@ func TestManyFailuresShareFewLooks(t *testing.T) {
 	})
 }
 
-func equalCounts(a, b map[diagnosis.Code]uint64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+func equalCounts(a, b map[codes.Code]uint64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
 // A million failures a second are not read a million a second.
 func TestEventsAreReadNoFasterThanTheirPace(t *testing.T) {
@@ -248,7 +249,7 @@ func TestAnotherUsersFloodLeavesTheDiagnosisOfAServersFailure(t *testing.T) {
 		f.send(server)
 		f.end(t)
 		got := byDiagnosis(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 && c.Protocol == sock.MPTCP })
-		if want := map[diagnosis.Code]uint64{diagnosis.OtherListener: 1}; !equalCounts(got, want) {
+		if want := map[codes.Code]uint64{codes.OtherListener: 1}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})
@@ -264,7 +265,7 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 		flood := watching(t, one(9000), sock.PortRange{First: first, Last: first + 499})
 		r.watch(map[uint32][]watch.Set{ownNetns: {flood}}, nil)
 		for _, p := range flood.Ports {
-			for _, code := range diagnosis.Codes() {
+			for _, code := range codes.Codes() {
 				key := Key{Netns: ownNetns, Port: p.Number, Family: sock.FamilyIPv4, Protocol: sock.TCP}
 				r.conflicts.settled(ConflictKey{key, code}, 1)
 			}
@@ -276,7 +277,7 @@ func TestConflictKeysAreGivenBack(t *testing.T) {
 				ofWeb += c.N
 			}
 		}
-		codes := uint64(len(diagnosis.Codes()))
+		codes := uint64(len(codes.Codes()))
 		if want := last + 501*codes; sum != want || ofWeb != codes*uint64(round+1) {
 			t.Fatalf("%d failures, %d of the server, want %d and %d", sum, ofWeb, want, codes*uint64(round+1))
 		}
@@ -299,7 +300,7 @@ func TestWatchedPortIsLookedAtDuringAFloodOfOthers(t *testing.T) {
 		f.send(taken(80, 1)...)
 		f.end(t)
 		watched := byDiagnosis(f.conflicts.all(), func(c ConflictCount) bool { return c.Port == 80 })
-		if want := map[diagnosis.Code]uint64{diagnosis.OtherListener: 1}; !equalCounts(watched, want) {
+		if want := map[codes.Code]uint64{codes.OtherListener: 1}; !equalCounts(watched, want) {
 			t.Errorf("counted %v, want %v", watched, want)
 		}
 		others := 0
@@ -363,14 +364,14 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*bindtrace.Event)
-		want   diagnosis.Code
+		want   codes.Code
 	}{
-		{"another namespace", func(e *bindtrace.Event) { e.Netns++ }, diagnosis.Unknown},
-		{"udp", func(e *bindtrace.Event) { e.Protocol = sock.UDP }, diagnosis.UDPInUse},
-		{"sctp", func(e *bindtrace.Event) { e.Protocol = sock.SCTP }, diagnosis.Unknown},
-		{"port 0", func(e *bindtrace.Event) { e.Port = 0 }, diagnosis.PortsExhausted},
-		{"port 0 of its own range", func(e *bindtrace.Event) { e.Port, e.OwnRange = 0, true }, diagnosis.PortsExhaustedForSocket},
-		{"a port nobody read", func(e *bindtrace.Event) { e.PortKnown = false }, diagnosis.Unknown},
+		{"another namespace", func(e *bindtrace.Event) { e.Netns++ }, codes.Unknown},
+		{"udp", func(e *bindtrace.Event) { e.Protocol = sock.UDP }, codes.UDPInUse},
+		{"sctp", func(e *bindtrace.Event) { e.Protocol = sock.SCTP }, codes.Unknown},
+		{"port 0", func(e *bindtrace.Event) { e.Port = 0 }, codes.PortsExhausted},
+		{"port 0 of its own range", func(e *bindtrace.Event) { e.Port, e.OwnRange = 0, true }, codes.PortsExhaustedForSocket},
+		{"a port nobody read", func(e *bindtrace.Event) { e.PortKnown = false }, codes.Unknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -379,11 +380,11 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 				tt.change(&event)
 				f.send(event)
 				f.end(t)
-				if got, want := f.counted(), map[diagnosis.Code]uint64{tt.want: 1}; !equalCounts(got, want) {
+				if got, want := f.counted(), map[codes.Code]uint64{tt.want: 1}; !equalCounts(got, want) {
 					t.Errorf("counted %v, want %v", got, want)
 				}
 				// The log has those of port 0.
-				if reported := tt.want == diagnosis.PortsExhausted || tt.want == diagnosis.PortsExhaustedForSocket; reported != (len(f.reported) == 1) {
+				if reported := tt.want == codes.PortsExhausted || tt.want == codes.PortsExhaustedForSocket; reported != (len(f.reported) == 1) {
 					t.Errorf("reported %+v, want %t", f.reported, reported)
 				}
 				if len(f.kernel.Requests()) != 0 {
@@ -413,7 +414,7 @@ func TestFailedLookHasUnknownDiagnosis(t *testing.T) {
 		f.kernel.script(func(diagtest.Request) []diagtest.Datagram { return []diagtest.Datagram{{Err: unix.ENOBUFS}} })
 		f.send(taken(80, 2)...)
 		f.end(t)
-		if got, want := f.counted(), map[diagnosis.Code]uint64{diagnosis.Unknown: 2}; !equalCounts(got, want) {
+		if got, want := f.counted(), map[codes.Code]uint64{codes.Unknown: 2}; !equalCounts(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 		for _, c := range f.reported {
@@ -445,7 +446,7 @@ func TestRestartedDumpOfALookCountsNothingTwice(t *testing.T) {
 		})
 		f.send(taken(80, 1)...)
 		f.end(t)
-		if len(f.reported) != 1 || !strings.HasPrefix(f.reported[0].Diagnosis.Sentence, "1 connection is in TIME_WAIT") || f.reported[0].Diagnosis.Code != diagnosis.TimeWait {
+		if len(f.reported) != 1 || !strings.HasPrefix(f.reported[0].Diagnosis.Sentence, "1 connection is in TIME_WAIT") || f.reported[0].Diagnosis.Code != codes.TimeWait {
 			t.Errorf("reported %+v, want one socket in TIME_WAIT", f.reported)
 		}
 		if asked != 2 {
@@ -501,7 +502,7 @@ func TestConflictHasTheOwnerOfTheFailureThatIsReported(t *testing.T) {
 func TestTheDiagnosisThatSaysMostIsReported(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	notices := newNotices()
-	for _, code := range []diagnosis.Code{diagnosis.Unknown, diagnosis.TimeWait, diagnosis.Unknown} {
+	for _, code := range []codes.Code{codes.Unknown, codes.TimeWait, codes.Unknown} {
 		notices.add(now, Conflict{Port: 80, Diagnosis: diagnosis.Diagnosis{Code: code}, Failures: 2}, &waitingPort{who: waitingFor{watched: true}})
 	}
 	if early := notices.due(now); len(early) != 0 {
@@ -511,7 +512,7 @@ func TestTheDiagnosisThatSaysMostIsReported(t *testing.T) {
 		t.Errorf("wait for %v, want %v", wait, noticeDelay)
 	}
 	now = now.Add(noticeDelay)
-	if due := notices.due(now); len(due) != 1 || due[0].Diagnosis.Code != diagnosis.TimeWait || due[0].Failures != 6 {
+	if due := notices.due(now); len(due) != 1 || due[0].Diagnosis.Code != codes.TimeWait || due[0].Failures != 6 {
 		t.Errorf("reported %+v, want time_wait of 6 failures", due)
 	}
 	if due := notices.due(now.Add(noticeInterval)); len(due) != 0 || len(notices.ports) != 0 {
@@ -539,12 +540,12 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		flags flagsWithout
-		want  diagnosis.Code
+		want  codes.Code
 	}{
-		{"all there", flagsWithout{}, diagnosis.BoundOnly},
-		{"some missed", flagsWithout{missed: map[uint16]uint64{80: 1}}, diagnosis.Unknown},
-		{"some missed on another port", flagsWithout{missed: map[uint16]uint64{81: 1}}, diagnosis.BoundOnly},
-		{"failed", flagsWithout{err: unix.EPERM}, diagnosis.Unknown},
+		{"all there", flagsWithout{}, codes.BoundOnly},
+		{"some missed", flagsWithout{missed: map[uint16]uint64{80: 1}}, codes.Unknown},
+		{"some missed on another port", flagsWithout{missed: map[uint16]uint64{81: 1}}, codes.BoundOnly},
+		{"failed", flagsWithout{err: unix.EPERM}, codes.Unknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -553,7 +554,7 @@ func TestNothingIsConcludedFromFlagsThatAreMissing(t *testing.T) {
 				e.ReuseAddr = true
 				f.send(e)
 				f.end(t)
-				if got, want := f.counted(), map[diagnosis.Code]uint64{tt.want: 1}; !equalCounts(got, want) {
+				if got, want := f.counted(), map[codes.Code]uint64{tt.want: 1}; !equalCounts(got, want) {
 					t.Errorf("counted %v, want %v", got, want)
 				}
 				if len(f.reported) != 1 {

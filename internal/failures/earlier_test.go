@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -79,7 +79,7 @@ func TestDiagnosisOfTheFailureThatMadeAPortWatched(t *testing.T) {
 	r.conflicts.settle(portID{netns: ownNetns, port: 80}, port, new(facts.Observation))
 	r.watch(map[uint32][]watch.Set{ownNetns: {watching(t, one(80))}}, nil)
 	got := r.conflicts.all()
-	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Diagnosis != diagnosis.Unknown || got[1].N != 0 {
+	if len(got) != 2 || got[0].Port != 80 || got[0].N != 1 || got[0].Diagnosis != codes.Unknown || got[1].N != 0 {
 		t.Errorf("got %+v, want one failure of port 80, and none of others", got)
 	}
 }

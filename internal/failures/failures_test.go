@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -77,21 +77,21 @@ func TestLatestFailures(t *testing.T) {
 			failed(0, "zero", 5),
 			failed(80, "tcp", 6),
 		}, []Failure{
-			as(failure(zero, "zero", 5), diagnosis.PortsExhausted), failure(tcp80, "tcp", 6), failure(v6, "v6", 4),
-			as(failure(udp, "udp", 3), diagnosis.UDPInUse), failure(other, "other", 2), as(failure(foreign, "foreign", 1), diagnosis.Unknown),
+			as(failure(zero, "zero", 5), codes.PortsExhausted), failure(tcp80, "tcp", 6), failure(v6, "v6", 4),
+			as(failure(udp, "udp", 3), codes.UDPInUse), failure(other, "other", 2), as(failure(foreign, "foreign", 1), codes.Unknown),
 		}},
 		{"ports that are not watched share one", []bindtrace.Event{failed(8080, "a", 1), failed(8081, "b", 2)},
 			[]Failure{failure(other, "b", 2)}},
 		{"a port that could not be read is not 0",
 			[]bindtrace.Event{with(failed(0, "a", 1), func(e *bindtrace.Event) { e.PortKnown = false })},
-			[]Failure{as(failure(other, "a", 1), diagnosis.Unknown)}},
+			[]Failure{as(failure(other, "a", 1), codes.Unknown)}},
 		{"port 0 of a socket with a range of its own counts as other ports",
 			[]bindtrace.Event{with(failed(0, "a", 1), func(e *bindtrace.Event) { e.OwnRange = true })},
-			[]Failure{as(failure(other, "a", 1), diagnosis.PortsExhaustedForSocket)}},
+			[]Failure{as(failure(other, "a", 1), codes.PortsExhaustedForSocket)}},
 		{"listen is no bind",
 			[]bindtrace.Event{with(failed(80, "a", 1), func(e *bindtrace.Event) { e.Op = bindtrace.OpListen })}, []Failure{}},
 		{"an error that needs no look", []bindtrace.Event{with(failed(80, "a", 1), func(e *bindtrace.Event) { e.Errno, e.ReuseAddr = unix.EPERM, true })},
-			[]Failure{{Key: tcp80, Time: failed(80, "", 1).Time, Errno: unix.EPERM, ReuseAddr: true, Process: "a", Diagnosis: diagnosis.DeniedByPolicy}}},
+			[]Failure{{Key: tcp80, Time: failed(80, "", 1).Time, Errno: unix.EPERM, ReuseAddr: true, Process: "a", Diagnosis: codes.DeniedByPolicy}}},
 		{"a name of all 16 bytes", []bindtrace.Event{failed(80, "0123456789abcdef", 1)},
 			[]Failure{failure(tcp80, "0123456789abcdef", 1)}},
 	} {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/share"
 )
@@ -27,7 +27,7 @@ type Failure struct {
 
 	// Diagnosis is empty until the exporter has looked at the port. Until then it is that of the
 	// failure before, if the same thing failed in the same way.
-	Diagnosis diagnosis.Code
+	Diagnosis codes.Code
 }
 
 // repeats says whether the same thing failed in the same way.
@@ -47,7 +47,7 @@ func newLatest() *latest {
 }
 
 // add takes a failure. code is empty if its diagnosis is not known yet.
-func (l *latest) add(key Key, e *bindtrace.Event, by owner.Owner, code diagnosis.Code) {
+func (l *latest) add(key Key, e *bindtrace.Event, by owner.Owner, code codes.Code) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	names, ok := l.names[key]
@@ -64,7 +64,7 @@ func (l *latest) add(key Key, e *bindtrace.Event, by owner.Owner, code diagnosis
 }
 
 // settle takes the diagnosis of a failure that has been looked at.
-func (l *latest) settle(key Key, e *bindtrace.Event, code diagnosis.Code) {
+func (l *latest) settle(key Key, e *bindtrace.Event, code codes.Code) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f, ok := l.failures[key]

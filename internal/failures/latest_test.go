@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"testing"
 
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/sock"
 )
 
-func as(f Failure, code diagnosis.Code) Failure {
+func as(f Failure, code codes.Code) Failure {
 	f.Diagnosis = code
 	return f
 }
@@ -28,13 +28,13 @@ func TestDiagnosisOfTheLatestFailure(t *testing.T) {
 		want string
 	}{
 		{add, "server/"},
-		{func() { r.conflicts.latest.settle(key, &server, diagnosis.TimeWait) }, "server/time_wait"},
+		{func() { r.conflicts.latest.settle(key, &server, codes.TimeWait) }, "server/time_wait"},
 		{add, "server/time_wait"},
 		{func() { r.add(&other) }, "other/"},
-		{func() { r.conflicts.latest.settle(key, &server, diagnosis.TimeWait) }, "other/"},
+		{func() { r.conflicts.latest.settle(key, &server, codes.TimeWait) }, "other/"},
 		{add, "server/"},
-		{func() { r.conflicts.latest.settle(key, &flagged, diagnosis.TimeWaitOldFlags) }, "server/"},
-		{func() { r.conflicts.latest.settle(Key{Port: 81}, &server, diagnosis.Closing) }, "server/"},
+		{func() { r.conflicts.latest.settle(key, &flagged, codes.TimeWaitOldFlags) }, "server/"},
+		{func() { r.conflicts.latest.settle(Key{Port: 81}, &server, codes.Closing) }, "server/"},
 	} {
 		step.do()
 		got := ""

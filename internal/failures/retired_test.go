@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/watch"
 )
@@ -49,7 +49,7 @@ func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {
 	r := newRecorder()
 	sets := map[uint32][]watch.Set{ownNetns: nil, blue: {watching(t, one(80))}}
 	r.watch(sets, nil)
-	key := ConflictKey{Key: Key{Netns: blue, Port: 80}, Diagnosis: diagnosis.OtherListener}
+	key := ConflictKey{Key: Key{Netns: blue, Port: 80}, Diagnosis: codes.OtherListener}
 	check := func(what string, want map[uint32]uint64) {
 		t.Helper()
 		got := make(map[uint32]uint64)

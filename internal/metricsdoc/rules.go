@@ -8,7 +8,7 @@ import (
 	"regexp"
 	"strings"
 
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 )
 
 // The rules have templates between comments that begin and end like this. The first comment may name
@@ -52,17 +52,17 @@ func fillRules(text []byte) ([]byte, error) {
 }
 
 // entriesOf returns the entries of some codes, or all.
-func entriesOf(codes []string) ([]diagnosis.Entry, error) {
-	all := diagnosis.Catalogue()
-	if len(codes) == 0 {
+func entriesOf(names []string) ([]codes.Entry, error) {
+	all := codes.Catalogue()
+	if len(names) == 0 {
 		return all, nil
 	}
-	byCode := make(map[string]diagnosis.Entry, len(all))
+	byCode := make(map[string]codes.Entry, len(all))
 	for _, e := range all {
 		byCode[string(e.Code)] = e
 	}
-	var out []diagnosis.Entry
-	for _, code := range codes {
+	var out []codes.Entry
+	for _, code := range names {
 		e, ok := byCode[code]
 		if !ok {
 			return nil, fmt.Errorf("%q is no diagnosis", code)
@@ -73,7 +73,7 @@ func entriesOf(codes []string) ([]diagnosis.Entry, error) {
 }
 
 // annotation is a template that says what the diagnosis in $diagnosis means, and what to do.
-func annotation(indent, begin string, entries []diagnosis.Entry) []byte {
+func annotation(indent, begin string, entries []codes.Entry) []byte {
 	var b bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&b, indent+format+"\n", args...) }
 	line("%s", begin)

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 )
 
 func TestRulesAreUpToDate(t *testing.T) {
@@ -22,7 +22,7 @@ func TestRulesAreUpToDate(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s does not say what the catalogue says: run `make generate`", path)
 	}
-	for _, code := range diagnosis.Codes() {
+	for _, code := range codes.Codes() {
 		if !strings.Contains(string(got), `eq $diagnosis "`+string(code)+`" }} `+strings.Fields(code.Short())[0]) {
 			t.Errorf("%s: no alert explains %s", path, code)
 		}

@@ -95,7 +95,7 @@ func TestStateOfAnAddress(t *testing.T) {
 			t.Helper()
 			ns.Sysctl(t, "net.ipv6.conf.lo.disable_ipv6", "1")
 		}, sock.Address{State: sock.AddressAbsent}},
-		{"IPv6 disabled on all devices", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, h *netlink.Handle) {
+		{"IPv6 disabled on all devices", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
 			t.Helper()
 			ns.AddDummy(t, "d1")
 			ns.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")

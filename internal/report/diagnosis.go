@@ -4,13 +4,14 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 )
 
 // A Diagnosis says why a call failed. docs/pages.md documents its JSON form.
 type Diagnosis struct {
-	Code     diagnosis.Code `json:"code"`
-	Sentence string         `json:"sentence"`
-	Remedy   string         `json:"remedy"`
+	Code     codes.Code `json:"code"`
+	Sentence string     `json:"sentence"`
+	Remedy   string     `json:"remedy"`
 	// Until says what ends the trouble, and Seconds how long that takes where a timer does.
 	Until   diagnosis.EndKind `json:"until"`
 	Seconds *float64          `json:"seconds"`

@@ -129,7 +129,7 @@ var sharedTracers = make(map[Mode]*Tracer)
 
 // sharedTracer returns a tracer that watches what a new one does, and has no events left. It may have
 // counts of other tests.
-func sharedTracer(t *testing.T, opts Options) (*Tracer, error) {
+func sharedTracer(_ *testing.T, opts Options) (*Tracer, error) {
 	tr := sharedTracers[opts.Mode]
 	if tr == nil {
 		var err error

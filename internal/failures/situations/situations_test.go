@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/sock"
@@ -28,7 +29,7 @@ var clients, fewClients = sock.PortRange{First: 40000, Last: 40999}, sock.PortRa
 // A situation makes binds fail for one reason. In steps, PORT is the port of the run, and
 // CGROUP a directory.
 type situation struct {
-	code diagnosis.Code
+	code codes.Code
 	name string // of several with one code
 
 	arrange func(*scene)
@@ -127,107 +128,107 @@ func situations() []situation {
 	const nobody = 65534
 	return []situation{
 		{
-			code: diagnosis.TimeWait, name: "both sides lack the flag", arrange: leaves(kerneltest.StateTimeWait, plain), bind: fails,
+			code: codes.TimeWait, name: "both sides lack the flag", arrange: leaves(kerneltest.StateTimeWait, plain), bind: fails,
 			end: diagnosis.EndTime, remedy: "Set SO_REUSEADDR before bind(). This time also wait ",
 		},
 		{
-			code: diagnosis.TimeWait, name: "the old server had the flag", arrange: leaves(kerneltest.StateTimeWait, reuse), bind: fails,
+			code: codes.TimeWait, name: "the old server had the flag", arrange: leaves(kerneltest.StateTimeWait, reuse), bind: fails,
 			end: diagnosis.EndTime, remedy: "Set SO_REUSEADDR before bind(): then the bind works at once.", again: anyPort + ",reuseaddr",
 		},
 		{
-			code: diagnosis.TimeWaitOldFlags, arrange: leaves(kerneltest.StateTimeWait, plain), bind: failsWithFlag,
+			code: codes.TimeWaitOldFlags, arrange: leaves(kerneltest.StateTimeWait, plain), bind: failsWithFlag,
 			end: diagnosis.EndTime, remedy: "Wait ",
 		},
 		{
-			code: diagnosis.Closing, name: "FIN_WAIT1", arrange: leaves(kerneltest.StateFinWait1, plain), bind: fails,
+			code: codes.Closing, name: "FIN_WAIT1", arrange: leaves(kerneltest.StateFinWait1, plain), bind: fails,
 			end: diagnosis.EndKernel, remedy: "wait until the kernel gives the connections up",
 		},
 		{
-			code: diagnosis.Closing, name: "FIN_WAIT2", arrange: leaves(kerneltest.StateFinWait2, plain), bind: fails,
+			code: codes.Closing, name: "FIN_WAIT2", arrange: leaves(kerneltest.StateFinWait2, plain), bind: fails,
 			end: diagnosis.EndAtLeast, remedy: "wait at least ",
 		},
 		{
-			code: diagnosis.Closing, name: "CLOSING", arrange: leaves(kerneltest.StateClosing, plain), bind: fails,
+			code: codes.Closing, name: "CLOSING", arrange: leaves(kerneltest.StateClosing, plain), bind: fails,
 			end: diagnosis.EndKernel, remedy: "wait until the kernel gives the connections up",
 		},
 		{
-			code: diagnosis.Closing, name: "LAST_ACK", arrange: leaves(kerneltest.StateLastAck, reuse), bind: fails,
+			code: codes.Closing, name: "LAST_ACK", arrange: leaves(kerneltest.StateLastAck, reuse), bind: fails,
 			end: diagnosis.EndKernel, remedy: "Set SO_REUSEADDR before bind(): then the bind works at once.", again: anyPort + ",reuseaddr",
 		},
 		{
-			code: diagnosis.AcceptedConnection, name: "established", arrange: holds(server, "accept=0.0.0.0:PORT"), bind: fails,
+			code: codes.AcceptedConnection, name: "established", arrange: holds(server, "accept=0.0.0.0:PORT"), bind: fails,
 			holder: server, end: diagnosis.EndClosed, remedy: "or end " + server, cure: stopHolder, again: anyPort,
 		},
 		{
-			code: diagnosis.AcceptedConnection, name: "with the flag", arrange: holds(server, "accept=0.0.0.0:PORT,reuseaddr"), bind: fails,
+			code: codes.AcceptedConnection, name: "with the flag", arrange: holds(server, "accept=0.0.0.0:PORT,reuseaddr"), bind: fails,
 			holder: server, end: diagnosis.EndClosed, remedy: "Set SO_REUSEADDR before bind(): then the bind works at once.", again: anyPort + ",reuseaddr",
 		},
 		{
-			code: diagnosis.AcceptedConnection, name: "CLOSE_WAIT", arrange: holds(server, "accept=0.0.0.0:PORT,half"), bind: failsWithFlag,
+			code: codes.AcceptedConnection, name: "CLOSE_WAIT", arrange: holds(server, "accept=0.0.0.0:PORT,half"), bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "Wait until they are closed, or end " + server, cure: stopHolder, again: anyPort + ",reuseaddr",
 		},
 		{
-			code: diagnosis.OutgoingConnection, name: "the client has bound", arrange: outgoing(server), bind: failsWithFlag,
+			code: codes.OutgoingConnection, name: "the client has bound", arrange: outgoing(server), bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "The bind works as soon as the connection is closed", cure: func(s *scene) { peerCloses(s); s.process.stop() }, again: anyPort,
 		},
 		{
-			code: diagnosis.OutgoingConnection, name: "the kernel chose the port", arrange: outgoingByKernel, bind: failsWithFlag,
+			code: codes.OutgoingConnection, name: "the kernel chose the port", arrange: outgoingByKernel, bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "net.ipv4.ip_local_reserved_ports", cure: peerCloses, again: anyPort,
 		},
 		{
-			code: diagnosis.SelfConnection, arrange: selfConnected, bind: failsWithFlag,
+			code: codes.SelfConnection, arrange: selfConnected, bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "Restart " + server, cure: stopHolder, again: anyPort,
 		},
 		{
-			code: diagnosis.OwnListener, name: "dual stack", before: []string{"listen=[::]:PORT,reuseaddr"}, bind: failsWithFlag,
+			code: codes.OwnListener, name: "dual stack", before: []string{"listen=[::]:PORT,reuseaddr"}, bind: failsWithFlag,
 			holder: binder, end: diagnosis.EndClosed, remedy: "Set IPV6_V6ONLY on the socket that listens on ::",
 			cure: holds(server, "listen=[::]:PORT,v6only,reuseaddr"), again: anyPort + ",reuseaddr",
 		},
 		{
-			code: diagnosis.OwnListener, name: "the same twice", before: []string{"listen=0.0.0.0:PORT,reuseaddr"}, bind: failsWithFlag,
+			code: codes.OwnListener, name: "the same twice", before: []string{"listen=0.0.0.0:PORT,reuseaddr"}, bind: failsWithFlag,
 			holder: binder, end: diagnosis.EndClosed, remedy: "Remove one of the two listen addresses", again: anyPort,
 		},
 		{
-			code: diagnosis.InheritedListener, arrange: inherited, bind: failsWithFlag,
+			code: codes.InheritedListener, arrange: inherited, bind: failsWithFlag,
 			holder: helper, end: diagnosis.EndClosed, remedy: "End " + helper, cure: stopHolder, again: anyPort,
 		},
 		{
-			code: diagnosis.OtherListener, arrange: holds(server, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
+			code: codes.OtherListener, arrange: holds(server, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "Stop " + server, cure: stopHolder, again: anyPort,
 		},
 		{
-			code: diagnosis.OtherListener, name: "the program runs already", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
+			code: codes.OtherListener, name: "the program runs already", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
 			holder: binder, end: diagnosis.EndClosed, remedy: "The program runs already", cure: stopHolder, again: anyPort,
 		},
 		{
-			code: diagnosis.ReusePortOtherUser, arrange: holdsAs(nobody, server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
+			code: codes.ReusePortOtherUser, arrange: holdsAs(nobody, server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
 			holder: server, end: diagnosis.EndClosed, remedy: "Run both servers as the same user",
 			cure: func(s *scene) { s.process.stop(); holds(server, "listen=0.0.0.0:PORT,reuseport")(s) }, again: anyPort + ",reuseport",
 		},
 		{
-			code: diagnosis.ReusePortOtherUser, name: "the binder is the other one", user: nobody,
+			code: codes.ReusePortOtherUser, name: "the binder is the other one", user: nobody,
 			arrange: holds(server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
 			holder: server, end: diagnosis.EndClosed, remedy: "Run both servers as the same user", again: anyPort + ",reuseport",
 		},
 		{
-			code: diagnosis.ReusePortMissing, name: "the listener lacks it", arrange: holds(server, "listen=0.0.0.0:PORT"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
+			code: codes.ReusePortMissing, name: "the listener lacks it", arrange: holds(server, "listen=0.0.0.0:PORT"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
 			holder: server, end: diagnosis.EndClosed, remedy: "Set SO_REUSEPORT on every socket",
 			cure: func(s *scene) { s.process.stop(); holds(server, "listen=0.0.0.0:PORT,reuseport")(s) }, again: anyPort + ",reuseport",
 		},
 		{
-			code: diagnosis.ReusePortMissing, name: "the binder lacks it", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseport"), bind: fails,
+			code: codes.ReusePortMissing, name: "the binder lacks it", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseport"), bind: fails,
 			holder: binder, end: diagnosis.EndClosed, remedy: "Set SO_REUSEPORT on every socket", again: anyPort + ",reuseport",
 		},
 		{
-			code: diagnosis.BoundOnly, arrange: holds(server, "bind=0.0.0.0:PORT"), bind: failsWithFlag,
+			code: codes.BoundOnly, arrange: holds(server, "bind=0.0.0.0:PORT"), bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "Find out why", cure: stopHolder, again: anyPort,
 		},
 		{
-			code: diagnosis.BoundOnly, name: "with the flag", arrange: holds(server, "bind=0.0.0.0:PORT,reuseaddr"), bind: fails,
+			code: codes.BoundOnly, name: "with the flag", arrange: holds(server, "bind=0.0.0.0:PORT,reuseaddr"), bind: fails,
 			holder: server, end: diagnosis.EndClosed, remedy: "If both sockets set SO_REUSEADDR, the bind works", again: anyPort + ",reuseaddr",
 		},
 		{
-			code: diagnosis.PortsExhausted, fewPorts: true, bind: "fail=127.0.0.1:0,EADDRINUSE",
+			code: codes.PortsExhausted, fewPorts: true, bind: "fail=127.0.0.1:0,EADDRINUSE",
 			end: diagnosis.EndClosed, remedy: "Widen net.ipv4.ip_local_port_range",
 			cure: func(s *scene) {
 				s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last+2))
@@ -237,19 +238,19 @@ func situations() []situation {
 			}, again: "bind=127.0.0.1:0",
 		},
 		{
-			code: diagnosis.PortsExhaustedForSocket, fewPorts: true, arrange: needsOwnRange, bind: "fail=127.0.0.1:0,range,EADDRINUSE",
+			code: codes.PortsExhaustedForSocket, fewPorts: true, arrange: needsOwnRange, bind: "fail=127.0.0.1:0,range,EADDRINUSE",
 			end: diagnosis.EndClosed, remedy: "Widen the range that the program sets",
 		},
 		{
-			code: diagnosis.UDPInUse, arrange: holds(server, "bind=0.0.0.0:PORT,udp"), bind: "fail=0.0.0.0:PORT,udp,EADDRINUSE",
+			code: codes.UDPInUse, arrange: holds(server, "bind=0.0.0.0:PORT,udp"), bind: "fail=0.0.0.0:PORT,udp,EADDRINUSE",
 			end: diagnosis.EndClosed, remedy: "Stop the other program", cure: stopHolder, again: anyPort + ",udp",
 		},
 		{
-			code: diagnosis.AddressMissing, name: "IPv4", bind: "fail=192.0.2.1:PORT,EADDRNOTAVAIL",
+			code: codes.AddressMissing, name: "IPv4", bind: "fail=192.0.2.1:PORT,EADDRNOTAVAIL",
 			end: diagnosis.EndChanged, remedy: "IP_FREEBIND", again: "bind=192.0.2.1:PORT,freebind",
 		},
 		{
-			code: diagnosis.AddressMissing, name: "IPv6", bind: "fail=[2001:db8::1]:PORT,EADDRNOTAVAIL",
+			code: codes.AddressMissing, name: "IPv6", bind: "fail=[2001:db8::1]:PORT,EADDRNOTAVAIL",
 			end: diagnosis.EndChanged, remedy: "net.ipv6.ip_nonlocal_bind=1",
 			cure: func(s *scene) {
 				s.ns.Sysctl(s.t, "net.ipv6.ip_nonlocal_bind", "1")
@@ -257,19 +258,19 @@ func situations() []situation {
 			}, again: "bind=[2001:db8::1]:PORT",
 		},
 		{
-			code: diagnosis.DeniedByPolicy, arrange: refusedByCgroup, before: []string{"join=CGROUP"}, bind: "fail=0.0.0.0:PORT,EPERM",
+			code: codes.DeniedByPolicy, arrange: refusedByCgroup, before: []string{"join=CGROUP"}, bind: "fail=0.0.0.0:PORT,EPERM",
 			end: diagnosis.EndChanged, remedy: "sandbox of the unit: SocketBindDeny=", again: anyPort,
 		},
 		{
-			code: diagnosis.InvalidCall, name: "bound twice", bind: "twice=0.0.0.0:PORT",
+			code: codes.InvalidCall, name: "bound twice", bind: "twice=0.0.0.0:PORT",
 			end: diagnosis.EndChanged, remedy: "a socket can be bound only once", again: anyPort,
 		},
 		{
-			code: diagnosis.DeviceMissing, bind: "fail=[fe80::1%999]:PORT,ENODEV",
+			code: codes.DeviceMissing, bind: "fail=[fe80::1%999]:PORT,ENODEV",
 			end: diagnosis.EndChanged, remedy: "Start the server after the device exists",
 		},
 		{
-			code: diagnosis.Unknown, name: "UDP-Lite", arrange: holds(server, "bind=0.0.0.0:PORT,udplite"), bind: "fail=0.0.0.0:PORT,udplite,EADDRINUSE",
+			code: codes.Unknown, name: "UDP-Lite", arrange: holds(server, "bind=0.0.0.0:PORT,udplite"), bind: "fail=0.0.0.0:PORT,udplite,EADDRINUSE",
 			end: "", cure: stopHolder, again: anyPort + ",udplite",
 		},
 	}
@@ -351,8 +352,8 @@ func TestDiagnosesOfRealFailures(t *testing.T) {
 		few.ns.Bind(t, netip.AddrPortFrom(localhost, port), kerneltest.Options{})
 	}
 	var mu sync.Mutex
-	right := make(map[diagnosis.Code]int)
-	made := make(map[diagnosis.Code]int)
+	right := make(map[codes.Code]int)
+	made := make(map[codes.Code]int)
 	t.Run("all", func(t *testing.T) {
 		for i, of := range all {
 			t.Run(string(of.code)+" "+of.name, func(t *testing.T) {
@@ -373,7 +374,7 @@ func TestDiagnosesOfRealFailures(t *testing.T) {
 			})
 		}
 	})
-	for _, code := range diagnosis.Codes() {
+	for _, code := range codes.Codes() {
 		if made[code] > 0 {
 			t.Logf("%-32s %d right of %d", code, right[code], made[code])
 		}
@@ -519,20 +520,20 @@ func (of *situation) checkRemedy(s *scene) {
 
 // Each code that can occur has a situation, here or in another test.
 func TestEachCodeHasASituation(t *testing.T) {
-	made := make(map[diagnosis.Code]bool)
+	made := make(map[codes.Code]bool)
 	for _, of := range situations() {
 		made[of.code] = true
 	}
 	const calls = "internal/failures makes it, in its own process"
-	elsewhere := map[diagnosis.Code]string{
-		diagnosis.SecondListen:          calls,
-		diagnosis.PortsExhaustedForDest: calls,
-		diagnosis.AddressTentative:      calls,
-		diagnosis.FamilyDisabled:        calls,
-		diagnosis.PortPrivileged:        calls,
-		diagnosis.OutOfMemory:           "no test can make the kernel run out of memory in bind() alone",
+	elsewhere := map[codes.Code]string{
+		codes.SecondListen:          calls,
+		codes.PortsExhaustedForDest: calls,
+		codes.AddressTentative:      calls,
+		codes.FamilyDisabled:        calls,
+		codes.PortPrivileged:        calls,
+		codes.OutOfMemory:           "no test can make the kernel run out of memory in bind() alone",
 	}
-	for _, code := range diagnosis.Codes() {
+	for _, code := range codes.Codes() {
 		if made[code] == (elsewhere[code] != "") {
 			t.Errorf("%s: a situation: %t; elsewhere: %q", code, made[code], elsewhere[code])
 		}

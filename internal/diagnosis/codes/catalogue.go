@@ -1,4 +1,5 @@
-package diagnosis
+// Package codes has the codes of diagnoses, and what is always true of each.
+package codes
 
 // An Entry is what is always true of a code.
 type Entry struct {
@@ -23,6 +24,9 @@ func (c Code) entry() Entry {
 
 // Short says in one sentence what the code means.
 func (c Code) Short() string { return c.entry().Short }
+
+// Remedy says what to do, where nothing else is known.
+func (c Code) Remedy() string { return c.entry().Remedy }
 
 const (
 	seeListeners   = "`ss -Htlnp 'sport = :PORT'` lists the listeners and their processes."

@@ -1,4 +1,4 @@
-package diagnosis
+package codes
 
 import "slices"
 
