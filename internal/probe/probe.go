@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -147,4 +148,15 @@ type FlagReader interface {
 type BucketReader interface {
 	Read(netns int, ports []uint16) (*bindbucket.Result, error)
 	ReadBuckets(netns int, ports []uint16) (map[uint16]bindbucket.Bucket, error)
+}
+
+// IsLocal returns a function that says whether an address is one of the namespace's own. Where that
+// cannot be found out, all are. The namespace is asked once.
+func IsLocal(ns Namespace) func(netip.Addr) bool {
+	ask := sync.OnceValues(ns.LocalAddresses)
+	return func(addr netip.Addr) bool {
+		known, err := ask()
+		_, ok := known[addr]
+		return ok || err != nil
+	}
 }

@@ -64,7 +64,7 @@ type taking struct {
 func (w *worker) begin(id netns.ID, publish func(func(*Namespace)), walks *walkBudget) *taking {
 	return &taking{
 		worker: w, id: id, publish: noting(&w.memory, publish), walks: walks,
-		local:    newLocal(func() (map[netip.Addr]struct{}, error) { return w.probe.LocalAddresses() }),
+		local:    probe.IsLocal(w.probe),
 		notShown: make(map[ports.GroupKey]bool), dropped: make(map[uint16]int),
 	}
 }
@@ -173,17 +173,6 @@ func (t *taking) chosen() []ports.Group {
 
 func (t *taking) copyOfChosen() []ports.Group {
 	return slices.DeleteFunc(slices.Clone(t.groups.Data), func(g ports.Group) bool { return t.notShown[g.GroupKey] })
-}
-
-// newLocal says whether an address is one of the namespace's own. Where that cannot be found out, all
-// are. The namespace is asked once.
-func newLocal(addresses func() (map[netip.Addr]struct{}, error)) func(netip.Addr) bool {
-	ask := sync.OnceValues(addresses)
-	return func(addr netip.Addr) bool {
-		known, err := ask()
-		_, ok := known[addr]
-		return ok || err != nil
-	}
 }
 
 // expect decides which binds the answers have to be exact for: those that judge asks about, and
@@ -388,16 +377,9 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	return part
 }
 
-// unreserved returns the ports of listeners whose program has named a port that the kernel also
-// chooses for outgoing connections.
+// unreserved returns the ports of servers that an outgoing connection can take.
 func (t *taking) unreserved(named map[uint64]bool) []uint16 {
-	var found []uint16
-	for i := range t.onWatched.Listeners {
-		l := &t.onWatched.Listeners[i]
-		if named[l.Cookie] && t.localPorts.Contains(l.Port) {
-			found = append(found, l.Port)
-		}
-	}
+	found := ports.NamedIn(t.localPorts, t.onWatched.Listeners, named)
 	if len(found) == 0 {
 		return nil
 	}
@@ -405,10 +387,7 @@ func (t *taking) unreserved(named map[uint64]bool) []uint16 {
 	if err != nil {
 		return nil // the error of the stack part says why
 	}
-	slices.Sort(found)
-	return slices.DeleteFunc(slices.Compact(found), func(port uint16) bool {
-		return slices.ContainsFunc(reserved, func(r sock.PortRange) bool { return r.Contains(port) })
-	})
+	return ports.Outside(found, reserved)
 }
 
 // A count is what a dump or a walk of TCP sockets has shown. It is a probe.Visitor and a
