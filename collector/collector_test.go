@@ -218,7 +218,7 @@ func values(text []byte, metric string) map[string]string {
 func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 	const (
 		tcp      = "sockstate_tcp_sockets sockstate_tcp_time_wait_remaining_seconds"
-		listener = "sockstate_tcp_port_split sockstate_tcp_listener_info sockstate_tcp_listener_sockets sockstate_tcp_listener_accept_queue " +
+		listener = "sockstate_tcp_port_split sockstate_tcp_port_shared sockstate_tcp_listener_info sockstate_tcp_listener_sockets sockstate_tcp_listener_accept_queue " +
 			"sockstate_tcp_listener_accept_queue_limit sockstate_tcp_listener_accept_queue_ratio sockstate_tcp_listener_drops_total sockstate_tcp_listener_groups_dropped"
 		netns = "sockstate_netns_time_wait_sockets sockstate_netns_time_wait_limit sockstate_netns_time_wait_overflows_total " +
 			"sockstate_netns_listen_overflows_total sockstate_netns_listen_drops_total sockstate_netns_ephemeral_ports_limit " +

@@ -23,6 +23,7 @@ type listenerFamily struct {
 	drops      *metric.Desc
 	dropped    *metric.Desc
 	split      *metric.Desc
+	shared     *metric.Desc
 }
 
 func newListenerFamily() *listenerFamily {
@@ -45,13 +46,15 @@ func newListenerFamily() *listenerFamily {
 			"Listening addresses on the port that have no series because there are too many.", "netns", "port"),
 		split: metric.Gauge("tcp_port_split",
 			"1 if different servers have IPv4 and IPv6 of the port, or the half named by missing failed to bind; 0 after that.", "netns", "port", "missing"),
+		shared: metric.Gauge("tcp_port_shared",
+			"1 if different servers listen on one address and port by SO_REUSEPORT; 0 after that.", "netns", "port"),
 	}
 }
 
 func (*listenerFamily) name() string { return "listener" }
 
 func (f *listenerFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops, f.dropped, f.split}
+	return []*metric.Desc{f.info, f.sockets, f.queue, f.queueLimit, f.queueRatio, f.drops, f.dropped, f.split, f.shared}
 }
 
 func (*listenerFamily) outcome(s *snapshot.Snapshot) result {
@@ -74,8 +77,15 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *met
 		}
 		ch.Put(f.split, metric.Bool(p.Now), netns, ch.Port(p.Number), missing)
 	}
+	var mixed map[uint16]bool
 	for i := range ns.Listeners.Data {
 		g := &ns.Listeners.Data[i]
+		if g.Mixed {
+			if mixed == nil {
+				mixed = make(map[uint16]bool)
+			}
+			mixed[g.Port] = true
+		}
 		seen := ns.Seen.TCP(g.Port)
 		labels := groupValues(ch, netns, &g.GroupKey, g.Interface)
 		group := labels[:]
@@ -95,6 +105,11 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *met
 		}
 		if seen.GroupsDropped && (i == 0 || g.Port != ns.Listeners.Data[i-1].Port) {
 			ch.Put(f.dropped, float64(ns.GroupsDropped[g.Port]), netns, ch.Port(g.Port))
+		}
+	}
+	for _, p := range ns.Watch.Data.Ports {
+		if ns.Seen.TCP(p.Number).Mixed {
+			ch.Put(f.shared, metric.Bool(mixed[p.Number]), netns, ch.Port(p.Number))
 		}
 	}
 }

@@ -81,6 +81,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	}
 	reused := group(80, "0.0.0.0", 0)
 	reused.Sockets, reused.Queue, reused.QueueLimit, reused.QueueRatio, reused.Drops = 4, 130, 512, 129.0/128, math.MaxUint32+1
+	reused.Mixed = true
 	dual, only, mapped := group(80, "::", 0), group(4840, "::", 0), group(4840, "::ffff:192.0.2.1", 0)
 	only.V6Only = true
 	mapped.DropsKnown = false

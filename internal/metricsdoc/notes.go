@@ -103,6 +103,13 @@ func notes() map[string]note {
 			absent: "if the flag of a socket is not known, and no other socket lacks it",
 			source: "`skc_reuseport` by eBPF, or getsockopt(2) by pidfd_getfd(2)",
 		},
+		"tcp_port_shared": {
+			unit: flags,
+			details: "Servers are different if they belong to different units or containers, or, outside of these, if their programs have different names. " +
+				"The kernel gives each new connection to one of the sockets.",
+			absent: "before the port was first seen so",
+			source: "sock_diag, and the owners of the sockets",
+		},
 		"tcp_port_unreserved": {
 			unit: flags,
 			details: "The port is in `net.ipv4.ip_local_port_range` and not in `net.ipv4.ip_local_reserved_ports`, and the program that listens has named it. " +

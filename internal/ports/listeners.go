@@ -66,6 +66,10 @@ type Group struct {
 	Others     []owner.Owner
 	OthersMore int
 
+	// Mixed says that owners of the group are different servers: of different units or containers, or,
+	// outside of these, programs with different names.
+	Mixed bool
+
 	// V6Only says that every socket of the group has IPV6_V6ONLY: the group does not serve IPv4.
 	V6Only bool
 

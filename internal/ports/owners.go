@@ -26,7 +26,7 @@ func SetOwners(groups []Group, listeners []Listener, owners map[uint64]owner.Own
 	index := make(map[GroupKey]int, len(groups))
 	for i := range groups {
 		index[groups[i].GroupKey] = i
-		groups[i].Owner, groups[i].Others, groups[i].OthersMore = owner.Owner{}, nil, 0
+		groups[i].Owner, groups[i].Others, groups[i].OthersMore, groups[i].Mixed = owner.Owner{}, nil, 0, false
 	}
 	type process struct {
 		group, pid int
@@ -56,5 +56,14 @@ func SetOwners(groups []Group, listeners []Listener, owners map[uint64]owner.Own
 			g.OthersMore++
 		}
 		counted[who] = true
+		g.Mixed = g.Mixed || differ(&g.Owner, &of)
 	}
+}
+
+// differ: workers of one server may have different names.
+func differ(a, b *owner.Owner) bool {
+	if a.Service() != "" || b.Service() != "" {
+		return a.Service() != b.Service()
+	}
+	return a.Process != b.Process
 }

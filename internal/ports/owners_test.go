@@ -33,3 +33,35 @@ func TestAllOwnersOfAGroupAreNamedAndTheRestIsCounted(t *testing.T) {
 		t.Errorf("owner %+v, others %+v, want only why nobody is known", g.Owner, g.Others)
 	}
 }
+
+func TestGroupsOfDifferentServersAreMixed(t *testing.T) {
+	key := GroupKey{Port: 80}
+	listeners := []Listener{{GroupKey: key, Cookie: 1}, {GroupKey: key, Cookie: 2}, {GroupKey: key, Cookie: 3}}
+	web := owner.Owner{Process: "web", PID: 5, Unit: "web.service"}
+	worker := owner.Owner{Process: "web: worker", PID: 6, Unit: "web.service"}
+	other := owner.Owner{Process: "web", PID: 7, Unit: "other.service"}
+	for _, tt := range []struct {
+		name   string
+		owners []owner.Owner
+		want   bool
+	}{
+		{"workers of one unit", []owner.Owner{web, worker, worker}, false},
+		{"two units", []owner.Owner{web, worker, other}, true},
+		{"a unit and a program without one", []owner.Owner{web, {Process: "web", PID: 8}}, true},
+		{"processes of one program", []owner.Owner{{Process: "a", PID: 8}, {Process: "a", PID: 9}}, false},
+		{"two programs", []owner.Owner{{Process: "a", PID: 8}, {Process: "b", PID: 9}}, true},
+		{"one that is not known", []owner.Owner{{Process: "a", PID: 8}, {Absence: owner.NoProcess}}, false},
+		{"more than have room", []owner.Owner{{Process: "a", PID: 8}, {Process: "a", PID: 9}, {Process: "b", PID: 10}}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			owners := make(map[uint64]owner.Owner)
+			for i, o := range tt.owners {
+				owners[listeners[i].Cookie] = o
+			}
+			groups := []Group{{GroupKey: key, Mixed: !tt.want}}
+			if SetOwners(groups, listeners, owners); groups[0].Mixed != tt.want {
+				t.Errorf("mixed %v, want %v", groups[0].Mixed, tt.want)
+			}
+		})
+	}
+}

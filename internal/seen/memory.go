@@ -74,6 +74,10 @@ func (m *Memory) Listeners(groups []ports.Group, dropped map[uint16]int, whole b
 			continue
 		}
 		m.see(&m.seen.tcp.ports, n, g.Family, sock.States(sock.StateListen))
+		if g.Mixed && !m.seen.tcp.ports[n].Mixed {
+			m.own()
+			m.seen.tcp.ports[n].Mixed = true
+		}
 		if g.Sockets > 1 || m.seen.tcp.ports[n].shared[g.GroupKey] {
 			if several == nil {
 				several = make(map[uint16][]ports.GroupKey)

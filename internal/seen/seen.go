@@ -24,6 +24,9 @@ type Port struct {
 	// GroupsDropped says that the port had too many listener groups.
 	GroupsDropped bool
 
+	// Mixed says that different servers listened on one address and port.
+	Mixed bool
+
 	// Unreserved says that an outgoing connection could take the port from its server.
 	Unreserved bool
 

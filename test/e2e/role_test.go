@@ -45,7 +45,7 @@ func becomeExporter(args []string) error {
 }
 
 // serve is a server as many are: without SO_REUSEADDR, trying again while its port is taken,
-// and saying what it does.
+// and saying what it does. With a second argument it sets SO_REUSEPORT.
 func serve(args []string) error {
 	addr, err := netip.ParseAddrPort(args[0])
 	if err != nil {
@@ -61,6 +61,11 @@ func serve(args []string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
+	}
+	if len(args) > 1 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fmt.Errorf("set SO_REUSEPORT: %w", err)
+		}
 	}
 	sa := &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}
 	for tries := 0; ; tries++ {

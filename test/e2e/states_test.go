@@ -42,6 +42,7 @@ const (
 	portEphemeral    = 48400 // listens, in ip_local_port_range
 	portPrivileged   = 443   // bind fails: not allowed
 	portTaken        = 4017  // bind fails: another program listens
+	portShared       = 4018  // two programs listen
 )
 
 // The instances, each of which has a namespace of its own.
@@ -130,13 +131,16 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 	reuse := kerneltest.Options{ReuseAddr: true}
 	notClosing := ns.Listen(t, loopback(portCloseWait), kerneltest.Options{})
 	notClosing.Peers(t, kerneltest.StateCloseWait, 11, client)
-	other := start(t, "server", launch.InRole(t, ns, "server", loopback(portTaken).String()))
-	eventually(t, "the other program listens", func() string {
-		if !has(other, "listening") {
-			return other.String()
-		}
-		return ""
-	})
+	ns.Listen(t, loopback(portShared), kerneltest.Options{ReusePort: true})
+	for _, args := range [][]string{{loopback(portTaken).String()}, {loopback(portShared).String(), "reuseport"}} {
+		other := start(t, "server", launch.InRole(t, ns, "server", args...))
+		eventually(t, "the other program listens", func() string {
+			if !has(other, "listening") {
+				return other.String()
+			}
+			return ""
+		})
+	}
 	first, second := ns.Bind(t, loopback(portListenFailed), reuse), ns.Bind(t, loopback(portListenFailed), reuse)
 	if err := unix.Listen(first.FD(), 1); err != nil {
 		t.Fatal(err)
