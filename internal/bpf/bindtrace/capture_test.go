@@ -48,7 +48,7 @@ func open(t *testing.T, s *kerneltest.Socket, state sock.State, flags sock.Reuse
 		t.Fatal(err)
 	}
 	return Blocker{
-		Socket: bhash.Socket{Port: testPort, Addr: s.Addr().Addr(), State: state, ReuseFlags: flags},
+		Socket: bhash.Socket{Port: testPort, Addr: s.Addr().Addr(), State: state, ReuseFlags: flags, NamedPort: state == sock.StateListen},
 		Inode:  st.Ino, Own: true,
 	}
 }
@@ -97,7 +97,7 @@ func nobodyListens(t *testing.T, ns *kerneltest.NetNS) Blocker {
 	}
 	return Blocker{
 		Socket: bhash.Socket{
-			Port: testPort, Addr: v4any, State: sock.StateListen, UID: nobody, ReuseFlags: sock.ReuseFlags{ReusePort: true},
+			Port: testPort, Addr: v4any, State: sock.StateListen, NamedPort: true, UID: nobody, ReuseFlags: sock.ReuseFlags{ReusePort: true},
 		},
 		Inode: st.Ino, Own: true,
 	}
@@ -464,7 +464,7 @@ func TestCaptureOfAProcessThatEndsAtOnce(t *testing.T) {
 				t.Fatalf("event %+v", e)
 			}
 			b := e.Blockers[0]
-			want := Blocker{Socket: bhash.Socket{Port: testPort, Addr: v4lo, State: sock.StateListen}}
+			want := Blocker{Socket: bhash.Socket{Port: testPort, Addr: v4lo, State: sock.StateListen, NamedPort: true}}
 			if e.Port == otherPort {
 				want = Blocker{
 					Socket: bhash.Socket{Port: otherPort, Addr: v4lo2, State: sock.StateEstablished},
