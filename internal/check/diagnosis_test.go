@@ -76,7 +76,16 @@ func TestHalvesInDifferentHandsAreASplitPort(t *testing.T) {
 	if _, p := answers(t, ns, ExitBlocked, "4840"); p.Split != nil {
 		t.Errorf("split %+v, want none: 127.0.0.1 is no wildcard", p.Split)
 	}
-	_, p := answers(t, kerneltest.New(t), ExitFree, "4840")
+	pid := startServer(t, ns, "shared-any")
+	_, p := answers(t, ns, ExitBlocked, "4840")
+	// The two processes of the test may belong to one unit. Then they count as one server.
+	unit := p.Listeners[0].Owner.Place()
+	if split := p.Split != nil && p.Split.Code == codes.SplitPort; split != (unit == "") {
+		t.Errorf("split %+v, in unit %q", p.Split, unit)
+	} else if want := fmt.Sprintf("shared-any (pid %d)", pid); split && !strings.Contains(p.Split.Sentence, want) {
+		t.Errorf("split: %s, want %s", p.Split.Sentence, want)
+	}
+	_, p = answers(t, kerneltest.New(t), ExitFree, "4840")
 	if p.Split != nil || p.Diagnosis != nil {
 		t.Errorf("a free port has a diagnosis: %+v, %+v", p.Split, p.Diagnosis)
 	}

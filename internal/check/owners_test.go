@@ -20,7 +20,8 @@ import (
 const asServer = "SOCKSTATE_TEST_AS_SERVER"
 
 // serve listens on the port, connects to itself, and closes the client's end of one of two
-// connections. One whose name begins with "shared" only listens, with SO_REUSEPORT.
+// connections. One whose name begins with "shared" only listens, with SO_REUSEPORT: "shared-any" on
+// 0.0.0.0, others on 127.0.0.1.
 // A line on standard output says that all that is there.
 func serve(name string) error {
 	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
@@ -31,6 +32,9 @@ func serve(name string) error {
 		return err
 	}
 	addr := &unix.SockaddrInet4{Port: port, Addr: lo4.As4()}
+	if name == "shared-any" {
+		addr.Addr = [4]byte{}
+	}
 	if strings.HasPrefix(name, "shared") {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ type host struct {
 	programs string // directory
 	recorder *failures.Recorder
 	finder   *owner.Finder
+	updating sync.Mutex // of the recorder, by several tests
 	sets     map[uint32][]watch.Set
 	turns    chan struct{} // holds a token for each failure whose diagnosis is not there yet
 }
@@ -148,6 +150,8 @@ func newTracer(t *testing.T, ns *kerneltest.NetNS, opts bindtrace.Options) (trac
 
 func (h *host) recent(t *testing.T) []failures.Recent {
 	t.Helper()
+	h.updating.Lock()
+	defer h.updating.Unlock()
 	binds, err := h.recorder.Update(h.sets, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -187,7 +191,12 @@ const patience = 3 * time.Minute
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !f(); time.Sleep(10 * time.Millisecond) {
+	eventuallyEvery(t, 10*time.Millisecond, what, f)
+}
+
+func eventuallyEvery(t *testing.T, interval time.Duration, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(interval) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not so after %v: %s", patience, what)
 		}
