@@ -435,12 +435,18 @@ func (s states) orphan(ns *kerneltest.NetNS) {
 	s.t.Helper()
 	l := ns.Listen(s.t, loopback(portEverywhere), kerneltest.Options{})
 	much := make([]byte, 1<<20)
+	var left []*kerneltest.Peer
+	s.t.Cleanup(func() {
+		for _, p := range left {
+			_ = p.Close()
+		}
+	})
 	s.every(10*time.Second, "leave an orphan", func() error {
 		peers, err := l.OpenPeers(kerneltest.StateEstablished, 1, loopback(0).Addr())
 		if err != nil {
 			return err
 		}
-		s.t.Cleanup(func() { _ = peers[0].Close() })
+		left = append(left, peers[0])
 		for {
 			if _, err := unix.Write(peers[0].Local.FD(), much); errors.Is(err, unix.EAGAIN) {
 				return peers[0].Local.Orphan()
