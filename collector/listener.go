@@ -1,15 +1,13 @@
 package collector
 
 import (
+	"slices"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
-	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -77,15 +75,8 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *met
 		}
 		ch.Put(f.split, metric.Bool(p.Now), netns, ch.Port(p.Number), missing)
 	}
-	var mixed map[uint16]bool
 	for i := range ns.Listeners.Data {
 		g := &ns.Listeners.Data[i]
-		if g.Mixed {
-			if mixed == nil {
-				mixed = make(map[uint16]bool)
-			}
-			mixed[g.Port] = true
-		}
 		seen := ns.Seen.TCP(g.Port)
 		labels := groupValues(ch, netns, &g.GroupKey, g.Interface)
 		group := labels[:]
@@ -109,7 +100,8 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *met
 	}
 	for _, p := range ns.Watch.Data.Ports {
 		if ns.Seen.TCP(p.Number).Mixed {
-			ch.Put(f.shared, metric.Bool(mixed[p.Number]), netns, ch.Port(p.Number))
+			now := slices.ContainsFunc(ns.Listeners.Data, func(g ports.Group) bool { return g.Port == p.Number && g.Mixed })
+			ch.Put(f.shared, metric.Bool(now), netns, ch.Port(p.Number))
 		}
 	}
 }
@@ -120,15 +112,5 @@ func groupLabels() []string {
 }
 
 func groupValues(ch *metric.Sink, netns string, g *ports.GroupKey, device string) [5]string {
-	return [...]string{netns, ch.Address(g.Address), ch.Port(g.Port), g.Family.String(), interfaceLabel(device, g.Ifindex)}
-}
-
-// interfaceLabel is the device's name. If Printable changed the name, the index follows it:
-// otherwise two devices could have the same name, and their samples the same labels.
-func interfaceLabel(device string, ifindex uint32) string {
-	name := sock.Printable(device)
-	if strings.ContainsRune(name, unicode.ReplacementChar) {
-		name += "#" + strconv.FormatUint(uint64(ifindex), 10)
-	}
-	return name
+	return [...]string{netns, ch.Address(g.Address), ch.Port(g.Port), g.Family.String(), metric.InterfaceLabel(device, g.Ifindex)}
 }

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -342,20 +343,24 @@ func TestLatestFailureSaysWhenAndByWhom(t *testing.T) {
 	ns := kerneltest.New(t)
 	e := startTracing(t, ns)
 	c := call{"ipv4", "tcp"}
+	const comm = "/proc/self/comm"
+	before, err := os.ReadFile(comm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(comm, bytes.TrimSuffix(before, []byte("\n")), 0) })
 	failAs := func(name string) {
 		t.Helper()
-		err := ns.Run(func() error {
-			if err := os.WriteFile("/proc/thread-self/comm", []byte(name), 0); err != nil {
-				return err
-			}
-			return c.bind(c.foreign(boundPort), nil)
-		})
+		if err := os.WriteFile(comm, []byte(name), 0); err != nil {
+			t.Fatal(err)
+		}
+		err := ns.Run(func() error { return c.bind(c.foreign(boundPort), nil) })
 		if !errors.Is(err, unix.EADDRNOTAVAIL) {
 			t.Fatal(err)
 		}
 	}
-	const want = `sockstate_bind_last_failure_timestamp_seconds{errno="EADDRNOTAVAIL",family="ipv4",port="2743",process="e` +
-		"\uFFFD" + `il\"}` + "\uFFFD" + `",protocol="tcp"}`
+	const want = `sockstate_bind_last_failure_timestamp_seconds{diagnosis="address_missing",errno="EADDRNOTAVAIL",family="ipv4",port="2743",process="e` +
+		"\uFFFD" + `il\"}` + "\uFFFD" + `",protocol="tcp",reuseaddr="false"}`
 	began := time.Now()
 	failAs("first")
 	// Events are read in the background, and are lost while others fill the ring.
