@@ -34,7 +34,7 @@ type Binds struct {
 	// Failing are the watched ports where a bind() has failed, and say whether binds fail now.
 	Failing []failing.State
 
-	// Conflicts count the bind() calls that failed with EADDRINUSE, by cause. A call counts a
+	// Conflicts count the bind() calls that failed with EADDRINUSE, by diagnosis. A call counts a
 	// moment after its event was read. Calls whose event was lost are missing.
 	Conflicts []ConflictCount
 
