@@ -398,7 +398,7 @@ func (of *situation) happens(s *scene, thorough bool) bool {
 	s.turns <- struct{}{}
 	began := time.Now()
 	p := s.start(s.t, binder, as(of.user), s.steps(append(slices.Clone(of.before), of.bind)...)...)
-	d := s.diagnosis(p.Process.Pid)
+	d := s.diagnosis(p.Process.Pid, of.afterwards)
 	<-s.turns
 	ok := of.check(s, p, &d)
 	if thorough {
@@ -408,13 +408,14 @@ func (of *situation) happens(s *scene, thorough bool) bool {
 	return ok
 }
 
-// diagnosis waits for that of the process.
-func (s *scene) diagnosis(pid int) (d diagnosis.Diagnosis) {
+// diagnosis waits for that of the process: afterwards for what is found out after the call.
+func (s *scene) diagnosis(pid int, afterwards bool) (d diagnosis.Diagnosis) {
 	s.t.Helper()
 	eventually(s.t, "the failure has a diagnosis", func() bool {
 		rows := s.recent(s.t)
 		i := slices.IndexFunc(rows, func(r failures.Recent) bool {
-			return int(r.PID) == pid && r.Diagnosis().Sentence != "the exporter has not looked for the blocking socket"
+			found := r.Diagnosis()
+			return int(r.PID) == pid && found.Sentence != "the exporter has not looked for the blocking socket" && (found.Afterwards || !afterwards)
 		})
 		if i < 0 {
 			return false
