@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -343,18 +342,11 @@ func TestLatestFailureSaysWhenAndByWhom(t *testing.T) {
 	ns := kerneltest.New(t)
 	e := startTracing(t, ns)
 	c := call{"ipv4", "tcp"}
-	const comm = "/proc/self/comm"
-	before, err := os.ReadFile(comm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.WriteFile(comm, bytes.TrimSuffix(before, []byte("\n")), 0) })
 	failAs := func(name string) {
 		t.Helper()
-		if err := os.WriteFile(comm, []byte(name), 0); err != nil {
-			t.Fatal(err)
-		}
-		err := ns.Run(func() error { return c.bind(c.foreign(boundPort), nil) })
+		err := as(name, func() error {
+			return ns.Run(func() error { return c.bind(c.foreign(boundPort), nil) })
+		})
 		if !errors.Is(err, unix.EADDRNOTAVAIL) {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,22 +33,34 @@ func hostileNames() map[string]string {
 	}
 }
 
+// as does something while this process has another name, which is that of its main thread.
+func as(name string, do func() error) error {
+	const comm = "/proc/self/comm"
+	before, err := os.ReadFile(comm)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(comm, []byte(name), 0); err != nil {
+		return err
+	}
+	return errors.Join(do(), os.WriteFile(comm, bytes.TrimSuffix(before, []byte("\n")), 0))
+}
+
 // failAs fails to bind to the port, as a process of that name.
 func failAs(ns *kerneltest.NetNS, name string, port uint16) error {
-	return ns.Run(func() error { // on a thread of its own
-		if err := os.WriteFile("/proc/thread-self/comm", []byte(name), 0); err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(port)}); !errors.Is(err, unix.EADDRINUSE) {
-			return fmt.Errorf("bind: %w, want %w", err, unix.EADDRINUSE)
-		}
-		return nil
-	})
+	return as(name, func() error { return ns.Run(func() error { return bindInUse(port) }) })
+}
+
+func bindInUse(port uint16) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: int(port)}); !errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("bind: %w, want %w", err, unix.EADDRINUSE)
+	}
+	return nil
 }
 
 // besideOthersWithEvents keeps storms of failing binds of other packages away.

@@ -126,7 +126,7 @@ func failOnce() error {
 	for i := range name {
 		name[i] = byte(rand.IntN(256))
 	}
-	if err := os.WriteFile("/proc/thread-self/comm", name[:], 0); err != nil {
+	if err := os.WriteFile("/proc/self/comm", name[:], 0); err != nil {
 		return fmt.Errorf("take a name: %w", err)
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
