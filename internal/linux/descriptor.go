@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,14 @@ import (
 type SocketFD struct {
 	FD    int
 	Inode uint32 // of the socket, in sockfs
+}
+
+// A SocketHolder is a process that has sockets open.
+type SocketHolder struct {
+	PID    int
+	Start  uint64 // in clock ticks after boot
+	Thread int    // that has the descriptors; 0: the main one
+	FDs    []SocketFD
 }
 
 const (
@@ -60,6 +69,35 @@ func SocketFDs(ctx context.Context, dir string, f func(SocketFD) bool) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// SocketsOf returns the wanted sockets that a process has open, and the thread that shows them if the
+// main thread does not. proc is where procfs is mounted.
+func SocketsOf(ctx context.Context, proc string, pid int, wanted func(inode uint32) bool) (held []SocketFD, thread int, err error) {
+	process := filepath.Join(proc, strconv.Itoa(pid))
+	held, some, err := socketsIn(ctx, filepath.Join(process, "fd"), wanted)
+	if some || err != nil {
+		return held, 0, err
+	}
+	for _, thread := range ThreadsOfEnded(proc, pid) {
+		held, some, err := socketsIn(ctx, filepath.Join(process, "task", strconv.Itoa(thread), "fd"), wanted)
+		if some || err != nil {
+			return held, thread, err
+		}
+	}
+	return nil, 0, nil
+}
+
+// socketsIn returns the wanted sockets in a directory of descriptors, and whether it has any socket.
+func socketsIn(ctx context.Context, dir string, wanted func(inode uint32) bool) (held []SocketFD, sockets bool, err error) {
+	err = SocketFDs(ctx, dir, func(s SocketFD) bool {
+		sockets = true
+		if wanted(s.Inode) {
+			held = append(held, s)
+		}
+		return true
+	})
+	return held, sockets, err
 }
 
 // OpenSocketFDs returns those of the descriptors that still refer to the same socket. dir is

@@ -2,6 +2,7 @@ package linux
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +44,32 @@ func IsKernelThread(proc string, pid int) bool {
 	}
 	flags, err := strconv.ParseUint(fields[6], 10, 64)
 	return err == nil && flags&pfKthread != 0
+}
+
+// InInitPIDNamespace reports whether procfs shows the processes of the initial pid namespace, and
+// so those of the host. Only that namespace has kernel threads. Where hidepid hides them, the
+// namespace of this process decides.
+func InInitPIDNamespace(proc string) bool {
+	const (
+		kthreadd      = 2
+		procPIDInitNo = 0xEFFFFFFC // PROC_PID_INIT_INO of include/linux/proc_ns.h
+	)
+	if IsKernelThread(proc, kthreadd) {
+		return true
+	}
+	var st unix.Stat_t
+	err := unix.Stat(filepath.Join(proc, "self/ns/pid"), &st)
+	return err == nil && st.Ino == procPIDInitNo
+}
+
+// ProcessStart returns when a process started, in clock ticks after boot.
+func ProcessStart(proc string, pid int) (uint64, error) {
+	const starttime = 22 - 3
+	fields := statFields(proc, pid)
+	if len(fields) <= starttime {
+		return 0, fmt.Errorf("read start of process %d: %w", pid, os.ErrNotExist)
+	}
+	return strconv.ParseUint(fields[starttime], 10, 64)
 }
 
 // statFields returns the fields of /proc/PID/stat from the third on, the state. The second, the name,
