@@ -3,9 +3,9 @@
 //
 // # Sockets
 //
-// [Finder.Find] answers from memory. The Finder reads the links in /proc/PID/fd of all processes
-// only when a new socket appears, or an owner does not have its socket any more. It does so in a
-// goroutine of its own: the caller waits at most [Options.Wait], and the next call has the answer.
+// [Finder.Find] answers from memory. The Finder scans the descriptors of all processes only when a new
+// socket appears, or an owner does not have its socket any more. It asks [Options.Searcher] for them, or
+// reads the links in /proc/PID/fd without one, or after it failed. It does so in a goroutine of its own: the caller waits at most [Options.Wait], and the next call has the answer.
 // Scans take at most a tenth of one CPU, however fast sockets come and go.
 //
 // Each Find checks one descriptor of each owner (of 128 of them), and of 8 sockets at least. So an
@@ -25,7 +25,7 @@
 // A process has the name of its main thread. The kernel cuts that after 15 bytes; a longer name is
 // that of the executable or the script (see linux.ProcessName). If the main thread has ended while
 // others go on, one of them shows the descriptors. A thread with descriptors of its own (CLONE_FILES
-// not set) is not looked into.
+// not set) is only looked into by a Searcher.
 //
 // [Finder.Lookup] is for the sockets that made a bind fail, by inode. It shares scans with Find.
 //
@@ -68,9 +68,12 @@
 //     PTRACE_MODE_READ_FSCREDS), and to see the process at all where procfs is mounted with
 //     hidepid.
 //
-// One without the other finds nothing. Every scan needs both, so the caller must keep them. Yama's
-// ptrace_scope does not matter: it restricts PTRACE_MODE_ATTACH. [Finder.Shortfalls] says what is
-// missing.
+// With a Searcher, neither is needed to find an owner. They then show at once that it has closed a socket
+// and goes on, which otherwise takes a minute.
+//
+// Without a Searcher, one without the other finds nothing. Every scan needs both, so the caller must keep
+// them. Yama's ptrace_scope does not matter: it restricts PTRACE_MODE_ATTACH. [Finder.Shortfalls] says
+// what is missing.
 //
 // procfs shows the processes of one pid namespace. In a container with a pid namespace of its own,
 // only owners in that container are found. Share the host's pid namespace, or mount the host's

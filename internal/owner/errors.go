@@ -16,12 +16,16 @@ func (f *Finder) Shortfalls() []*sock.UnavailableError {
 	add := func(reason, need string) {
 		short = append(short, &sock.UnavailableError{Feature: "socket owners", Reason: reason, Need: need})
 	}
+	ptrace, list := "for the sockets of other users' processes", "to list other users' descriptors"
+	if f.searcher != nil {
+		ptrace = "to see at once what other users' processes have closed"
+		list = ptrace
+	}
 	if !linux.HasCap(unix.CAP_SYS_PTRACE) {
-		add(sock.ReasonCapSysPtrace, "CAP_SYS_PTRACE for the sockets of other users' processes")
+		add(sock.ReasonCapSysPtrace, "CAP_SYS_PTRACE "+ptrace)
 	}
 	if !linux.HasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE) {
-		add(sock.ReasonCapDACReadSearch,
-			"CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended")
+		add(sock.ReasonCapDACReadSearch, "CAP_DAC_READ_SEARCH "+list+", and for the cgroup of a process that ended")
 	}
 	if !f.root {
 		add(sock.ReasonPIDNamespace, "procfs of the initial pid namespace for processes outside of this one")
@@ -34,6 +38,3 @@ func (f *Finder) Shortfalls() []*sock.UnavailableError {
 	}
 	return short
 }
-
-// blind reports whether there may be processes of which a scan sees nothing.
-func (f *Finder) blind() bool { return !f.root || !linux.HasCap(unix.CAP_SYS_PTRACE) }

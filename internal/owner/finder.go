@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/procfs"
+
+	"sockstate_exporter/internal/linux"
 )
 
 // Options configure a Finder. The zero value is for the host that it runs on.
@@ -14,6 +16,14 @@ type Options struct {
 	Proc   string        // where procfs is mounted; empty: /proc
 	Cgroup string        // where cgroups are mounted; empty: /sys/fs/cgroup
 	Wait   time.Duration // how long Find waits for a scan; 0: 250ms
+
+	Searcher Searcher // nil: procfs is scanned
+}
+
+// A Searcher finds the processes that have some sockets open, for less than a scan of procfs takes:
+// *sockfiles.Reader.
+type Searcher interface {
+	Search(ctx context.Context, wanted func(inode uint32) bool) ([]linux.SocketHolder, error)
 }
 
 const (
@@ -39,6 +49,9 @@ const (
 	// After a scan the Finder rests for this many times the CPU time of the scan. So scans take at
 	// most a tenth of a CPU, also on a host whose listeners come and go all the time.
 	restFactor = 9
+
+	// Where the Searcher fails, procfs is scanned for so long.
+	searchAgain = 10 * time.Minute
 )
 
 // A Finder finds the owners of sockets. Its methods may be called concurrently.
@@ -48,6 +61,9 @@ type Finder struct {
 	cgroup *cgroupIDs
 	wait   time.Duration
 	root   bool // procfs shows the initial pid namespace
+
+	searcher    Searcher
+	procfsUntil time.Time // after the Searcher has failed; only the worker uses it
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -83,9 +99,11 @@ func New(opts Options) (*Finder, error) {
 		fs:      fs,
 		cgroup:  openCgroupIDs(opts.Cgroup),
 		wait:    opts.Wait,
-		root:    inInitPIDNamespace(opts.Proc),
+		root:    linux.InInitPIDNamespace(opts.Proc),
 		known:   make(map[Socket]*entry),
 		changed: make(chan struct{}),
+
+		searcher: opts.Searcher,
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f, nil
@@ -120,7 +138,7 @@ func (f *Finder) Find(ctx context.Context, sockets []Socket) (map[uint64]Owner, 
 // find is Find, and waits until ctx ends. It returns an Owner for each socket. all says that these are
 // all sockets that callers of Find ask about.
 func (f *Finder) find(ctx context.Context, sockets []Socket, all bool) ([]Owner, error) {
-	f.lose(lost(f.ask(sockets, all)))
+	f.lose(f.lost(f.ask(sockets, all)))
 	for {
 		owners, complete, changed, err := f.answer(sockets)
 		if complete {

@@ -71,9 +71,11 @@ func ownerOf(t testing.TB, f *Finder, name string, pid, processes int) Owner {
 	}
 }
 
-func TestSocketsOfThisProcess(t *testing.T) {
+func TestSocketsOfThisProcess(t *testing.T) { eachWay(t, socketsOfThisProcess) }
+
+func socketsOfThisProcess(t *testing.T, opts Options) {
 	ns := kerneltest.New(t)
-	f := newFinder(t, Options{})
+	f := newFinder(t, opts)
 	addr := netip.MustParseAddrPort("127.0.0.1:4840")
 	var sockets []Socket
 	want := make(map[uint64]Owner)
@@ -112,8 +114,10 @@ func TestNameIsWhateverTheProcessCallsItself(t *testing.T) {
 	}
 }
 
-func TestNameIsTheMainThreads(t *testing.T) {
-	f := newFinder(t, Options{})
+func TestNameIsTheMainThreads(t *testing.T) { eachWay(t, nameIsTheMainThreads) }
+
+func nameIsTheMainThreads(t *testing.T, opts Options) {
+	f := newFinder(t, opts)
 	got, cmd := start(t, kerneltest.New(t), task{Name: []byte("main"), ThreadName: "other", Listen: true}, nil)
 	check(t, find(t, f, got.Socket), map[uint64]Owner{
 		got.Socket.Cookie: ownerOf(t, f, "main", cmd.Process.Pid, 1),
@@ -121,8 +125,12 @@ func TestNameIsTheMainThreads(t *testing.T) {
 }
 
 func TestEverySocketOfAReuseportGroupHasItsOwnOwner(t *testing.T) {
+	eachWay(t, everySocketOfAReuseportGroupHasItsOwnOwner)
+}
+
+func everySocketOfAReuseportGroupHasItsOwnOwner(t *testing.T, opts Options) {
 	ns := kerneltest.New(t)
-	f := newFinder(t, Options{})
+	f := newFinder(t, opts)
 	a, cmdA := start(t, ns, task{Name: []byte("a"), Listen: true}, nil)
 	b, cmdB := start(t, ns, task{Name: []byte("b"), Listen: true}, nil)
 	check(t, find(t, f, a.Socket, b.Socket), map[uint64]Owner{
@@ -132,7 +140,11 @@ func TestEverySocketOfAReuseportGroupHasItsOwnOwner(t *testing.T) {
 }
 
 func TestInheritedSocketIsTheOldestProcess(t *testing.T) {
-	f := newFinder(t, Options{})
+	eachWay(t, inheritedSocketIsTheOldestProcess)
+}
+
+func inheritedSocketIsTheOldestProcess(t *testing.T, opts Options) {
+	f := newFinder(t, opts)
 	got, cmd := start(t, kerneltest.New(t), task{Name: []byte("parent"), Listen: true, Children: 2}, nil)
 	check(t, find(t, f, got.Socket), map[uint64]Owner{
 		got.Socket.Cookie: ownerOf(t, f, "parent", cmd.Process.Pid, 3),
@@ -155,7 +167,11 @@ func endParent(t *testing.T, cmd *kerneltest.Cmd) {
 }
 
 func TestSocketOfAProcessThatEndedHasNoOwner(t *testing.T) {
-	f := newFinder(t, Options{})
+	eachWay(t, socketOfAProcessThatEndedHasNoOwner)
+}
+
+func socketOfAProcessThatEndedHasNoOwner(t *testing.T, opts Options) {
+	f := newFinder(t, opts)
 	got, cmd := start(t, kerneltest.New(t), task{Listen: true}, nil)
 	if n := len(find(t, f, got.Socket)); n != 1 {
 		t.Fatalf("%d owners, want 1", n)

@@ -11,13 +11,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 const (
@@ -42,6 +45,7 @@ type task struct {
 	Drop       bool     // become nobody, after that
 	Below      string   // make this cgroup in Delegated and move into it, after that
 	Find       []Socket // find the owners of these
+	Search     bool     // by eBPF
 
 	Pass      bool // send the listener over a Unix socket, do not receive it, and close it
 	EndLeader bool // end the main thread
@@ -83,6 +87,32 @@ func start(t *testing.T, ns *kerneltest.NetNS, do task, prepare func(*kerneltest
 		t.Fatalf("helper process: %v", err)
 	}
 	return got, cmd
+}
+
+// eachWay runs a test with each way to search for sockets.
+func eachWay(t *testing.T, test func(*testing.T, Options)) {
+	t.Helper()
+	t.Run("procfs", func(t *testing.T) { test(t, Options{}) })
+	t.Run("bpf", func(t *testing.T) { test(t, Options{Searcher: searcher(t)}) })
+}
+
+func searcher(t testing.TB) Searcher {
+	t.Helper()
+	kerneltest.RequireRoot(t)
+	r, err := sockfiles.New()
+	var unavailable *sock.UnavailableError
+	if errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason) {
+		kerneltest.Skip(t, "%v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
 }
 
 func asNobody(caps ...uintptr) func(*kerneltest.Cmd) {
@@ -143,6 +173,15 @@ func (do task) run(got *report) error {
 			}
 		}
 	}
+	opts := Options{Wait: patience}
+	if do.Search {
+		r, err := sockfiles.New()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		opts.Searcher = r
+	}
 	proc := "/proc"
 	if do.Procfs != nil {
 		proc = os.TempDir()
@@ -178,7 +217,8 @@ func (do task) run(got *report) error {
 	if do.Find == nil {
 		return nil
 	}
-	f, err := New(Options{Proc: proc, Wait: patience})
+	opts.Proc = proc
+	f, err := New(opts)
 	if err != nil {
 		return err
 	}

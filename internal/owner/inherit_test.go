@@ -11,10 +11,10 @@ import (
 )
 
 // all returns a Finder that can see all processes.
-func all(t *testing.T) *Finder {
+func all(t *testing.T, opts Options) *Finder {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	f := newFinder(t, Options{})
+	f := newFinder(t, opts)
 	if !f.root {
 		kerneltest.Skip(t, "needs procfs of the initial pid namespace")
 	}
@@ -22,9 +22,13 @@ func all(t *testing.T) *Finder {
 }
 
 func TestOwnerThatEndedIsReplacedAtOnceAndNamedAsTheOpener(t *testing.T) {
+	eachWay(t, ownerThatEndedIsReplacedAtOnceAndNamedAsTheOpener)
+}
+
+func ownerThatEndedIsReplacedAtOnceAndNamedAsTheOpener(t *testing.T, opts Options) {
 	for name, other := range map[string]bool{"server": true, "": false} {
 		t.Run(name, func(t *testing.T) {
-			f := newFinder(t, Options{})
+			f := newFinder(t, opts)
 			do := task{Listen: true, Children: 1}
 			if other {
 				do.Name = []byte(name) // its child does not take it
@@ -48,7 +52,11 @@ func TestOwnerThatEndedIsReplacedAtOnceAndNamedAsTheOpener(t *testing.T) {
 }
 
 func TestSocketOnItsWayBetweenProcessesHasNoProcess(t *testing.T) {
-	f := all(t)
+	eachWay(t, socketOnItsWayBetweenProcessesHasNoProcess)
+}
+
+func socketOnItsWayBetweenProcessesHasNoProcess(t *testing.T, opts Options) {
+	f := all(t, opts)
 	got, cmd := start(t, kerneltest.New(t), task{Listen: true, Pass: true}, nil)
 	owner := find(t, f, got.Socket)[got.Socket.Cookie]
 	check(t, map[uint64]Owner{got.Socket.Cookie: owner}, map[uint64]Owner{got.Socket.Cookie: {Absence: absent(f)}})
@@ -83,8 +91,10 @@ func TestWhyASocketHasNoOwner(t *testing.T) {
 	}
 }
 
-func TestMainThreadMayHaveEnded(t *testing.T) {
-	f := newFinder(t, Options{})
+func TestMainThreadMayHaveEnded(t *testing.T) { eachWay(t, mainThreadMayHaveEnded) }
+
+func mainThreadMayHaveEnded(t *testing.T, opts Options) {
+	f := newFinder(t, opts)
 	got, cmd := start(t, kerneltest.New(t), task{Name: []byte("headless"), Listen: true, EndLeader: true}, nil)
 	want := map[uint64]Owner{got.Socket.Cookie: ownerOf(t, f, "headless", cmd.Process.Pid, 1)}
 	check(t, find(t, f, got.Socket), want)
@@ -95,10 +105,14 @@ func TestMainThreadMayHaveEnded(t *testing.T) {
 }
 
 func TestNameThatTheKernelCutIsThatOfTheExecutable(t *testing.T) {
+	eachWay(t, nameThatTheKernelCutIsThatOfTheExecutable)
+}
+
+func nameThatTheKernelCutIsThatOfTheExecutable(t *testing.T, opts Options) {
 	const name = "sockstate_owner_test_server"
 	program := filepath.Join(t.TempDir(), name)
 	copyFile(t, "/proc/self/exe", program)
-	f := newFinder(t, Options{})
+	f := newFinder(t, opts)
 	ns := kerneltest.New(t)
 	for comm, want := range map[string]string{"": name, name[:15]: name, name[:14]: name[:14], "sockstate_owneR": "sockstate_owneR"} {
 		do := task{Listen: true}
@@ -136,8 +150,10 @@ func TestNameIsNoLongerThan64Bytes(t *testing.T) {
 	}
 }
 
-func TestLookup(t *testing.T) {
-	f := all(t)
+func TestLookup(t *testing.T) { eachWay(t, lookup) }
+
+func lookup(t *testing.T, opts Options) {
+	f := all(t, opts)
 	ns := kerneltest.New(t)
 	listens, a := start(t, ns, task{Name: []byte("a"), Listen: true}, nil)
 	passed, _ := start(t, ns, task{Listen: true, Pass: true}, nil)
@@ -160,7 +176,7 @@ func TestLookup(t *testing.T) {
 	find(t, f, listens.Socket) // under its cookie
 	lookUp(want, 2)
 
-	other := newFinder(t, Options{})
+	other := newFinder(t, opts)
 	check(t, find(t, other, listens.Socket), map[uint64]Owner{listens.Socket.Cookie: want[inodes[0]]})
 	if got, err := other.Lookup(t.Context(), inodes[:1]); err != nil || got[inodes[0]] != want[inodes[0]] || other.scans != 1 {
 		t.Errorf("got %+v, %v after %d scans: Find knew the owner", got, err, other.scans)

@@ -2,32 +2,11 @@ package owner
 
 import (
 	"errors"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"sockstate_exporter/internal/linux"
 )
 
 // clockTick is the unit of times in /proc/PID/stat: USER_HZ.
 const clockTick = 10 * time.Millisecond
-
-// inInitPIDNamespace reports whether procfs shows the processes of the initial pid namespace, and
-// so those of the host. Only that namespace has kernel threads. Where hidepid hides them, the
-// namespace of this process decides.
-func inInitPIDNamespace(proc string) bool {
-	const (
-		kthreadd      = 2
-		procPIDInitNo = 0xEFFFFFFC // PROC_PID_INIT_INO of include/linux/proc_ns.h
-	)
-	if linux.IsKernelThread(proc, kthreadd) {
-		return true
-	}
-	var st unix.Stat_t
-	err := unix.Stat(filepath.Join(proc, "self/ns/pid"), &st)
-	return err == nil && st.Ino == procPIDInitNo
-}
 
 var errOtherProcess = errors.New("another process has its id")
 

@@ -1,13 +1,19 @@
 package owner
 
 import (
+	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -44,6 +50,19 @@ func TestOtherUsersNeedExactlyCapSysPtraceAndCapDACReadSearch(t *testing.T) {
 	}
 }
 
+func TestSearcherFindsOtherUsersSocketsWithoutCapSysPtrace(t *testing.T) {
+	searcher(t)
+	ns := kerneltest.New(t)
+	server, cmd := start(t, ns, task{Name: []byte("server"), Listen: true}, nil)
+	got, _ := start(t, ns, task{Find: []Socket{server.Socket}, Search: true}, asNobody(unix.CAP_BPF, unix.CAP_PERFMON))
+	if owner := got.Owners[server.Socket.Cookie]; owner.PID != cmd.Process.Pid || owner.Process != "server" {
+		t.Errorf("got %+v, want process %d", owner, cmd.Process.Pid)
+	}
+	if want := []string{sock.ReasonCapSysPtrace, sock.ReasonCapDACReadSearch}; !slices.Equal(got.Reasons, want) {
+		t.Errorf("reasons %v, want %v", got.Reasons, want)
+	}
+}
+
 func TestSameUserNeedsNoCapability(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
@@ -66,6 +85,60 @@ func TestHidepid(t *testing.T) {
 	}
 	if want := []string{sock.ReasonCapSysPtrace, sock.ReasonCapDACReadSearch}; !slices.Equal(got.Reasons, want) {
 		t.Errorf("reasons %v, want %v", got.Reasons, want)
+	}
+}
+
+func TestOwnerWhoseLinkMayNotBeReadIsBelievedUntilItEnds(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	f := newFinder(t, Options{})
+	got, cmd := start(t, kerneltest.New(t), task{Listen: true}, nil)
+	p, err := f.fs.Proc(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, err := f.readProcess(p, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, _, err := linux.SocketsOf(t.Context(), f.proc, owner.pid, func(inode uint32) bool { return inode == got.Socket.Inode })
+	if err != nil || len(held) != 1 {
+		t.Fatalf("got %v, %v; want one descriptor", held, err)
+	}
+	link := filepath.Join(f.fdDir(owner.pid, 0), strconv.Itoa(held[0].FD))
+	err = reexec.OnThread("user", func() error {
+		if err := unix.Setfsuid(nobody); err != nil { // and no CAP_DAC_READ_SEARCH
+			return err
+		}
+		if _, err := linux.SocketInode(link); !errors.Is(err, os.ErrPermission) {
+			t.Errorf("the link can be read: %v", err)
+		}
+		if !f.holds(owner.identity, link, got.Socket.Inode) {
+			t.Error("the owner has lost its socket")
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			return err
+		}
+		if err := unix.Waitid(unix.P_PID, owner.pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+			return err
+		}
+		if f.holds(owner.identity, link, got.Socket.Inode) {
+			t.Error("a zombie has the socket")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The process is there, and its name is not.
+func TestHidepidFromASearcher(t *testing.T) {
+	searcher(t)
+	other, _ := start(t, kerneltest.New(t), task{Listen: true}, nil)
+	hidden := "hidepid=invisible"
+	got, _ := start(t, kerneltest.New(t), task{Procfs: &hidden, Search: true, Drop: true, Find: []Socket{other.Socket}}, unshareMounts)
+	if want := map[uint64]Owner{other.Socket.Cookie: {Absence: Hidden}}; !maps.Equal(got.Owners, want) {
+		t.Errorf("got %+v, want %+v", got.Owners, want)
 	}
 }
 

@@ -49,11 +49,11 @@ func (f *Finder) claims(sockets []Socket) []claim {
 }
 
 // lost returns the processes that do not have a socket that they had.
-func lost(claims []claim) map[holder]bool {
+func (f *Finder) lost(claims []claim) map[holder]bool {
 	var lost map[holder]bool
 	for i := range claims {
 		c := &claims[i]
-		if holds(c.link, c.inode) {
+		if f.holds(c.identity, c.link, c.inode) {
 			continue
 		}
 		if lost == nil {
@@ -66,11 +66,11 @@ func lost(claims []claim) map[holder]bool {
 
 // holds reports whether a descriptor still refers to a socket. If another process has the pid by now,
 // its descriptor with the same number is not the same socket. Where the link may not be read, the next
-// confirmation decides.
-func holds(link string, inode uint32) bool {
+// confirmation decides, unless the process has ended.
+func (f *Finder) holds(id identity, link string, inode uint32) bool {
 	now, err := linux.SocketInode(link)
 	if err != nil {
-		return errors.Is(err, os.ErrPermission)
+		return errors.Is(err, os.ErrPermission) && !f.gone(id)
 	}
 	return now == inode
 }
@@ -84,7 +84,7 @@ func (f *Finder) lose(lost map[holder]bool) {
 	defer f.mu.Unlock()
 	now := time.Now()
 	for s, e := range f.known {
-		if !e.looked || !e.found || !lost[e.owner.holder] || holds(e.link, s.Inode) {
+		if !e.looked || !e.found || !lost[e.owner.holder] || f.holds(e.owner.identity, e.link, s.Inode) {
 			continue
 		}
 		e.looked, e.due, e.needs, e.misses = false, now, f.scans+1, 0

@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
 )
@@ -44,16 +47,53 @@ func before(a, b *process) bool {
 type scanResult struct {
 	holders map[uint32]*holders // by inode
 	refused int                 // processes that the scan could not look into
+	blind   bool                // there may be processes of which the scan sees nothing
 }
 
 // A search has the inodes that a scan looks for. Each has the process that was its first owner, or
 // nothing.
 type search map[uint32]identity
 
+func (s search) has(inode uint32) bool {
+	_, ok := s[inode]
+	return ok
+}
+
 // scan looks for the inodes among the descriptors of all processes. It does not stop when it has
 // found them all: only at the end it knows the oldest process, and how many there are.
 func (f *Finder) scan(ctx context.Context, wanted search) (scanResult, error) {
+	if f.searcher != nil && !time.Now().Before(f.procfsUntil) {
+		held, err := f.searcher.Search(ctx, wanted.has)
+		if err == nil || ctx.Err() != nil {
+			return f.scanHolders(held, wanted), ctx.Err()
+		}
+		f.procfsUntil = time.Now().Add(searchAgain)
+	}
+	return f.scanProcfs(ctx, wanted)
+}
+
+// scanHolders reads the processes that a Searcher has found.
+func (f *Finder) scanHolders(held []linux.SocketHolder, wanted search) scanResult {
 	found := scanResult{holders: make(map[uint32]*holders)}
+	for _, h := range held {
+		p, err := f.fs.Proc(h.PID)
+		if err == nil {
+			var owner process
+			owner, err = f.readProcess(p, h.Thread, nil)
+			if err == nil && owner.start == h.Start {
+				found.add(&owner, h.FDs, wanted)
+			}
+		}
+		if err != nil && !errors.Is(unix.Kill(h.PID, 0), unix.ESRCH) { // procfs hides it (hidepid)
+			found.refused++
+		}
+	}
+	return found
+}
+
+// scanProcfs looks into /proc/PID/fd of all processes.
+func (f *Finder) scanProcfs(ctx context.Context, wanted search) (scanResult, error) {
+	found := scanResult{holders: make(map[uint32]*holders), blind: !f.root || !linux.HasCap(unix.CAP_SYS_PTRACE)}
 	procs, err := f.fs.AllProcs()
 	if err != nil {
 		return found, fmt.Errorf("find socket owners: list processes: %w", err)
@@ -62,7 +102,7 @@ func (f *Finder) scan(ctx context.Context, wanted search) (scanResult, error) {
 		if err := ctx.Err(); err != nil {
 			return found, err
 		}
-		held, thread, err := f.socketsOf(ctx, p.PID, wanted)
+		held, thread, err := linux.SocketsOf(ctx, f.proc, p.PID, wanted.has)
 		if errors.Is(err, os.ErrPermission) {
 			found.refused++
 		}
@@ -78,34 +118,6 @@ func (f *Finder) scan(ctx context.Context, wanted search) (scanResult, error) {
 		}
 	}
 	return found, ctx.Err()
-}
-
-// socketsOf returns the wanted sockets that a process has open, and the thread that shows them if
-// the main thread does not.
-func (f *Finder) socketsOf(ctx context.Context, pid int, wanted search) (held []linux.SocketFD, thread int, err error) {
-	held, sockets, err := socketsIn(ctx, f.fdDir(pid, 0), wanted)
-	if sockets || err != nil {
-		return held, 0, err
-	}
-	for _, thread := range linux.ThreadsOfEnded(f.proc, pid) {
-		held, sockets, err := socketsIn(ctx, f.fdDir(pid, thread), wanted)
-		if sockets || err != nil {
-			return held, thread, err
-		}
-	}
-	return nil, 0, nil
-}
-
-// socketsIn returns the wanted sockets in a directory of descriptors, and whether it has any socket.
-func socketsIn(ctx context.Context, dir string, wanted search) (held []linux.SocketFD, sockets bool, err error) {
-	err = linux.SocketFDs(ctx, dir, func(s linux.SocketFD) bool {
-		sockets = true
-		if _, ok := wanted[s.Inode]; ok {
-			held = append(held, s)
-		}
-		return true
-	})
-	return held, sockets, err
 }
 
 // taskDir is the directory of a process in procfs, or of one of its threads.

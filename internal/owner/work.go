@@ -145,7 +145,7 @@ func (f *Finder) conclude(found scanResult, err error) {
 		f.refused = 0
 	}
 	absence := NoProcess
-	if found.refused > 0 || f.blind() {
+	if found.refused > 0 || found.blind {
 		absence = Hidden
 	}
 	now := time.Now()

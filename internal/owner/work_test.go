@@ -223,7 +223,7 @@ func TestProcessThatChangesWhileItIsReadIsNotShown(t *testing.T) {
 func TestSocketClosedWhileItsProcessIsReadHasNoOwner(t *testing.T) {
 	proc := newFakeProc(t, nginx())
 	dir := filepath.Join(proc.dir(100), "fd")
-	held, _, err := socketsIn(t.Context(), dir, search{inode: identity{}})
+	held, _, err := linux.SocketsOf(t.Context(), proc.path, 100, search{inode: identity{}}.has)
 	if err != nil || len(held) != 1 {
 		t.Fatalf("got %v, %v; want one descriptor", held, err)
 	}

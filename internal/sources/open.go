@@ -7,6 +7,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/linux"
@@ -87,14 +88,23 @@ func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Disc
 }
 
 func (s *Sources) openOwners(logger *slog.Logger) {
-	finder, err := owner.New(owner.Options{})
+	var opts owner.Options
+	mode := "procfs"
+	files, unavailable := sockfiles.New()
+	if unavailable == nil {
+		s.files, opts.Searcher, mode = files, files, "bpf"
+	}
+	finder, err := owner.New(opts)
 	if err != nil {
 		s.fails(logger, "owners", err)
 		return
 	}
 	s.owners = finder
 	reason, details := missing(finder.Shortfalls())
-	s.works(logger, sock.Feature{Name: "owners", Reason: reason}, details...)
+	if reason == "" && unavailable != nil {
+		reason, details = reasonOf(unavailable), []any{"missing", unavailable}
+	}
+	s.works(logger, sock.Feature{Name: "owners", Mode: mode, Reason: reason}, details...)
 }
 
 func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {

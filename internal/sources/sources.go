@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/failures"
@@ -52,6 +53,7 @@ type Sources struct {
 	buckets *bindbucket.Reader // nil where bind buckets cannot be read
 	walker  *sockwalk.Walker   // nil where each namespace has to be dumped
 	owners  *owner.Finder      // nil where owners cannot be found
+	files   *sockfiles.Reader  // nil where owners are found in procfs
 
 	failures *failures.Recorder // nil without a tracer
 
@@ -88,6 +90,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	recording := failures.Config{Host: host, Watch: opts.Watch, OnConflict: onConflict}
 	if opts.Owner {
 		s.openOwners(logger)
+		debug.FreeOSMemory()
 		if s.owners != nil {
 			cfg.Owners, recording.Owners, recording.Sockets = s.owners, s.owners, s.owners
 		}
@@ -150,6 +153,9 @@ func (s *Sources) Close() {
 	if s.owners != nil {
 		_ = s.owners.Close()
 	}
+	if s.files != nil {
+		_ = s.files.Close()
+	}
 }
 
 // Capabilities returns what the sources need as long as they are open.
@@ -187,7 +193,7 @@ func isLinux(major, minor uint32) bool {
 // usesBPF says whether eBPF programs are loaded. bindbucket and sockwalk are only opened beside sockflags'
 // iterator.
 func (s *Sources) usesBPF() bool {
-	return s.tracer != nil || s.flags != nil && s.flags.Mode() == sockflags.ModeBPF
+	return s.tracer != nil || s.files != nil || s.flags != nil && s.flags.Mode() == sockflags.ModeBPF
 }
 
 // ownNetns returns the inode number and the cookie of the exporter's network namespace. One that cannot be

@@ -148,7 +148,7 @@ func TestImageHoldsAStaticBinaryAndServes(t *testing.T) {
 	t.Run("capabilities", func(t *testing.T) {
 		withoutAdmin(t)
 		want := asRoot(t, exporterPath(t))
-		want["owners"] = "pid_namespace 1" // that of unshare; --pid host has the host's
+		want["owners"] = "procfs pid_namespace 1" // that of unshare; --pid host has the host's
 		args := []string{"run", "--isolation", "chroot", "--user", "0", "--volume", mounts.Tracefs + ":" + mounts.Tracefs + ":ro"}
 		for _, name := range documented(t) {
 			args = append(args, "--cap-add", name)

@@ -244,25 +244,27 @@ func TestTracesWithoutAnyCapabilityOnceItRuns(t *testing.T) {
 	}
 }
 
-func TestOwnersOfOtherUsersNeedBothCapabilities(t *testing.T) {
+func TestOwnersOfOtherUsersNeedTwoCapabilities(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
 	ns.Listen(t, loopback(4840), kerneltest.Options{})
 	for _, tt := range []struct {
-		caps, reason string
+		caps, kept   string
+		mode, reason string
 		known        bool
 	}{
-		{"CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "", true},
-		{"CAP_DAC_READ_SEARCH", "cap_sys_ptrace", false},
-		{"CAP_SYS_PTRACE", "cap_dac_read_search", false},
-		{"", "cap_sys_ptrace", false},
+		{"CAP_BPF CAP_PERFMON", "", "bpf", "cap_sys_ptrace", true},
+		{"CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "procfs", "cap_bpf", true},
+		{"CAP_DAC_READ_SEARCH", "CAP_DAC_READ_SEARCH", "procfs", "cap_sys_ptrace", false},
+		{"CAP_SYS_PTRACE", "CAP_SYS_PTRACE", "procfs", "cap_dac_read_search", false},
+		{"", "", "procfs", "cap_sys_ptrace", false},
 	} {
 		t.Run(tt.caps, func(t *testing.T) {
 			e := startAs(t, ns, strings.Fields(tt.caps), withoutPrivileges()...)
-			if got, want := featureOf(t, e, "owners"), (feature{true, "", tt.reason}); got != want {
+			if got, want := featureOf(t, e, "owners"), (feature{true, tt.mode, tt.reason}); got != want {
 				t.Errorf("owners is %+v, want %+v", got, want)
 			}
-			e.checkKept(t, strings.Fields(tt.caps)...)
+			e.checkKept(t, strings.Fields(tt.kept)...)
 			process := ""
 			if tt.known {
 				process = processName(t)

@@ -254,6 +254,24 @@ func TestMoreSocketsThanOneReadHolds(t *testing.T) {
 	}
 }
 
+// BenchmarkSearch passes 10,000 descriptors of this process, beside those of the host.
+func BenchmarkSearch(b *testing.B) {
+	r := newReader(b)
+	socket, inode := newSocket(b)
+	const files = 10_000
+	for range files {
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer file.Close()
+	}
+	want := holder(b, os.Getpid(), 0, int(socket.Fd()), inode)
+	for b.Loop() {
+		checkHolders(b, r, inode, want)
+	}
+}
+
 func TestNewFailsInAnotherPIDNamespace(t *testing.T) {
 	newReader(t)
 	for namespaces, want := range map[uintptr]string{0: "works", unix.CLONE_NEWPID: sock.ReasonPIDNamespace} {
