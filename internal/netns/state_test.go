@@ -78,11 +78,13 @@ func TestStateOfAnAddress(t *testing.T) {
 		}, sock.Address{State: sock.AddressUsable}},
 		{"IPv6, device down", "2001:db8::7", func(t *testing.T, _ *kerneltest.NetNS, h *netlink.Handle) {
 			t.Helper()
+			setLink(t, h, "d0", h.LinkSetARPOn) // without, an address is never tentative
 			setLink(t, h, "d0", h.LinkSetDown)
 			addAddress(t, h, "d0", "2001:db8::7/64", 0)
 		}, sock.Address{State: sock.AddressDown, Device: "d0"}},
 		{"tentative", "2001:db8::7", func(t *testing.T, ns *kerneltest.NetNS, h *netlink.Handle) {
 			t.Helper()
+			setLink(t, h, "d0", h.LinkSetARPOn)
 			ns.Sysctl(t, "net.ipv6.conf.d0.accept_dad", "1")
 			ns.Sysctl(t, "net.ipv6.conf.d0.dad_transmits", "600")
 			addAddress(t, h, "d0", "2001:db8::7/64", 0)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,14 +92,16 @@ func failToBindAsNobody([]string) error {
 	if err := becomeNobody(); err != nil {
 		return err
 	}
+	// Without this, its files in procfs are still root's, and it cannot take another name.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		return err
+	}
 	var stop atomic.Bool
 	var failed atomic.Int64
 	var wrong atomic.Value
 	var running sync.WaitGroup
 	for range 2 {
 		running.Go(func() {
-			runtime.LockOSThread() // its name
-			defer runtime.UnlockOSThread()
 			for !stop.Load() {
 				if err := failOnce(); err != nil {
 					wrong.Store(err)
