@@ -76,9 +76,10 @@ func TestStateOfAnAddress(t *testing.T) {
 			t.Helper()
 			setLink(t, h, "d0", h.LinkSetDown)
 		}, sock.Address{State: sock.AddressUsable}},
-		{"IPv6, device down", "2001:db8::7", func(t *testing.T, _ *kerneltest.NetNS, h *netlink.Handle) {
+		{"IPv6, device down", "2001:db8::7", func(t *testing.T, ns *kerneltest.NetNS, h *netlink.Handle) {
 			t.Helper()
-			setLink(t, h, "d0", h.LinkSetARPOn) // without, an address is never tentative
+			setLink(t, h, "d0", h.LinkSetARPOn) // without both, an address is never tentative
+			ns.Sysctl(t, "net.ipv6.conf.d0.accept_dad", "1")
 			setLink(t, h, "d0", h.LinkSetDown)
 			addAddress(t, h, "d0", "2001:db8::7/64", 0)
 		}, sock.Address{State: sock.AddressDown, Device: "d0"}},
