@@ -118,8 +118,8 @@ func (c *count) addBound(sockets []probe.PortSocket) {
 	}
 }
 
-// dumpBound counts them, too. The kernel walks the lists of all ports for it, with a lock on each: with a
-// million sockets on a port, nobody can connect there for a quarter of a second.
+// dumpBound counts them, too. The kernel walks the lists of all ports for it, with TIME_WAIT sockets in
+// them, and holds the lock of each list meanwhile.
 func (t *taking) dumpBound(ctx context.Context) *count {
 	bound := t.newCount(walked)
 	bound.err = t.ask(ctx, bound, netlinkdiag.PortFilter{}, netlinkdiag.States(netlinkdiag.StateBoundInactive))

@@ -61,8 +61,8 @@ type Sources struct {
 }
 
 // Open opens everything that needs a privilege. A source that does not work here is no error: it
-// is missing, with its reason, in the features and in one log line. onConflict gets the binds that
-// failed with EADDRINUSE: see failures.Config.
+// is missing, with its reason, in the features and in one log line. onConflict gets the calls
+// that failed: see failures.Config.
 //
 // Open gives memory back to the system after each feature that loads eBPF programs. What all of them
 // take would be the most that the exporter ever has.

@@ -37,9 +37,8 @@ type Memory struct {
 	ports []Port // by number, then by Missing
 }
 
-// Update takes what is known now. groups are all listeners on the watched ports, sorted by port, and
-// states are those of failed binds, in other namespaces than netns too. It returns a slice of the
-// caller's own.
+// Update takes what is known now. groups are all listeners on the watched ports of the network namespace,
+// sorted by port. states are the failed binds of all namespaces. The caller may keep the result.
 func (m *Memory) Update(set watch.Set, groups []ports.Group, netns uint32, states []failing.State) []Port {
 	var now []Port
 	seen := func(number uint16, missing sock.Family) *Port {
