@@ -12,6 +12,23 @@ import (
 )
 
 // wouldFail are the facts of a bind to 0.0.0.0:4840 that nobody has made.
+// Nobody has seen whether a server accepted it or a client opened it.
+func TestConnectionWhoseOpenerNobodyHasSeen(t *testing.T) {
+	f := inUse(no, no, connected(sock.StateEstablished, "192.0.2.1:5555", no))
+	f.Seen, f.Port = Now, 7020
+	for _, listened := range []bool{false, true} {
+		f.Host.Listened = listened
+		want := map[bool]codes.Code{false: codes.Unknown, true: codes.AcceptedConnection}[listened]
+		d := Of(&f)
+		if d.Code != want || d.End != untilClosed() || strings.Contains(d.Sentence, "new socket") {
+			t.Errorf("listened %t: %+v, want %s until closed", listened, d, want)
+		}
+		if reserve := strings.Contains(d.Remedy, "add 7020 to net.ipv4.ip_local_reserved_ports"); reserve == listened {
+			t.Errorf("listened %t: remedy %s", listened, d.Remedy)
+		}
+	}
+}
+
 func wouldFail(reuseAddr bindrule.Flag, blockers ...Blocker) Facts {
 	return but(inUse(reuseAddr, no, blockers...), func(f *Facts) { f.Seen, f.Errno, f.Process = Now, 0, "" })
 }

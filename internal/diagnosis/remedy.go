@@ -27,6 +27,9 @@ func (f *Facts) remedy(code codes.Code, sockets []Blocker) string {
 		return f.remedyOfOutgoing(sockets)
 	case codes.AcceptedConnection, codes.Closing, codes.TimeWait, codes.TimeWaitOldFlags:
 		return f.remedyByFlag(code, sockets)
+	case codes.Unknown:
+		return "The bind works once they are closed. If a server that is gone accepted them, set SO_REUSEADDR before bind(): then such connections do not block it. " +
+			"If a client opened them, the flag does not help. " + f.reserve()
 	default:
 		return code.Remedy()
 	}

@@ -41,7 +41,7 @@ func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 		return f.who(sockets) + " has bound " + f.where(sockets) + " and does not listen" + f.flagNote(sockets)
 	case codes.OutgoingConnection:
 		return f.outgoing(sockets)
-	case codes.AcceptedConnection:
+	case codes.AcceptedConnection, codes.Unknown:
 		return f.accepted(sockets)
 	case codes.Closing:
 		return count(sockets, "connection") + " of " + f.server() + " " + verb(sockets, "waits for its peer", "wait for their peers") +
@@ -89,7 +89,7 @@ func (f *Facts) accepted(sockets []Blocker) string {
 	switch {
 	case f.Running:
 		line = count(sockets, "connection") + " of the server " + verb(sockets, "is", "are") + " open (" + states(sockets)
-	case f.Seen == Now && !f.Host.Listened: // nobody has seen who opened them
+	case f.openerUnseen():
 		line = count(sockets, "connection") + " on the port " + verb(sockets, "is", "are") + " open (" + states(sockets)
 	}
 	if peers := peers(sockets); peers != "" {
@@ -128,6 +128,11 @@ func (f *Facts) flagNote(sockets []Blocker) string {
 		lacks = verb(sockets, "it was", "they were") + " opened with SO_REUSEADDR"
 	}
 	switch {
+	case f.Seen == Now && f.Call == Bind: // what the new socket sets is an assumption
+		if lacks == "" {
+			return ""
+		}
+		return "; " + lacks + ", and both sides need the flag"
 	case f.Request.ReuseAddr == bindrule.Yes && theirs == bindrule.No:
 		return "; the new socket sets SO_REUSEADDR, but " + lacks
 	case f.Request.ReuseAddr == bindrule.No && theirs == bindrule.No:
