@@ -52,9 +52,10 @@ soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1
 	SOCKSTATE_SOAK=$(SOAKTIME) go -C test test ./soak -count=1 -v -timeout 24h
 
 .PHONY: test-long
-test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, each diagnosis 100 times, fuzzing (root)
+test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, each diagnosis 100 times, all tests in the guests, fuzzing (root)
 	SOCKSTATE_BINDRULE_CASES=100000 go test ./internal/bindrule -count=1 -timeout 24h
 	SOCKSTATE_SITUATIONS_RUNS=100 go test ./internal/failures/situations -count=1 -v -run Diagnoses -timeout 24h
+	go run -C test ./kernelmatrix -long
 	bash .ci/fuzz 1m
 
 .PHONY: bench
@@ -81,7 +82,7 @@ demo: build ## Show a restart that fails, and what the exporter says (root, or u
 # kernel that nobody has met yet. `make test` takes others each time, and so does
 # `go run -C test ./kernelmatrix`.
 .PHONY: test-kernels
-test-kernels: ## Run the kernel tests on other kernels, in qemu; some of them on arm64
+test-kernels: ## Run the kernel tests on other kernels, in qemu: all but the slow ones, and on arm64 some
 	go run -C test ./kernelmatrix -env SOCKSTATE_BINDRULE_SEED=1
 	go run -C test ./kernelmatrix -kernel 6.1,6.12 -modules none -run WithoutModules ./internal/snapshot
 

@@ -4,8 +4,8 @@
 //	go -C test run ./kernelmatrix [flags] [PACKAGE...]
 //
 // The kernels are of amd64, and of arm64 where the name says so (6.12:arm64).
-// On arm64 it runs some of the tests only (short in targets.go), unless packages
-// or tests are named, or with -long.
+// Unless packages or tests are named, or with -long, it leaves out slow tests
+// (slow in targets.go), and on arm64 runs some of the tests only (short).
 //
 // For every kernel it takes the newest package that apt knows, cross builds
 // the packages' test binaries, packs them with their testdata directories,

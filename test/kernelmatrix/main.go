@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -67,7 +68,7 @@ func parseFlags(args []string) (config, error) {
 	fs.StringVar(&cfg.cache, "cache", "", "`directory` for kernels (default: in the user's cache directory)")
 	fs.StringVar(&cfg.modules, "modules", "all", "`all`, or none: without the modules that answer sock_diag")
 	fs.StringVar(&cfg.sel.run, "run", "", "run only tests that match `regexp`")
-	fs.BoolVar(&cfg.long, "long", false, "run the default packages on arm64 too, not only some of their tests")
+	fs.BoolVar(&cfg.long, "long", false, "run all tests of the default packages: the slow ones, and on arm64 not only some")
 	fs.StringVar(&cfg.sel.bench, "bench", "", "run benchmarks that match `regexp`, and no tests")
 	fs.StringVar(&cfg.sel.benchtime, "benchtime", "1s", "as go test -benchtime")
 	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, each on one CPU of the host")
@@ -115,6 +116,14 @@ func (cfg *config) suites(arch string) []suite {
 		return short[arch]
 	}
 	return []suite{{packages: cfg.packages, sel: cfg.sel}}
+}
+
+// exclusions are the tests that do not run. The slow ones run where their package is named.
+func (cfg *config) exclusions() []exclusion {
+	if cfg.allPackages && cfg.sel.complete() && !cfg.long {
+		return slices.Concat(never, slow())
+	}
+	return never
 }
 
 // tool is a program and Debian's package of it.

@@ -84,7 +84,7 @@ func (m *matrix) build(ctx context.Context, arch string) error {
 		}
 		m.tests[arch] = append(m.tests[arch], tests...)
 		if s.sel.complete() {
-			if err := checkExclusions(exclusions, tests, m.cfg.allPackages); err != nil {
+			if err := checkExclusions(m.cfg.exclusions(), tests, m.cfg.allPackages); err != nil {
 				return err
 			}
 		}
@@ -128,7 +128,7 @@ func (m *matrix) runKernel(ctx context.Context, k debkernel.Kernel, dir string) 
 	if err != nil {
 		return err
 	}
-	skip := func(b testBinary) string { return skipPattern(excluded(exclusions, b.pkg)) }
+	skip := func(b testBinary) string { return skipPattern(excluded(m.cfg.exclusions(), b.pkg)) }
 	plan := makePlan(m.tests[k.Arch], modules, skip, m.cfg.timeout, guestEnv(k, m.cfg.modules, m.cfg.env))
 	initramfs := filepath.Join(dir, "initramfs")
 	im := image{init: m.init(k.Arch), plan: plan, modules: modules, tests: m.tests[k.Arch]}
@@ -168,7 +168,7 @@ func (m *matrix) report(k debkernel.Kernel, g *guestRun, guestErr error, console
 	defer m.mu.Unlock()
 	var passed, failed int
 	for _, b := range m.tests[k.Arch] {
-		skipped := excluded(exclusions, b.pkg)
+		skipped := excluded(m.cfg.exclusions(), b.pkg)
 		for _, e := range skipped {
 			fmt.Fprintf(m.out, "%s: %s: %s excluded: %s\n", k.Release, b.pkg, e.test, e.reason)
 		}

@@ -106,7 +106,8 @@ type exclusion struct {
 	reason string
 }
 
-var exclusions = []exclusion{
+// never run in the guests.
+var never = []exclusion{
 	{
 		pkg: "sockstate_exporter/internal/bpf/sockflags", test: "TestListenersOfPython",
 		reason: "the guests have no Python",
@@ -115,4 +116,37 @@ var exclusions = []exclusion{
 		pkg: "sockstate_exporter/internal/netns", test: "TestNamesThatIPHasMade",
 		reason: "the guests have no ip",
 	},
+}
+
+// slow are tests that take a guest four minutes together: most load several tracers, which takes seconds
+// where the CPU is emulated, or make very many sockets or calls. `make test` runs them on the host, in the
+// modes that its kernel allows. -long runs them in the guests, too.
+func slow() []exclusion {
+	const reason = "slow; with -long only"
+	var all []exclusion
+	for pkg, tests := range map[string][]string{
+		"sockstate_exporter/netlinkdiag": {
+			"TestAllocationsDoNotGrowWithSockets",
+			"TestLargeDumpIsCancelled",
+			"TestLateCancelDoesNotReachTheNextDump",
+			"TestDecodeMessageCutShort",
+		},
+		"sockstate_exporter/internal/kerneltest/timewait": {"TestTimeWaitMakesWhatWasAskedFor"},
+		"sockstate_exporter/internal/bpf/bindtrace": {
+			"TestCapabilitiesAreTheDocumentedOnes",
+			"TestStormOfConnectsIsCountedExactly",
+			"TestCaptureOfAStormIsBounded",
+			"TestCaptureLeavesRoomForOtherEvents",
+			"TestWatchedSetBoundsKeysAndKeepsCounts",
+			"TestKilledTracerLeavesNothingInTheKernel",
+			"TestEventsWithoutCapture",
+			"TestBlindTracerIsNotProven",
+			"TestConnectsSwitchedOffAreNotCounted",
+		},
+	} {
+		for _, test := range tests {
+			all = append(all, exclusion{pkg, test, reason})
+		}
+	}
+	return all
 }
