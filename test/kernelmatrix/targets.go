@@ -118,7 +118,7 @@ var never = []exclusion{
 	},
 }
 
-// slow are tests that take a guest four minutes together: most load several tracers, which takes seconds
+// slow are tests that take a guest eight minutes together: most load several tracers, which takes seconds
 // where the CPU is emulated, or make very many sockets or calls. `make test` runs them on the host, in the
 // modes that its kernel allows. -long runs them in the guests, too.
 func slow() []exclusion {
@@ -142,6 +142,19 @@ func slow() []exclusion {
 			"TestEventsWithoutCapture",
 			"TestBlindTracerIsNotProven",
 			"TestConnectsSwitchedOffAreNotCounted",
+			"TestAnotherUserCannotTakeTheCountOfAWatchedPort",
+			"TestOneUsersStormLeavesRoomForTheEventsOfOthers",
+			"TestEventsOfOtherPortsLeaveRoomForThoseOfWatchedOnes",
+			"TestSuccessfulBindsDoNotWakeTheReader",
+			"TestBindsAreTracedWhereConnectsCannotBe",
+			"TestPortsWithoutASlotLoseNothing",
+			"TestFullRingLosesEventsOnly",
+		},
+		"sockstate_exporter/internal/bpf/sockwalk": {
+			"TestEqualSocketsAreFewGroups",
+			"TestMoreGroupsThanThereIsRoomFor",
+			"TestChainsThatAreTooLong",
+			"TestChainsThatAreTooLongOfOneNamespace",
 		},
 	} {
 		for _, test := range tests {
