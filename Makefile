@@ -9,6 +9,7 @@ GOLANGCI_LINT_VERSION := 2.15.0
 NFPM_VERSION := 2.43.0
 ACTIONLINT_VERSION := 1.7.7
 GOTESTSUM_VERSION := 1.13.0
+HELM_VERSION := 3.22.0
 BENCHSTAT_VERSION := v0.0.0-20260908200009-22c9c6c9d4da
 
 FUZZTIME ?= 10s
@@ -100,9 +101,40 @@ nfpm: ## Install what builds the packages, unless it is there
 generate: ## Write the generated files anew
 	go generate ./...
 	go -C test generate ./...
+	$(MAKE) manifests
+
+chart := deploy/helm/sockstate-exporter
+template := helm template sockstate-exporter $(chart) --set-string image.repository=sockstate_exporter
+# Without what Helm writes of itself, and without the namespace, which is that of kubectl.
+plain := sed -E '/^ *helm.sh\/chart:/d; /^ *app.kubernetes.io\/managed-by: Helm$$/d; /^  namespace: /d'
+
+.PHONY: manifests
+manifests: helm ## Write what the chart has of alerts and dashboards, and the plain manifests made from it
+	rm -rf $(chart)/files
+	mkdir -p $(chart)/files/dashboards
+	cp alerts/sockstate.rules.yml $(chart)/files/
+	cp dashboards/*.json $(chart)/files/dashboards/
+	$(template) | $(plain) >deploy/kubernetes/sockstate_exporter.yaml
+	$(template) --set podMonitor.enabled=true --show-only templates/podmonitor.yaml | $(plain) >deploy/kubernetes/podmonitor.yaml
+
+.PHONY: rules
+rules: helm ## Print the rules with your addresses and thresholds: RUNBOOK_URL, GRAFANA_URL, VALUES (a file for the chart)
+	@$(template) $(if $(VALUES),--values '$(VALUES)') --set prometheusRule.enabled=true \
+		$(if $(RUNBOOK_URL),--set-string 'runbookUrl=$(RUNBOOK_URL)') $(if $(GRAFANA_URL),--set-string 'grafanaUrl=$(GRAFANA_URL)') \
+		--show-only templates/prometheusrule.yaml | sed -n '/^spec:$$/,$$ s/^  //p'
+
+.PHONY: dashboards
+dashboards: ## Write the dashboards with your address of the runbooks into a folder: RUNBOOK_URL, DIR
+	@url='$(or $(RUNBOOK_URL),$(error RUNBOOK_URL is missing: the address where docs/runbooks is served))'; \
+	dir='$(or $(DIR),$(error DIR is missing: the folder that Grafana reads dashboards from))'; \
+	mkdir -p "$$dir"; \
+	for file in dashboards/*.json; do \
+		text=$$(<"$$file"); \
+		printf '%s\n' "$${text//'https://runbooks.example.com'/"$$url"}" >"$$dir/$${file##*/}"; \
+	done
 
 .PHONY: lint
-lint: lint-format lint-modules lint-sizes lint-vet lint-go lint-shell lint-workflows ## Run all linters
+lint: lint-format lint-modules lint-sizes lint-vet lint-go lint-shell lint-workflows lint-chart ## Run all linters
 
 .PHONY: lint-format
 lint-format:
@@ -144,6 +176,17 @@ lint-workflows:
 actionlint: ## Install the linter of the workflows, unless it is there
 	@if [[ $$(actionlint --version 2>/dev/null) != *$(ACTIONLINT_VERSION)* ]]; then \
 		GOFLAGS= go install github.com/rhysd/actionlint/cmd/actionlint@v$(ACTIONLINT_VERSION); \
+	fi
+
+.PHONY: lint-chart
+lint-chart:
+	@for values in $(chart)/ci/*-values.yaml; do helm lint --strict --quiet $(chart) --values "$$values"; done
+
+# As built here, Helm does not know the last part of its version.
+.PHONY: helm
+helm: ## Install what renders the chart, unless it is there
+	@if [[ $$(helm version --short 2>/dev/null) != v$(basename $(HELM_VERSION))* ]]; then \
+		GOFLAGS= go install helm.sh/helm/v3/cmd/helm@v$(HELM_VERSION); \
 	fi
 
 .PHONY: golangci-lint
