@@ -17,7 +17,10 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-const withRules = "prometheusRule: {enabled: true}\nrunbookUrl: " + runbookPlace + "\ngrafanaUrl: " + grafanaPlace + "\n"
+const (
+	withURLs  = "runbookUrl: " + runbookPlace + "\ngrafanaUrl: " + grafanaPlace + "\n"
+	withRules = "prometheusRule: {enabled: true}\n" + withURLs
+)
 
 // original are the rules of alerts/.
 func original(t *testing.T) monitoring.PrometheusRuleSpec {
@@ -65,10 +68,24 @@ func thresholds(t *testing.T) map[string]string {
 	return out
 }
 
+func TestThresholdsAreInTheListOfThem(t *testing.T) {
+	list := make(map[string]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| ([\\d.]+) \\|").FindAllStringSubmatch(read(t, "../../alerts/README.md"), -1) {
+		list[m[1]] = m[2]
+	}
+	if want := thresholds(t); !reflect.DeepEqual(list, want) {
+		t.Errorf("alerts/README.md has the thresholds %v, the rules have %v", list, want)
+	}
+	for alert := range list {
+		if !strings.Contains(read(t, chart+"/README.md"), alert) {
+			t.Errorf("the chart's README does not have the threshold of %s", alert)
+		}
+	}
+}
+
 // Each alert is changed in everything that can be changed, and nothing else is.
 func TestAlertsChangeAsTheValuesSay(t *testing.T) {
-	want, values := original(t), withRules+"prometheusRule:\n  enabled: true\n  alertLabels: {team: net}\n  alerts:\n"
-	values = strings.Replace(values, "prometheusRule: {enabled: true}\n", "", 1)
+	want, values := original(t), withURLs+"prometheusRule:\n  enabled: true\n  alertLabels: {team: net}\n  alerts:\n"
 	limits := thresholds(t)
 	for _, group := range want.Groups {
 		for i := range group.Rules {

@@ -3,6 +3,7 @@ package chart
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -140,6 +141,30 @@ func TestVersionIsThatOfTheChangelog(t *testing.T) {
 	}
 	if m == nil || head.Version != m[1] || head.AppVersion != m[1] {
 		t.Errorf("the chart is %s of %s, the changelog begins with %v", head.Version, head.AppVersion, m)
+	}
+}
+
+// yamlBlocks are the examples of values in a page.
+func yamlBlocks(t *testing.T, path string) []string {
+	t.Helper()
+	var out []string
+	for _, part := range strings.Split(read(t, path), "```yaml\n")[1:] {
+		block, _, _ := strings.Cut(part, "```")
+		out = append(out, block)
+	}
+	return out
+}
+
+func TestChartTakesTheExamplesOfTheDocumentation(t *testing.T) {
+	ours, alerts := yamlBlocks(t, chart+"/README.md"), yamlBlocks(t, "../../alerts/README.md")
+	if len(ours) != 2 || len(alerts) != 1 {
+		t.Fatalf("%d and %d examples, want 2 and 1", len(ours), len(alerts))
+	}
+	for _, values := range ours {
+		render(t, values)
+	}
+	if got := rules(t, "prometheusRule: {enabled: true}\n"+withURLs); reflect.DeepEqual(got, rules(t, strings.Replace(alerts[0], "  alerts:", "  enabled: true\n  alerts:", 1)+withURLs)) {
+		t.Error("the example of alerts/README.md changes nothing")
 	}
 }
 
