@@ -30,6 +30,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"port: 0":                                                        "/port': minimum: got 0, want 1",
 		"extraArgs: [watch.port=1]":                                      "/extraArgs/0'",
 		"web: {config: {a: b}, existingSecret: c}":                       "web.config and web.existingSecret are both set",
+		"web: {tlsSecret: a}":                                            "web.tlsSecret is set, and no web.yml names its files",
 		"podMonitor: {enabled: true}\nserviceMonitor: {enabled: true}":   "podMonitor.enabled and serviceMonitor.enabled are both set",
 		"podNames: {containerd: true, containerdTasks: /run/containerd}": "gives root on the node",
 		"podNames: {containerd: true, containerdTasks: /run/containerd/io.containerd.runtime.v2.task/..}": "gives root on the node",

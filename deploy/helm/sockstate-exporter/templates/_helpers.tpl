@@ -120,6 +120,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if and .Values.web.config .Values.web.existingSecret -}}
 {{- fail "web.config and web.existingSecret are both set: choose one" -}}
 {{- end -}}
+{{- if and .Values.web.tlsSecret (not .Values.web.config) (not .Values.web.existingSecret) -}}
+{{- fail "web.tlsSecret is set, and no web.yml names its files: set web.config or web.existingSecret" -}}
+{{- end -}}
 {{- if .Values.web.config -}}
 {{- include "sockstate-exporter.fullname" . }}-web
 {{- else -}}
