@@ -19,14 +19,20 @@ var ErrNeedsSysAdmin = errors.New("needs CAP_SYS_ADMIN")
 var errExited = errors.New("function ended its goroutine")
 
 // RunInNetNS calls f on a thread in the network namespace that the descriptor refers to, and
-// returns its error. The descriptor must be open until RunInNetNS returns. [RunOnThread] says
-// what f may do.
+// returns its error. The descriptor must be open until RunInNetNS returns. Afterwards the thread
+// returns to its own namespace: f must not change it otherwise. A thread that cannot return ends.
 func RunInNetNS(fd int, f func() error) error {
-	return RunOnThread(func() error {
-		if err := EnterNetNS(fd); err != nil {
-			return err
+	return runLocked(func() (clean bool, err error) {
+		own, err := unix.Open(ownNetNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return true, fmt.Errorf("open %s: %w", ownNetNS, err)
 		}
-		return f()
+		defer unix.Close(own)
+		if err := EnterNetNS(fd); err != nil {
+			return true, err
+		}
+		err = f()
+		return EnterNetNS(own) == nil, err
 	})
 }
 
@@ -58,19 +64,28 @@ func EnterNetNS(fd int) error {
 // ends with f, so f may change the thread's namespaces. f may lock the thread and must not count
 // on it afterwards.
 func RunOnThread(f func() error) error {
+	return runLocked(func() (clean bool, err error) { return false, f() })
+}
+
+// runLocked calls f on a thread that nothing else uses. The thread ends with f, unless f says that it
+// left it clean.
+func runLocked(f func() (clean bool, err error)) error {
 	err := errExited
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the runtime then ends the thread
+		runtime.LockOSThread() // where it is not unlocked, the runtime ends the thread
 		if unix.Gettid() == unix.Getpid() {
 			// The first thread never ends. It would stay in the namespace and keep it alive.
 			// While this goroutine holds it, f gets another thread.
-			err = RunOnThread(f)
+			err = runLocked(f)
 			runtime.UnlockOSThread()
 			return
 		}
-		err = f()
+		var clean bool
+		if clean, err = f(); clean {
+			runtime.UnlockOSThread()
+		}
 	}()
 	<-done
 	return err

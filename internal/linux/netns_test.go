@@ -82,6 +82,11 @@ func TestRunInNetNSReturnsWhenTheFunctionEndsItsGoroutine(t *testing.T) {
 	if !errors.Is(err, errExited) {
 		t.Errorf("got error %v, want %v", err, errExited)
 	}
+	for deadline := time.Now().Add(patience); threadIn(t, ns.Inode()); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v a thread is still in the namespace", patience)
+		}
+	}
 }
 
 func TestRunInNetNSRefusesWhatIsNoNamespace(t *testing.T) {

@@ -115,10 +115,15 @@ func (c *Config) readProcfs() (p procfs) {
 	if c.Stack != nil {
 		p.stats, p.statsErr = c.Stack()
 	}
-	if c.LocalPorts != nil {
+	// Stack reads most of what the others do.
+	if local := p.stats.LocalPorts; local.Last > 0 {
+		p.first, p.last = local.First, local.Last
+	} else if c.LocalPorts != nil {
 		p.first, p.last, p.localPortsErr = c.LocalPorts()
 	}
-	if c.TCPSockets != nil {
+	if p.stats.Sockets.OK {
+		p.sockets = p.stats.Sockets.V
+	} else if c.TCPSockets != nil {
 		p.sockets, p.socketsErr = c.TCPSockets()
 	}
 	return p

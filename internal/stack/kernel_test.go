@@ -12,6 +12,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/sock"
 )
 
 func TestMain(m *testing.M) { kerneltest.Main(m) }
@@ -79,6 +80,8 @@ func TestFreshNamespace(t *testing.T) {
 	}
 	got.Memory, got.Orphans = Value{}, Value{} // of the host
 	want := Stats{
+		Sockets:           known(0),
+		LocalPorts:        sock.PortRange{First: 32768, Last: 60999},
 		TimeWait:          known(0),
 		TimeWaitLimit:     known(4096),
 		TimeWaitOverflows: known(0),
@@ -257,7 +260,7 @@ func TestNegativeTimeWaitLimitIsUnknown(t *testing.T) {
 	ns.Sysctl(t, "net.ipv4.tcp_max_tw_buckets", "-5")
 	ns.Do(t, func() {
 		s, err := newReader(t).Read()
-		want := "read net.ipv4.tcp_max_tw_buckets: got [-5], want one number, 0 or more"
+		want := `read net.ipv4.tcp_max_tw_buckets: got "-5", want one number, 0 or more`
 		if err == nil || err.Error() != want {
 			t.Errorf("got error %v, want %s", err, want)
 		}

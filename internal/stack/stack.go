@@ -6,9 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 
 	"github.com/prometheus/procfs"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A Value is a number that may not be known. V is valid only if OK is true.
@@ -22,6 +23,9 @@ func known(v uint64) Value { return Value{V: v, OK: true} }
 // Stats has the TCP counters and limits of one network namespace, for IPv4 and IPv6 together. A
 // value that could not be read is not OK.
 type Stats struct {
+	// Sockets is what [Reader.TCPSockets] returns.
+	Sockets Value
+
 	// TimeWait is the number of TIME_WAIT sockets, "tw" in /proc/net/sockstat
 	// (tcp_death_row.tw_refcount). It includes FIN_WAIT2 sockets without a process.
 	TimeWait Value
@@ -38,7 +42,9 @@ type Stats struct {
 	// included: TcpExt ListenDrops.
 	ListenDrops Value
 
-	// EphemeralPorts is the number of ports in net.ipv4.ip_local_port_range that are not in
+	// LocalPorts is net.ipv4.ip_local_port_range; 0 to 0: not known.
+	LocalPorts sock.PortRange
+	// EphemeralPorts is the number of ports in LocalPorts that are not in
 	// net.ipv4.ip_local_reserved_ports.
 	EphemeralPorts Value
 
@@ -84,13 +90,13 @@ func (r *Reader) Read() (Stats, error) {
 	defer runtime.UnlockOSThread()
 
 	var s Stats
-	err := errors.Join(
-		r.readSockstat(&s),
-		r.readNetstat(&s),
-		r.readTimeWaitLimit(&s),
-		r.readEphemeralPorts(&s),
-		r.readHostLimits(&s),
-	)
+	err := errors.Join(r.readSockstat(&s), r.readNetstat(&s))
+	ipv4, openErr := r.openSysctls()
+	if openErr != nil {
+		return s, errors.Join(err, openErr)
+	}
+	defer ipv4.close()
+	err = errors.Join(err, ipv4.readTimeWaitLimit(&s), ipv4.readEphemeralPorts(&s), ipv4.readHostLimits(&s))
 	return s, err
 }
 
@@ -103,6 +109,9 @@ func (r *Reader) readSockstat(s *Stats) error {
 		return errors.New("read net/sockstat: no usable \"tw\" in the TCP line")
 	}
 	s.TimeWait = known(uint64(*tcp.TW))
+	if n, err := r.tcpSockets(tcp); err == nil {
+		s.Sockets = known(n)
+	}
 	if tcp.Mem != nil && *tcp.Mem >= 0 {
 		s.Memory = known(uint64(*tcp.Mem) * uint64(os.Getpagesize()))
 	}
@@ -110,38 +119,6 @@ func (r *Reader) readSockstat(s *Stats) error {
 		s.Orphans = known(uint64(*tcp.Orphan))
 	}
 	return nil
-}
-
-// readHostLimits reads the limits of the host.
-func (r *Reader) readHostLimits(s *Stats) error {
-	pages, err := r.hostLimit("net.ipv4.tcp_mem", 3)
-	if pages != nil {
-		s.MemoryPressure = known(pages[1] * uint64(os.Getpagesize()))
-		s.MemoryLimit = known(pages[2] * uint64(os.Getpagesize()))
-	}
-	orphans, orphansErr := r.hostLimit("net.ipv4.tcp_max_orphans", 1)
-	if orphans != nil {
-		s.OrphansLimit = known(orphans[0])
-	}
-	return errors.Join(err, orphansErr)
-}
-
-// hostLimit returns the n numbers of a sysctl, or none outside of the initial network namespace.
-func (r *Reader) hostLimit(sysctl string, n int) ([]uint64, error) {
-	v, err := r.proc.SysctlInts(sysctl)
-	switch {
-	case errors.Is(err, os.ErrNotExist): // not the initial network namespace
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("read %s: %w", sysctl, err)
-	case len(v) != n || slices.Min(v) < 0:
-		return nil, fmt.Errorf("read %s: got %v, want %d numbers, 0 or more", sysctl, v, n)
-	}
-	numbers := make([]uint64, n)
-	for i := range v {
-		numbers[i] = uint64(v[i])
-	}
-	return numbers, nil
 }
 
 // TCPSockets returns the number of TCP sockets in the calling thread's network namespace: those that
@@ -155,6 +132,11 @@ func (r *Reader) TCPSockets() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return r.tcpSockets(tcp)
+}
+
+// tcpSockets adds those of IPv6 to what sockstat has.
+func (r *Reader) tcpSockets(tcp procfs.NetSockstatProtocol) (uint64, error) {
 	if tcp.InUse < 0 || tcp.TW == nil || *tcp.TW < 0 {
 		return 0, errors.New("read net/sockstat: no usable numbers in the TCP line")
 	}
@@ -231,19 +213,4 @@ func (r *Reader) netstat() (procfs.ProcNetstat, error) {
 		return procfs.ProcNetstat{}, err
 	}
 	return thread.Netstat()
-}
-
-func (r *Reader) readTimeWaitLimit(s *Stats) error {
-	const sysctl = "net.ipv4.tcp_max_tw_buckets"
-	v, err := r.proc.SysctlInts(sysctl)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", sysctl, err)
-	}
-	// The kernel accepts a negative number, which means no limit: it compares unsigned
-	// (inet_twsk_alloc).
-	if len(v) != 1 || v[0] < 0 {
-		return fmt.Errorf("read %s: got %v, want one number, 0 or more", sysctl, v)
-	}
-	s.TimeWaitLimit = known(uint64(v[0]))
-	return nil
 }

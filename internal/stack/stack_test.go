@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // proc makes a procfs of testdata/linux-6.18, taken from a namespace with 3
@@ -48,6 +50,8 @@ const absent = "absent"
 // fixture has the values of testdata/linux-6.18.
 func fixture() Stats {
 	return Stats{
+		Sockets:           known(8),
+		LocalPorts:        sock.PortRange{First: 32768, Last: 60999},
 		TimeWait:          known(7),
 		TimeWaitLimit:     known(131072),
 		TimeWaitOverflows: known(13),
@@ -89,11 +93,12 @@ func TestReadOfHostilePart(t *testing.T) {
 		memory   = "sys/net/ipv4/tcp_mem"
 		orphans  = "sys/net/ipv4/tcp_max_orphans"
 	)
-	noSockstat := func(s *Stats) { s.TimeWait, s.Memory, s.Orphans = Value{}, Value{}, Value{} }
+	noSockstat := func(s *Stats) { s.Sockets, s.TimeWait, s.Memory, s.Orphans = Value{}, Value{}, Value{}, Value{} }
 	noMemoryLimit := func(s *Stats) { s.MemoryPressure, s.MemoryLimit = Value{}, Value{} }
 	noOrphansLimit := func(s *Stats) { s.OrphansLimit = Value{} }
 	noNetstat := func(s *Stats) { s.TimeWaitOverflows, s.ListenOverflows, s.ListenDrops = Value{}, Value{}, Value{} }
-	noPorts := func(s *Stats) { s.EphemeralPorts = Value{} }
+	noReserved := func(s *Stats) { s.EphemeralPorts = Value{} }
+	noPorts := func(s *Stats) { s.LocalPorts, s.EphemeralPorts = sock.PortRange{}, Value{} }
 	noLimit := func(s *Stats) { s.TimeWaitLimit = Value{} }
 
 	tests := []struct {
@@ -115,8 +120,8 @@ func TestReadOfHostilePart(t *testing.T) {
 		{"sockstat with tw alone", "net/sockstat", "TCP: inuse 1 tw 7\n", func(s *Stats) { s.Memory, s.Orphans = Value{}, Value{} }, nil},
 		{"not the initial namespace: memory", memory, absent, noMemoryLimit, nil},
 		{"not the initial namespace: orphans", orphans, absent, noOrphansLimit, nil},
-		{"memory short", memory, "1 2\n", noMemoryLimit, []string{"read net.ipv4.tcp_mem: got [1 2], want 3 numbers, 0 or more"}},
-		{"orphans negative", orphans, "-1\n", noOrphansLimit, []string{"read net.ipv4.tcp_max_orphans: got [-1], want 1 numbers, 0 or more"}},
+		{"memory short", memory, "1 2\n", noMemoryLimit, []string{`read net.ipv4.tcp_mem: got "1 2", want three numbers, 0 or more`}},
+		{"orphans negative", orphans, "-1\n", noOrphansLimit, []string{`read net.ipv4.tcp_max_orphans: got "-1", want one number, 0 or more`}},
 		{"netstat missing", "net/netstat", absent, noNetstat,
 			[]string{"read net/netstat: open ROOT/100/task/101/net/netstat: no such file or directory"}},
 		{"netstat empty", "net/netstat", "", noNetstat,
@@ -141,27 +146,29 @@ func TestReadOfHostilePart(t *testing.T) {
 				"read net/netstat: TcpExt ListenDrops is NaN",
 			}},
 		{"limit missing", limit, absent, noLimit,
-			[]string{"read net.ipv4.tcp_max_tw_buckets: open ROOT/sys/net/ipv4/tcp_max_tw_buckets: no such file or directory"}},
+			[]string{"read net.ipv4.tcp_max_tw_buckets: openat tcp_max_tw_buckets: no such file or directory"}},
 		{"limit empty", limit, "", noLimit,
-			[]string{"read net.ipv4.tcp_max_tw_buckets: got [], want one number, 0 or more"}},
+			[]string{`read net.ipv4.tcp_max_tw_buckets: got "", want one number, 0 or more`}},
 		{"limit negative", limit, "-5\n", noLimit,
-			[]string{"read net.ipv4.tcp_max_tw_buckets: got [-5], want one number, 0 or more"}},
+			[]string{`read net.ipv4.tcp_max_tw_buckets: got "-5", want one number, 0 or more`}},
 		{"limit zero", limit, "0\n", func(s *Stats) { s.TimeWaitLimit = known(0) }, nil},
 		{"range missing", ports, absent, noPorts,
-			[]string{"read net.ipv4.ip_local_port_range: open ROOT/sys/net/ipv4/ip_local_port_range: no such file or directory"}},
+			[]string{"read net.ipv4.ip_local_port_range: openat ip_local_port_range: no such file or directory"}},
 		{"range short", ports, "32768\n", noPorts,
-			[]string{"read net.ipv4.ip_local_port_range: got [32768], want two ports, the lower first"}},
+			[]string{`read net.ipv4.ip_local_port_range: got "32768", want two ports, the lower first`}},
 		{"range reversed", ports, "60999\t32768\n", noPorts,
 			[]string{"read net.ipv4.ip_local_port_range: got [60999 32768], want two ports, the lower first"}},
 		{"range too high", ports, "32768\t65536\n", noPorts,
 			[]string{"read net.ipv4.ip_local_port_range: got [32768 65536], want two ports, the lower first"}},
-		{"range of one port", ports, "50000\t50000\n", func(s *Stats) { s.EphemeralPorts = known(1) }, nil},
-		{"reserved missing", reserved, absent, noPorts,
-			[]string{"read net.ipv4.ip_local_reserved_ports: open ROOT/sys/net/ipv4/ip_local_reserved_ports: no such file or directory"}},
-		{"reserved bad", reserved, "8080,web\n", noPorts,
+		{"range of one port", ports, "50000\t50000\n", func(s *Stats) {
+			s.LocalPorts, s.EphemeralPorts = sock.PortRange{First: 50000, Last: 50000}, known(1)
+		}, nil},
+		{"reserved missing", reserved, absent, noReserved,
+			[]string{"read net.ipv4.ip_local_reserved_ports: openat ip_local_reserved_ports: no such file or directory"}},
+		{"reserved bad", reserved, "8080,web\n", noReserved,
 			[]string{`read net.ipv4.ip_local_reserved_ports: got "web", want a port or a range of ports`}},
-		{"reserved endless", reserved, strings.Repeat("1,", 1<<20), noPorts,
-			[]string{"read net.ipv4.ip_local_reserved_ports: ROOT/sys/net/ipv4/ip_local_reserved_ports: longer than any list of ports"}},
+		{"reserved endless", reserved, strings.Repeat("1,", 1<<20), noReserved,
+			[]string{"read net.ipv4.ip_local_reserved_ports: longer than any list of ports"}},
 		{"reserved empty", reserved, "\n", func(s *Stats) { s.EphemeralPorts = known(60999 - 32768 + 1) }, nil},
 	}
 	for _, tt := range tests {
@@ -195,13 +202,13 @@ func TestReadJoinsWhatFailed(t *testing.T) {
 		"read net/netstat: no TcpExt TCPTimeWaitOverflow",
 		"read net/netstat: no TcpExt ListenOverflows",
 		"read net/netstat: no TcpExt ListenDrops",
-		"read net.ipv4.tcp_max_tw_buckets: got [], want one number, 0 or more",
+		`read net.ipv4.tcp_max_tw_buckets: got "", want one number, 0 or more`,
 	}, "\n")
 	if err == nil || err.Error() != want {
 		t.Errorf("got error\n%v\nwant\n%s", err, want)
 	}
 	all := fixture()
-	if only := (Stats{EphemeralPorts: all.EphemeralPorts, MemoryPressure: all.MemoryPressure, MemoryLimit: all.MemoryLimit, OrphansLimit: all.OrphansLimit}); got != only {
+	if only := (Stats{LocalPorts: all.LocalPorts, EphemeralPorts: all.EphemeralPorts, MemoryPressure: all.MemoryPressure, MemoryLimit: all.MemoryLimit, OrphansLimit: all.OrphansLimit}); got != only {
 		t.Errorf("got %+v, want %+v", got, only)
 	}
 }
