@@ -34,7 +34,8 @@ type Config struct {
 type Transport interface {
 	// Send sends one request and returns it with its sequence number filled in.
 	Send(netlink.Message) (netlink.Message, error)
-	// Receive waits for a datagram, copies it to b, and returns its length in bytes.
+	// Receive waits for a datagram, copies it to b, and returns its length in bytes. What
+	// does not fit into b is lost.
 	Receive(b []byte) (int, error)
 	// SetReadDeadline makes Receive fail with os.ErrDeadlineExceeded from that time on,
 	// also a call that waits already. The zero time means no deadline.
@@ -44,9 +45,12 @@ type Transport interface {
 
 const defaultRetries = 3
 
-// bufferSize is enough for any datagram of a dump: the kernel fills at most 32 KiB
-// (netlink_dump).
-const bufferSize = 64 << 10
+// The kernel fills at most 32 KiB of a buffer, and at most 8 KiB where it has not seen a larger
+// one yet; it wants room for 16 KiB (netlink_dump). Most network namespaces need no more.
+const (
+	firstBuffer = 16 << 10
+	bufferSize  = 64 << 10
+)
 
 // A Conn dumps the sockets of one network namespace. Several goroutines may call its
 // methods. One dump runs at a time, so the body of a range over a dump must not start
@@ -73,7 +77,7 @@ func Dial(cfg *Config) (*Conn, error) {
 		open:    cfg.Open,
 		release: func() error { return nil },
 		retries: cfg.Retries,
-		buf:     make([]byte, bufferSize),
+		buf:     make([]byte, firstBuffer),
 		turn:    make(chan struct{}, 1),
 	}
 	if c.retries == 0 {
@@ -269,6 +273,9 @@ func (d *dump) receive(t Transport, seq uint32) (op string, err error) {
 		done, op, err := d.datagram(d.conn.buf[:n], seq)
 		if done || err != nil {
 			return op, err
+		}
+		if n > firstBuffer/2 && len(d.conn.buf) < bufferSize { // there may be many more
+			d.conn.buf = make([]byte, bufferSize)
 		}
 	}
 }
