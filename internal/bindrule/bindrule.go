@@ -51,6 +51,10 @@ type Socket struct {
 	State sock.State
 	Kind  sock.Kind
 
+	// NamedPort says that the program of a connection has named the local port, so that this side
+	// opened it. False where that is not known. bind() does not look at it.
+	NamedPort bool
+
 	Count uint64
 	// Expires is the time until the last of them is gone. KindTimeWait only.
 	Expires time.Duration

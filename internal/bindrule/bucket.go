@@ -11,6 +11,10 @@ type Bucket struct {
 	FastReuse     bool          // fastreuse > 0
 	FastReusePort FastReusePort // fastreuseport
 
+	// Chosen says that connect() chose the port, and that no bind() without SO_REUSEADDR came since
+	// (fastreuse is -1). It matters to no request.
+	Chosen bool
+
 	// The rest has no meaning for FastReusePortNone.
 	UID    uint32     // fastuid
 	Addr   netip.Addr // fast_rcv_saddr or fast_v6_rcv_saddr, by fast_sk_family

@@ -83,7 +83,7 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 	if len(captured) == 0 || e.Captured != bindtrace.CaptureAll {
 		facts.Partial = true
 		if sockets := verdict.Explain(&s.Seen, request); len(captured) == 0 || len(sockets) > 0 {
-			facts.Blockers, facts.Seen, facts.Partial = withDetails(sockets, captured), diagnosis.Afterwards, s.Seen.Incomplete
+			facts.Blockers, facts.Seen, facts.Partial = withDetails(&s.Seen.Bucket, sockets, captured), diagnosis.Afterwards, s.Seen.Incomplete
 		}
 	}
 	return diagnosis.Of(&facts)
@@ -151,6 +151,17 @@ func goneOpener(o *owner.Owner) owner.Owner {
 	}
 }
 
+// outgoing says that this side opened the connections: their program has named the port, or connect() has
+// chosen it. The kernel program of bindtrace says the same of the sockets that it captures (is_outgoing).
+func outgoing(s *bindrule.Socket, bucket *bindrule.Bucket) bool {
+	switch s.State {
+	case sock.StateListen, sock.StateClose:
+		return false
+	default:
+		return s.NamedPort || bucket.Known && bucket.Chosen && s.ReuseAddr == bindrule.No && s.Kind != sock.KindRequest
+	}
+}
+
 func socketOf(b *bindtrace.Blocker) bindrule.Socket {
 	s := bindrule.Socket{
 		Addr: b.Addr, Ifindex: b.Ifindex, V6Only: bindrule.FlagOf(b.V6Only),
@@ -165,10 +176,10 @@ func socketOf(b *bindtrace.Blocker) bindrule.Socket {
 
 // withDetails are sockets that were seen afterwards, with what the capture says of the same address and
 // state. What holds for each of several connections is known, but not who has them all.
-func withDetails(sockets []bindrule.Socket, captured []diagnosis.Blocker) []diagnosis.Blocker {
+func withDetails(bucket *bindrule.Bucket, sockets []bindrule.Socket, captured []diagnosis.Blocker) []diagnosis.Blocker {
 	out := make([]diagnosis.Blocker, len(sockets))
 	for i := range sockets {
-		out[i].Socket = sockets[i]
+		out[i].Socket, out[i].Outgoing = sockets[i], outgoing(&sockets[i], bucket)
 		alike := func(c diagnosis.Blocker) bool {
 			return c.State == sockets[i].State && c.Kind == sockets[i].Kind && c.Addr == sockets[i].Addr && c.UID == sockets[i].UID
 		}
@@ -176,7 +187,7 @@ func withDetails(sockets []bindrule.Socket, captured []diagnosis.Blocker) []diag
 		if n < 0 {
 			continue
 		}
-		out[i].Outgoing, out[i].Held = captured[n].Outgoing, captured[n].Held
+		out[i].Outgoing, out[i].Held = out[i].Outgoing || captured[n].Outgoing, captured[n].Held
 		if sockets[i].Count == 1 {
 			out[i].Peer, out[i].Own, out[i].Holder, out[i].Opener = captured[n].Peer, captured[n].Own, captured[n].Holder, captured[n].Opener
 		}

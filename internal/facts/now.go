@@ -102,12 +102,12 @@ func (l *Look) listeners(s bindrule.Socket) []diagnosis.Blocker {
 // opened names the processes that have sockets in this state on the address open.
 func (l *Look) opened(s bindrule.Socket) []diagnosis.Blocker {
 	var out []diagnosis.Blocker
-	for i := range l.Open {
-		o := &l.Open[i]
-		if s.Kind != sock.KindFull || s.Count == 0 || o.State != s.State || s.Elsewhere == 0 && o.Addr.Unmap() != s.Addr.Unmap() {
-			continue
+	outgoing := outgoing(&s, &l.Port.Bucket)
+	for _, o := range l.holders(&s) {
+		if s.Count == 0 {
+			break
 		}
-		b := diagnosis.Blocker{Socket: s, Held: true, Holder: o.Owner}
+		b := diagnosis.Blocker{Socket: s, Outgoing: outgoing, Held: true, Holder: o.Owner}
 		b.Count = min(o.Count, s.Count)
 		if o.Count == 1 {
 			b.Peer = o.Peer
@@ -116,7 +116,35 @@ func (l *Look) opened(s bindrule.Socket) []diagnosis.Blocker {
 		out = append(out, b)
 	}
 	if s.Count > 0 {
-		out = append(out, diagnosis.Blocker{Socket: s})
+		out = append(out, diagnosis.Blocker{Socket: s, Outgoing: outgoing})
+	}
+	return out
+}
+
+// holders are who has the sockets open. Where others are in the same state on the same address, and differ in
+// their flags or in who opened them, nobody knows whose are whose, unless one process has them all.
+func (l *Look) holders(s *bindrule.Socket) []Open {
+	if s.Kind != sock.KindFull {
+		return nil
+	}
+	var out []Open
+	for i := range l.Open {
+		o := &l.Open[i]
+		if o.State == s.State && (s.Elsewhere != 0 || o.Addr.Unmap() == s.Addr.Unmap()) {
+			out = append(out, *o)
+		}
+	}
+	alike := 0
+	for i := range l.Port.Sockets {
+		o := &l.Port.Sockets[i]
+		if o.Kind == sock.KindFull && o.State == s.State && (s.Elsewhere != 0 || o.Elsewhere != 0 || o.Addr.Unmap() == s.Addr.Unmap()) {
+			alike++
+		}
+	}
+	if alike > 1 && slices.ContainsFunc(out, func(o Open) bool { return o.Owner.PID != out[0].Owner.PID }) {
+		for i := range out {
+			out[i].Owner, out[i].Peer = owner.Owner{}, netip.AddrPort{}
+		}
 	}
 	return out
 }

@@ -94,6 +94,7 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 		group := newSocket(&sockflags.Group{
 			Port: s.Port, Addr: s.Addr, Ifindex: s.Ifindex, V6Only: s.V6Only, State: s.State, Kind: s.Kind, Flags: s.ReuseFlags, UID: s.UID,
 		})
+		group.NamedPort = s.NamedPort && s.State != sock.StateClose
 		n := of.find(f.Sockets, &group)
 		if n == len(f.Sockets) {
 			f.Sockets = append(f.Sockets, group)
@@ -167,6 +168,7 @@ func newBucket(b *sockflags.Bucket) bindrule.Bucket {
 	return bindrule.Bucket{
 		Known:         true,
 		FastReuse:     b.FastReuse > 0,
+		Chosen:        b.FastReuse < 0,
 		FastReusePort: bindrule.FastReusePort(max(b.FastReusePort, 0)), // -1 is none, too
 		UID:           b.UID,
 		Addr:          b.Addr,

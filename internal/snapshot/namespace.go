@@ -87,7 +87,7 @@ func (t *taking) list(ctx context.Context) {
 		return l, nil
 	})
 	watched := t.updateWatch()
-	t.publish(func(s *Namespace) { s.Watch = watched })
+	t.publish(func(s *Namespace) { s.Watch, s.LocalPorts = watched, t.localPorts })
 	t.fold(ctx)
 
 	udp := take(func() (ports.UDP, error) { return t.readUDP(ctx) })

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/seen"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/internal/verdict"
@@ -70,6 +71,9 @@ type Namespace struct {
 	// Watch is the set of watched ports. It is there even when it could not be
 	// brought up to date; then its error says why.
 	Watch Part[watch.Set]
+
+	// LocalPorts is net.ipv4.ip_local_port_range; empty: not known.
+	LocalPorts sock.PortRange
 
 	// Listeners are the listening sockets on watched ports, in groups, sorted by port, family,
 	// address and device. They are there also where the part is off. GroupsDropped counts, by

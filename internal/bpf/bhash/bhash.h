@@ -20,7 +20,7 @@ enum socket_flag {
 	FLAG_REUSE = 1 << 0,
 	FLAG_REUSEPORT = 1 << 1,
 	FLAG_V6ONLY = 1 << 2,
-	FLAG_NAMED_PORT = 1 << 3, /* of listeners: the program has named the port */
+	FLAG_NAMED_PORT = 1 << 3, /* the program has named the port; not of TIME_WAIT */
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -289,7 +289,7 @@ static __always_inline void bhash_fill(struct socket_record *r, struct sock_comm
 		return;
 	}
 	r->uid = bhash_uid(sk, orphans_are_roots);
-	if (r->state == TCP_LISTEN && READ_BITS((struct sock___bhash *)sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+	if (READ_BITS((struct sock___bhash *)sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
 		r->flags |= FLAG_NAMED_PORT;
 }
 

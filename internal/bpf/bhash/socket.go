@@ -20,8 +20,9 @@ type Socket struct {
 	Kind    sock.Kind // KindFull or KindTimeWait
 	sock.ReuseFlags
 
-	// NamedPort says that the program of a listener has named the port: the kernel did not choose it
-	// (SOCK_BINDPORT_LOCK).
+	// NamedPort says that the program has named the port: the kernel did not choose it
+	// (SOCK_BINDPORT_LOCK). A socket that accept() returns does not have it (sk_clone_lock), so this
+	// side opened a connection that does. KindTimeWait has lost it.
 	NamedPort bool
 
 	// Expires is the time until the socket's timer is due; KindTimeWait only.
