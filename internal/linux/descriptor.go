@@ -17,6 +17,10 @@ import (
 type SocketFD struct {
 	FD    int
 	Inode uint32 // of the socket, in sockfs
+
+	// Inherited says that the process has the socket from another one, which had the same user, and that
+	// nobody waits for what the socket has: it was inherited. False where that is not known.
+	Inherited bool
 }
 
 // A SocketHolder is a process that has sockets open.
@@ -57,7 +61,7 @@ func SocketFDs(ctx context.Context, dir string, f func(SocketFD) bool) error {
 			if err != nil {
 				continue
 			}
-			if fd, err := strconv.Atoi(name); err == nil && !f(SocketFD{fd, inode}) {
+			if fd, err := strconv.Atoi(name); err == nil && !f(SocketFD{FD: fd, Inode: inode}) {
 				return nil
 			}
 		}

@@ -37,7 +37,7 @@ func sockets(t *testing.T, dir string) []SocketFD {
 func TestSocketFDsAreThoseOfSockets(t *testing.T) {
 	dir := fdDir(t, "socket:[7]", "/dev/null", "pipe:[8]", "socket:[4294967295]",
 		"socket:[4294967296]", "socket:[7]", "socket:[12345678901234567890123456]")
-	if got, want := sockets(t, dir), []SocketFD{{0, 7}, {3, 4294967295}, {5, 7}}; !slices.Equal(got, want) {
+	if got, want := sockets(t, dir), []SocketFD{{FD: 0, Inode: 7}, {FD: 3, Inode: 4294967295}, {FD: 5, Inode: 7}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -52,7 +52,7 @@ func TestSocketFDsOfThisProcess(t *testing.T) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		t.Fatal(err)
 	}
-	if want := (SocketFD{fd, uint32(st.Ino)}); !slices.Contains(sockets(t, "/proc/self/fd"), want) {
+	if want := (SocketFD{FD: fd, Inode: uint32(st.Ino)}); !slices.Contains(sockets(t, "/proc/self/fd"), want) {
 		t.Errorf("%v was not found", want)
 	}
 }
@@ -83,8 +83,8 @@ func TestSocketFDsOfAProcessThatIsGone(t *testing.T) {
 
 func TestOpenSocketFDsLeavesOutWhatChanged(t *testing.T) {
 	dir := fdDir(t, "socket:[1]", "socket:[2]", "/dev/null")
-	got, err := OpenSocketFDs(dir, []SocketFD{{0, 1}, {1, 1}, {2, 1}, {3, 1}})
-	if want := []SocketFD{{0, 1}}; err != nil || !slices.Equal(got, want) {
+	got, err := OpenSocketFDs(dir, []SocketFD{{FD: 0, Inode: 1}, {FD: 1, Inode: 1}, {FD: 2, Inode: 1}, {FD: 3, Inode: 1}})
+	if want := []SocketFD{{FD: 0, Inode: 1}}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v and error %v, want %v", got, err, want)
 	}
 }

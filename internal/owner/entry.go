@@ -19,14 +19,16 @@ type entry struct {
 	checked time.Time // when its owner was last looked for or confirmed
 }
 
-// settled reports whether the owner is final. A service manager may still pass the socket on.
-func (e *entry) settled() bool { return e.found && !e.owner.place.manager }
+// settled reports whether the owner is final. A service manager may still pass the socket on, and a server that
+// seems to have inherited its socket may have been busy.
+func (e *entry) settled() bool { return e.found && !e.owner.place.manager && !e.inherited }
 
 // shown returns the Owner. It is empty if nothing is known.
 func (e *entry) shown() Owner {
 	o := Owner{Absence: e.absence}
 	if e.found {
 		o = e.owner.shown(e.count)
+		o.Inherited = e.inherited
 	}
 	o.Opener = e.left
 	return o

@@ -113,7 +113,7 @@ func New(opts Options) (*Finder, error) {
 func (f *Finder) Close() error {
 	f.cancel()
 	f.worker.Wait()
-	return f.cgroup.close()
+	return f.cgroup.Close()
 }
 
 // Find returns the owners of the sockets, by cookie, and why others have none. A socket that no scan

@@ -64,9 +64,16 @@ func ownerOf(t testing.TB, f *Finder, name string, pid, processes int) Owner {
 	if err != nil {
 		t.Fatal(err)
 	}
+	exe, err := p.Executable()
+	if err == nil && exe == "" { // its main thread has ended
+		exe, err = os.Executable()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	at := placeOf(cgroups)
 	return Owner{
-		Process: name, Unit: at.unit, Runtime: at.runtime, Container: at.container,
+		Process: name, Exe: exe, Unit: at.unit, Runtime: at.runtime, Container: at.container,
 		PID: pid, Processes: processes,
 	}
 }

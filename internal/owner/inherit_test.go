@@ -67,7 +67,7 @@ func socketOnItsWayBetweenProcessesHasNoProcess(t *testing.T, opts Options) {
 // process that even root may not look into, that one may have the socket.
 func absent(f *Finder) Absence {
 	if f.refused > 0 {
-		return Hidden
+		return Refused
 	}
 	return NoProcess
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/owner/cgroupid"
 )
 
 const sliceName, sliceSuffix = "sockstate-owner-test-", ".slice"
@@ -22,12 +23,12 @@ const sliceName, sliceSuffix = "sockstate-owner-test-", ".slice"
 func newCgroup(t *testing.T, path string) (dir string, id uint64) {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	ids := openCgroupIDs("/sys/fs/cgroup")
-	if ids.mount == nil {
+	hierarchy := cgroupid.Open("/sys/fs/cgroup")
+	defer hierarchy.Close()
+	root := hierarchy.Root()
+	if root == "" {
 		kerneltest.Skip(t, "needs cgroup2 mounted on /sys/fs/cgroup or below")
 	}
-	defer ids.mount.Close()
-	root := ids.mount.Name()
 	left, err := filepath.Glob(filepath.Join(root, sliceName+"*"))
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func TestOfProcessWhileItRunsAndAfterwards(t *testing.T) {
 			join(t, dir, cmd.Process.Pid)
 
 			live := want
-			live.Process, live.PID, live.Processes = "binder", cmd.Process.Pid, 1
+			live.Process, live.Exe, live.PID, live.Processes = "binder", ownerOf(t, f, "", cmd.Process.Pid, 1).Exe, cmd.Process.Pid, 1
 			expectProcess(t, f, pid, began, id, live, true)
 			// Another process has its pid by now.
 			expectProcess(t, f, pid, began-clockTick, id, want, true)

@@ -6,12 +6,17 @@ import "strings"
 // known is empty.
 type Owner struct {
 	Process   string // its name: any bytes, at most 64
+	Exe       string // the path of its executable, or the end of that: at most 256 bytes
 	Unit      string // systemd unit; if it is not the system's, with what it is in: "user@1000/x.service"
 	Runtime   string // what runs the container: one of the Runtime constants
 	Container string // 64 hexadecimal digits, or the container's name where it has no id
 	Within    string // what the container is in, if it is not the system's: "user@1000"
 	PID       int    // in the pid namespace of /proc
 	Processes int    // how many had the socket open at the last scan
+
+	// Inherited says that whoever opened the socket does not have it any more, as far as the kernel shows, and
+	// nobody waits for its connections (linux.SocketFD.Inherited). False where that is not known.
+	Inherited bool
 
 	Absence Absence // why no process is known
 	Opener  *Opener // who had the socket open first; nil: the process above, or it has not been seen
@@ -32,7 +37,11 @@ const (
 	NoProcess
 
 	// Hidden: some processes may not be looked into, or are not visible, and may have the socket.
+	// Who has more privileges, or is in the initial pid namespace, sees them.
 	Hidden
+
+	// Refused: a security module hides some processes from everybody.
+	Refused
 )
 
 // An Opener is the process that was the first Owner of a socket and does not have it open any more.

@@ -73,7 +73,7 @@ func (f *Finder) readProcess(p procfs.Proc, thread int, check func() error) (pro
 // shown returns the process as the Owner of a socket that so many processes have open.
 func (p *process) shown(processes int) Owner {
 	o := p.place.shown()
-	o.Process, o.PID, o.Processes = p.name, p.pid, processes
+	o.Process, o.Exe, o.PID, o.Processes = p.name, p.exe, p.pid, processes
 	return o
 }
 

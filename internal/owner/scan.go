@@ -17,15 +17,17 @@ import (
 
 // holders are the processes that have one socket open.
 type holders struct {
-	owner  process
-	at     linux.SocketFD // the owner's descriptor
-	count  int
-	opener bool // the process that was the first owner still is one of them
+	owner     process
+	at        linux.SocketFD // the owner's descriptor
+	count     int
+	opener    bool // the process that was the first owner still is one of them
+	inherited bool // as in Owner
 }
 
 // add counts a process, and makes it the owner if it comes before the one so far.
 func (h *holders) add(p *process, at linux.SocketFD, opener identity) {
 	h.count++
+	h.inherited = at.Inherited && (h.inherited || h.count == 1) // for all of them
 	h.opener = h.opener || p.identity == opener
 	if h.count == 1 || before(p, &h.owner) {
 		h.owner, h.at = *p, at
@@ -86,6 +88,7 @@ func (f *Finder) scanHolders(held []linux.SocketHolder, wanted search) scanResul
 		}
 		if err != nil && !errors.Is(unix.Kill(h.PID, 0), unix.ESRCH) { // procfs hides it (hidepid)
 			found.refused++
+			found.blind = true
 		}
 	}
 	return found
@@ -93,7 +96,8 @@ func (f *Finder) scanHolders(held []linux.SocketHolder, wanted search) scanResul
 
 // scanProcfs looks into /proc/PID/fd of all processes.
 func (f *Finder) scanProcfs(ctx context.Context, wanted search) (scanResult, error) {
-	found := scanResult{holders: make(map[uint32]*holders), blind: !f.root || !linux.HasCap(unix.CAP_SYS_PTRACE)}
+	found := scanResult{holders: make(map[uint32]*holders)}
+	found.blind = !f.root || !linux.HasCap(unix.CAP_SYS_PTRACE) || !linux.HasCap(unix.CAP_DAC_READ_SEARCH, unix.CAP_DAC_OVERRIDE)
 	procs, err := f.fs.AllProcs()
 	if err != nil {
 		return found, fmt.Errorf("find socket owners: list processes: %w", err)

@@ -145,8 +145,11 @@ func (f *Finder) conclude(found scanResult, err error) {
 		f.refused = 0
 	}
 	absence := NoProcess
-	if found.refused > 0 || found.blind {
+	switch {
+	case found.blind:
 		absence = Hidden
+	case found.refused > 0:
+		absence = Refused
 	}
 	now := time.Now()
 	for s, e := range f.known {

@@ -25,7 +25,7 @@ const (
 	// seqBufSize is the buffer of bpf_seq_read in kernel/bpf/bpf_iter.c. One read returns no more.
 	seqBufSize = 8 * 4096
 	// recordSize is the size of struct record in sockfiles.c.
-	recordSize = 24
+	recordSize = 32
 	// clockTick is the unit of times in procfs: USER_HZ.
 	clockTick = 10 * time.Millisecond
 
@@ -154,7 +154,7 @@ func (s *search) add(records []byte) {
 		if t.tid != t.pid {
 			s.threads++
 		}
-		fd := linux.SocketFD{FD: int(native.Uint32(b[20:])), Inode: native.Uint32(b[16:])}
+		fd := linux.SocketFD{FD: int(native.Uint32(b[20:])), Inode: native.Uint32(b[16:]), Inherited: native.Uint32(b[24:]) != 0}
 		key := found{t.pid, fd.Inode}
 		if !s.wanted(fd.Inode) || s.seen[key] {
 			continue

@@ -144,7 +144,53 @@ func TestEveryProcessThatHasTheSocketIsFound(t *testing.T) {
 	checkHolders(t, r, inode, own)
 	child := inherit(t, socket, 0)
 	elsewhere := inherit(t, socket, unix.CLONE_NEWPID)
-	checkHolders(t, r, inode, own, holder(t, child, 0, 3, inode), holder(t, elsewhere, 0, 3, inode))
+	first, second := holder(t, child, 0, 3, inode), holder(t, elsewhere, 0, 3, inode)
+	first.FDs[0].Inherited, second.FDs[0].Inherited = true, true
+	checkHolders(t, r, inode, own, first, second)
+}
+
+// A process that has a socket of another one, and does not wait for what it has, has inherited it.
+func TestInheritedSocket(t *testing.T) {
+	r := newReader(t)
+	socket, inode := newSocket(t)
+	own := holder(t, os.Getpid(), 0, int(socket.Fd()), inode)
+	child := holder(t, inherit(t, socket, 0), 0, 3, inode)
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(epoll)
+	wait := func(op int) {
+		t.Helper()
+		if err := unix.EpollCtl(epoll, op, int(socket.Fd()), &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait(unix.EPOLL_CTL_ADD)
+	checkHolders(t, r, inode, own, child)
+	wait(unix.EPOLL_CTL_DEL)
+	child.FDs[0].Inherited = true
+	checkHolders(t, r, inode, own, child)
+}
+
+// Of a server that has become another user, as servers do that open their sockets as root, the kernel does not
+// show whether it has opened the socket.
+func TestSocketOfAServerThatChangedItsUser(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	r := newReader(t)
+	socket, inode := newSocket(t)
+	cmd := command(t, "stay", 0)
+	cmd.ExtraFiles = []*os.File{socket}
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		kerneltest.Skip(t, "another user may not run the tests: %v", err)
+	}
+	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
+	checkHolders(t, r, inode, holder(t, os.Getpid(), 0, int(socket.Fd()), inode), holder(t, cmd.Process.Pid, 0, 3, inode))
 }
 
 func TestSocketIsFoundOnceInAProcess(t *testing.T) {
