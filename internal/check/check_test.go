@@ -261,7 +261,7 @@ func TestOrdinaryUserIsToldWhoseOwnersWereNotSeen(t *testing.T) {
 	if of := judged.Ports[0].Listeners[0].Owner; of != nil {
 		t.Errorf("owner %v, want none", of)
 	}
-	wantAdvice(t, judged, fmt.Sprintf("a process of uid %d listens on 127.0.0.1:4840. The exporter may not look into all processes; `ss -tlnp 'sport = :4840'`, as root on the host, may name it.", os.Geteuid()))
+	wantAdvice(t, judged, fmt.Sprintf("a process of uid %d listens on 127.0.0.1:4840. Not all processes could be looked into; `ss -Htlnp 'sport = :4840'`, as root on the host, may name it.", os.Geteuid()))
 	for _, want := range []string{
 		"socket owners: needs CAP_SYS_PTRACE for the sockets of other users' processes",
 		"socket owners: needs CAP_DAC_READ_SEARCH to list other users' descriptors, and for the cgroup of a process that ended",

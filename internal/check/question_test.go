@@ -211,6 +211,24 @@ func TestServiceIsThatOfTheHost(t *testing.T) {
 	}
 }
 
+// Nothing is in the way, but a server with the privileges of the user who asks fails all the same.
+func TestFreePortThatNeedsAPrivilege(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.Sysctl(t, "net.ipv4.ip_unprivileged_port_start", "4841")
+	const want = "; a server with the privileges of this command fails with EACCES: port 4840 is below net.ipv4.ip_unprivileged_port_start (4841)"
+	for _, args := range []string{"4840", "4841"} {
+		cmd := command(t, ns, args)
+		asNobody(t, cmd)
+		r := run(t, cmd)
+		if r.code != ExitFree || strings.Contains(r.stdout, want) != (args == "4840") {
+			t.Errorf("exit status %d, want 0, and %t for %q:\n%s", r.code, args == "4840", want, r.stdout)
+		}
+	}
+	if first, _ := answers(t, ns, ExitFree, "4840"); first != "4840: free" {
+		t.Errorf("root is told %q", first)
+	}
+}
+
 // The command asks whether an address is one of the host's. A bind() that fails would count.
 func TestCommandMakesNoBindFail(t *testing.T) {
 	kerneltest.RequireRoot(t)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,8 +14,10 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
+	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/facts"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/report"
@@ -32,6 +35,7 @@ type sources struct {
 	flags  *sockflags.Reader  // nil: the kernel or the user may not
 	bucket *bindbucket.Reader // nil: as above
 	owners *owner.Finder      // nil: no procfs
+	files  *sockfiles.Reader  // nil: owners are found in procfs
 	lacks  []lack
 
 	// missed are the lacks of the last look for owners.
@@ -53,7 +57,11 @@ func openSources() *sources {
 	if src.bucket == nil && hidesBound() {
 		src.lack(lack{what: "sockets that are bound and do not listen", detail: "sockets that are bound and do not listen: Linux shows them from 6.8 on", always: true})
 	}
-	finder, err := owner.New(owner.Options{Wait: ownersWait})
+	search := owner.Options{Wait: ownersWait}
+	if files, err := sockfiles.New(); err == nil { // sees processes that procfs does not open for root
+		src.files, search.Searcher = files, files
+	}
+	finder, err := owner.New(search)
 	if err != nil {
 		src.lack(lack{what: "owners of sockets", detail: fmt.Sprintf("owners of sockets: %v", err)})
 		return src
@@ -66,6 +74,9 @@ func openSources() *sources {
 func (src *sources) Close() {
 	if src.owners != nil {
 		_ = src.owners.Close()
+	}
+	if src.files != nil {
+		_ = src.files.Close()
 	}
 	if src.bucket != nil {
 		_ = src.bucket.Close()
@@ -138,6 +149,7 @@ func (src *sources) look(ctx context.Context, opts *options, owners bool) (*repo
 	own := src.host.Own()
 	query.LocalPorts = own.LocalPorts()
 	_ = own.Close()
+	query.PrivilegedBelow = privilegedBelow()
 	cfg := snapshot.Config{Host: src.host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Binds: requests(&query)}
 	if owners && src.owners != nil {
 		query.Open = src.findOwners(ctx, opts)
@@ -155,6 +167,17 @@ func (src *sources) look(ctx context.Context, opts *options, owners bool) (*repo
 		return nil, fmt.Errorf("look at the sockets: %w", err)
 	}
 	return judged, nil
+}
+
+// privilegedBelow is the first port that this process may bind to, if there are others below it. A server may
+// have other privileges.
+func privilegedBelow() int {
+	start, err := linux.NetSysctl("ipv4", "ip_unprivileged_port_start")
+	if err != nil || linux.HasCap(unix.CAP_NET_BIND_SERVICE) {
+		return 0
+	}
+	first, _ := strconv.Atoi(start)
+	return first
 }
 
 // requests are the binds that the report will ask about, beside those that a snapshot expects anyway.

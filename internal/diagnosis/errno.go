@@ -107,3 +107,9 @@ func ofPrivilege(f *Facts) Diagnosis {
 			fmt.Sprintf("a security module refused the call: %s needs no privilege, since net.ipv4.ip_unprivileged_port_start is %d", words.Port(f.Port), start))
 	}
 }
+
+// OfCheckedPrivilege says that a server with the privileges of who asks may not bind to a port that is free.
+func OfCheckedPrivilege(port uint16, start int) string {
+	return fmt.Sprintf("a server with the privileges of this command fails with EACCES: %s is below net.ipv4.ip_unprivileged_port_start (%d), and CAP_NET_BIND_SERVICE is missing",
+		words.Port(port), start)
+}

@@ -25,8 +25,8 @@ func ofNow(f *Facts) Diagnosis {
 	}
 	d.Brief = f.brief(d.End, bound)
 	d.Why = d.Brief
-	if f.Running && d.Code == codes.AcceptedConnection {
-		d.Why = d.Sentence // the server closes them as it stops: how many there are is not the point
+	if f.Running && d.Code == codes.AcceptedConnection || f.Call == Restart && d.Code == codes.InheritedListener {
+		d.Why = d.Sentence // the server closes its connections as it stops: how many there are is not the point
 	}
 	if f.HalfFree {
 		d.Sentence += "; the IPv6 half of a server that opens 0.0.0.0 and :: apart would start alone"

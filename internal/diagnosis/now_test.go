@@ -65,7 +65,7 @@ func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
 		{"a healthy server", wouldFail(no, listen.with(held(nginx))), codes.OtherListener, untilClosed(),
 			"1 socket in LISTEN without SO_REUSEADDR, until closed", "To run another server here, stop nginx (pid 7, nginx.service) first, or use another port or address."},
 		{"a listener that the exporter may not look at", wouldFail(no, listen.with(held(owner.Owner{Absence: owner.Hidden}))), codes.OtherListener, untilClosed(),
-			"1 socket in LISTEN without SO_REUSEADDR, until closed", "The exporter may not look into all processes; `ss -tlnp 'sport = :4840'`, as root on the host, may name it."},
+			"1 socket in LISTEN without SO_REUSEADDR, until closed", "Not all processes could be looked into; `ss -Htlnp 'sport = :4840'`, as root on the host, may name it."},
 		{"a restart of a server with open connections", restart(no, open.with(held(nginx)), open.with(held(nginx))), codes.AcceptedConnection, untilClosed(),
 			"2 connections of the server are open (2 ESTABLISHED, peer 127.0.0.1:5000), and those that it closes first stay in TIME_WAIT for 60 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
 			"Set SO_REUSEADDR before bind(). For the restart that brings the flag: stop the server, wait 60 s"},

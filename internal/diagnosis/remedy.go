@@ -58,13 +58,19 @@ func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
 	case f.Seen == Now && len(names) > 0: // a healthy server, as far as anybody knows
 		return "To run another server here, stop " + words.And(words.FirstOf(names)) + " first, or use another port or address."
 	case len(names) > 0:
-		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address."
+		remedy := "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address."
+		if len(names) == 1 && f.namesake(&sockets[0]) {
+			remedy += otherInstance(&sockets[0].Holder)
+		}
+		return remedy
 	case sockets[0].Holder.Absence == owner.NoProcess:
 		return "The socket is the kernel's own (NFS), registered with io_uring, in a thread with descriptors of its own, or on its way through a Unix socket. Use another port or address, or find its program by uid."
+	case sockets[0].Holder.Absence == owner.Refused:
+		return "No process shows the socket, but a security module hides some processes, from `ss` too. Use another port or address, or find its program by uid."
 	case sockets[0].Holder.Absence == owner.Hidden:
-		return fmt.Sprintf("The exporter may not look into all processes; `ss -tlnp 'sport = :%d'`, as root on the host, may name it.", f.Port)
+		return fmt.Sprintf("Not all processes could be looked into; `ss -Htlnp 'sport = :%d'`, as root on the host, may name it.", f.Port)
 	case f.Seen == Now:
-		return fmt.Sprintf("`ss -tlnp 'sport = :%d'` names the process.", f.Port)
+		return fmt.Sprintf("`ss -Htlnp 'sport = :%d'`, as root on the host, names the process.", f.Port)
 	}
 	return codes.OtherListener.Remedy()
 }

@@ -22,8 +22,7 @@ func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 	case codes.OwnListener:
 		return f.ownListener(sockets)
 	case codes.InheritedListener:
-		return f.who(sockets) + " still has the listening socket on " + f.where(sockets) + " open that " +
-			process(&sockets[0].Opener) + " opened, which is gone"
+		return f.inherited(sockets)
 	case codes.ReusePortOtherUser:
 		return f.who(sockets) + " listens on " + f.where(sockets) + " with SO_REUSEPORT as " + uids(sockets) +
 			", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
@@ -49,6 +48,13 @@ func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 	default:
 		return f.timeWait(sockets)
 	}
+}
+
+func (f *Facts) inherited(sockets []Blocker) string {
+	if opener := &sockets[0].Opener; opener.Known() {
+		return f.who(sockets) + " still has the listening socket on " + f.where(sockets) + " open that " + process(opener) + " opened, which is gone"
+	}
+	return f.who(sockets) + " has the listening socket on " + f.where(sockets) + " open, but has not opened it, and nobody waits for its connections: the server that opened it is gone"
 }
 
 func (f *Facts) ownListener(sockets []Blocker) string {

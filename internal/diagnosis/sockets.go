@@ -79,22 +79,17 @@ func (f *Facts) classifyListener(b *Blocker) codes.Code {
 	switch {
 	case b.Own:
 		return codes.OwnListener
-	case b.Opener.Known():
+	case b.Opener.Known(), b.Holder.Inherited:
 		return codes.InheritedListener
 	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.Yes && !sameUser:
 		return codes.ReusePortOtherUser
 	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.No:
 		return codes.ReusePortMissing
-	case f.Request.ReusePort == bindrule.No && b.ReusePort == bindrule.Yes && f.sameProgram(b):
+	case f.Request.ReusePort == bindrule.No && b.ReusePort == bindrule.Yes && f.namesake(b):
 		return codes.ReusePortMissing
 	default:
 		return codes.OtherListener
 	}
-}
-
-// sameProgram: another instance of the program that made the call.
-func (f *Facts) sameProgram(b *Blocker) bool {
-	return f.Process != "" && b.Holder.Process == f.Process || f.By.Unit != "" && b.Holder.Unit == f.By.Unit
 }
 
 func (f *Facts) isSelf(b *Blocker) bool {

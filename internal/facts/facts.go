@@ -139,6 +139,12 @@ func (s *Observation) captured(e *bindtrace.Event, request bindrule.Request) []d
 	return out
 }
 
+// Inherited says that a listening socket is left of a server that is gone: its owner has not opened it.
+func Inherited(o *owner.Owner) bool {
+	opener := goneOpener(o)
+	return o.Inherited || opener.Known()
+}
+
 // goneOpener is the process that opened the socket, if it has ended. A daemon that puts itself into the
 // background is the same program: nobody has inherited its socket.
 func goneOpener(o *owner.Owner) owner.Owner {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/words"
 )
 
@@ -85,6 +86,8 @@ func (p *PortReport) Headline(reuseAddr, reusePort bool) Headline {
 	}
 	h := Headline{Outcome: asked.Outcome, Why: asked.brief, Where: p.where(reuseAddr, asked.Outcome)}
 	switch {
+	case asked.Outcome == Free && int(p.Port) < p.privilegedBelow:
+		h.Beside = diagnosis.OfCheckedPrivilege(p.Port, p.privilegedBelow)
 	case asked.Outcome == other.Outcome:
 	case reuseAddr:
 		h.Beside = "without SO_REUSEADDR: " + other.String()

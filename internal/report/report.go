@@ -50,6 +50,10 @@ type Query struct {
 	// LocalPorts is net.ipv4.ip_local_port_range. It is empty where it is not known.
 	LocalPorts sock.PortRange
 
+	// PrivilegedBelow says that who asks has no privilege to bind to ports below this one
+	// (net.ipv4.ip_unprivileged_port_start). 0: has it, or it is not known.
+	PrivilegedBelow int
+
 	// Unseen is what the snapshot could not show, in words.
 	Unseen []string
 }
@@ -78,7 +82,8 @@ type PortReport struct {
 	Split     *Diagnosis       `json:"split"`     // nil: IPv4 and IPv6 are in the same hands
 	Advice    []string         `json:"advice"`
 
-	decides *Answer
+	decides         *Answer
+	privilegedBelow int // as in Query
 
 	// Restarts are the answers for the listeners, and for those that closed a short time ago.
 	Restarts []RestartReport `json:"-"`
@@ -183,7 +188,7 @@ func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
 		Number: v.Number, Port: &v.Port, Listeners: groups, Open: q.Open[v.Number],
 		Host: diagnosis.Host{Listened: len(groups)+len(v.Restarts) > 0, LocalPorts: q.LocalPorts, UnprivilegedPortStart: -1},
 	}
-	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: holders(q.Open[v.Number])}
+	p := PortReport{Port: v.Number, Outcome: Free, Listeners: []ListenerReport{}, Holders: holders(q.Open[v.Number]), privilegedBelow: q.PrivilegedBelow}
 	for i := range v.Restarts {
 		r := &v.Restarts[i]
 		p.Restarts = append(p.Restarts, RestartReport{
@@ -201,11 +206,20 @@ func NewPort(v *verdict.Port, groups []ports.Group, q *Query) PortReport {
 	return p
 }
 
+// restartAnswer answers for a server that closes its listeners. An inherited listener is of no server that
+// could close it: the server that starts meets it.
 func restartAnswer(look *facts.Look, r *verdict.Restart) Answer {
-	return newAnswer(look.Port, &r.Verdict.Verdict, func() diagnosis.Diagnosis {
-		request := bindrule.Request{Addr: r.Address, Ifindex: r.Ifindex, ReuseAddr: r.ReuseAddr, ReusePort: r.ReusePort}
-		return look.Restart(request, &r.Verdict.Verdict, r.Owner, r.Listening)
-	})
+	request := bindrule.Request{Addr: r.Address, Ifindex: r.Ifindex, ReuseAddr: r.ReuseAddr, ReusePort: r.ReusePort}
+	verdict, running := &r.Verdict.Verdict, r.Listening
+	for i := range look.Listeners {
+		g := &look.Listeners[i]
+		if g.Address == r.Address && g.Ifindex == r.Ifindex && facts.Inherited(&g.Owner) {
+			request.V6Only, request.UID = bindrule.FlagOf(g.V6Only), g.UID
+			beside := look.Port.Bind(request)
+			verdict, running = &beside, false
+		}
+	}
+	return newAnswer(look.Port, verdict, func() diagnosis.Diagnosis { return look.Restart(request, verdict, r.Owner, running) })
 }
 
 // answer answers the question of the query.

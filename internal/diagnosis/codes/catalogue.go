@@ -29,7 +29,7 @@ func (c Code) Short() string { return c.entry().Short }
 func (c Code) Remedy() string { return c.entry().Remedy }
 
 const (
-	seeListeners   = "`ss -Htlnp 'sport = :PORT'` lists the listeners and their processes."
+	seeListeners   = "As root and in the network namespace of the port, `ss -Htlnp 'sport = :PORT'` lists the listeners and their processes."
 	seeConnections = "`ss -Htanp 'sport = :PORT'` lists the connections, their peers and their processes."
 )
 
@@ -49,7 +49,7 @@ func listeners() []Entry {
 		{
 			InheritedListener, "A process that inherited the listening socket of a server that is gone still has it open.",
 			"End the process that inherited the socket. Then open the server's socket with SOCK_CLOEXEC, so that its children do not inherit it.",
-			"The server that opened the socket has ended. A helper or child that it started still has the socket open, so the socket still listens, and often nobody accepts the connections.",
+			"The server that opened the socket has ended. A helper or child that it started still has the socket open, so the socket still listens, and often nobody accepts the connections. If the exporter had seen the server before, it names it. Otherwise it goes by what the kernel shows, with eBPF only: nobody who has the socket open has opened it (the file keeps the credentials of its opener), their user is the opener's, and nobody waits for its connections in accept(), poll() or epoll.",
 			seeListeners + " `ls -l /proc/PID/fd` shows the inherited socket.",
 		},
 		{
@@ -67,7 +67,7 @@ func listeners() []Entry {
 		{
 			OtherListener, "Another program listens on the port.",
 			"Stop the other program, or use another port or address.",
-			"A socket of another process listens on the address, or on a wildcard address that covers it. SO_REUSEADDR does not help against a listener.",
+			"A socket of another process listens on the address, or on a wildcard address that covers it. SO_REUSEADDR does not help against a listener. A listener that no process shows is the kernel's own (NFS), registered with io_uring alone, on its way through a Unix socket (SCM_RIGHTS), or of a process that a security module hides. The uid of the socket (`ss -Htlne`; 0 is not shown) is then the only trace.",
 			seeListeners,
 		},
 		{
@@ -132,7 +132,7 @@ func calls() []Entry {
 		{
 			PortsExhausted, "No ephemeral port is free for the address.",
 			"Widen net.ipv4.ip_local_port_range, let the clients keep connections open, or give them more addresses. Clients that bind to port 0 before they connect can set IP_BIND_ADDRESS_NO_PORT: then each destination has all ports.",
-			"A bind to port 0 asks for any free port. All ports of net.ipv4.ip_local_port_range that are not reserved are taken on the address. A port that a socket was bound to serves this socket only. So clients that bind to port 0, or to an address, before they connect use up the ports for all destinations: then connect() without a bind finds no port either.",
+			"A bind to port 0 asks for any free port. All ports of net.ipv4.ip_local_port_range that are not reserved are taken on the address. A port that a socket was bound to serves this socket only. So clients that bind to port 0, or to an address, before they connect use up the ports for all destinations: then connect() without a bind finds no port either. The sentence names the processes that have most of them, by a sample of 64 sockets after the call.",
 			"`ss -HtanB | wc -l` and `ss -Htan | wc -l` against `sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports`.",
 		},
 		{

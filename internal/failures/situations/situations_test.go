@@ -199,8 +199,8 @@ func situations() []situation {
 			holder: server, end: diagnosis.EndClosed, remedy: "Stop " + server, cure: stopHolder, again: anyPort,
 		},
 		{
-			code: codes.OtherListener, name: "the program runs already", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
-			holder: binder, end: diagnosis.EndClosed, remedy: "The program runs already", cure: stopHolder, again: anyPort,
+			code: codes.OtherListener, name: "a program of the same name", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
+			holder: binder, end: diagnosis.EndClosed, remedy: "it may be another instance of it.", cure: stopHolder, again: anyPort,
 		},
 		{
 			code: codes.ReusePortOtherUser, arrange: holdsAs(nobody, server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
