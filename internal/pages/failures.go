@@ -48,7 +48,7 @@ type FailureRow struct {
 	Diagnosis *report.Diagnosis `json:"diagnosis"`
 }
 
-func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
+func newFailuresPage(s *snapshot.Snapshot, q request) *FailuresPage {
 	p := &FailuresPage{page: newPage("failures", q), Failures: []FailureRow{}, missing: newMissing(q.features)}
 	p.add("", "bind", s.Binds.Err, s.Binds.Off())
 	if s.Binds.Err == nil {
@@ -64,12 +64,12 @@ func newFailuresPage(s *snapshot.Snapshot, q query) *FailuresPage {
 	for i := range s.Binds.Data.Recent {
 		f := &s.Binds.Data.Recent[i]
 		ns := names[f.Netns]
-		if len(q.ports) > 0 && (!f.PortKnown || !q.wantsPort(f.Port)) || q.netns != nil && (ns == nil || !q.wantsNetns(ns)) {
+		if len(q.Ports) > 0 && (!f.PortKnown || !q.WantsPort(f.Port)) || q.Netns != nil && (ns == nil || !q.WantsNetns(ns)) {
 			continue
 		}
 		p.Failures = append(p.Failures, newFailureRow(f, ns, q.now))
 	}
-	p.Failures, p.FailuresLeftOut = bounded(p.Failures, maxRows)
+	p.Failures, p.FailuresLeftOut = bounded(p.Failures, maxFailures)
 	return p
 }
 
@@ -111,14 +111,20 @@ type Section struct {
 	Rows  []*FailureRow
 }
 
-// Sections are the failures on watched ports and then the others, so that many failures on
-// other ports do not hide those.
+// Sections are the failures in the exporter's own network namespace and then those in others, on watched ports
+// and then on others, so that many failures elsewhere do not hide those that matter here.
 func (p *FailuresPage) Sections() []Section {
-	all := []Section{{Title: "On watched ports"}, {Title: "On other ports, and in network namespaces that are not watched"}}
+	all := []Section{
+		{Title: "On watched ports"}, {Title: "On other ports"},
+		{Title: "In other network namespaces, on watched ports"}, {Title: "In other network namespaces, on other ports"},
+	}
 	for i := range p.Failures {
-		r, at := &p.Failures[i], 1
-		if r.Watched {
-			at = 0
+		r, at := &p.Failures[i], 0
+		if !r.Watched {
+			at++
+		}
+		if !r.own() {
+			at += 2
 		}
 		all[at].Rows = append(all[at].Rows, r)
 	}
@@ -144,6 +150,9 @@ func (p *FailuresPage) LostText() string {
 	}
 	return fmt.Sprintf("Details of %d more were lost: they came too fast.", *p.Lost)
 }
+
+// own says that it is in the exporter's own network namespace.
+func (r *FailureRow) own() bool { return r.Netns != nil && *r.Netns == "" }
 
 // Where is the address and port of the call. Those of connect() are the destination's.
 func (r *FailureRow) Where() string {

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/pages/query"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
 
@@ -22,7 +24,8 @@ var files embed.FS
 const (
 	maxParts      = 20
 	maxRows       = 500
-	maxListeners  = 16 // of a port
+	maxFailures   = 640 // as many as a snapshot has
+	maxListeners  = 16  // of a port
 	maxNamespaces = 16
 )
 
@@ -124,31 +127,38 @@ type page struct {
 	Time    time.Time `json:"time"`
 
 	path  string
-	query query
+	query request
 }
 
-func newPage(path string, q query) page {
+// A request is what is asked for, and when.
+type request struct {
+	query.Query
+	now      time.Time
+	features []sock.Feature
+}
+
+func newPage(path string, q request) page {
 	return page{Version: report.Version, Time: stamp(q.now), path: path, query: q}
 }
 
 // Refresh says whether the page reloads itself.
-func (p *page) Refresh() bool { return p.query.refresh }
+func (p *page) Refresh() bool { return p.query.Refresh }
 
 // Filtered says whether the query leaves anything out.
-func (p *page) Filtered() bool { return len(p.query.ports) > 0 || p.query.netns != nil }
+func (p *page) Filtered() bool { return len(p.query.Ports) > 0 || p.query.Netns != nil }
 
 // FilterText says what the query asks for.
 func (p *page) FilterText() string {
 	var only []string
-	if len(p.query.ports) > 0 {
+	if len(p.query.Ports) > 0 {
 		only = append(only, "port "+p.PortFilter())
 	}
 	switch {
-	case p.query.netns == nil:
-	case *p.query.netns == "":
+	case p.query.Netns == nil:
+	case *p.query.Netns == "":
 		only = append(only, "the exporter's own network namespace")
 	default:
-		only = append(only, "network namespace "+words.Name(*p.query.netns))
+		only = append(only, "network namespace "+words.Name(*p.query.Netns))
 	}
 	return strings.Join(only, " and ")
 }
@@ -156,7 +166,7 @@ func (p *page) FilterText() string {
 // PortFilter is the value of the form's field.
 func (p *page) PortFilter() string {
 	var out []string
-	for _, r := range p.query.ports {
+	for _, r := range p.query.Ports {
 		out = append(out, r.String())
 	}
 	return strings.Join(out, ", ")
@@ -167,10 +177,10 @@ type field struct{ Name, Value string }
 
 // Hidden are the fields that the form does not show.
 func (p *page) Hidden() (out []field) {
-	if p.query.netns != nil {
-		out = append(out, field{"netns", *p.query.netns})
+	if p.query.Netns != nil {
+		out = append(out, field{"netns", *p.query.Netns})
 	}
-	if !p.query.refresh {
+	if !p.query.Refresh {
 		out = append(out, field{"refresh", "off"})
 	}
 	return out
@@ -182,7 +192,7 @@ func (p *page) Path() string { return p.path }
 // Link is the page with one value of the query set, or left out if it is empty.
 func (p *page) Link(key, value string) string {
 	v := make(url.Values)
-	for _, r := range p.query.ports {
+	for _, r := range p.query.Ports {
 		v.Add("port", r.String())
 	}
 	for _, f := range p.Hidden() {

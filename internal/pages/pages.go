@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/loglimit"
+	"sockstate_exporter/internal/pages/query"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -55,12 +56,12 @@ func New(cfg Config) (*Pages, error) {
 // Ports serves who listens on which port, and whether a restart could bind. The worst ports
 // come first.
 func (p *Pages) Ports() http.Handler {
-	return p.handler("ports", func(s *snapshot.Snapshot, q query) any { return newPortsPage(s, q) })
+	return p.handler("ports", func(s *snapshot.Snapshot, q request) any { return newPortsPage(s, q) })
 }
 
 // Failures serves the failed binds, the latest first.
 func (p *Pages) Failures() http.Handler {
-	return p.handler("failures", func(s *snapshot.Snapshot, q query) any { return newFailuresPage(s, q) })
+	return p.handler("failures", func(s *snapshot.Snapshot, q request) any { return newFailuresPage(s, q) })
 }
 
 // pageTimeout is how long a page waits for its snapshot. The page then says what is missing.
@@ -68,7 +69,7 @@ const pageTimeout = 10 * time.Second
 
 var errPageTimeout = errors.New("not ready within 10 s")
 
-func (p *Pages) handler(name string, build func(*snapshot.Snapshot, query) any) http.Handler {
+func (p *Pages) handler(name string, build func(*snapshot.Snapshot, request) any) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
@@ -77,7 +78,7 @@ func (p *Pages) handler(name string, build func(*snapshot.Snapshot, query) any) 
 		h.Set("Vary", "Accept")
 		h.Set("X-Content-Type-Options", "nosniff")
 
-		q, err := parseQuery(r)
+		asked, err := query.Parse(r)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -85,9 +86,7 @@ func (p *Pages) handler(name string, build func(*snapshot.Snapshot, query) any) 
 		ctx, cancel := context.WithTimeoutCause(r.Context(), pageTimeout, errPageTimeout)
 		defer cancel()
 		s := p.cfg.Take(ctx)
-		q.now = p.cfg.Now()
-		q.features = p.cfg.Features
-		p.render(w, name, q.json, build(&s, q))
+		p.render(w, name, asked.JSON, build(&s, request{asked, p.cfg.Now(), p.cfg.Features}))
 	})
 }
 

@@ -2,9 +2,12 @@ package pages
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
+	"sockstate_exporter/internal/pages/failed"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -29,9 +32,10 @@ type PortsPage struct {
 // A candidate is a port that the page may show. There can be hundreds of thousands, so the
 // page makes rows of the worst ones only.
 type candidate struct {
-	ns  *snapshot.Namespace
-	i   int // in its watched ports
-	udp bool
+	ns     *snapshot.Namespace
+	i      int // in its watched ports
+	udp    bool
+	failed *failed.Binds // nil: none
 }
 
 func (c candidate) problems() problemSet {
@@ -39,43 +43,46 @@ func (c candidate) problems() problemSet {
 		port := udpPortOf(c.ns, c.i)
 		return port.problems()
 	}
-	port := tcpPortOf(c.ns, c.i)
+	port := tcpPortOf(c.ns, c.i, c.failed)
 	return port.problems()
 }
 
-func (c candidate) row() PortRow {
+func (c candidate) row() (r PortRow) {
 	if c.udp {
 		port := udpPortOf(c.ns, c.i)
-		return port.row()
+		r = port.row()
+	} else {
+		port := tcpPortOf(c.ns, c.i, c.failed)
+		r = port.row()
 	}
-	port := tcpPortOf(c.ns, c.i)
-	return port.row()
+	r.FailedBinds = c.failed
+	return r
 }
 
-func newPortsPage(s *snapshot.Snapshot, q query) *PortsPage {
+func newPortsPage(s *snapshot.Snapshot, q request) *PortsPage {
 	p := &PortsPage{page: newPage("ports", q), Ports: []PortRow{}, Namespaces: []NamespaceRow{}, missing: newMissing(q.features)}
 	var byProblem [len(problems)][]candidate
 	consider := func(c candidate, port watch.Port) {
-		if q.wantsPort(port.Number) {
+		if q.WantsPort(port.Number) {
 			found := c.problems()
 			rank := found.worst()
 			byProblem[rank] = append(byProblem[rank], c)
 		}
 	}
-	failures := connectFailures(&s.Binds)
+	failures, binds := connectFailures(&s.Binds), failed.New(&s.Binds.Data, q.now)
 	for ns := range s.Namespaces() {
-		if !q.wantsNetns(ns) {
+		if !q.WantsNetns(ns) {
 			continue
 		}
 		p.addNetns(ns)
 		p.Namespaces = append(p.Namespaces, newNamespaceRow(ns, failures))
 		p.PortsNotWatched += ns.Watch.Data.Dropped + ns.UDP.Data.Watch.Dropped
 		for i, port := range ns.Watch.Data.Ports {
-			consider(candidate{ns: ns, i: i}, port)
+			consider(candidate{ns: ns, i: i, failed: binds.On(ns.Inode, port.Number, sock.TCP)}, port)
 		}
 		for i, port := range ns.UDP.Data.Watch.Ports {
 			if u := udpPortOf(ns, i); !u.closed() {
-				consider(candidate{ns: ns, i: i, udp: true}, port)
+				consider(candidate{ns: ns, i: i, udp: true, failed: binds.On(ns.Inode, port.Number, sock.UDP)}, port)
 			}
 		}
 	}
@@ -146,6 +153,7 @@ type PortRow struct {
 	Diagnosis        *report.Diagnosis      `json:"diagnosis"`
 	Split            *report.Diagnosis      `json:"split"` // nil: not split, or not known
 	Advice           []string               `json:"advice"`
+	FailedBinds      *failed.Binds          `json:"failed_binds"` // nil: none
 }
 
 func newPortRow(ns *snapshot.Namespace, port *watch.Port, protocol sock.Protocol, found problemSet) PortRow {
@@ -196,6 +204,11 @@ func (r *PortRow) SourceText() string {
 type Line struct {
 	Listener *ListenerRow
 	UDP      *UDPLine
+}
+
+// FailuresLink is the page with the failed binds of the port.
+func (r *PortRow) FailuresLink() string {
+	return "failures?" + url.Values{"port": {strconv.Itoa(int(r.Port))}, "netns": {r.Netns}}.Encode()
 }
 
 // Lines are the lines of the port, one or more.

@@ -12,6 +12,7 @@ const (
 	NoSocket       Problem = "no_socket"
 	QueueFull      Problem = "queue_full"
 	RestartBlocked Problem = "restart_blocked"
+	BindsFail      Problem = "binds_fail"
 	Dropping       Problem = "dropping"
 	NotKnown       Problem = "unknown"
 	ListenerGone   Problem = "listener_gone"
@@ -27,11 +28,12 @@ var problems = [...]struct {
 	text  string
 	level Level
 }{
-	{Down, "down and blocked", bad},          // no listener, and a bind would fail
+	{Down, "down and blocked", bad},          // no listener, and a bind would fail, or fails
 	{NoListener, "nobody listens", bad},      // on a port of --watch.port
 	{NoSocket, "no socket", bad},             // on a UDP port of --watch.port
 	{QueueFull, "accept queue full", bad},    //
 	{RestartBlocked, "restart blocked", bad}, // it listens, and a restart would fail
+	{BindsFail, "binds fail", warn},          // for any reason, and none has worked since
 	{Dropping, "dropping", warn},             // a UDP port dropped datagrams, and its queue is not empty
 	{NotKnown, "not known", warn},            // whether a restart would fail
 	{ListenerGone, "listener gone", warn},    // it closed a short time ago

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/facts"
+	"sockstate_exporter/internal/pages/failed"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/share"
@@ -26,10 +28,11 @@ type tcpPort struct {
 	listenersKnown bool
 	listeners      []ports.Group
 	split          []split.Port
+	failed         *failed.Binds // nil: none
 }
 
-func tcpPortOf(ns *snapshot.Namespace, i int) tcpPort {
-	p := tcpPort{ns: ns, port: &ns.Watch.Data.Ports[i], listenersKnown: ns.Listeners.Err == nil}
+func tcpPortOf(ns *snapshot.Namespace, i int, binds *failed.Binds) tcpPort {
+	p := tcpPort{ns: ns, port: &ns.Watch.Data.Ports[i], failed: binds, listenersKnown: ns.Listeners.Err == nil}
 	if ns.TCP.Err == nil && i < len(ns.TCP.Data) {
 		p.tcp = &ns.TCP.Data[i]
 	}
@@ -75,7 +78,11 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
+	fail := p.failed != nil && p.failed.Failing
+	found.add(Down, fail && known && !listening) // for whatever reason
+	found.add(BindsFail, fail)
 	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
+	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
 	found.add(SplitPort, p.isSplit())
 	found.add(OnlyIPv6, !p.isSplit() && report.OnlyIPv6(p.listeners))
@@ -99,7 +106,7 @@ func (p *tcpPort) row() PortRow {
 	if verdicts == nil {
 		verdicts = &verdict.Port{Number: p.port.Number}
 	}
-	judged := report.NewPort(verdicts, groups, &report.Query{Restart: true, Split: p.split})
+	judged := report.NewPort(verdicts, groups, &report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts})
 	if p.listenersKnown {
 		r.Listeners = make([]ListenerRow, len(groups))
 		for i := range groups {

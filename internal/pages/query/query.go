@@ -1,4 +1,5 @@
-package pages
+// Package query reads the query of a request for a page. It is pure.
+package query
 
 import (
 	"cmp"
@@ -7,7 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/munnerz/goautoneg"
 
@@ -16,37 +16,35 @@ import (
 	"sockstate_exporter/internal/watch"
 )
 
-// A query is what a request asks for, and when.
-type query struct {
-	json    bool
-	refresh bool // the page reloads itself
-	ports   []sock.PortRange
-	netns   *string // nil: all
-
-	now      time.Time
-	features []sock.Feature
+// A Query is what a request asks for.
+type Query struct {
+	JSON    bool
+	Refresh bool // the page reloads itself
+	Ports   []sock.PortRange
+	Netns   *string // nil: all
 }
 
-func parseQuery(r *http.Request) (query, error) {
+// Parse reads it. The error says what would be right.
+func Parse(r *http.Request) (Query, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return query{}, fmt.Errorf("read query: %w", err)
+		return Query{}, fmt.Errorf("read query: %w", err)
 	}
-	q := query{refresh: true}
+	q := Query{Refresh: true}
 	switch format := values.Get("format"); {
 	case format == "json":
-		q.json = true
+		q.JSON = true
 	case format == "html":
 	case values.Has("format"):
-		return query{}, fmt.Errorf("format=%q: want json or html", format)
+		return Query{}, fmt.Errorf("format=%q: want json or html", format)
 	default:
-		q.json = prefersJSON(r.Header.Values("Accept"))
+		q.JSON = prefersJSON(r.Header.Values("Accept"))
 	}
 	switch refresh := values.Get("refresh"); {
 	case refresh == "off":
-		q.refresh = false
+		q.Refresh = false
 	case refresh != "on" && values.Has("refresh"):
-		return query{}, fmt.Errorf("refresh=%q: want on or off", refresh)
+		return Query{}, fmt.Errorf("refresh=%q: want on or off", refresh)
 	}
 	for _, s := range values["port"] {
 		if s == "" {
@@ -54,24 +52,24 @@ func parseQuery(r *http.Request) (query, error) {
 		}
 		r, err := watch.ParseRange(s)
 		if err != nil {
-			return query{}, fmt.Errorf("port=%q: %w", s, err)
+			return Query{}, fmt.Errorf("port=%q: %w", s, err)
 		}
-		q.ports = append(q.ports, r)
+		q.Ports = append(q.Ports, r)
 	}
 	if values.Has("netns") {
-		q.netns = new(values.Get("netns"))
+		q.Netns = new(values.Get("netns"))
 	}
 	return q, nil
 }
 
-// wantsPort says whether the query asks for the port.
-func (q *query) wantsPort(port uint16) bool {
-	return len(q.ports) == 0 || slices.ContainsFunc(q.ports, func(r sock.PortRange) bool { return r.First <= port && port <= r.Last })
+// WantsPort says whether the query asks for the port.
+func (q *Query) WantsPort(port uint16) bool {
+	return len(q.Ports) == 0 || slices.ContainsFunc(q.Ports, func(r sock.PortRange) bool { return r.First <= port && port <= r.Last })
 }
 
-// wantsNetns says whether the query asks for the namespace, by its name or by its label.
-func (q *query) wantsNetns(ns *snapshot.Namespace) bool {
-	return q.netns == nil || *q.netns == ns.Name || *q.netns == ns.Label()
+// WantsNetns says whether the query asks for the namespace, by its name or by its label.
+func (q *Query) WantsNetns(ns *snapshot.Namespace) bool {
+	return q.Netns == nil || *q.Netns == ns.Name || *q.Netns == ns.Label()
 }
 
 // prefersJSON says whether an Accept header asks for JSON rather than HTML. If it takes both

@@ -1,0 +1,100 @@
+package pages
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
+	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/reporttest"
+	"sockstate_exporter/internal/sock"
+)
+
+// Nothing is in the way on a port, and binds fail all the same.
+func TestPortsShowFailedBinds(t *testing.T) {
+	s := hostWithFailures()
+	s.Binds.Data.Failing = []failing.State{
+		{Key: failing.Key{Netns: s.Inode, Port: 4840, Family: sock.FamilyIPv4}, Failing: true}, // it has a listener
+		{Key: failing.Key{Netns: s.Inode, Port: 4841, Family: sock.FamilyIPv4}},
+		{Key: failing.Key{Netns: s.Inode, Port: 4842, Family: sock.FamilyIPv6}, Failing: true}, // nobody listens
+	}
+	rows := make(map[uint16]PortRow)
+	for _, r := range portsPage(t, s, "&netns=").Ports {
+		if r.Protocol == "tcp" {
+			rows[r.Port] = r
+		}
+	}
+	for port, want := range map[uint16][]Problem{4840: {QueueFull, BindsFail}, 4841: {RestartBlocked, NoReuseAddr}, 4842: {Down, BindsFail, NoListener}} {
+		got := slices.Clone(rows[port].Problems)
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%d: problems %v, want %v", port, rows[port].Problems, want)
+		}
+	}
+	if f := rows[4840].FailedBinds; f == nil || f.Count != 17 || !f.Failing || f.Ago != 1 || f.Errno != "EADDRINUSE" || f.Diagnosis != codes.TimeWait {
+		t.Errorf("4840: %+v", f)
+	}
+	if r := rows[4842]; r.Outcome != report.Free || r.FailedBinds == nil || r.FailedBinds.Diagnosis != codes.AddressMissing {
+		t.Errorf("4842: %s, %+v", r.Outcome, r.FailedBinds)
+	}
+	if f := rows[4843].FailedBinds; f != nil {
+		t.Errorf("4843: %+v, want none", f)
+	}
+	body := get(t, newPages(t, s).Ports(), "/ports?port=4840-4842")
+	if want := `<a href="failures?netns=&amp;port=4842">1 bind failed</a>, the latest 2 min ago: EADDRNOTAVAIL, address_missing</p>`; !strings.Contains(body, want) {
+		t.Errorf("no %s in:\n%s", want, body)
+	}
+}
+
+// A listener that a helper of a dead server still has is no server that could restart.
+func TestInheritedListenerBlocksARestart(t *testing.T) {
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}))
+	s.Listeners.Data[0].Owner = owner.Owner{Process: "helper", PID: 8, Processes: 1, Inherited: true}
+	r := portsPage(t, s, "").Ports[0]
+	if r.Outcome != report.Blocked || !slices.Contains(r.Problems, RestartBlocked) || r.Diagnosis == nil || r.Diagnosis.Code != codes.InheritedListener {
+		t.Errorf("%s, %v, %+v", r.Outcome, r.Problems, r.Diagnosis)
+	}
+	s.Listeners.Data[0].Owner.Inherited = false
+	if r := portsPage(t, s, "").Ports[0]; r.Outcome != report.Free || len(r.Problems) != 0 {
+		t.Errorf("%s, %v, want a server that can restart", r.Outcome, r.Problems)
+	}
+}
+
+// net.ipv4.ip_local_port_range tells a client's connection from a server's where nobody has seen a server.
+func TestPortsKnowOutgoingConnectionsByTheirPort(t *testing.T) {
+	connection := bindrule.Socket{Addr: lo4, State: sock.StateEstablished, ReuseAddr: bindrule.No, ReusePort: bindrule.No, Count: 1}
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{connection}))
+	for _, tt := range []struct {
+		ports sock.PortRange
+		want  codes.Code
+	}{{sock.PortRange{First: 4000, Last: 5000}, codes.OutgoingConnection}, {sock.PortRange{First: 32768, Last: 60999}, codes.Unknown}} {
+		s.LocalPorts = tt.ports
+		if d := portsPage(t, s, "").Ports[0].Diagnosis; d == nil || d.Code != tt.want {
+			t.Errorf("%v: %+v, want %s", tt.ports, d, tt.want)
+		}
+	}
+}
+
+func TestOwnFailuresHaveTheirOwnSections(t *testing.T) {
+	q := request{now: pageTime}
+	var got []string
+	for _, section := range newFailuresPage(hostWithFailures(), q).Sections() {
+		for _, r := range section.Rows {
+			got = append(got, section.Title+": "+r.Owner.Process)
+		}
+	}
+	got = slices.Compact(slices.DeleteFunc(got, func(s string) bool { return strings.Contains(s, "<") || strings.Contains(s, "\n") }))
+	want := []string{
+		"On watched ports: opcua-server", "On watched ports: second", "On watched ports: proxy",
+		"On other ports: web", "On other ports: dns", "On other ports: ranged", "On other ports: odd",
+		"In other network namespaces, on watched ports: client", "In other network namespaces, on other ports: ",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
