@@ -72,11 +72,11 @@ func ofPort(f *Facts) Diagnosis {
 		return simple(codes.PortsExhaustedForSocket, untilClosed(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
 	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:
-		return ofDestination(f)
+		return f.withUsers(ofDestination(f))
 	case f.Call == Connect:
-		return simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts))
+		return f.withUsers(simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts)))
 	case f.PortKnown && f.Port == 0:
-		return simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts))
+		return f.withUsers(simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts)))
 	case f.Protocol == sock.UDP:
 		return simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port")
 	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:

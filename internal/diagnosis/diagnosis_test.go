@@ -162,6 +162,11 @@ func TestDiagnoses(t *testing.T) {
 
 		{"no port is free", but(inUse(no, no), func(f *Facts) { f.Port = 0 }), codes.PortsExhausted, untilClosed(),
 			"no port of net.ipv4.ip_local_port_range is free for this address (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
+		{"no port is free, and who has them", but(inUse(no, no), func(f *Facts) {
+			f.Port = 0
+			f.Host.Taken = Taken{Looked: 64, TimeWait: 1, Users: []PortUser{{nginx, 60}, {helper, 3}}}
+		}), codes.PortsExhausted, untilClosed(),
+			"no port of net.ipv4.ip_local_port_range is free for this address (32768-60999); 64 sockets on them were looked at: 60 of nginx (pid 7, nginx.service), 3 of helper (pid 8), 1 in TIME_WAIT", "Widen net.ipv4.ip_local_port_range"},
 		{"no port of the socket's own range", but(inUse(no, no), func(f *Facts) { f.Port, f.OwnRange = 0, true }), codes.PortsExhaustedForSocket, untilClosed(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address", "Widen the range that the program sets"},
 		{"one busy destination", errno(syscall.EADDRNOTAVAIL, connecting(Taken{Chosen: 3})), codes.PortsExhaustedForDest, untilClosed(),

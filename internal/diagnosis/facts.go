@@ -105,4 +105,16 @@ type Taken struct {
 	// Bound were taken by bind(). They serve no other socket, whatever its destination. Chosen were
 	// chosen by connect(): they serve other destinations, too.
 	Bound, Chosen int
+
+	// Users are who has the sockets on the local ports, by a sample of Looked sockets, those with most of
+	// them first. Nobody has those in TIME_WAIT.
+	Users    []PortUser
+	TimeWait int
+	Looked   int
+}
+
+// A PortUser is a process, and how many of some sockets it has open.
+type PortUser struct {
+	Owner   owner.Owner
+	Sockets int
 }

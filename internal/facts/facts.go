@@ -17,6 +17,7 @@ import (
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
 )
@@ -27,6 +28,11 @@ type Observation struct {
 	Err    error         // why not everything was seen
 	Host   diagnosis.Host
 	Owners map[uint32]owner.Owner // by inode of the socket
+
+	// Listeners are those that were seen after the call.
+	Listeners []ports.Listener
+	// LocalSockets are sockets that have the local ports, by inode: a sample.
+	LocalSockets []uint32
 	// Addresses are those that bind() refused.
 	Addresses map[Local]sock.Address
 }
@@ -73,6 +79,7 @@ func CodeOf(e *bindtrace.Event) codes.Code {
 func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by owner.Owner) diagnosis.Diagnosis {
 	facts := Of(e, request, by)
 	facts.Host.Listened, facts.Host.LocalPorts, facts.Host.Taken = s.Host.Listened, s.Host.LocalPorts, s.Host.Taken
+	facts.Host.Taken.Users = portUsers(s.LocalSockets, s.Owners)
 	facts.Host.Address = s.Addresses[LocalOf(e)]
 	if !AsksForSockets(e) {
 		return diagnosis.Of(&facts)
@@ -84,6 +91,7 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 		facts.Partial = true
 		if sockets := verdict.Explain(&s.Seen, request); len(captured) == 0 || len(sockets) > 0 {
 			facts.Blockers, facts.Seen, facts.Partial = withDetails(&s.Seen.Bucket, sockets, captured), diagnosis.Afterwards, s.Seen.Incomplete
+			s.name(facts.Blockers, &by)
 		}
 	}
 	return diagnosis.Of(&facts)
@@ -155,6 +163,56 @@ func goneOpener(o *owner.Owner) owner.Owner {
 		Process: o.Opener.Process, Unit: o.Opener.Unit, Runtime: o.Opener.Runtime, Container: o.Opener.Container,
 		Within: o.Opener.Within, PID: o.Opener.PID, Processes: 1,
 	}
+}
+
+// name names who has the listeners that were seen after the call. by is the process that made it, if it was
+// there: its own listener is another story.
+func (s *Observation) name(blockers []diagnosis.Blocker, by *owner.Owner) {
+	for i := range blockers {
+		b := &blockers[i]
+		inode := s.Listener(&b.Socket)
+		if inode == 0 || b.Own || b.Holder.Known() {
+			continue
+		}
+		b.Holder, b.Held = s.Owners[inode], true
+		b.Opener, b.Own = goneOpener(&b.Holder), by.PID != 0 && b.Holder.PID == by.PID
+	}
+}
+
+// portUsers counts the sockets of each process that is known, those with most of them first.
+func portUsers(inodes []uint32, owners map[uint32]owner.Owner) []diagnosis.PortUser {
+	var users []diagnosis.PortUser
+	for _, inode := range inodes {
+		o := owners[inode]
+		if !o.Known() {
+			continue
+		}
+		i := slices.IndexFunc(users, func(u diagnosis.PortUser) bool { return u.Owner.PID == o.PID })
+		if i < 0 {
+			i = len(users)
+			users = append(users, diagnosis.PortUser{Owner: o})
+		}
+		users[i].Sockets++
+	}
+	slices.SortStableFunc(users, func(a, b diagnosis.PortUser) int { return b.Sockets - a.Sockets })
+	return users
+}
+
+// Listener is the inode number of a listener that was seen after the call; 0: it is none, or one of several.
+func (s *Observation) Listener(of *bindrule.Socket) (inode uint32) {
+	if of.State != sock.StateListen || of.Count != 1 {
+		return 0
+	}
+	for i := range s.Listeners {
+		l := verdict.NewListener(&s.Listeners[i])
+		if l.Addr == of.Addr && l.Ifindex == of.Ifindex && l.UID == of.UID {
+			if inode != 0 {
+				return 0
+			}
+			inode = s.Listeners[i].Inode
+		}
+	}
+	return inode
 }
 
 // outgoing says that this side opened the connections: their program has named the port, or connect() has

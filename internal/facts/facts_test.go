@@ -12,7 +12,9 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/verdict"
 )
 
 // What the kernel captured counts, and who has the socket open, and had it before.
@@ -83,4 +85,95 @@ func TestIncompleteCapture(t *testing.T) {
 	explain("a process of uid 0 listens on 127.0.0.2:80", true)
 	o.Seen.Sockets = nil
 	explain("web (pid 8) listens on 127.0.0.1:80", false)
+}
+
+// In a storm of failures the kernel captures the sockets of some only. A listener that is seen afterwards is
+// the binder's own where the binder has it open.
+func TestListenerThatIsSeenAfterwardsIsNamed(t *testing.T) {
+	any4 := netip.IPv4Unspecified()
+	e := &bindtrace.Event{Errno: unix.EADDRINUSE, Protocol: sock.TCP, Port: 80, PortKnown: true, Process: "server", PID: 3}
+	request := bindrule.Request{Addr: any4, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No, UID: bindrule.UIDOf(0)}
+	listener := ports.Listener{GroupKey: ports.GroupKey{Port: 80, Address: any4}, Inode: 7}
+	seen := verdict.NewListener(&listener)
+	seen.Count = 1
+	o := Observation{Seen: bindrule.Port{Sockets: []bindrule.Socket{seen}}, Listeners: []ports.Listener{listener}}
+	process := func(pid int) owner.Owner { return owner.Owner{Process: "server", PID: pid, Processes: 1} }
+	for _, tt := range []struct {
+		name   string
+		holder owner.Owner
+		by     owner.Owner // empty: it had ended before the exporter could look
+		want   codes.Code
+	}{
+		{"the binder", process(3), process(3), codes.OwnListener},
+		{"another process", process(4), process(3), codes.OtherListener},
+		{"another process with its pid", process(3), owner.Owner{}, codes.OtherListener},
+		{"a child of a server that is gone", owner.Owner{Process: "helper", PID: 5, Processes: 1, Inherited: true}, process(3), codes.InheritedListener},
+		{"nobody", owner.Owner{Absence: owner.NoProcess}, process(3), codes.OtherListener},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o.Owners = map[uint32]owner.Owner{7: tt.holder}
+			d := o.Explain(e, request, tt.by)
+			if d.Code != tt.want || !d.Afterwards || d.Holder.PID != tt.holder.PID {
+				t.Errorf("got %+v, want %s of pid %d", d, tt.want, tt.holder.PID)
+			}
+		})
+	}
+	o.Listeners = append(o.Listeners, listener)
+	o.Listeners[1].Inode = 8
+	if inode := o.Listener(&seen); inode != 0 {
+		t.Errorf("inode %d of one of two listeners, want none", inode)
+	}
+}
+
+func TestWhoOpenedAConnection(t *testing.T) {
+	connection := func(state sock.State, reuseAddr bindrule.Flag, named bool) bindrule.Socket {
+		return bindrule.Socket{State: state, ReuseAddr: reuseAddr, NamedPort: named, Count: 1}
+	}
+	chosen, bound, unknown := bindrule.Bucket{Known: true, Chosen: true}, bindrule.Bucket{Known: true}, bindrule.Bucket{}
+	for _, tt := range []struct {
+		name   string
+		socket bindrule.Socket
+		bucket bindrule.Bucket
+		want   bool
+	}{
+		{"it has named the port", connection(sock.StateEstablished, bindrule.Yes, true), bound, true},
+		{"the kernel chose the port", connection(sock.StateTimeWait, bindrule.No, false), chosen, true},
+		{"a server with the flag took the port later", connection(sock.StateEstablished, bindrule.Yes, false), chosen, false},
+		{"accepted", connection(sock.StateEstablished, bindrule.No, false), bound, false},
+		{"nothing is known", connection(sock.StateEstablished, bindrule.FlagUnknown, false), unknown, false},
+		{"a listener", connection(sock.StateListen, bindrule.No, true), bound, false},
+		{"only bound", connection(sock.StateClose, bindrule.No, true), chosen, false},
+	} {
+		if got := outgoing(&tt.socket, &tt.bucket); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
+// Two connections in one state on one address, whose flags differ: nobody knows which of two processes has
+// which, so none is named.
+func TestHolderIsNamedOnlyWhereItIsCertain(t *testing.T) {
+	lo := netip.MustParseAddr("127.0.0.1")
+	s := bindrule.Socket{Addr: lo, State: sock.StateEstablished, ReuseAddr: bindrule.No, Count: 1}
+	named := s
+	named.NamedPort = true
+	open := func(pid int) Open {
+		return Open{State: s.State, Addr: lo, Count: 1, Owner: owner.Owner{PID: pid, Processes: 1}}
+	}
+	for _, tt := range []struct {
+		name    string
+		sockets []bindrule.Socket
+		open    []Open
+		want    int
+	}{
+		{"one process", []bindrule.Socket{s, named}, []Open{open(3), open(3)}, 3},
+		{"two processes", []bindrule.Socket{s, named}, []Open{open(3), open(4)}, 0},
+		{"one kind of sockets", []bindrule.Socket{s}, []Open{open(3), open(4)}, 3},
+	} {
+		look := Look{Port: &bindrule.Port{Sockets: tt.sockets}, Open: tt.open}
+		got := look.opened(s)
+		if len(got) != 1 || got[0].Holder.PID != tt.want || !got[0].Held {
+			t.Errorf("%s: %+v, want pid %d", tt.name, got, tt.want)
+		}
+	}
 }

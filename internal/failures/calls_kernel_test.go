@@ -60,7 +60,7 @@ func newCalling(t *testing.T) *calling {
 	}
 	t.Cleanup(func() { _ = finder.Close() })
 	c.traced = traceWith(t, "", func(ns *kerneltest.NetNS, cfg *Config) {
-		cfg.Sockets = patient{finder}
+		cfg.Sockets, cfg.Owners = patient{finder}, finder
 		if c.buckets {
 			cfg.Host.Buckets = buckets
 		}
@@ -289,6 +289,66 @@ func TestKernelDiagnosisOfTheSecondListen(t *testing.T) {
 	}
 }
 
+const stormPort, ownPort = 4006, 4005
+
+// ownInAStorm meets its own listener after so many failures that the kernel does not capture what is in the way
+// any more. It stays until its standard input ends.
+func ownInAStorm([]string) error {
+	bind := func(port int) (int, error) {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Port: port})
+		}
+		return fd, err
+	}
+	l, err := bind(ownPort)
+	if err == nil {
+		err = unix.Listen(l, 1)
+	}
+	if err != nil {
+		return err
+	}
+	const storm = 600
+	for i := range storm + 1 {
+		port := stormPort
+		if i == storm {
+			port = ownPort
+		}
+		fd, err := bind(port)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return fmt.Errorf("bind to port %d: want EADDRINUSE, got %v", port, err)
+		}
+		if err := unix.Close(fd); err != nil {
+			return err
+		}
+	}
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+func TestKernelDiagnosisOfAnOwnListenerInAStorm(t *testing.T) {
+	c := newCalling(t)
+	any4 := netip.IPv4Unspecified()
+	c.ns.Listen(t, netip.AddrPortFrom(any4, stormPort), kerneltest.Options{})
+	cmd := c.ns.Command(t, "/proc/self/exe")
+	cmd.Env, cmd.Stderr = reexec.RoleEnv("own-in-a-storm"), os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	got := c.diagnosed(t, bindtrace.OpBind, netip.AddrPortFrom(any4, ownPort))
+	t.Logf("seen afterwards: %t", got.Afterwards)
+	if got.Code != codes.OwnListener || got.Holder.PID != cmd.Process.Pid {
+		t.Errorf("got %+v, want that of process %d", got, cmd.Process.Pid)
+	}
+	if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKernelDiagnosisOfConnectsWithoutAPort(t *testing.T) {
 	c := newCalling(t)
 	if err := c.tracer.ConnectsErr(); err != nil {
@@ -330,8 +390,8 @@ func TestKernelDiagnosisOfConnectsWithoutAPort(t *testing.T) {
 	})
 	c.bind(t, netip.AddrPortFrom(localhost4, 0), unix.EADDRINUSE)
 	c.expect(t, bindtrace.OpBind, netip.AddrPortFrom(localhost4, 0), diagnosis.Diagnosis{
-		Code: codes.PortsExhausted, End: closed,
-		Sentence: "no port of net.ipv4.ip_local_port_range is free for this address (41000-41003)", Remedy: "IP_BIND_ADDRESS_NO_PORT",
+		Code: codes.PortsExhausted, End: closed, Afterwards: true,
+		Sentence: "no port of net.ipv4.ip_local_port_range is free for this address (41000-41003); 4 sockets on them were looked at: 4 of ", Remedy: "IP_BIND_ADDRESS_NO_PORT",
 	})
 	elsewhere := server(4012)
 	c.connect(t, elsewhere, 0, plain)

@@ -141,10 +141,10 @@ type waitingBinds struct {
 	by     owner.Owner
 }
 
-func newConflicts() *conflicts {
+func newConflicts(own uint32) *conflicts {
 	return &conflicts{
 		wake:    make(chan struct{}, 1),
-		recent:  newRecent(),
+		recent:  newRecent(own),
 		latest:  newLatest(),
 		earlier: earlier.New[user](func(key ConflictKey) ConflictKey { key.Port, key.OtherPort = 0, true; return key }),
 		counts:  make(map[ConflictKey]uint64),

@@ -140,42 +140,9 @@ func TestManyFailuresShareFewLooks(t *testing.T) {
 
 func equalCounts(a, b map[codes.Code]uint64) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
-// A million failures a second are not read a million a second.
-func TestEventsAreReadNoFasterThanTheirPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		read := paced(func(*bindtrace.Event) error { return nil })
-		start := time.Now()
-		var e bindtrace.Event
-		for range 10*maxBurst + 1 {
-			if err := read(&e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if took := time.Since(start); took != 10*burstTime {
-			t.Errorf("ten bursts took %v, want %v", took, 10*burstTime)
-		}
-	})
-}
-
-func TestFewEventsAreReadAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		read := paced(func(*bindtrace.Event) error { time.Sleep(burstTime); return nil })
-		start := time.Now()
-		var e bindtrace.Event
-		for range 2 * maxBurst {
-			if err := read(&e); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if took := time.Since(start); took != 2*maxBurst*burstTime {
-			t.Errorf("slow events took %v, want %v", took, 2*maxBurst*burstTime)
-		}
-	})
-}
-
 // Any user may fail to bind to every port, at every loopback address.
 func TestWhatWaitsForALookIsBounded(t *testing.T) {
-	c := newConflicts()
+	c := newConflicts(ownNetns)
 	const users = 2 * userShare
 	var total uint64
 	add := func(port uint16, watched bool, n int) {
@@ -387,8 +354,9 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 				if reported := tt.want == codes.PortsExhausted || tt.want == codes.PortsExhaustedForSocket; reported != (len(f.reported) == 1) {
 					t.Errorf("reported %+v, want %t", f.reported, reported)
 				}
-				if len(f.kernel.Requests()) != 0 {
-					t.Errorf("%d dumps, want none", len(f.kernel.Requests()))
+				// Who has the local ports is asked where there may be any.
+				if want := map[bool]int{true: 1}[tt.want == codes.PortsExhausted]; len(f.kernel.Requests()) != want {
+					t.Errorf("%d dumps, want %d", len(f.kernel.Requests()), want)
 				}
 			})
 		})

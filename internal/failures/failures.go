@@ -15,6 +15,8 @@ import (
 	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures/callers"
 	"sockstate_exporter/internal/failures/earlier"
+	"sockstate_exporter/internal/failures/pace"
+	"sockstate_exporter/internal/failures/retired"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -111,7 +113,7 @@ type Recorder struct {
 	cfg       Config
 	conflicts *conflicts
 	callers   *callers.Callers
-	retired   *retired // Update alone uses it
+	retired   *retired.Namespaces // Update alone uses it
 	earlier   *earlier.Failures[user, bindtrace.Key]
 	failing   *failing.Tracker
 
@@ -126,9 +128,9 @@ func New(cfg Config) *Recorder {
 	}
 	return &Recorder{
 		cfg:       cfg,
-		conflicts: newConflicts(),
+		conflicts: newConflicts(cfg.Host.OwnInode),
 		callers:   callers.New(cfg.Owners),
-		retired:   newRetired(),
+		retired:   retired.New(),
 		earlier:   earlier.New[user](func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		failing:   failing.New(),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
@@ -140,7 +142,7 @@ func New(cfg Config) *Recorder {
 // namespaces beside the own one.
 func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds, error) {
 	tracer := r.cfg.Tracer
-	gone := r.retired.replace(others)
+	gone := r.retired.Replace(others)
 	if len(gone) > 0 {
 		// The tracer knows namespaces by number: a new one with the number of one that is gone must
 		// not go on from its counts.
@@ -173,7 +175,7 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 // Follow notes the tracer's events, and looks for the causes of conflicts, until the tracer is
 // closed. It leaves nothing running.
 func (r *Recorder) Follow() error {
-	err := r.follow(paced(func(e *bindtrace.Event) error { return r.cfg.Tracer.Read(time.Time{}, e) }))
+	err := r.follow(pace.Reads(func(e *bindtrace.Event) error { return r.cfg.Tracer.Read(time.Time{}, e) }))
 	if errors.Is(err, os.ErrClosed) {
 		return nil
 	}
@@ -278,24 +280,4 @@ func (r *Recorder) withEarlier(counts []bindtrace.Count) []bindtrace.Count {
 		out = append(out, bindtrace.Count{Key: key, N: n})
 	}
 	return out
-}
-
-// At most maxBurst events are read in burstTime, so that a storm of failing binds, which any user
-// can make, costs a few percent of a CPU. The tracer counts the events that its ring cannot hold
-// meanwhile (Stats.Lost).
-const (
-	maxBurst  = 4096
-	burstTime = 100 * time.Millisecond
-)
-
-// paced reads at that pace.
-func paced(read func(*bindtrace.Event) error) func(*bindtrace.Event) error {
-	n, start := 0, time.Now()
-	return func(e *bindtrace.Event) error {
-		if n++; n > maxBurst {
-			time.Sleep(burstTime - time.Since(start))
-			n, start = 1, time.Now()
-		}
-		return read(e)
-	}
 }

@@ -77,11 +77,12 @@ func (i *inspector) look(ctx context.Context) (worked time.Duration) {
 	}
 	i.cfg.Host.Each(slices.Collect(maps.Keys(waiting)), func(inode uint32, name string, n probe.Namespace) {
 		start := time.Now()
-		observed := i.observe(n, waiting[inode], locals[inode])
+		observed := i.observe(ctx, n, waiting[inode], locals[inode])
 		i.lookAfterwards(ctx, n, waiting[inode], observed)
 		worked += time.Since(start)
+		named := i.withSeen(ctx, owners(), waiting[inode], observed)
 		for at, port := range waiting[inode] {
-			observed[at].Owners = owners() // what has to be seen at once is seen
+			observed[at].Owners = named // what has to be seen at once is seen
 			conflict := i.conflicts.settle(at, port, observed[at])
 			conflict.Namespace = name
 			i.notices.add(time.Now(), conflict, port)
@@ -107,7 +108,7 @@ func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, wait
 	}
 	found, err := inspect.Ports(ctx, ns, failed)
 	for number, o := range of {
-		o.Seen, o.Err = found.Port(number), err
+		o.Seen, o.Err, o.Listeners = found.Port(number), err, found.Listeners(number)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	reexec.Play(map[string]func([]string) error{"listen-second": listenSecond})
+	reexec.Play(map[string]func([]string) error{"listen-second": listenSecond, "own-in-a-storm": ownInAStorm})
 	kerneltest.Main(m)
 }
 

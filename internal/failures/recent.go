@@ -60,7 +60,7 @@ func (r *Recent) Diagnosis() diagnosis.Diagnosis {
 // Settle says why they failed.
 func (r *Recent) Settle(d *diagnosis.Diagnosis) { r.settled = *d }
 
-// Bounds of what is remembered, and how much of it is kept when a bound is reached. So trimming is
+// Bounds of what is remembered, in the own network namespace and as much elsewhere, and how much of it is kept when a bound is reached. So trimming is
 // rare, also when somebody makes binds fail in a loop.
 const (
 	maxRecent, keepRecent             = 256, 128 // of watched ports
@@ -81,10 +81,26 @@ type recentKey struct {
 	process   string
 }
 
-// recent remembers the latest failures. Those of watched ports are kept apart from others.
+// recent remembers the latest failures. Those of watched ports are kept apart from others, and those in the
+// exporter's own network namespace from those elsewhere: whoever runs in a container can make as many as they
+// like.
 type recent struct {
-	mu              sync.Mutex
-	watched, others recentLog
+	own uint32 // inode number of the exporter's own network namespace
+
+	mu   sync.Mutex
+	logs [4]recentLog // see log
+}
+
+// log is where failures with a key are kept.
+func (r *recent) log(key Key) *recentLog {
+	i := 0
+	if key.Netns == 0 || key.OtherPort {
+		i++
+	}
+	if key.Netns != r.own {
+		i += 2
+	}
+	return &r.logs[i]
 }
 
 type recentLog struct {
@@ -100,11 +116,12 @@ type recentRow struct {
 	user uint32 // bindtrace.Event.User
 }
 
-func newRecent() *recent {
-	return &recent{
-		watched: recentLog{rows: make(map[recentKey]*recentRow)},
-		others:  recentLog{rows: make(map[recentKey]*recentRow)},
+func newRecent(own uint32) *recent {
+	r := &recent{own: own}
+	for i := range r.logs {
+		r.logs[i].rows = make(map[recentKey]*recentRow)
 	}
+	return r
 }
 
 // add takes a failed call. It runs for every event.
@@ -112,10 +129,10 @@ func (r *recent) add(key Key, e *bindtrace.Event, by owner.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if key.Netns != 0 && !key.OtherPort {
-		r.watched.add(e, by, true, maxRecent, keepRecent)
+		r.log(key).add(e, by, true, maxRecent, keepRecent)
 		return
 	}
-	r.others.add(e, by, false, maxRecentOthers, keepRecentOthers)
+	r.log(key).add(e, by, false, maxRecentOthers, keepRecentOthers)
 }
 
 func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound, keep int) {
@@ -163,11 +180,7 @@ func byPort(r **recentRow) uint64  { return uint64((*r).Port) }
 func (r *recent) settle(at portID, bind waitingBind, d *diagnosis.Diagnosis) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := &r.watched
-	if bind.key.OtherPort {
-		l = &r.others
-	}
-	for key, row := range l.rows {
+	for key, row := range r.log(bind.key).rows {
 		if key.port != at.port || key.netns != at.netns || key.op != bind.op || key.errno != bind.errno ||
 			row.Protocol != bind.key.Protocol || row.Request != bind.request {
 			continue
@@ -180,9 +193,9 @@ func (r *recent) settle(at portID, bind waitingBind, d *diagnosis.Diagnosis) {
 func (r *recent) all() []Recent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]Recent, 0, len(r.watched.rows)+len(r.others.rows))
-	for _, l := range []recentLog{r.watched, r.others} {
-		for _, row := range l.rows {
+	var out []Recent
+	for i := range r.logs {
+		for _, row := range r.logs[i].rows {
 			out = append(out, row.Recent)
 		}
 	}

@@ -2,12 +2,10 @@ package failures
 
 import (
 	"maps"
-	"slices"
 	"testing"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/codes"
-	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -18,30 +16,6 @@ func tracerCounts(n map[uint32]uint64) []bindtrace.Count {
 		out = append(out, bindtrace.Count{Key: bindtrace.Key{Netns: inode, Port: 80}, N: n})
 	}
 	return out
-}
-
-func TestNamespacesThatAreGone(t *testing.T) {
-	const x, y = 4026533000, 4026533001
-	first, second := netns.ID{Inode: x, Cookie: 1}, netns.ID{Inode: x, Cookie: 2}
-	neighbour := netns.ID{Inode: y, Cookie: 3}
-	r := newRetired()
-	for _, step := range []struct {
-		what    string
-		watched []netns.ID
-		want    []uint32
-	}{
-		{"none", nil, nil},
-		{"comes", []netns.ID{first, neighbour}, nil},
-		{"stays", []netns.ID{first, neighbour}, nil},
-		{"goes", []netns.ID{neighbour}, []uint32{x}},
-		{"is gone", []netns.ID{neighbour}, nil},
-		{"another of its number comes", []netns.ID{second, neighbour}, nil},
-		{"is replaced between two snapshots", []netns.ID{first, neighbour}, []uint32{x}},
-	} {
-		if got := slices.Collect(maps.Keys(r.replace(step.watched))); !slices.Equal(got, step.want) {
-			t.Errorf("%s: got %v, want %v", step.what, got, step.want)
-		}
-	}
 }
 
 func TestConflictsOfNamespacesThatAreGoneAreOfOthers(t *testing.T) {

@@ -25,6 +25,7 @@ type Look struct {
 	ns       probe.Namespace
 	failed   map[uint16][]bindrule.Request
 	views    map[uint16]*verdict.View
+	listen   map[uint16][]ports.Listener
 	foldings map[uint16]*bindrule.Folding
 	dumped   time.Time // when the dump of sockets ended
 	timers   linux.Timers
@@ -47,12 +48,16 @@ func Ports(ctx context.Context, ns probe.Namespace, failed map[uint16][]bindrule
 // Port returns what was seen on a port.
 func (l *Look) Port(number uint16) bindrule.Port { return l.views[number].Port(l.timers, l.dumped) }
 
+// Listeners returns the listeners that were seen on a port.
+func (l *Look) Listeners(number uint16) []ports.Listener { return l.listen[number] }
+
 func (l *Look) see(ctx context.Context) error {
 	found := newListenersByPort(l.foldings)
 	if err := l.ns.Listeners(ctx, found, slices.Collect(maps.Keys(l.failed))...); err != nil {
 		return err
 	}
 	on := found.byPort
+	l.listen = on
 	// Listeners are few, in a table of their own. Where a listener explains all failures, as in
 	// most storms of failures, nothing else is looked at.
 	var rest []uint16

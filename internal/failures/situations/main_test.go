@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
@@ -57,7 +58,8 @@ type host struct {
 	programs string // directory
 	recorder *failures.Recorder
 	finder   *owner.Finder
-	updating sync.Mutex // of the recorder, by several tests
+	files    *sockfiles.Reader // nil: the kernel does not allow it
+	updating sync.Mutex        // of the recorder, by several tests
 	sets     map[uint32][]watch.Set
 	turns    chan struct{} // holds a token for each failure whose diagnosis is not there yet
 }
@@ -95,7 +97,12 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 	h.sets = map[uint32][]watch.Set{inode: {w.Update(time.Time{}, nil)}}
 
 	tracer := newTracer(t, h.ns, bindtrace.Options{MaxSlots: 2*number + 16})
-	if h.finder, err = owner.New(owner.Options{}); err != nil {
+	var search owner.Options
+	if files, err := sockfiles.New(); err == nil {
+		h.files, search.Searcher = files, files
+		t.Cleanup(func() { _ = files.Close() })
+	}
+	if h.finder, err = owner.New(search); err != nil {
 		t.Fatal(err)
 	}
 	h.recorder = failures.New(failures.Config{

@@ -38,6 +38,8 @@ func verbs() map[string]func(args []string) error {
 		"listen":  func(args []string) error { _, err := listen(args); return err },
 		"fail":    fail,
 		"twice":   bindTwice,
+		"second":  listenSecond,
+		"noport":  findNoPort,
 		"connect": connect,
 		"accept":  acceptAndStop,
 		"join":    func(args []string) error { return os.WriteFile(filepath.Join(args[0], "cgroup.procs"), []byte("0"), 0) },
@@ -119,6 +121,29 @@ func bindTwice(args []string) error {
 		return fmt.Errorf("the second bind: %w, want EINVAL", err)
 	}
 	return nil
+}
+
+// listenSecond binds, waits for a byte of the test, and then makes a listen() that has to fail.
+func listenSecond(args []string) error {
+	fd, err := bind(args)
+	if err == nil {
+		err = wait(nil)
+	}
+	if err == nil {
+		if err = unix.Listen(fd, 16); errors.Is(err, unix.EADDRINUSE) {
+			return nil
+		}
+	}
+	return fmt.Errorf("listen: %w, want EADDRINUSE", err)
+}
+
+// findNoPort makes a connect() that has to find no local port.
+func findNoPort(args []string) error {
+	err := connect([]string{"0.0.0.0:0", args[0]})
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil
+	}
+	return fmt.Errorf("connect: %w, want EADDRNOTAVAIL", err)
 }
 
 // connect connects from the first address to the second. Port 0 lets the kernel choose.

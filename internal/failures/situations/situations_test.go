@@ -3,6 +3,7 @@ package situations
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	vishnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/diagnosis"
@@ -44,7 +47,10 @@ type situation struct {
 	cure  func(*scene) // does what the remedy says
 	again string       // the step that works then; empty: none is known, or waiting is the remedy
 
+	amid func(*scene) // when the binder waits for a byte
+
 	fewPorts bool // on a host without free ports for clients
+	apart    bool // on a host with few ports for clients, and settings that would disturb others
 
 	afterwards bool // the kernel does not say as the call fails what the diagnosis tells
 }
@@ -191,6 +197,10 @@ func situations() []situation {
 			holder: binder, end: diagnosis.EndClosed, remedy: "Remove one of the two listen addresses", again: anyPort,
 		},
 		{
+			code: codes.InheritedListener, name: "the exporter has not seen the server", arrange: inheritedUnseen, bind: failsWithFlag,
+			holder: helper, end: diagnosis.EndClosed, remedy: "End " + helper, cure: stopHolder, again: anyPort,
+		},
+		{
 			code: codes.InheritedListener, arrange: inherited, bind: failsWithFlag,
 			holder: helper, end: diagnosis.EndClosed, remedy: "End " + helper, cure: stopHolder, again: anyPort,
 		},
@@ -222,6 +232,10 @@ func situations() []situation {
 			holder: binder, end: diagnosis.EndClosed, remedy: "Set SO_REUSEPORT on every socket", again: anyPort + ",reuseport",
 		},
 		{
+			code: codes.SecondListen, bind: "second=0.0.0.0:PORT,reuseaddr", amid: holds(server, "listen=0.0.0.0:PORT,reuseaddr"),
+			holder: server, end: diagnosis.EndClosed, remedy: "Stop one of the two servers", cure: stopHolder, again: anyPort,
+		},
+		{
 			code: codes.BoundOnly, arrange: holds(server, "bind=0.0.0.0:PORT"), bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "Find out why", cure: stopHolder, again: anyPort,
 		},
@@ -231,7 +245,7 @@ func situations() []situation {
 		},
 		{
 			code: codes.PortsExhausted, fewPorts: true, bind: "fail=127.0.0.1:0,EADDRINUSE",
-			end: diagnosis.EndClosed, remedy: "Widen net.ipv4.ip_local_port_range",
+			holder: server, end: diagnosis.EndClosed, afterwards: true, remedy: "Widen net.ipv4.ip_local_port_range",
 			cure: func(s *scene) {
 				s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last+2))
 				s.later(func() {
@@ -242,6 +256,10 @@ func situations() []situation {
 		{
 			code: codes.PortsExhaustedForSocket, fewPorts: true, arrange: needsOwnRange, bind: "fail=127.0.0.1:0,range,EADDRINUSE",
 			end: diagnosis.EndClosed, remedy: "Widen the range that the program sets",
+		},
+		{
+			code: codes.PortsExhaustedForDest, apart: true, arrange: busyDestination, bind: "noport=127.0.0.1:PORT",
+			holder: server, end: diagnosis.EndClosed, remedy: "Let the clients keep connections open", afterwards: true,
 		},
 		{
 			code: codes.UDPInUse, arrange: holds(server, "bind=0.0.0.0:PORT,udp"), bind: "fail=0.0.0.0:PORT,udp,EADDRINUSE",
@@ -260,6 +278,19 @@ func situations() []situation {
 			}, again: "bind=[2001:db8::1]:PORT", afterwards: true,
 		},
 		{
+			code: codes.AddressTentative, arrange: tentative, bind: "fail=[2001:db8::7]:PORT,EADDRNOTAVAIL",
+			end: "", remedy: "Start the server after duplicate address detection", afterwards: true,
+		},
+		{
+			code: codes.FamilyDisabled, apart: true, arrange: setting("net.ipv6.conf.lo.disable_ipv6", "1"), bind: "fail=[::1]:PORT,EADDRNOTAVAIL",
+			end: diagnosis.EndChanged, remedy: "Set net.ipv6.conf.lo.disable_ipv6 to 0", afterwards: true,
+			cure: setting("net.ipv6.conf.lo.disable_ipv6", "0"), again: "bind=[::1]:PORT",
+		},
+		{
+			code: codes.PortPrivileged, apart: true, arrange: setting("net.ipv4.ip_unprivileged_port_start", "20000"), user: nobody, bind: "fail=0.0.0.0:PORT,EACCES",
+			end: diagnosis.EndChanged, remedy: "AmbientCapabilities=CAP_NET_BIND_SERVICE", cure: setting("net.ipv4.ip_unprivileged_port_start", "1024"), again: anyPort,
+		},
+		{
 			code: codes.DeniedByPolicy, arrange: refusedByCgroup, before: []string{"join=CGROUP"}, bind: "fail=0.0.0.0:PORT,EPERM",
 			end: diagnosis.EndChanged, remedy: "sandbox of the unit: SocketBindDeny=", again: anyPort,
 		},
@@ -275,6 +306,46 @@ func situations() []situation {
 			code: codes.Unknown, name: "UDP-Lite", arrange: holds(server, "bind=0.0.0.0:PORT,udplite"), bind: "fail=0.0.0.0:PORT,udplite,EADDRINUSE",
 			end: "", cure: stopHolder, again: anyPort + ",udplite",
 		},
+	}
+}
+
+// setting changes a setting of the network namespace.
+func setting(name, value string) func(*scene) {
+	return func(s *scene) { s.ns.Sysctl(s.t, name, value) }
+}
+
+// busyDestination has a client take all local ports for a destination.
+func busyDestination(s *scene) {
+	l, err := s.ns.OpenListener(s.at("127.0.0.1"), kerneltest.Options{Backlog: 8})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.later(func() { _ = l.Close() })
+	var steps []string
+	for range int(fewClients.Last-fewClients.First) + 1 {
+		steps = append(steps, "connect=0.0.0.0:0,127.0.0.1:PORT")
+	}
+	holds(server, steps...)(s)
+}
+
+// tentative adds an address whose duplicate address detection does not end.
+func tentative(s *scene) {
+	const device = "dad0"
+	s.ns.AddDummy(s.t, device)
+	s.later(func() { s.ns.DeleteLink(s.t, device) })
+	s.ns.Sysctl(s.t, "net.ipv6.conf."+device+".accept_dad", "1")
+	s.ns.Sysctl(s.t, "net.ipv6.conf."+device+".dad_transmits", "600")
+	h, err := netlink.NewHandleAt(vishnetns.NsHandle(s.ns.FD()), unix.NETLINK_ROUTE)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(device)
+	if err == nil {
+		err = h.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("2001:db8::7"), Mask: net.CIDRMask(64, 128)}})
+	}
+	if err != nil {
+		s.t.Fatal(err)
 	}
 }
 
@@ -325,6 +396,18 @@ func inherited(s *scene) {
 	}
 }
 
+// inheritedUnseen does the same before the exporter has looked.
+func inheritedUnseen(s *scene) {
+	if s.files == nil {
+		kerneltest.Skip(s.t, "who has opened a socket is not known without eBPF")
+	}
+	s.process = s.start(s.t, server, nil, append(s.steps("listen=0.0.0.0:PORT,reuseaddr"), "child="+s.programs+"/"+helper)...)
+	s.later(s.process.stop)
+	if err := s.process.Wait(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // needsOwnRange leaves the situation out before Linux 6.3.
 func needsOwnRange(s *scene) {
 	err := s.again("bind=127.0.0.2:0,range")
@@ -350,9 +433,13 @@ func TestDiagnosesOfRealFailures(t *testing.T) {
 	n, all := runs(t), situations()
 	h := newHost(t, sock.PortRange{First: firstPort, Last: firstPort + uint16(n*len(all)) - 1}, clients)
 	few := newHost(t, sock.PortRange{First: firstPort, Last: firstPort}, fewClients)
+	var taken []string
 	for port := fewClients.First; port <= fewClients.Last; port++ {
-		few.ns.Bind(t, netip.AddrPortFrom(localhost, port), kerneltest.Options{})
+		taken = append(taken, fmt.Sprintf("bind=127.0.0.1:%d", port))
 	}
+	hasAll := few.start(t, server, nil, append(taken, "hold")...)
+	t.Cleanup(hasAll.stop)
+	apart := newHost(t, sock.PortRange{First: firstPort, Last: firstPort + uint16(n*len(all)) - 1}, fewClients)
 	var mu sync.Mutex
 	right := make(map[codes.Code]int)
 	made := make(map[codes.Code]int)
@@ -363,7 +450,10 @@ func TestDiagnosesOfRealFailures(t *testing.T) {
 				for run := range n {
 					s := &scene{host: h, t: t, port: firstPort + uint16(i*n+run)}
 					if of.fewPorts {
-						s.host = few
+						s.host, s.process = few, hasAll
+					}
+					if of.apart {
+						s.host = apart
 					}
 					ok := of.happens(s, run == 0)
 					mu.Lock()
@@ -398,6 +488,13 @@ func (of *situation) happens(s *scene, thorough bool) bool {
 	s.turns <- struct{}{}
 	began := time.Now()
 	p := s.start(s.t, binder, as(of.user), s.steps(append(slices.Clone(of.before), of.bind)...)...)
+	if of.amid != nil {
+		s.later(p.stop)
+		of.amid(s)
+		if _, err := p.stdin.Write([]byte{0}); err != nil || p.ready() || p.Wait() != nil {
+			s.t.Fatalf("the binder has not gone on: %v", err)
+		}
+	}
 	d := s.diagnosis(p.Process.Pid, of.afterwards)
 	<-s.turns
 	ok := of.check(s, p, &d)
@@ -530,16 +627,11 @@ func TestEachCodeHasASituation(t *testing.T) {
 	for _, of := range situations() {
 		made[of.code] = true
 	}
-	const calls, state = "internal/failures makes it, in its own process", "a state of a port without a failure: internal/check makes it"
+	const state = "a state of a port without a failure: internal/check makes it"
 	elsewhere := map[codes.Code]string{
-		codes.SecondListen:          calls,
-		codes.PortsExhaustedForDest: calls,
-		codes.AddressTentative:      calls,
-		codes.FamilyDisabled:        calls,
-		codes.PortPrivileged:        calls,
-		codes.SplitPort:             state,
-		codes.NoReuseAddr:           state,
-		codes.OutOfMemory:           "no test can make the kernel run out of memory in bind() alone",
+		codes.SplitPort:   state,
+		codes.NoReuseAddr: state,
+		codes.OutOfMemory: "no test can make the kernel run out of memory in bind() alone",
 	}
 	for _, code := range codes.Codes() {
 		if made[code] == (elsewhere[code] != "") {
