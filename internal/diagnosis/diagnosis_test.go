@@ -121,7 +121,7 @@ func TestDiagnoses(t *testing.T) {
 		{"an inherited listener", inUse(yes, no, listen.with(held(helper)).with(func(b *Blocker) { b.Opener = owner.Owner{Process: "opcua-server", PID: 3} })), codes.InheritedListener, untilClosed(),
 			"helper (pid 8) still has the listening socket on 0.0.0.0:4840 open that opcua-server (pid 3) opened, which is gone", "End helper (pid 8)"},
 		{"an inherited listener of a server that nobody has seen", inUse(yes, no, listen.with(held(owner.Owner{Process: "helper", PID: 8, Processes: 1, Inherited: true}))), codes.InheritedListener, untilClosed(),
-			"helper (pid 8) has the listening socket on 0.0.0.0:4840 open, but has not opened it, and nobody waits for its connections: the server that opened it is gone", "End helper (pid 8)"},
+			"helper (pid 8) has the listening socket on 0.0.0.0:4840 open, but has not opened it, and nobody waits for its connections: whoever opened it does not have it any more", "End helper (pid 8) if it does not serve the port, and"},
 		{"SO_REUSEPORT of another user", inUse(no, yes, listen.with(func(b *Blocker) { b.ReusePort, b.UID = yes, bindrule.UIDOf(33) })), codes.ReusePortOtherUser, untilClosed(),
 			"a process of uid 33 listens on 0.0.0.0:4840 with SO_REUSEPORT as uid 33, and the new socket belongs to uid 1000", "Run both servers as the same user"},
 		{"the listener does not share", inUse(no, yes, listen.with(held(nginx))), codes.ReusePortMissing, untilClosed(),

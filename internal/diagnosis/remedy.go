@@ -18,7 +18,11 @@ func (f *Facts) remedy(code codes.Code, sockets []Blocker) string {
 	case codes.OwnListener:
 		return f.remedyOfOwnListener(sockets)
 	case codes.InheritedListener:
-		return "End " + f.who(sockets) + ", and open the server's socket with SOCK_CLOEXEC, so that children do not inherit it."
+		unless := ""
+		if !sockets[0].Opener.Known() { // it may be a server that got the socket, and is busy
+			unless = " if it does not serve the port"
+		}
+		return "End " + f.who(sockets) + unless + ", and open the server's socket with SOCK_CLOEXEC, so that children do not inherit it."
 	case codes.OtherListener:
 		return f.remedyOfOtherListener(sockets)
 	case codes.SelfConnection:

@@ -54,7 +54,7 @@ func (f *Facts) inherited(sockets []Blocker) string {
 	if opener := &sockets[0].Opener; opener.Known() {
 		return f.who(sockets) + " still has the listening socket on " + f.where(sockets) + " open that " + process(opener) + " opened, which is gone"
 	}
-	return f.who(sockets) + " has the listening socket on " + f.where(sockets) + " open, but has not opened it, and nobody waits for its connections: the server that opened it is gone"
+	return f.who(sockets) + " has the listening socket on " + f.where(sockets) + " open, but has not opened it, and nobody waits for its connections: whoever opened it does not have it any more"
 }
 
 func (f *Facts) ownListener(sockets []Blocker) string {

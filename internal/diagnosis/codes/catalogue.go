@@ -49,7 +49,7 @@ func listeners() []Entry {
 		{
 			InheritedListener, "A process that inherited the listening socket of a server that is gone still has it open.",
 			"End the process that inherited the socket. Then open the server's socket with SOCK_CLOEXEC, so that its children do not inherit it.",
-			"The server that opened the socket has ended. A helper or child that it started still has the socket open, so the socket still listens, and often nobody accepts the connections. If the exporter had seen the server before, it names it. Otherwise it goes by what the kernel shows, with eBPF only: nobody who has the socket open has opened it (the file keeps the credentials of its opener), their user is the opener's, and nobody waits for its connections in accept(), poll() or epoll.",
+			"The server that opened the socket has ended. A helper or child that it started still has the socket open, so the socket still listens, and often nobody accepts the connections. If the exporter had seen the server before, it names it. Otherwise it goes by what the kernel shows, with eBPF only: nobody who has the socket open has opened it (the file keeps the credentials of its opener), their user is the opener's, and nobody waits for its connections in accept(), poll() or epoll. A server that got its socket from another process, and accepts nothing for a moment because it is full, looks the same. The exporter looks again after 10 s.",
 			seeListeners + " `ls -l /proc/PID/fd` shows the inherited socket.",
 		},
 		{
