@@ -52,10 +52,7 @@ func TestRestartBesideAnInheritedListener(t *testing.T) {
 	if _, err := unix.FcntlInt(uintptr(l.FD()), unix.F_SETFD, 0); err != nil {
 		t.Fatal(err)
 	}
-	helper := ns.Command(t, "/bin/sleep", "60")
-	if err := helper.Start(); err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
+	helper := startServer(t, ns, asHelper)
 	if first, _ := answers(t, ns, ExitFree, "--restart", "4840"); !strings.Contains(first, "a restart would work") {
 		t.Errorf("beside its server: %q", first)
 	}
@@ -63,11 +60,10 @@ func TestRestartBesideAnInheritedListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, p := answers(t, ns, ExitBlocked, "--restart", "4840")
-	if p.Diagnosis == nil || p.Diagnosis.Code != codes.InheritedListener || p.Outcome != report.Blocked || int(p.Diagnosis.Holder.PID) != helper.Process.Pid {
-		t.Errorf("diagnosis %+v, want that of process %d", p.Diagnosis, helper.Process.Pid)
+	if p.Diagnosis == nil || p.Diagnosis.Code != codes.InheritedListener || p.Outcome != report.Blocked || int(p.Diagnosis.Holder.PID) != helper {
+		t.Errorf("diagnosis %+v, want that of process %d", p.Diagnosis, helper)
 	}
-	if !strings.Contains(first, "; a restart would fail: sleep (pid ") {
+	if !strings.Contains(first, "; a restart would fail: "+asHelper+" (pid ") {
 		t.Errorf("first line %q", first)
 	}
-	helper.Kill()
 }

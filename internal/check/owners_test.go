@@ -19,13 +19,22 @@ import (
 // asServer makes the test binary a server: its value is what it calls itself.
 const asServer = "SOCKSTATE_TEST_AS_SERVER"
 
+const asHelper = "helper"
+
 // serve listens on the port, connects to itself, and closes the client's end of one of two
 // connections. One whose name begins with "shared" only listens, with SO_REUSEPORT: "shared-any" on
 // 0.0.0.0, others on 127.0.0.1.
+// asHelper does nothing at all.
 // A line on standard output says that all that is there.
 func serve(name string) error {
 	if err := os.WriteFile("/proc/self/comm", []byte(name), 0); err != nil {
 		return err
+	}
+	if name == asHelper {
+		fmt.Fprintln(os.Stdout, "ready")
+		for {
+			_ = unix.Pause()
+		}
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
