@@ -39,8 +39,8 @@ func TestPortsShowFailedBinds(t *testing.T) {
 	if f := rows[4840].FailedBinds; f == nil || f.Count != 17 || !f.Failing || f.Ago != 1 || f.Errno != "EADDRINUSE" || f.Diagnosis != codes.TimeWait {
 		t.Errorf("4840: %+v", f)
 	}
-	if r := rows[4842]; r.Outcome != report.Free || r.FailedBinds == nil || r.FailedBinds.Diagnosis != codes.AddressMissing {
-		t.Errorf("4842: %s, %+v", r.Outcome, r.FailedBinds)
+	if r := rows[4842]; r.Outcome != report.Free || r.Verdict[0].Text != "no socket is in the way, but binds fail" || rows[4840].Verdict[0].Text != "free" || r.FailedBinds == nil || r.FailedBinds.Diagnosis != codes.AddressMissing {
+		t.Errorf("4842: %s, %+v, %+v", r.Outcome, r.Verdict, r.FailedBinds)
 	}
 	if f := rows[4843].FailedBinds; f != nil {
 		t.Errorf("4843: %+v, want none", f)

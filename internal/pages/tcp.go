@@ -78,9 +78,8 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
-	fail := p.failed != nil && p.failed.Failing
-	found.add(Down, fail && known && !listening) // for whatever reason
-	found.add(BindsFail, fail)
+	found.add(Down, p.bindsFail() && known && !listening) // for whatever reason
+	found.add(BindsFail, p.bindsFail())
 	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
@@ -89,6 +88,9 @@ func (p *tcpPort) problems() (found problemSet) {
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
 }
+
+// bindsFail says that binds have failed, and none has worked since.
+func (p *tcpPort) bindsFail() bool { return p.failed != nil && p.failed.Failing }
 
 func (p *tcpPort) isSplit() bool {
 	return slices.ContainsFunc(p.split, func(s split.Port) bool { return s.Now })
@@ -123,6 +125,11 @@ func (p *tcpPort) row() PortRow {
 	}
 	r.Binds, r.Advice, r.Diagnosis, r.Split = judged.Binds, judged.Advice, judged.Diagnosis, judged.Split
 	r.Outcome, r.Verdict = judged.Verdict()
+	for i := range r.Verdict {
+		if s := &r.Verdict[i]; len(groups) == 0 && p.bindsFail() && s.Outcome == report.Free {
+			s.Text = "no socket is in the way, but binds fail"
+		}
+	}
 	for i := range judged.Restarts {
 		if restart := &judged.Restarts[i]; !restart.Listening && len(r.Gone) < maxListeners {
 			r.Gone = append(r.Gone, *restart)

@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
@@ -46,7 +47,7 @@ func New(b *failures.Binds, now time.Time) Ports {
 		if on == nil {
 			d := f.Diagnosis()
 			on = &Binds{
-				Last: f.Last.UTC().Truncate(time.Millisecond), Ago: max(now.Sub(f.Last), 0).Truncate(time.Millisecond).Seconds(), Call: f.Op.String(),
+				Last: f.Last.UTC().Truncate(time.Millisecond), Ago: report.Seconds(max(now.Sub(f.Last), 0)), Call: f.Op.String(),
 				Errno: cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))), Diagnosis: d.Code,
 			}
 			out[key] = on
