@@ -5,6 +5,6 @@
 //
 // It needs no privilege, and says what it could not see without: the reuse flags of sockets
 // need eBPF (CAP_BPF and CAP_PERFMON), those of other users' listeners at least CAP_SYS_PTRACE,
-// and so do the names of other users' processes (internal/owner). It looks at the network
+// and so do the names of other users' processes (internal/owner), which eBPF finds, too. It looks at the network
 // namespace that it runs in; to move into another one takes CAP_SYS_ADMIN.
 package check
