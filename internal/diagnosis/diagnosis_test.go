@@ -132,6 +132,8 @@ func TestDiagnoses(t *testing.T) {
 		{"an outgoing connection", inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no).with(held(helper)).with(func(b *Blocker) { b.Outgoing = true })), codes.OutgoingConnection, untilClosed(),
 			"an outgoing connection of helper (pid 8) from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port",
 			"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT). SO_REUSEADDR does not help"},
+		{"seen afterwards, and nobody saw who opened it", but(inUse(no, no, connected(sock.StateEstablished, "192.0.2.1:443", no)), func(f *Facts) { f.Seen = Afterwards }), codes.Unknown, untilClosed(),
+			"1 connection on the port is open (1 ESTABLISHED, peer 192.0.2.1:443); it was opened without SO_REUSEADDR, and the new socket lacks it too", "The bind works once they are closed."},
 		{"a client's port by its range", but(inUse(yes, no, connected(sock.StateEstablished, "192.0.2.1:443", no)), func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), codes.OutgoingConnection, untilClosed(),
 			"an outgoing connection from 127.0.0.1:4840 to 192.0.2.1:443 (ESTABLISHED) uses the port as its source port", "Reserve the port"},
 		{"TIME_WAIT on a port of the range, of a server that nobody saw", but(inUse(no, no, waiting(1, yes, time.Second)), func(f *Facts) { f.Host.LocalPorts = sock.PortRange{First: 1024, Last: 5000} }), codes.TimeWait, End{EndTime, time.Second},

@@ -72,7 +72,9 @@ func (f *Facts) classify(b *Blocker) codes.Code {
 
 // openerUnseen says that a connection that is open now may be an old server's, or a client's: nobody has
 // seen a server on the port.
-func (f *Facts) openerUnseen() bool { return f.Seen == Now && !f.Running && !f.Host.Listened }
+func (f *Facts) openerUnseen() bool {
+	return f.Seen != AtFailure && !f.Running && !f.Host.Listened
+}
 
 func (f *Facts) classifyListener(b *Blocker) codes.Code {
 	sameUser := !b.UID.Known || !f.Request.UID.Known || b.UID == f.Request.UID
