@@ -210,7 +210,8 @@ func situations() []situation {
 		},
 		{
 			code: codes.OtherListener, name: "a program of the same name", arrange: holds(binder, "listen=0.0.0.0:PORT,reuseaddr"), bind: failsWithFlag,
-			holder: binder, end: diagnosis.EndClosed, remedy: "it may be another instance of it.", cure: stopHolder, again: anyPort,
+			// Whether both run the same executable is known where the binder lives until somebody looks.
+			holder: binder, end: diagnosis.EndClosed, remedy: " instance ", cure: stopHolder, again: anyPort,
 		},
 		{
 			code: codes.ReusePortOtherUser, arrange: holdsAs(nobody, server, "listen=0.0.0.0:PORT,reuseport"), bind: "fail=0.0.0.0:PORT,reuseport,EADDRINUSE",
