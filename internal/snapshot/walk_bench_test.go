@@ -1,8 +1,12 @@
 package snapshot
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"testing"
 	"time"
@@ -18,8 +22,7 @@ import (
 // host. Each iteration takes one of each, so that the CPU times compare. In its first one it also takes a
 // snapshot by dumps only, which takes seconds.
 //
-// SOCKSTATE_BENCH_NAMESPACES and SOCKSTATE_BENCH_TIMEWAIT change the numbers. Each namespace takes some 50
-// descriptors (ulimit -Hn).
+// SOCKSTATE_BENCH_NAMESPACES and SOCKSTATE_BENCH_TIMEWAIT change the numbers.
 func BenchmarkNamespaces(b *testing.B) {
 	namespaces, elsewhere := fromEnv(b, "SOCKSTATE_BENCH_NAMESPACES", 110), fromEnv(b, "SOCKSTATE_BENCH_TIMEWAIT", 300_000)
 	walker := newWalker(b)
@@ -75,18 +78,63 @@ func fromEnv(b *testing.B, name string, usual int) int {
 	return n
 }
 
-// pod makes 3 listeners and 10 connections. In one namespace, each i has addresses of its own.
+// pod makes 3 listeners and 10 connections. In one namespace, each i has ports of its own. A process of
+// its own has them open, since one process cannot have those of 1,000 pods.
 func pod(b *testing.B, ns *kerneltest.NetNS, i int) {
 	b.Helper()
-	for p := range uint16(3) {
-		addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-		l := ns.Listen(b, netip.AddrPortFrom(addr, 1000+3*uint16(i)+p), kerneltest.Options{ReuseAddr: true})
-		n := 3
-		if p == 0 {
-			n = 4
-		}
-		l.Peers(b, kerneltest.StateEstablished, n, localhost4)
+	holder := exec.Command("cat") // ends with this process, which has the other end of its input
+	stdin, err := holder.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
 	}
+	ns.Do(b, func() {
+		for p, n := range []int{4, 3, 3} {
+			files, err := listenAndConnect(fmt.Sprintf("127.0.0.1:%d", 1000+3*i+p), n)
+			holder.ExtraFiles = append(holder.ExtraFiles, files...)
+			if err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	err = holder.Start()
+	for _, f := range holder.ExtraFiles {
+		_ = f.Close()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = stdin.Close(); _ = holder.Wait() })
+}
+
+// listenAndConnect returns the descriptors of a listener, and of both ends of n connections to it.
+func listenAndConnect(address string, n int) (files []*os.File, err error) {
+	keep := func(s interface {
+		File() (*os.File, error)
+		Close() error
+	},
+	) error {
+		f, err := s.File()
+		files = append(files, f)
+		return errors.Join(err, s.Close())
+	}
+	l, err := net.Listen("tcp4", address)
+	if err != nil {
+		return nil, err
+	}
+	for range n {
+		client, err := net.Dial("tcp4", address)
+		if err != nil {
+			return files, err
+		}
+		server, err := l.Accept()
+		if err != nil {
+			return files, err
+		}
+		if err := errors.Join(keep(client.(*net.TCPConn)), keep(server.(*net.TCPConn))); err != nil {
+			return files, err
+		}
+	}
+	return files, keep(l.(*net.TCPListener))
 }
 
 // A cost adds up what snapshots took.
