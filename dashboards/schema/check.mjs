@@ -46,7 +46,8 @@ function sources(name, dashboard) {
 type Link = Partial<S.DashboardLink>;
 type Panel = Omit<S.Panel, "links"> & { links?: Link[] };
 type Annotation = S.AnnotationQuery & { expr?: string; step?: string; tagKeys?: string; titleFormat?: string; textFormat?: string; useValueForTime?: boolean };
-type Dashboard = Omit<S.Dashboard, "panels" | "annotations"> & { panels: Array<Panel | S.RowPanel>; annotations: { list: Annotation[] } };
+type Row = Omit<S.RowPanel, "panels"> & { panels: Panel[] };
+type Dashboard = Omit<S.Dashboard, "panels" | "annotations"> & { panels: Array<Panel | Row>; annotations: { list: Annotation[] } };
 export const dashboard: Plain<Dashboard> = ${json(dashboard)};\n`;
   for (const panel of dashboard.panels.flatMap((p) => [p, ...(p.panels ?? [])])) {
     if (panel.type === "row") continue;

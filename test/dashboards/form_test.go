@@ -157,17 +157,20 @@ func TestLinksLeadToDashboardsThatExistAndKeepWhatIsSelected(t *testing.T) {
 
 const runbooks = "../../docs/runbooks"
 
-var runbookLink = regexp.MustCompile(`^\$\{runbooks:raw\}/(\w+)\.md$`)
+var runbookLink = regexp.MustCompile(`^\$\{runbooks:raw\}/(\w+|\.\./diagnoses)\.md(#\$\{__value\.text\})?$`)
 
-func TestLinksLeadToRunbooksThatExist(t *testing.T) {
+// The page of the exporter of a row or a tile.
+var failuresLink = regexp.MustCompile(`^http://\$\{(__data\.fields|__field\.labels)\.instance\}/failures$`)
+
+func TestLinksLeadToPagesThatExist(t *testing.T) {
 	each(t, func(t *testing.T, d *promcheck.Dashboard) {
 		for place, l := range links(t, d) {
-			if strings.HasPrefix(l.URL, "/d/") || l.URL == "${runbooks:raw}/${__data.fields.alertname}.md" {
+			if strings.HasPrefix(l.URL, "/d/") || l.URL == "${runbooks:raw}/${__data.fields.alertname}.md" || failuresLink.MatchString(l.URL) {
 				continue
 			}
 			m := runbookLink.FindStringSubmatch(l.URL)
 			if m == nil {
-				t.Errorf("%s leads to %s: neither a dashboard nor a runbook", place, l.URL)
+				t.Errorf("%s leads to %s: neither a dashboard nor a page that is known here", place, l.URL)
 				continue
 			}
 			if _, err := os.Stat(filepath.Join(runbooks, m[1]+".md")); err != nil {

@@ -95,7 +95,8 @@ func TestPanelTitleDescriptionRule(t *testing.T) {
 }
 
 // units are those that the dashboards use, as Grafana names them.
-var units = []string{"none", "short", "s", "cps", "reqps", "percentunit", "bytes", "dateTimeFromNow"}
+var units = []string{"none", "short", "s", "cps", "reqps", "percentunit", "bytes", "dateTimeFromNow",
+	"suffix:s, then it works", "suffix:s from now"}
 
 func TestPanelUnitsRule(t *testing.T) {
 	eachPanel(t, func(t *testing.T, p *promcheck.Panel) {

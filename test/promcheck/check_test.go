@@ -301,6 +301,7 @@ const dashboard = `{
   "templating": {"list": [
     {"name": "job", "type": "query", "query": {"query": "label_values(up{a=\"1,2\"}, job)", "refId": "x"}},
     {"name": "port", "type": "query", "query": "label_values(sockstate_tcp_sockets{job=~\"$job\"}, port)"},
+    {"name": "host", "type": "query", "query": {"query": "query_result(count(up) > 1)", "refId": "y"}},
     {"name": "datasource", "type": "datasource", "query": "prometheus"}
   ]},
   "annotations": {"list": [{"name": "own", "builtIn": 1}, {"name": "restart", "expr": "changes(up[1m])"}]},
@@ -324,13 +325,14 @@ func TestDashboardHasTheQueriesOfAllItsParts(t *testing.T) {
 	var got []short
 	for _, q := range all[0].Queries() {
 		got = append(got, short{q.Kind, q.Place, q.Expr, q.Label, q.Instant})
-		if strings.Join(q.Vars, " ") != "job port datasource" {
+		if strings.Join(q.Vars, " ") != "job port host datasource" {
 			t.Errorf("%s may use %v", q.Place, q.Vars)
 		}
 	}
 	want := []short{
 		{promcheck.KindVariable, "d.json: variable job", `up{a="1,2"}`, "job", true},
 		{promcheck.KindVariable, "d.json: variable port", `sockstate_tcp_sockets{job=~"$job"}`, "port", true},
+		{promcheck.KindVariable, "d.json: variable host", "count(up) > 1", "", true},
 		{promcheck.KindAnnotation, "d.json: annotation restart", "changes(up[1m])", "", false},
 		{promcheck.KindPanel, `d.json: panel "inner", query B`, "b", "", true},
 		{promcheck.KindPanel, `d.json: panel "outer", query A`, "a", "", false},

@@ -106,25 +106,60 @@ type Panel struct {
 	Targets     []Target
 	Links       []Link
 	Panels      []Panel
-	Options     json.RawMessage
+	Options     Options
 	FieldConfig struct {
 		Defaults  FieldConfig
-		Overrides []struct {
-			Matcher    struct{ ID string }
-			Properties []struct {
-				ID    string
-				Value json.RawMessage
-			}
-		}
+		Overrides []Override
+	}
+	Transformations []Transformation
+}
+
+// Options are what kinds of panels have, each its own.
+type Options struct {
+	MergeValues bool                               // state-timeline
+	Text        struct{ TitleSize, ValueSize int } // stat
+	Legend      struct{ Placement string }         // timeseries
+}
+
+// A Transformation is a step between the queries and a panel. Of organize there are the columns of a
+// table, by field.
+type Transformation struct {
+	ID      string
+	Options struct {
+		ExcludeByName map[string]bool
+		IndexByName   map[string]int
+		RenameByName  map[string]string
 	}
 }
 
 // A FieldConfig says how values are shown.
 type FieldConfig struct {
-	Unit     string
-	NoValue  string
-	Links    []Link
-	Mappings []json.RawMessage
+	Unit       string
+	Decimals   *int
+	NoValue    string
+	Color      struct{ Mode string }
+	Thresholds struct{ Steps []struct{ Color string } }
+	Links      []Link
+	Mappings   []json.RawMessage
+	Custom     struct {
+		Align             string
+		LineWidth         int
+		FillOpacity       int
+		Stacking          struct{ Mode string }
+		ScaleDistribution struct{ Type string }
+	}
+}
+
+// An Override is a FieldConfig of some fields.
+type Override struct {
+	Matcher struct {
+		ID      string
+		Options json.RawMessage
+	}
+	Properties []struct {
+		ID    string
+		Value json.RawMessage
+	}
 }
 
 // A Target is a query of a panel.
@@ -196,8 +231,11 @@ func (d *Dashboard) VariableNames() []string {
 	return names
 }
 
-// labelValues is label_values(selector, label).
-var labelValues = regexp.MustCompile(`(?s)^label_values\((.+),\s*(\w+)\s*\)$`)
+// What a variable may ask: label_values(selector, label), or query_result(expression).
+var (
+	labelValues = regexp.MustCompile(`(?s)^label_values\((.+),\s*(\w+)\s*\)$`)
+	queryResult = regexp.MustCompile(`(?s)^query_result\((.+)\)$`)
+)
 
 // Queries are all queries of the dashboard: those of variables, of annotations and of panels.
 func (d *Dashboard) Queries() []Query {
@@ -215,6 +253,8 @@ func (d *Dashboard) Queries() []Query {
 		place, text := "variable "+v.Name, strings.TrimSpace(v.QueryText())
 		if m := labelValues.FindStringSubmatch(text); m != nil {
 			add(KindVariable, place, strings.TrimSpace(m[1]), m[2], true)
+		} else if m := queryResult.FindStringSubmatch(text); m != nil {
+			add(KindVariable, place, strings.TrimSpace(m[1]), "", true)
 		} else {
 			add(KindVariable, place, text, "", true)
 		}
