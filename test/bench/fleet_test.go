@@ -23,6 +23,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/test/launch"
+	"sockstate_exporter/test/promcheck"
 )
 
 const (
@@ -68,6 +69,72 @@ func BenchmarkFleet(b *testing.B) {
 		}
 		f.report(b, took)
 	})
+	b.Run("dashboards", f.dashboards)
+}
+
+// dashboards asks what each dashboard asks when it is opened with everything selected, and the port
+// dashboard with 40 ports.
+func (f *fleet) dashboards(b *testing.B) {
+	all, err := promcheck.LoadDashboards("../../dashboards")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, d := range all {
+		values := map[string]string{"job": ".+", "instance": ".+", "netns": ".*", "port": ".+", "__rate_interval": (4 * fleetInterval).String()}
+		if d.Name() == "port.json" {
+			values["port"] = strings.Join(f.labels(b, "port")[:40], "|")
+		}
+		b.Run(strings.TrimSuffix(d.Name(), ".json"), func(b *testing.B) {
+			var longest, sum time.Duration
+			slowest := ""
+			for b.Loop() {
+				longest, sum = 0, 0
+				for i := range d.Panels {
+					// What is folded is not in Panels.
+					for _, t := range d.Panels[i].Targets {
+						took := f.panel(b, d, t, values)
+						if sum += took; took > longest {
+							longest, slowest = took, d.Panels[i].Title
+						}
+					}
+				}
+			}
+			b.ReportMetric(sum.Seconds(), "s-all")
+			b.ReportMetric(longest.Seconds(), "s-longest")
+			b.Logf("slowest: %s", slowest)
+		})
+	}
+}
+
+// panel asks a query of a panel, over six hours if it is over a range.
+func (f *fleet) panel(b *testing.B, d *promcheck.Dashboard, t promcheck.Target, values map[string]string) time.Duration {
+	b.Helper()
+	expr, err := promcheck.Query{Place: t.RefID, Expr: t.Expr, Vars: d.VariableNames()}.Interpolate(values)
+	if err != nil {
+		b.Fatal(err)
+	}
+	now := time.Now()
+	query := url.Values{"query": {expr}}
+	path := "/api/v1/query?"
+	if t.Range {
+		path = "/api/v1/query_range?"
+		query.Set("start", strconv.FormatInt(now.Add(-6*time.Hour).Unix(), 10))
+		query.Set("end", strconv.FormatInt(now.Unix(), 10))
+		query.Set("step", "30")
+	}
+	if err := f.get(path+query.Encode(), new(json.RawMessage)); err != nil {
+		b.Errorf("%s: %v", expr, err)
+	}
+	return time.Since(now)
+}
+
+// labels are the values of a label.
+func (f *fleet) labels(b *testing.B, name string) (all []string) {
+	b.Helper()
+	if err := f.get("/api/v1/label/"+name+"/values?match[]=sockstate_tcp_listener_info", &all); err != nil {
+		b.Fatal(err)
+	}
+	return all
 }
 
 // A fleet is a Prometheus that scrapes many hosts, which are one server.
