@@ -79,6 +79,12 @@ bench-tracer: ## Measure what the tracer costs system calls, here and in guests 
 demo: build ## Show a restart that fails, and what the exporter says (root, or user namespaces)
 	@go run -C test ./demo "$$PWD/sockstate_exporter"
 
+.PHONY: screenshots
+screenshots: ## Take pictures of the pages into ./screenshots, and docs/ports.png anew (root, Chromium)
+	mkdir -p screenshots
+	SOCKSTATE_TEST_SCREENSHOTS='$(CURDIR)/screenshots' go -C test test ./exporter -count=1 -run 'TestPagesInABrowser|TestPortsPageShowsTheStoryOfREADME'
+	cp screenshots/readme.png docs/ports.png
+
 # The same random binds each time: what fails is a change, and not a rare quirk of an old
 # kernel that nobody has met yet. `make test` takes others each time, and so does
 # `go run -C test ./kernelmatrix`.
