@@ -340,6 +340,35 @@ func bound(e parser.Expr) float64 {
 	return least
 }
 
+// What is chosen anew at each step of a graph is a line with gaps, and of many that are equal others
+// each time.
+func TestLinesAreTheSameAtEachStep(t *testing.T) {
+	eachQuery(t, func(t *testing.T, _ *promcheck.Dashboard, q promcheck.Query) {
+		if q.Kind != promcheck.KindPanel || q.Instant {
+			return
+		}
+		parser.Inspect(parse(t, q, nil), func(node parser.Node, path []parser.Node) error {
+			s, ok := node.(*parser.VectorSelector)
+			if !ok {
+				return nil
+			}
+			chosen, atEnd := false, s.StartOrEnd == parser.END
+			for _, n := range path {
+				switch n := n.(type) {
+				case *parser.AggregateExpr:
+					chosen = chosen || (n.Op == parser.TOPK || n.Op == parser.BOTTOMK) && len(n.Grouping) == 0
+				case *parser.SubqueryExpr:
+					atEnd = atEnd || n.StartOrEnd == parser.END
+				}
+			}
+			if chosen && !atEnd {
+				t.Errorf("%s is in a topk without @ end()", s)
+			}
+			return nil
+		})
+	})
+}
+
 func TestFleetLeadsOn(t *testing.T) {
 	d, err := promcheck.LoadDashboard("../../dashboards/fleet.json")
 	if err != nil {
