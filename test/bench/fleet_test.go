@@ -69,18 +69,21 @@ func BenchmarkFleet(b *testing.B) {
 		}
 		f.report(b, took)
 	})
-	b.Run("dashboards", f.dashboards)
+	b.Run("dashboards", func(b *testing.B) { f.dashboards(b, fill) })
 }
 
+// fleetSteps is how many steps a graph has. A dashboard that shows an hour has 120 of 30 s.
+const fleetSteps = 120
+
 // dashboards asks what each dashboard asks when it is opened with everything selected, and the port
-// dashboard with 40 ports.
-func (f *fleet) dashboards(b *testing.B) {
+// dashboard with 40 ports. It shows the time that Prometheus has samples of.
+func (f *fleet) dashboards(b *testing.B, shown time.Duration) {
 	all, err := promcheck.LoadDashboards("../../dashboards")
 	if err != nil {
 		b.Fatal(err)
 	}
 	for _, d := range all {
-		values := map[string]string{"job": ".+", "instance": ".+", "netns": ".*", "port": ".+", "__rate_interval": (4 * fleetInterval).String()}
+		values := map[string]string{"job": ".+", "instance": ".+", "netns": ".*", "port": ".+", "__rate_interval": (4 * fleetInterval).String(), "__range": shown.String()}
 		if d.Name() == "port.json" {
 			values["port"] = strings.Join(f.labels(b, "port")[:40], "|")
 		}
@@ -92,7 +95,7 @@ func (f *fleet) dashboards(b *testing.B) {
 				for i := range d.Panels {
 					// What is folded is not in Panels.
 					for _, t := range d.Panels[i].Targets {
-						took := f.panel(b, d, t, values)
+						took := f.panel(b, d, t, values, shown)
 						if sum += took; took > longest {
 							longest, slowest = took, d.Panels[i].Title
 						}
@@ -106,8 +109,8 @@ func (f *fleet) dashboards(b *testing.B) {
 	}
 }
 
-// panel asks a query of a panel, over six hours if it is over a range.
-func (f *fleet) panel(b *testing.B, d *promcheck.Dashboard, t promcheck.Target, values map[string]string) time.Duration {
+// panel asks a query of a panel.
+func (f *fleet) panel(b *testing.B, d *promcheck.Dashboard, t promcheck.Target, values map[string]string, shown time.Duration) time.Duration {
 	b.Helper()
 	expr, err := promcheck.Query{Place: t.RefID, Expr: t.Expr, Vars: d.VariableNames()}.Interpolate(values)
 	if err != nil {
@@ -118,9 +121,9 @@ func (f *fleet) panel(b *testing.B, d *promcheck.Dashboard, t promcheck.Target, 
 	path := "/api/v1/query?"
 	if t.Range {
 		path = "/api/v1/query_range?"
-		query.Set("start", strconv.FormatInt(now.Add(-6*time.Hour).Unix(), 10))
+		query.Set("start", strconv.FormatInt(now.Add(-shown).Unix(), 10))
 		query.Set("end", strconv.FormatInt(now.Unix(), 10))
-		query.Set("step", "30")
+		query.Set("step", strconv.FormatFloat(shown.Seconds()/fleetSteps, 'f', 3, 64))
 	}
 	if err := f.get(path+query.Encode(), new(json.RawMessage)); err != nil {
 		b.Errorf("%s: %v", expr, err)
