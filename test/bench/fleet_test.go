@@ -78,6 +78,7 @@ const fleetSteps = 120
 // dashboards asks what each dashboard asks when it is opened with everything selected, and the port
 // dashboard with 40 ports. It shows the time that Prometheus has samples of.
 func (f *fleet) dashboards(b *testing.B, shown time.Duration) {
+	b.Helper()
 	all, err := promcheck.LoadDashboards("../../dashboards")
 	if err != nil {
 		b.Fatal(err)
