@@ -4,9 +4,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net"
@@ -202,19 +204,21 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: src.Features, Logger: logger})
+	host, _ := os.Hostname() // pages do without
+	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: src.Features, Host: host, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
 	landing, err := web.NewLandingPage(web.LandingConfig{
 		Name:        name,
-		Description: "Socket state on Linux, for Prometheus",
+		Description: "Socket state of " + html.EscapeString(cmp.Or(host, "this host")) + ", for Prometheus",
 		Version:     version.Info(),
 		Profiling:   "false",
 		ExtraHTML:   pages.FeatureList(src.Features),
 		Links: []web.LandingLinks{
 			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
 			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
+			{Address: "/diagnoses", Text: "Diagnoses", Description: "what each means, and what to do"},
 			{Address: "/metrics", Text: "Metrics"},
 			{Address: "/-/ready", Text: "Ready", Description: "whether sock_diag has answered"},
 			{Address: "/-/healthy", Text: "Healthy"},
@@ -233,6 +237,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	mux.Handle("GET /metrics", scrapes.Limit(metrics))
 	mux.Handle("GET /ports", shown.Limit(httplimit.Compressed(pageHandlers.Ports())))
 	mux.Handle("GET /failures", shown.Limit(httplimit.Compressed(pageHandlers.Failures())))
+	mux.Handle("GET /diagnoses", shown.Limit(httplimit.Compressed(pageHandlers.Diagnoses())))
 	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "healthy")
 	})

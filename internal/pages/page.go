@@ -49,6 +49,8 @@ func parseTemplates() (*template.Template, string, error) {
 		"level": level,
 		"clock": clock,
 		"ago":   ago,
+
+		"marked": marked,
 	}).ParseFS(files, "html/*.html")
 	if err != nil {
 		return nil, "", err
@@ -124,6 +126,7 @@ func flagTags(reuseAddr, reusePort bindrule.Flag) []Tag {
 // A page is what both pages begin with, in JSON and around the table.
 type page struct {
 	Version int       `json:"version"`
+	Host    string    `json:"host,omitempty"`
 	Time    time.Time `json:"time"`
 
 	path  string
@@ -133,12 +136,13 @@ type page struct {
 // A request is what is asked for, and when.
 type request struct {
 	query.Query
+	host     string
 	now      time.Time
 	features []sock.Feature
 }
 
 func newPage(path string, q request) page {
-	return page{Version: report.Version, Time: stamp(q.now), path: path, query: q}
+	return page{Version: report.Version, Host: q.host, Time: stamp(q.now), path: path, query: q}
 }
 
 // Refresh says whether the page reloads itself.

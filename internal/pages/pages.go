@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Take     func(context.Context) snapshot.Snapshot
 	Features []sock.Feature
+	Host     string           // its name, in the head of each page
 	Now      func() time.Time // default: time.Now
 	Logger   *slog.Logger
 }
@@ -64,12 +65,27 @@ func (p *Pages) Failures() http.Handler {
 	return p.handler("failures", func(s *snapshot.Snapshot, q request) any { return newFailuresPage(s, q) })
 }
 
+// Diagnoses serves what each code of a diagnosis means. It takes no snapshot.
+func (p *Pages) Diagnoses() http.Handler {
+	return p.answers("diagnoses", func(_ context.Context, q request) any { return newDiagnosesPage(q) })
+}
+
 // pageTimeout is how long a page waits for its snapshot. The page then says what is missing.
 const pageTimeout = 10 * time.Second
 
 var errPageTimeout = errors.New("not ready within 10 s")
 
 func (p *Pages) handler(name string, build func(*snapshot.Snapshot, request) any) http.Handler {
+	return p.answers(name, func(ctx context.Context, q request) any {
+		ctx, cancel := context.WithTimeoutCause(ctx, pageTimeout, errPageTimeout)
+		defer cancel()
+		s := p.cfg.Take(ctx)
+		q.now = p.cfg.Now()
+		return build(&s, q)
+	})
+}
+
+func (p *Pages) answers(name string, content func(context.Context, request) any) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
@@ -83,10 +99,7 @@ func (p *Pages) handler(name string, build func(*snapshot.Snapshot, request) any
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		ctx, cancel := context.WithTimeoutCause(r.Context(), pageTimeout, errPageTimeout)
-		defer cancel()
-		s := p.cfg.Take(ctx)
-		p.render(w, name, asked.JSON, build(&s, request{asked, p.cfg.Now(), p.cfg.Features}))
+		p.render(w, name, asked.JSON, content(r.Context(), request{asked, p.cfg.Host, p.cfg.Now(), p.cfg.Features}))
 	})
 }
 

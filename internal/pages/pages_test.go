@@ -39,6 +39,7 @@ func newPages(t testing.TB, s *snapshot.Snapshot, features ...sock.Feature) *Pag
 	p, err := New(Config{
 		Take:     func(context.Context) snapshot.Snapshot { return *s },
 		Features: features,
+		Host:     "gateway<7>",
 		Now:      func() time.Time { return pageTime },
 		Logger:   slog.New(slog.DiscardHandler),
 	})

@@ -238,6 +238,10 @@ func TestPagesInABrowser(t *testing.T) {
 					t.Errorf("%q is not shown as %s in\n%s", name, shown, text)
 				}
 			}
+
+			b.open(s, "/diagnoses")
+			b.checkLook(t, s)
+			b.screenshot("diagnoses-" + s.name)
 		})
 	}
 }
