@@ -119,7 +119,7 @@ func (c *Conn) useKernel(netns int) error {
 // returns ErrClosed.
 func (c *Conn) Close() error {
 	<-c.turn
-	defer func() { c.turn <- struct{}{} }()
+	defer c.pass()
 	if c.closed {
 		return ErrClosed
 	}
@@ -150,19 +150,39 @@ func (c *Conn) drop() error {
 func (c *Conn) Dump(ctx context.Context, req Request) iter.Seq2[Socket, error] {
 	req = req.withDefaults()
 	return func(yield func(Socket, error) bool) {
-		select {
-		case <-c.turn:
-			defer func() { c.turn <- struct{}{} }()
-		case <-ctx.Done():
-			yield(Socket{}, req.error("open", context.Cause(ctx)))
+		if err := c.take(ctx); err != nil {
+			yield(Socket{}, req.error("open", err))
 			return
 		}
-		d := &dump{conn: c, ctx: ctx, yield: yield, retries: max(c.retries, 0)}
+		defer c.pass()
+		var s Socket
+		d := &dump{
+			conn: c, ctx: ctx, retries: max(c.retries, 0),
+			emit: func(b []byte) (bool, error) {
+				if err := s.decode(b); err != nil {
+					return true, err
+				}
+				return yield(s, nil), nil
+			},
+			restarted: func() bool { return yield(Socket{}, ErrRestarted) },
+		}
 		if err := d.run(req); err != nil && !errors.Is(err, errStopped) {
 			yield(Socket{}, err)
 		}
 	}
 }
+
+// take waits for the turn of a dump, and pass ends it.
+func (c *Conn) take(ctx context.Context) error {
+	select {
+	case <-c.turn:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *Conn) pass() { c.turn <- struct{}{} }
 
 func (r Request) error(op string, err error) error {
 	return &Error{Op: op, Protocol: r.Protocol, Family: r.Family, Err: err}
@@ -171,34 +191,48 @@ func (r Request) error(op string, err error) error {
 // errStopped means that the consumer left the loop.
 var errStopped = errors.New("stopped")
 
-// A dump is one range over Conn.Dump.
+// A dump is one range over Conn.Dump or Conn.DumpUnix.
 type dump struct {
-	conn    *Conn
-	ctx     context.Context
-	yield   func(Socket, error) bool
-	retries int  // left
-	yielded bool // whether a socket was yielded since the start or the last ErrRestarted
+	conn *Conn
+	ctx  context.Context
+	// emit decodes a message and yields its socket. restarted yields ErrRestarted. Both return false
+	// where the consumer has left the loop.
+	emit      func(b []byte) (bool, error)
+	restarted func() bool
+	retries   int  // left
+	yielded   bool // whether a socket was yielded since the start or the last ErrRestarted
 }
 
-// run answers the request. It restarts the dump when the kernel says that it was
-// interrupted.
+// A question is what one walk of the kernel answers: a Request or a UnixRequest.
+type question interface {
+	message() (netlink.Message, error)
+	module() string // that answers it
+	error(op string, err error) error
+}
+
+// run answers the request. Where the kernel refuses one walk for both families, it takes two.
 func (d *dump) run(req Request) error {
-	for walks := req.walks(); ; {
-		err := d.runWalks(walks)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, ErrInterrupted) && d.retries > 0:
-			d.retries--
-			if d.yielded && !d.yield(Socket{}, ErrRestarted) {
-				return errStopped
-			}
-			d.yielded = false
-		case len(walks) == 1 && walks[0].Family == FamilyAny && !d.yielded && refusedCompat(err):
-			walks = req.perFamily()
-		default:
+	walks := req.walks()
+	err := d.retry(func() error { return d.runWalks(walks) })
+	if len(walks) == 1 && walks[0].Family == FamilyAny && !d.yielded && refusedCompat(err) {
+		walks = req.perFamily()
+		err = d.retry(func() error { return d.runWalks(walks) })
+	}
+	return err
+}
+
+// retry dumps, and dumps again when the kernel says that the dump was interrupted.
+func (d *dump) retry(once func() error) error {
+	for {
+		err := once()
+		if !errors.Is(err, ErrInterrupted) || d.retries == 0 {
 			return err
 		}
+		d.retries--
+		if d.yielded && !d.restarted() {
+			return errStopped
+		}
+		d.yielded = false
 	}
 }
 
@@ -212,19 +246,25 @@ func refusedCompat(err error) bool {
 
 func (d *dump) runWalks(walks []Request) error {
 	for _, req := range walks {
-		if op, err := d.walk(req); err != nil {
-			if errors.Is(err, errStopped) {
-				return err
-			}
-			return req.error(op, err)
+		if err := d.ask(req); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// ask walks, and says in its error what was asked.
+func (d *dump) ask(req question) error {
+	op, err := d.walk(req)
+	if err == nil || errors.Is(err, errStopped) {
+		return err
+	}
+	return req.error(op, err)
+}
+
 // walk sends one request and yields its sockets. When it ends early it closes the
 // transport, so that the next dump does not receive the rest of this one.
-func (d *dump) walk(req Request) (op string, err error) {
+func (d *dump) walk(req question) (op string, err error) {
 	if d.conn.closed {
 		return "open", ErrClosed
 	}
@@ -290,7 +330,6 @@ func (d *dump) cause(err error) error {
 
 // datagram yields the sockets of one datagram. It returns done at the end of the dump.
 func (d *dump) datagram(b []byte, seq uint32) (done bool, op string, err error) {
-	var s Socket
 	for len(b) > 0 {
 		var f frame
 		if f, b, err = nextFrame(b); err != nil {
@@ -318,11 +357,12 @@ func (d *dump) datagram(b []byte, seq uint32) (done bool, op string, err error) 
 				return true, "", nil
 			}
 		case unix.SOCK_DIAG_BY_FAMILY, tcpDiagGetSock:
-			if err := s.decode(f.data); err != nil {
+			more, err := d.emit(f.data)
+			if err != nil {
 				return false, "decode", err
 			}
 			d.yielded = true
-			if !d.yield(s, nil) {
+			if !more {
 				return false, "", errStopped
 			}
 		default:
@@ -334,7 +374,7 @@ func (d *dump) datagram(b []byte, seq uint32) (done bool, op string, err error) 
 
 // moduleError translates the errnos that mean that the kernel has no handler: ENOENT
 // (inet_diag_lock_handler, __sock_diag_cmd) and EOPNOTSUPP (the compat request).
-func moduleError(req Request, err error) error {
+func moduleError(req question, err error) error {
 	var errno unix.Errno
 	if errors.As(err, &errno) && slices.Contains([]unix.Errno{unix.ENOENT, unix.EOPNOTSUPP}, errno) {
 		return &ModuleError{Module: req.module(), Err: errno}

@@ -89,30 +89,45 @@ func (s *Socket) decode(b []byte) error {
 
 // decodeAttributes reads the attributes that it knows and skips the others.
 func (s *Socket) decodeAttributes(b []byte) error {
-	for len(b) >= unix.SizeofNlAttr {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < unix.SizeofNlAttr || size > len(b) {
-			return &MessageError{Reason: "attribute truncated", Len: len(b), Want: max(size, unix.SizeofNlAttr)}
+	for len(b) > 0 {
+		a, rest, err := nextAttribute(b)
+		if err != nil {
+			return err
 		}
-		value := b[unix.SizeofNlAttr:size]
-		switch binary.NativeEndian.Uint16(b[2:]) & nlaTypeMask {
+		b = rest
+		switch a.typ {
 		case inetDiagSKMemInfo:
-			if err := s.Mem.decode(value); err != nil {
+			if err := s.Mem.decode(a.value); err != nil {
 				return err
 			}
 			s.HasMem = true
 		case inetDiagSKV6Only:
-			if len(value) < 1 {
+			if len(a.value) < 1 {
 				return &MessageError{Reason: "INET_DIAG_SKV6ONLY truncated", Len: 0, Want: 1}
 			}
-			s.V6Only = value[0] != 0
+			s.V6Only = a.value[0] != 0
 		}
-		b = b[min(align4(size), len(b)):]
-	}
-	if len(b) > 0 {
-		return &MessageError{Reason: "attribute header truncated", Len: len(b), Want: unix.SizeofNlAttr}
 	}
 	return nil
+}
+
+// An attribute is one attribute of a message. value points into the datagram.
+type attribute struct {
+	typ   uint16
+	value []byte
+}
+
+// nextAttribute returns the first attribute of a message, and the rest of them.
+func nextAttribute(b []byte) (a attribute, rest []byte, err error) {
+	if len(b) < unix.SizeofNlAttr {
+		return attribute{}, nil, &MessageError{Reason: "attribute header truncated", Len: len(b), Want: unix.SizeofNlAttr}
+	}
+	size := int(binary.NativeEndian.Uint16(b))
+	if size < unix.SizeofNlAttr || size > len(b) {
+		return attribute{}, nil, &MessageError{Reason: "attribute truncated", Len: len(b), Want: max(size, unix.SizeofNlAttr)}
+	}
+	a = attribute{typ: binary.NativeEndian.Uint16(b[2:]) & nlaTypeMask, value: b[unix.SizeofNlAttr:size]}
+	return a, b[min(align4(size), len(b)):], nil
 }
 
 // decode reads the array of SK_MEMINFO_VARS. Later kernels may append to it.

@@ -30,7 +30,11 @@ type Error struct {
 
 func (e *Error) Error() string {
 	what := e.Protocol.String()
-	if e.Family != FamilyAny {
+	switch e.Family {
+	case FamilyAny:
+	case FamilyUnix:
+		what = e.Family.String()
+	default:
 		what += " " + e.Family.String()
 	}
 	return fmt.Sprintf("sock_diag %s: %s: %v", what, e.Op, e.Err)
@@ -42,7 +46,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // A ModuleError says that the kernel cannot answer the request because it lacks a
 // module, and cannot load it.
 type ModuleError struct {
-	Module string // tcp_diag or udp_diag, which depend on inet_diag, or inet_diag
+	Module string // tcp_diag or udp_diag, which depend on inet_diag, inet_diag, or unix_diag
 	Err    error  // the errno: ENOENT, EOPNOTSUPP or EPROTONOSUPPORT
 }
 

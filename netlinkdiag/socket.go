@@ -80,6 +80,7 @@ type Family uint8
 // Address families, with the numbers of include/linux/socket.h.
 const (
 	FamilyAny  Family = 0  // AF_UNSPEC: both
+	FamilyUnix Family = 1  // AF_UNIX: in errors of Conn.DumpUnix only
 	FamilyIPv4 Family = 2  // AF_INET
 	FamilyIPv6 Family = 10 // AF_INET6
 )
@@ -88,6 +89,8 @@ func (f Family) String() string {
 	switch f {
 	case FamilyAny:
 		return "any"
+	case FamilyUnix:
+		return "unix"
 	case FamilyIPv4:
 		return "ipv4"
 	case FamilyIPv6:
