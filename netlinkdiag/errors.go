@@ -46,7 +46,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // A ModuleError says that the kernel cannot answer the request because it lacks a
 // module, and cannot load it.
 type ModuleError struct {
-	Module string // tcp_diag or udp_diag, which depend on inet_diag, inet_diag, or unix_diag
+	Module string // tcp_diag or udp_diag, inet_diag, on which these depend, or unix_diag
 	Err    error  // the errno: ENOENT, EOPNOTSUPP or EPROTONOSUPPORT
 }
 

@@ -218,9 +218,12 @@ func TestUnixErrorsSayWhatWasAsked(t *testing.T) {
 // answers is a Transport with what a kernel answers to one request.
 type answers [][]byte
 
-func (answers) Send(m netlink.Message) (netlink.Message, error) { m.Header.Sequence = 1; return m, nil }
-func (answers) SetReadDeadline(time.Time) error                 { return nil }
-func (answers) Close() error                                    { return nil }
+func (*answers) Send(m netlink.Message) (netlink.Message, error) {
+	m.Header.Sequence = 1
+	return m, nil
+}
+func (*answers) SetReadDeadline(time.Time) error { return nil }
+func (*answers) Close() error                    { return nil }
 
 func (a *answers) Receive(b []byte) (int, error) {
 	if len(*a) == 0 {

@@ -24,7 +24,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil && opts == nil {
 		return ExitFree
 	}
-	var judged *report.Report
+	var judged *judgement
 	if err == nil {
 		judged, err = tell(ctx, opts, stdout, stderr)
 	}
@@ -32,14 +32,14 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%s: error: %v\n", name, err)
 		return ExitError
 	}
-	return exitStatus(judged.Outcome)
+	return exitStatus(judged.outcome())
 }
 
 // tell writes the report that the options ask for.
-func tell(ctx context.Context, opts *options, stdout, stderr io.Writer) (*report.Report, error) {
+func tell(ctx context.Context, opts *options, stdout, stderr io.Writer) (*judgement, error) {
 	src := openSources()
 	defer src.Close()
-	var judged *report.Report
+	var judged *judgement
 	var err error
 	if opts.wait.asked {
 		judged, err = await(ctx, opts, src, stderr)
@@ -49,7 +49,7 @@ func tell(ctx context.Context, opts *options, stdout, stderr io.Writer) (*report
 	if err != nil {
 		return nil, err
 	}
-	return judged, write(judged, opts, src.notSeen(judged), stdout)
+	return judged, write(judged, opts, src.notSeen(judged.ports), stdout)
 }
 
 func exitStatus(o report.Outcome) int {
@@ -63,7 +63,7 @@ func exitStatus(o report.Outcome) int {
 	}
 }
 
-func write(judged *report.Report, opts *options, notSeen string, stdout io.Writer) error {
+func write(judged *judgement, opts *options, notSeen string, stdout io.Writer) error {
 	var err error
 	if opts.json {
 		err = writeJSON(stdout, judged)

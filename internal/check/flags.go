@@ -5,19 +5,21 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/watch"
 )
 
 const name = "sockstate_exporter check"
 
-const help = `Say whether a restart of what listens on a TCP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it.
+const help = `Say whether a restart of what listens on a TCP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it. For the path of a Unix socket, say whether it is free, in use and by whom, or a stale file.
 
-WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), or an address with a port (127.0.0.1:8080, [::1]:8080).
+WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), an address with a port (127.0.0.1:8080, [::1]:8080), or the path of a Unix socket (/run/app.sock, ./app.sock, @abstract).
 
 The first line about a port is about a restart if something listens. The exit status is about a new bind(), and a listener blocks that like any other socket. With --restart the exit status is about the restart, too.
 
@@ -26,7 +28,8 @@ Exit status: 0 it would work, on every port and address; 1 it would fail; 2 that
 // options are the command line.
 type options struct {
 	targets   []report.Target
-	netns     string // empty: the one that it runs in
+	names     []unixsock.Name // of Unix sockets
+	netns     string          // empty: the one that it runs in
 	restart   bool
 	reuseAddr bool
 	reusePort bool
@@ -49,7 +52,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	var addresses []string
 	var what whatArgs
 	finished := false
-	args = waitForever(args)
+	args = noFiles(waitForever(args))
 	app := kingpin.New(name, help)
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
@@ -83,6 +86,9 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	parsed, err := parseAddresses(addresses)
 	if err == nil {
 		opts.targets, err = targets(what, parsed)
+	}
+	if err == nil {
+		opts.names, err = names(what)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w (try --help)", err)
@@ -120,6 +126,19 @@ func waitForever(args []string) []string {
 	for i := range out[:end] {
 		if out[i] == "--wait" {
 			out[i] = "--wait=" + forever
+		}
+	}
+	return out
+}
+
+// noFile is put before an argument that begins with @, so that kingpin does not read a file in its place.
+const noFile = "\x00"
+
+func noFiles(args []string) []string {
+	out := slices.Clone(args)
+	for i := range out {
+		if strings.HasPrefix(out[i], "@") {
+			out[i] = noFile + out[i]
 		}
 	}
 	return out

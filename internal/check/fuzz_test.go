@@ -11,24 +11,19 @@ func FuzzCommandLine(f *testing.F) {
 	for _, args := range []string{
 		"", "--help", "4840", "4840\n8000-8010\n--json", "--address=127.0.0.1\n--address=::\n80",
 		"--address=fe80::1%lo\n80", "--address=::ffff:127.0.0.1\n80", "--reuseaddr\n0", "10-9", "--address=300.0.0.1\n80",
-		"http", "127.0.0.1:8080", "[::1]:http", "[fe80::1%lo]:1-2", "0.0.0.0:80\n[::]:80\n80", "53/udp", "/run/x.sock", "localhost:80", "::1:80", "[80]", "]:[",
+		"http", "127.0.0.1:8080", "[::1]:http", "[fe80::1%lo]:1-2", "0.0.0.0:80\n[::]:80\n80", "53/udp", "/run/x.sock", "@app", "@/dev/zero\n80", "localhost:80", "::1:80", "[80]", "]:[",
 		"--wait\n80", "--wait=2m\n80", "--wait=-1s\n80", "--wait=forever\n--restart\n--reuseport\n80", "--\n--wait", "80\n30s",
 	} {
 		f.Add(args)
 	}
 	f.Fuzz(func(t *testing.T, lines string) {
 		args := strings.Split(lines, "\n")
-		for _, arg := range args {
-			if strings.HasPrefix(arg, "@") { // a file, which may be a device that never ends
-				return
-			}
-		}
 		opts, err := parse(args, io.Discard, io.Discard)
 		switch {
 		case err != nil && (opts != nil || err.Error() == ""):
 			t.Errorf("options %+v beside error %q", opts, err)
 		case err != nil || opts == nil: // it asked for help
-		case len(opts.targets) == 0:
+		case len(opts.targets)+len(opts.names) == 0:
 			t.Error("nothing to check, and no error")
 		case opts.wait.limit < 0:
 			t.Errorf("waits for %v", opts.wait.limit)

@@ -8,12 +8,21 @@ import (
 	"io"
 
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report/unixreport"
 )
+
+// A document is the JSON form.
+type document struct {
+	report.Report
+	Unix []unixreport.Place `json:"unix"`
+}
 
 // writeJSON writes the report as documented in docs/check.md. It holds the text of one port at a
 // time.
-func writeJSON(w io.Writer, r *report.Report) error {
-	frame := *r
+func writeJSON(w io.Writer, j *judgement) error {
+	r := j.ports
+	frame := document{*r, append([]unixreport.Place{}, j.unix...)}
+	frame.Outcome = j.outcome()
 	frame.Ports = []report.PortReport{}
 	whole, err := indented(frame, "")
 	if err != nil {

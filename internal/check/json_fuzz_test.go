@@ -66,13 +66,13 @@ func FuzzReportJSON(f *testing.F) {
 			t.Fatal(err)
 		}
 		var out, again, text bytes.Buffer
-		if err := writeJSON(&out, r); err != nil {
+		if err := writeJSON(&out, &judgement{ports: r}); err != nil {
 			t.Fatal(err)
 		}
 		if !utf8.Valid(out.Bytes()) {
 			t.Errorf("no UTF-8: %q", out.Bytes())
 		}
-		read := new(report.Report)
+		read := new(document)
 		decoder := json.NewDecoder(bytes.NewReader(out.Bytes()))
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(read); err != nil {
@@ -81,13 +81,13 @@ func FuzzReportJSON(f *testing.F) {
 		if decoder.More() {
 			t.Errorf("more than one document:\n%s", out.Bytes())
 		}
-		if err := writeJSON(&again, read); err != nil {
+		if err := writeJSON(&again, &judgement{ports: &read.Report, unix: read.Unix}); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(again.Bytes(), out.Bytes()) {
 			t.Errorf("written\n%s, read back\n%s", out.Bytes(), again.Bytes())
 		}
-		if err := writeText(&text, r, []report.Target{{PortRange: sock.PortRange{First: 4840, Last: 4840}}, {PortRange: sock.PortRange{First: 4840, Last: 4841}}}, "", false); err != nil {
+		if err := writeText(&text, &judgement{ports: r}, []report.Target{{PortRange: sock.PortRange{First: 4840, Last: 4840}}, {PortRange: sock.PortRange{First: 4840, Last: 4841}}}, "", false); err != nil {
 			t.Fatal(err)
 		}
 		if i := bytes.IndexFunc(text.Bytes(), func(r rune) bool { return r < ' ' && r != '\n' }); i >= 0 {

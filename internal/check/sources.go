@@ -133,9 +133,22 @@ func hidesBound() bool {
 	return major < 6 || major == 6 && minor < 8
 }
 
-// look takes a snapshot of the ports and judges it. It looks for owners only if asked to: that
+// look looks at the ports and at the Unix sockets. It looks for owners only if asked to: that
 // takes a look at every process.
-func (src *sources) look(ctx context.Context, opts *options, owners bool) (*report.Report, error) {
+func (src *sources) look(ctx context.Context, opts *options, owners bool) (*judgement, error) {
+	ports, err := src.lookAtPorts(ctx, opts, owners)
+	if err != nil {
+		return nil, err
+	}
+	unix, err := src.lookAtUnix(ctx, opts, owners)
+	return &judgement{ports: ports, unix: unix}, err
+}
+
+// lookAtPorts takes a snapshot of the ports and judges it.
+func (src *sources) lookAtPorts(ctx context.Context, opts *options, owners bool) (*report.Report, error) {
+	if len(opts.targets) == 0 {
+		return noPorts(opts), nil
+	}
 	plan, err := watch.NewPlan(watch.Config{Ports: opts.specs(), MaxPorts: 1 << 16})
 	if err != nil {
 		return nil, err

@@ -23,7 +23,8 @@ type text struct {
 
 // writeText writes the report for people, with ANSI colours if asked for. A port that was asked for
 // as part of a range has one line, and none if it is free. notSeen is the last line, if there is one.
-func writeText(w io.Writer, r *report.Report, targets []report.Target, notSeen string, colour bool) error {
+func writeText(w io.Writer, j *judgement, targets []report.Target, notSeen string, colour bool) error {
+	r := j.ports
 	t := text{out: bufio.NewWriter(w), report: r, targets: targets, paint: plain}
 	if colour {
 		t.paint = coloured
@@ -44,6 +45,12 @@ func writeText(w io.Writer, r *report.Report, targets []report.Target, notSeen s
 		if detailed = alone && hasDetails(p); detailed {
 			t.details(p)
 		}
+	}
+	for i := range j.unix {
+		if detailed {
+			t.line("")
+		}
+		detailed = t.place(&j.unix[i])
 	}
 	if notSeen != "" {
 		t.line("not seen: %s", notSeen)

@@ -106,7 +106,7 @@ func TestTextSaysWhatBlocksForHowLongAndWhatToDo(t *testing.T) {
 func textOf(t *testing.T, r *report.Report, targets []report.Target, notSeen string, colour bool) string {
 	t.Helper()
 	var b strings.Builder
-	if err := writeText(&b, r, targets, notSeen, colour); err != nil {
+	if err := writeText(&b, &judgement{ports: r}, targets, notSeen, colour); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -171,7 +171,7 @@ func TestOwnersAreNamedInOneSafeLineEach(t *testing.T) {
 		t.Fatal(err)
 	}
 	var js strings.Builder
-	if err := writeJSON(&js, r); err != nil {
+	if err := writeJSON(&js, &judgement{ports: r}); err != nil {
 		t.Fatal(err)
 	}
 	text := textOf(t, r, query.Targets, "", false)
@@ -193,7 +193,7 @@ func TestJSONHasTheDocumentedForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	if err := writeJSON(&b, r); err != nil {
+	if err := writeJSON(&b, &judgement{ports: r}); err != nil {
 		t.Fatal(err)
 	}
 	reporttest.Golden(t, *update, "report.json", b.String())

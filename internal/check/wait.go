@@ -36,7 +36,7 @@ type waiter struct {
 }
 
 // await looks until the outcome is no longer Blocked, or the time is over. It returns the last report.
-func await(ctx context.Context, opts *options, src *sources, stderr io.Writer) (*report.Report, error) {
+func await(ctx context.Context, opts *options, src *sources, stderr io.Writer) (*judgement, error) {
 	w := &waiter{opts: opts, src: src, stderr: stderr}
 	if !opts.wait.forever {
 		w.deadline = time.Now().Add(opts.wait.limit)
@@ -55,10 +55,10 @@ func await(ctx context.Context, opts *options, src *sources, stderr io.Writer) (
 
 // look looks once, and for owners only if their names are going to be written. last says that there
 // is nothing to wait for any more.
-func (w *waiter) look(ctx context.Context) (judged *report.Report, last bool, err error) {
+func (w *waiter) look(ctx context.Context) (judged *judgement, last bool, err error) {
 	judged, err = w.src.look(ctx, w.opts, false)
 	over := !w.deadline.IsZero() && !time.Now().Before(w.deadline)
-	if err != nil || judged.Outcome == report.Blocked && !over && !w.changed(judged) {
+	if err != nil || judged.outcome() == report.Blocked && !over && !w.changed(judged) {
 		return judged, false, err
 	}
 	// The first look may be out of date: the report that is written decides.
@@ -66,7 +66,7 @@ func (w *waiter) look(ctx context.Context) (judged *report.Report, last bool, er
 	if err != nil {
 		return nil, false, err
 	}
-	last = over || judged.Outcome != report.Blocked
+	last = over || judged.outcome() != report.Blocked
 	if !last {
 		w.say(judged)
 	}
@@ -81,7 +81,7 @@ func interrupted(ctx context.Context, err error) error {
 }
 
 // pause waits until the next look.
-func (w *waiter) pause(ctx context.Context, judged *report.Report, took time.Duration) error {
+func (w *waiter) pause(ctx context.Context, judged *judgement, took time.Duration) error {
 	pause := max(min(untilChange(judged), lookEvery), lookSoon, min(restFactor*took, lookRarely))
 	if !w.deadline.IsZero() {
 		pause = max(min(pause, time.Until(w.deadline)), 0)
@@ -98,10 +98,13 @@ func (w *waiter) pause(ctx context.Context, judged *report.Report, took time.Dur
 
 // untilChange is the time until the last socket is gone by a timer of the kernel, if only such
 // sockets block.
-func untilChange(judged *report.Report) time.Duration {
+func untilChange(judged *judgement) time.Duration {
+	if len(judged.blockedUnix()) > 0 {
+		return lookEvery
+	}
 	var last time.Duration
-	for i := range judged.Ports {
-		p := &judged.Ports[i]
+	for i := range judged.ports.Ports {
+		p := &judged.ports.Ports[i]
 		if p.Outcome != report.Blocked {
 			continue
 		}
@@ -116,14 +119,14 @@ func untilChange(judged *report.Report) time.Duration {
 
 // changed says whether there is something new to say, and whether it is time to say it. Numbers of
 // sockets and seconds change all the time, and are not new.
-func (w *waiter) changed(judged *report.Report) bool {
+func (w *waiter) changed(judged *judgement) bool {
 	return w.reasonOf(judged) != w.reason && (w.said.IsZero() || time.Since(w.said) >= sayEvery)
 }
 
-func (w *waiter) reasonOf(judged *report.Report) string {
+func (w *waiter) reasonOf(judged *judgement) string {
 	var out strings.Builder
-	for i := range judged.Ports {
-		p := &judged.Ports[i]
+	for i := range judged.ports.Ports {
+		p := &judged.ports.Ports[i]
 		if p.Outcome != report.Blocked {
 			continue
 		}
@@ -132,28 +135,32 @@ func (w *waiter) reasonOf(judged *report.Report) string {
 			fmt.Fprintf(&out, " %s %v", b.State, b.ReuseAddr)
 		}
 	}
+	for _, p := range judged.blockedUnix() {
+		fmt.Fprintf(&out, "%s %s", p.Name, p.State)
+	}
 	return out.String()
 }
 
 // say writes what the command waits for: the first port, and how many more there are.
-func (w *waiter) say(judged *report.Report) {
+func (w *waiter) say(judged *judgement) {
 	w.reason, w.said = w.reasonOf(judged), time.Now()
-	var first string
-	more := 0
-	for i := range judged.Ports {
-		p := &judged.Ports[i]
-		switch {
-		case p.Outcome != report.Blocked:
-		case first == "":
-			first = w.waitsFor(judged, p)
-		default:
-			more++
+	var lines []string
+	for i := range judged.ports.Ports {
+		if p := &judged.ports.Ports[i]; p.Outcome == report.Blocked {
+			lines = append(lines, w.waitsFor(judged.ports, p))
+		}
+	}
+	more, things := max(len(lines)-1, 0), "ports"
+	for _, p := range judged.blockedUnix() {
+		lines = append(lines, p.Headline(plain))
+		if len(lines) > 1 {
+			more, things = more+1, "ports or paths"
 		}
 	}
 	if more > 0 {
-		first += fmt.Sprintf("; and %d more ports are blocked", more)
+		lines[0] += fmt.Sprintf("; and %d more %s are blocked", more, things)
 	}
-	fmt.Fprintf(w.stderr, "waiting: %s\n", first)
+	fmt.Fprintf(w.stderr, "waiting: %s\n", lines[0])
 }
 
 // waitsFor is the first line about a port. A new bind waits until the listener is closed, whether that

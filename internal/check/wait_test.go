@@ -169,7 +169,7 @@ func TestNumbersAndSecondsAreNothingNewToSay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return w.reasonOf(r)
+		return w.reasonOf(&judgement{ports: r})
 	}
 	before := reason(reporttest.TimeWait(lo4, 5, bindrule.No, left))
 	if after := reason(reporttest.TimeWait(lo4, 4, bindrule.No, left/2)); before == "" || after != before {

@@ -11,17 +11,18 @@ import (
 
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/watch"
 )
 
 // forms are what an argument may be.
-const forms = "want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080)"
+const forms = "want a port (4840), a range (8000-8010), a service (http), an address with a port (127.0.0.1:8080, [::1]:8080), or the path of a Unix socket (/run/app.sock, ./app.sock, @abstract)"
 
 // whatArgs are the arguments, as they were given.
 type whatArgs []string
 
 func (w *whatArgs) Set(s string) error {
-	*w = append(*w, s)
+	*w = append(*w, strings.TrimPrefix(s, noFile))
 	return nil
 }
 
@@ -49,7 +50,7 @@ func cutAddress(s string) (report.Address, string, error) {
 	case strings.HasSuffix(s, "/udp"):
 		return report.Address{}, "", errors.New("UDP ports cannot be checked yet, only TCP ports")
 	case strings.Contains(s, "/"):
-		return report.Address{}, "", errors.New("paths of Unix sockets cannot be checked yet, only TCP ports")
+		return report.Address{}, "", unixsock.ErrNoName
 	case err == nil && !isNumber(s):
 		return report.Address{}, "", errors.New("to wait for so long, write --wait=" + s)
 	}
@@ -104,6 +105,9 @@ func isName(s string) bool {
 func targets(what []string, addresses []report.Address) ([]report.Target, error) {
 	var out []report.Target
 	for _, s := range what {
+		if unixsock.IsName(s) {
+			continue
+		}
 		target, err := parseWhat(s)
 		if err != nil {
 			return nil, err

@@ -35,7 +35,7 @@ const (
 
 // Catalogue returns what there is to say of each code, in the order of the codes.
 func Catalogue() []Entry {
-	return append(append(listeners(), sockets()...), calls()...)
+	return append(append(append(listeners(), sockets()...), unixSockets()...), calls()...)
 }
 
 func listeners() []Entry {

@@ -23,6 +23,14 @@ const (
 	TimeWait           Code = "time_wait"
 	TimeWaitOldFlags   Code = "time_wait_old_flags"
 
+	UnixInUse            Code = "unix_in_use"
+	UnixStaleFile        Code = "unix_stale_file"
+	UnixNoSocket         Code = "unix_no_socket"
+	UnixDirectoryMissing Code = "unix_directory_missing"
+	UnixDenied           Code = "unix_denied"
+	UnixShadowed         Code = "unix_shadowed"
+	UnixUnlinked         Code = "unix_unlinked"
+
 	PortsExhausted          Code = "ports_exhausted"
 	PortsExhaustedForSocket Code = "ports_exhausted_for_socket"
 	PortsExhaustedForDest   Code = "ports_exhausted_for_destination"
@@ -49,6 +57,7 @@ func Codes() []Code {
 	return []Code{
 		OwnListener, InheritedListener, ReusePortOtherUser, ReusePortMissing, OtherListener, SecondListen,
 		SelfConnection, OutgoingConnection, AcceptedConnection, BoundOnly, Closing, TimeWait, TimeWaitOldFlags,
+		UnixInUse, UnixStaleFile, UnixNoSocket, UnixDirectoryMissing, UnixDenied, UnixShadowed, UnixUnlinked,
 		PortsExhausted, PortsExhaustedForSocket, PortsExhaustedForDest, UDPInUse,
 		AddressMissing, AddressTentative, FamilyDisabled, PortPrivileged, DeniedByPolicy, InvalidCall, DeviceMissing, OutOfMemory,
 		SplitPort, NoReuseAddr,

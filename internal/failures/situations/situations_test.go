@@ -628,11 +628,19 @@ func TestEachCodeHasASituation(t *testing.T) {
 	for _, of := range situations() {
 		made[of.code] = true
 	}
+	const paths = "what is at a path: internal/unixsock/unixlook and internal/check make it"
 	const state = "a state of a port without a failure: internal/check makes it"
 	elsewhere := map[codes.Code]string{
-		codes.SplitPort:   state,
-		codes.NoReuseAddr: state,
-		codes.OutOfMemory: "no test can make the kernel run out of memory in bind() alone",
+		codes.SplitPort:            state,
+		codes.NoReuseAddr:          state,
+		codes.UnixInUse:            paths,
+		codes.UnixStaleFile:        paths,
+		codes.UnixNoSocket:         paths,
+		codes.UnixDirectoryMissing: paths,
+		codes.UnixDenied:           paths,
+		codes.UnixShadowed:         paths,
+		codes.UnixUnlinked:         paths,
+		codes.OutOfMemory:          "no test can make the kernel run out of memory in bind() alone",
 	}
 	for _, code := range codes.Codes() {
 		if made[code] == (elsewhere[code] != "") {

@@ -1,0 +1,179 @@
+package unixlook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/unixsock"
+	"sockstate_exporter/netlinkdiag"
+)
+
+// Owners finds the processes that have sockets open, by inode: *owner.Finder.
+type Owners interface {
+	Lookup(context.Context, []uint32) (map[uint32]owner.Owner, error)
+}
+
+// Config says what a Looker asks.
+type Config struct {
+	// Own is a descriptor of the network namespace that counts as the own one. 0 is that of the
+	// calling thread.
+	Own int
+	// Others finds the other network namespaces; nil: only the own one is asked.
+	Others func() *netns.Set
+	// AllProcesses says that Others finds the network namespaces of all processes.
+	AllProcesses bool
+
+	Owners Owners // nil: nobody is known
+	Proc   string // where procfs is mounted; empty: /proc
+
+	// Connect says that a file whose socket was not found is tried with connect(2).
+	Connect bool
+}
+
+// A Looker looks at the places of Unix sockets. Its methods may be called from any goroutine.
+type Looker struct {
+	cfg Config
+
+	// Paths are those that the administrator has named. Names were chosen by other processes.
+	paths, names patient
+}
+
+// New returns a Looker.
+func New(cfg Config) *Looker {
+	if cfg.Proc == "" {
+		cfg.Proc = "/proc"
+	}
+	return &Looker{cfg: cfg, paths: newPatient(), names: newPatient()}
+}
+
+// errOwnOnly is the lack of a Looker without Others.
+var errOwnOnly = errors.New("only the sockets of the exporter's own network namespace were looked at")
+
+// Look looks at all names at one moment, and returns a verdict for each. The error is that of the own
+// network namespace: nothing is known of sockets then, and the verdicts say so.
+func (l *Looker) Look(ctx context.Context, names []unixsock.Name) ([]unixsock.Verdict, error) {
+	found := newCollection(names, func(path string) unixsock.File {
+		return l.paths.wait(func() unixsock.File { return Stat(path) })
+	})
+	all, err := l.dump(ctx, found)
+	l.nameOwners(ctx, found)
+
+	out := make([]unixsock.Verdict, len(found.places))
+	for i := range found.places {
+		p := &found.places[i]
+		seen := unixsock.Seen{Name: p.name, File: p.file, Sockets: l.here(p), Lack: all}
+		if p.name.Abstract {
+			seen.Lack = err // it belongs to one network namespace
+		}
+		v := unixsock.Judge(seen)
+		if l.cfg.Connect && v.State == unixsock.Stale {
+			seen.Try = Connect(p.name.Path)
+			v = unixsock.Judge(seen)
+		}
+		out[i] = v
+	}
+	return out, err
+}
+
+// dump collects the sockets of all network namespaces. all says why some may be missing, and own why
+// those of the own namespace are.
+func (l *Looker) dump(ctx context.Context, to *collection) (all, own error) {
+	own = dumpNamespace(ctx, l.cfg.Own, "", to)
+	if l.cfg.Others == nil {
+		return errors.Join(own, errOwnOnly), own
+	}
+	set := l.cfg.Others()
+	defer set.Close()
+	lacks := []error{own, set.Err}
+	for _, ns := range set.Namespaces {
+		lacks = append(lacks, dumpNamespace(ctx, ns.FD(), ns.Name, to))
+	}
+	switch {
+	case !l.cfg.AllProcesses:
+		lacks = append(lacks, errors.New("only the sockets of watched network namespaces were looked at"))
+	case set.Unreadable > 0:
+		lacks = append(lacks, fmt.Errorf("the network namespaces of %d processes may not be seen: needs CAP_SYS_PTRACE", set.Unreadable))
+	case set.Dropped > 0 || len(set.Missed) > 0:
+		lacks = append(lacks, fmt.Errorf("%d network namespaces were not looked at", set.Dropped+len(set.Missed)))
+	case !linux.InInitPIDNamespace(l.cfg.Proc):
+		lacks = append(lacks, errors.New("processes outside of this pid namespace cannot be seen"))
+	}
+	return errors.Join(lacks...), own
+}
+
+func dumpNamespace(ctx context.Context, fd int, name string, to *collection) error {
+	c, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	begin := to.mark()
+	for s, err := range c.DumpUnix(ctx, netlinkdiag.UnixRequest{}) {
+		switch {
+		case errors.Is(err, netlinkdiag.ErrRestarted):
+			to.reset(begin)
+		case err != nil:
+			return err
+		default:
+			to.add(&s, name)
+		}
+	}
+	return nil
+}
+
+// nameOwners finds the owners of what was collected, as many as one lookup takes, holders first.
+func (l *Looker) nameOwners(ctx context.Context, c *collection) {
+	if l.cfg.Owners == nil {
+		return
+	}
+	inodes := c.inodes()
+	if len(inodes) == 0 {
+		return
+	}
+	owners, _ := l.cfg.Owners.Lookup(ctx, inodes) // what is not known is left out
+	for i := range c.places {
+		for j := range c.places[i].sockets {
+			s := &c.places[i].sockets[j]
+			s.Owner = owners[s.Inode]
+		}
+	}
+}
+
+// here returns the sockets of a place that have its file, or that have its name in its directory.
+func (l *Looker) here(p *place) []unixsock.Socket {
+	var out []unixsock.Socket
+	for i := range p.sockets {
+		s := p.sockets[i]
+		if p.name.Abstract || p.file.Is(&s.UnixSocket) {
+			out = append(out, s)
+			continue
+		}
+		if pid := s.Owner.PID; pid != 0 {
+			dir := l.statFor(pid, directoryOf(s.Name))
+			if dir.Kind != unixsock.FileUnknown && !same(&dir, &p.dir) {
+				continue
+			}
+			s.There = l.statFor(pid, s.Name)
+		}
+		if s.There.Kind != unixsock.FileUnknown || s.Name == p.name.Path {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (l *Looker) statFor(pid int, path string) unixsock.File {
+	return l.names.wait(func() unixsock.File { return StatFor(l.cfg.Proc, pid, path) })
+}
+
+// directoryOf is the directory of a path. The dot makes a symbolic link to it be followed.
+func directoryOf(path string) string { return filepath.Dir(path) + "/." }
+
+func same(a, b *unixsock.File) bool {
+	return a.Kind == unixsock.FileOther && b.Kind == unixsock.FileOther && a.Inode == b.Inode && a.Major == b.Major && a.Minor == b.Minor
+}
