@@ -149,25 +149,30 @@ func (c *Conn) drop() error {
 // filter matches nothing, the kernel sends no datagram, and Dump waits for it.
 func (c *Conn) Dump(ctx context.Context, req Request) iter.Seq2[Socket, error] {
 	req = req.withDefaults()
-	return func(yield func(Socket, error) bool) {
+	return sockets(ctx, c, req, (*Socket).decode, func(d *dump) error { return d.run(req) })
+}
+
+// sockets is a dump by run of sockets that decode decodes.
+func sockets[T any](ctx context.Context, c *Conn, q question, decode func(*T, []byte) error, run func(*dump) error) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var s, none T
 		if err := c.take(ctx); err != nil {
-			yield(Socket{}, req.error("open", err))
+			yield(none, q.error("open", err))
 			return
 		}
 		defer c.pass()
-		var s Socket
 		d := &dump{
 			conn: c, ctx: ctx, retries: max(c.retries, 0),
 			emit: func(b []byte) (bool, error) {
-				if err := s.decode(b); err != nil {
+				if err := decode(&s, b); err != nil {
 					return true, err
 				}
 				return yield(s, nil), nil
 			},
-			restarted: func() bool { return yield(Socket{}, ErrRestarted) },
+			restarted: func() bool { return yield(none, ErrRestarted) },
 		}
-		if err := d.run(req); err != nil && !errors.Is(err, errStopped) {
-			yield(Socket{}, err)
+		if err := run(d); err != nil && !errors.Is(err, errStopped) {
+			yield(none, err)
 		}
 	}
 }

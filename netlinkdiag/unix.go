@@ -1,9 +1,9 @@
 package netlinkdiag
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"iter"
 
 	"github.com/mdlayher/netlink"
@@ -70,16 +70,11 @@ const (
 )
 
 func (t UnixType) String() string {
-	switch t {
-	case UnixStream:
-		return "stream"
-	case UnixDatagram:
-		return "dgram"
-	case UnixSeqpacket:
-		return "seqpacket"
-	default:
-		return "type(" + itoa(t) + ")"
+	names := [...]string{UnixStream: "stream", UnixDatagram: "dgram", UnixSeqpacket: "seqpacket"}
+	if int(t) < len(names) && names[t] != "" {
+		return names[t]
 	}
+	return "type(" + itoa(t) + ")"
 }
 
 // Wire constants of include/uapi/linux/unix_diag.h.
@@ -103,27 +98,9 @@ func (c *Conn) DumpUnix(ctx context.Context, req UnixRequest) iter.Seq2[UnixSock
 	if req.States == 0 {
 		req.States = AllStates
 	}
-	return func(yield func(UnixSocket, error) bool) {
-		if err := c.take(ctx); err != nil {
-			yield(UnixSocket{}, req.error("open", err))
-			return
-		}
-		defer c.pass()
-		d := &dump{
-			conn: c, ctx: ctx, retries: max(c.retries, 0),
-			emit: func(b []byte) (bool, error) {
-				var s UnixSocket
-				if err := s.decode(b); err != nil {
-					return true, err
-				}
-				return yield(s, nil), nil
-			},
-			restarted: func() bool { return yield(UnixSocket{}, ErrRestarted) },
-		}
-		if err := d.retry(func() error { return d.ask(req) }); err != nil && !errors.Is(err, errStopped) {
-			yield(UnixSocket{}, err)
-		}
-	}
+	return sockets(ctx, c, req, (*UnixSocket).decode, func(d *dump) error {
+		return d.retry(func() error { return d.ask(req) })
+	})
 }
 
 func (r UnixRequest) message() (netlink.Message, error) {
@@ -205,13 +182,10 @@ func (s *UnixSocket) decodeAttribute(typ uint16, value []byte) error {
 
 // decodeName reads sun_path: a path with a 0 behind it, or a 0 and an abstract name.
 func (s *UnixSocket) decodeName(b []byte) {
-	switch {
-	case len(b) == 0:
-	case b[0] == 0:
-		s.Name, s.Abstract = string(b[1:]), true
-	case b[len(b)-1] == 0:
-		s.Name = string(b[:len(b)-1])
-	default:
-		s.Name = string(b)
+	if s.Abstract = len(b) > 0 && b[0] == 0; s.Abstract {
+		b = b[1:]
+	} else {
+		b = bytes.TrimSuffix(b, []byte{0})
 	}
+	s.Name = string(b)
 }

@@ -19,6 +19,7 @@ var defaultPackages = []string{
 	"./internal/netns",
 	"./internal/owner",
 	"./internal/failures/situations",
+	"./internal/unixsock/unixlook",
 }
 
 // suite is what to run of some packages.
@@ -58,6 +59,7 @@ var short = map[string][]suite{
 			"TestCaptureOfWhatIsInTheWay",
 			"TestCaptureHasTheCookie",
 			"TestPortRangesOfAllKernelsAreFound",
+			"TestFailedBindsOfUnixSockets",
 		),
 		testsOf("./internal/bpf/sockfiles",
 			"TestEveryProcessThatHasTheSocketIsFound",
@@ -94,7 +96,7 @@ var short = map[string][]suite{
 
 // diagModules answer sock_diag. On a real host the kernel loads them on demand;
 // in a guest nothing could, and -modules=none leaves them out.
-var diagModules = []string{"inet_diag", "tcp_diag", "udp_diag"}
+var diagModules = []string{"inet_diag", "tcp_diag", "udp_diag", "unix_diag"}
 
 // hostModules make what tests bind to or count: interfaces and protocols.
 var hostModules = []string{"bridge", "dummy", "veth", "sctp"}

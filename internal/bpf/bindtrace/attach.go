@@ -125,7 +125,9 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 		return nil, err
 	}
 	spec.Maps[bpfMapEvents].MaxEntries = uint32(opts.RingSize)
-	spec.Maps[bpfMapSlots].MaxEntries = uint32(roundSlots(opts.MaxSlots))
+	spec.Maps[bpfMapSlots].MaxEntries = uint32(roundSlots(opts.MaxSlots, chunkSlots))
+	spec.Maps[bpfMapUnixSlots].MaxEntries = uint32(roundSlots(opts.MaxSlots, unixSlots))
+	spec.Maps[bpfMapUnixEvents].MaxEntries = uint32(unixRingSize(opts.RingSize))
 	probe, err := newProbe()
 	if err != nil {
 		return nil, err
@@ -159,8 +161,16 @@ func setConstants(spec *ebpf.CollectionSpec, p *probe, ringSize int, factor uint
 			classes[errno] = uint8(class)
 		}
 	}
+	var unixClasses [512]uint8
+	for class, errno := range slots.UnixErrnoClasses() {
+		if errno != 0 {
+			unixClasses[errno] = uint8(class)
+		}
+	}
 	for name, value := range map[string]any{
 		bpfVarErrnoClass:         classes,
+		bpfVarUnixErrnoClass:     unixClasses,
+		bpfVarUnixRingSize:       uint64(unixRingSize(ringSize)),
 		bpfVarErrnoEbadf:         uint32(unix.EBADF),
 		bpfVarErrnoEnotsock:      uint32(unix.ENOTSOCK),
 		bpfVarErrnoEaddrinuse:    uint32(unix.EADDRINUSE),
@@ -271,7 +281,7 @@ func (t *Tracer) prepare(opts *Options, factor uint64) error {
 	if err != nil {
 		return err
 	}
-	t.memory = &slotMemory{slots: t.objects.Slots}
+	t.memory = &slotMemory{slots: t.objects.Slots, unix: t.objects.UnixSlots}
 	if t.slots, err = slots.New(t.memory, opts.MaxSlots, opts.maxDetails, factor); err != nil {
 		return err
 	}
@@ -279,6 +289,9 @@ func (t *Tracer) prepare(opts *Options, factor uint64) error {
 		return err
 	}
 	if t.ring, err = ringbuf.NewReader(t.objects.Events); err != nil {
+		return fmt.Errorf("open ring: %w", err)
+	}
+	if t.unix.ring, err = ringbuf.NewReader(t.objects.UnixEvents); err != nil {
 		return fmt.Errorf("open ring: %w", err)
 	}
 	return nil

@@ -197,6 +197,8 @@ struct {
 	__type(value, struct call);
 } calls SEC(".maps");
 
+enum { COMM_LEN = 16, EXE_LEN = 64 };
+
 /* The record of the ring. */
 struct event {
 	u64 boot_ns;
@@ -217,8 +219,8 @@ struct event {
 	u8 flags;
 	u32 user;
 	u8 addr[16];
-	u8 comm[16]; /* of the process: that of its main thread */
-	u8 exe[64];  /* name of its executable where comm may be cut, else empty */
+	u8 comm[COMM_LEN]; /* of the process: that of its main thread */
+	u8 exe[EXE_LEN];   /* name of its executable where comm may be cut, else empty */
 	s32 unprivileged_start; /* EACCES of bind(): the sysctl; negative: not known */
 };
 const struct event *event_type; /* puts the struct into the BTF, for bpf2go */
@@ -447,7 +449,7 @@ static __always_inline u32 current_user(void)
 }
 
 /* Threads have names of their own, and comm is cut. The caller may be gone before user space can look. */
-static __always_inline void read_process(struct event *event)
+static __always_inline void read_process(u64 *started_ns, u8 *comm, u8 *name)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct task_struct *leader = READ(task->group_leader);
@@ -455,12 +457,12 @@ static __always_inline void read_process(struct event *event)
 	struct file___path *exe = READ(mm->exe_file);
 	struct dentry *dentry = READ(exe->f_path.dentry);
 
-	event->started_ns = READ(leader->start_boottime);
-	event->exe[0] = 0;
-	bpf_probe_read_kernel(event->comm, sizeof(event->comm), &leader->comm);
-	event->comm[sizeof(event->comm) - 1] = 0;
-	if (event->comm[sizeof(event->comm) - 2])
-		bpf_probe_read_kernel_str(event->exe, sizeof(event->exe), READ(dentry->d_name.name));
+	*started_ns = READ(leader->start_boottime);
+	name[0] = 0;
+	bpf_probe_read_kernel(comm, COMM_LEN, &leader->comm);
+	comm[COMM_LEN - 1] = 0;
+	if (comm[COMM_LEN - 2])
+		bpf_probe_read_kernel_str(name, EXE_LEN, READ(dentry->d_name.name));
 }
 
 /* Whether IP_LOCAL_PORT_RANGE leaves the socket fewer ports than its network namespace has: see
@@ -504,14 +506,14 @@ static __always_inline int own_range(struct sock *sk)
  * last place. */
 enum share { SHARE_NOTHING, SHARE_EVENT, SHARE_CAPTURE };
 
-static __always_inline enum share take_share(u32 netns, u32 uid, u64 now)
+static __always_inline enum share take_share_of(void *shares, u32 netns, u32 uid, u64 now, u64 cost)
 {
 	struct user user = { .netns = netns, .uid = uid };
-	u64 *whole = bpf_map_lookup_elem(&users, &user);
-	u64 fresh = now + EVENT_NS, taken;
+	u64 *whole = bpf_map_lookup_elem(shares, &user);
+	u64 fresh = now + cost, taken;
 
 	if (!whole) {
-		bpf_map_update_elem(&users, &user, &fresh, BPF_ANY);
+		bpf_map_update_elem(shares, &user, &fresh, BPF_ANY);
 		return SHARE_CAPTURE;
 	}
 	if (*whole < now)
@@ -519,8 +521,13 @@ static __always_inline enum share take_share(u32 netns, u32 uid, u64 now)
 	taken = *whole - now;
 	if (taken > (u64)(EVENTS_BURST - 1) * EVENT_NS)
 		return SHARE_NOTHING;
-	__sync_fetch_and_add(whole, EVENT_NS);
+	__sync_fetch_and_add(whole, cost);
 	return taken > (u64)(CAPTURES_BURST - 1) * EVENT_NS ? SHARE_EVENT : SHARE_CAPTURE;
+}
+
+static __always_inline enum share take_share(u32 netns, u32 uid, u64 now)
+{
+	return take_share_of(&users, netns, uid, now, EVENT_NS);
 }
 
 /* Half of the ring is for the ports that have a slot: users can ask for other ports and make
@@ -574,8 +581,10 @@ static __always_inline void fill(struct event *event, struct sock *sk, const str
 	event->protocol = key->protocol;
 	event->unprivileged_start = -1;
 	__builtin_memcpy(event->addr, req->addr, sizeof(event->addr));
-	read_process(event);
+	read_process(&event->started_ns, event->comm, event->exe);
 }
+
+#include "unix.h"
 
 /* What the socket says of its flags. */
 static __always_inline u8 flags_of(struct sock *sk, const struct request *req)
@@ -614,6 +623,8 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 		return;
 	}
 	family = READ(sk->__sk_common.skc_family);
+	if (family == AF_UNIX && op == OP_BIND)
+		unix_bind_failed(sk, addr, addrlen, error);
 	if (family != AF_INET && family != AF_INET6)
 		return;
 

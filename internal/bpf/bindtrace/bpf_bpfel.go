@@ -76,6 +76,31 @@ type bpfSlot struct {
 	Counts [191]uint64
 }
 
+type bpfUnixCounts struct {
+	_      structs.HostLayout
+	Counts [16]uint64
+}
+
+type bpfUnixEvent struct {
+	_         structs.HostLayout
+	BootNs    uint64
+	CgroupId  uint64
+	StartedNs uint64
+	Pid       uint32
+	Tid       uint32
+	Uid       uint32
+	User      uint32
+	Netns     uint32
+	Mntns     uint32
+	Error     uint32
+	Type      uint16
+	PathLen   uint16
+	Comm      [16]uint8
+	Exe       [64]uint8
+	Path      [108]uint8
+	Zero      [4]uint8
+}
+
 type bpfUser struct {
 	_     structs.HostLayout
 	Netns uint32
@@ -90,6 +115,9 @@ const (
 	bpfMapCaptures                   = "captures"
 	bpfMapEvents                     = "events"
 	bpfMapSlots                      = "slots"
+	bpfMapUnixEvents                 = "unix_events"
+	bpfMapUnixSlots                  = "unix_slots"
+	bpfMapUnixUsers                  = "unix_users"
 	bpfMapUsers                      = "users"
 	bpfProgEnterBind                 = "enter_bind"
 	bpfProgEnterListen               = "enter_listen"
@@ -131,6 +159,9 @@ const (
 	bpfVarSlotIndex                  = "slot_index"
 	bpfVarTimeWaitShift              = "time_wait_shift"
 	bpfVarUnattributed               = "unattributed"
+	bpfVarUnixErrnoClass             = "unix_errno_class"
+	bpfVarUnixEventType              = "unix_event_type"
+	bpfVarUnixRingSize               = "unix_ring_size"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -201,11 +232,14 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Calls    *ebpf.MapSpec `ebpf:"calls"`
-	Captures *ebpf.MapSpec `ebpf:"captures"`
-	Events   *ebpf.MapSpec `ebpf:"events"`
-	Slots    *ebpf.MapSpec `ebpf:"slots"`
-	Users    *ebpf.MapSpec `ebpf:"users"`
+	Calls      *ebpf.MapSpec `ebpf:"calls"`
+	Captures   *ebpf.MapSpec `ebpf:"captures"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	UnixEvents *ebpf.MapSpec `ebpf:"unix_events"`
+	UnixSlots  *ebpf.MapSpec `ebpf:"unix_slots"`
+	UnixUsers  *ebpf.MapSpec `ebpf:"unix_users"`
+	Users      *ebpf.MapSpec `ebpf:"users"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -232,6 +266,9 @@ type bpfVariableSpecs struct {
 	SlotIndex          *ebpf.VariableSpec `ebpf:"slot_index"`
 	TimeWaitShift      *ebpf.VariableSpec `ebpf:"time_wait_shift"`
 	Unattributed       *ebpf.VariableSpec `ebpf:"unattributed"`
+	UnixErrnoClass     *ebpf.VariableSpec `ebpf:"unix_errno_class"`
+	UnixEventType      *ebpf.VariableSpec `ebpf:"unix_event_type"`
+	UnixRingSize       *ebpf.VariableSpec `ebpf:"unix_ring_size"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -254,11 +291,14 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Calls    *ebpf.Map `ebpf:"calls"`
-	Captures *ebpf.Map `ebpf:"captures"`
-	Events   *ebpf.Map `ebpf:"events"`
-	Slots    *ebpf.Map `ebpf:"slots"`
-	Users    *ebpf.Map `ebpf:"users"`
+	Calls      *ebpf.Map `ebpf:"calls"`
+	Captures   *ebpf.Map `ebpf:"captures"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Slots      *ebpf.Map `ebpf:"slots"`
+	UnixEvents *ebpf.Map `ebpf:"unix_events"`
+	UnixSlots  *ebpf.Map `ebpf:"unix_slots"`
+	UnixUsers  *ebpf.Map `ebpf:"unix_users"`
+	Users      *ebpf.Map `ebpf:"users"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -267,6 +307,9 @@ func (m *bpfMaps) Close() error {
 		m.Captures,
 		m.Events,
 		m.Slots,
+		m.UnixEvents,
+		m.UnixSlots,
+		m.UnixUsers,
 		m.Users,
 	)
 }
@@ -295,6 +338,9 @@ type bpfVariables struct {
 	SlotIndex          *ebpf.Variable `ebpf:"slot_index"`
 	TimeWaitShift      *ebpf.Variable `ebpf:"time_wait_shift"`
 	Unattributed       *ebpf.Variable `ebpf:"unattributed"`
+	UnixErrnoClass     *ebpf.Variable `ebpf:"unix_errno_class"`
+	UnixEventType      *ebpf.Variable `ebpf:"unix_event_type"`
+	UnixRingSize       *ebpf.Variable `ebpf:"unix_ring_size"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

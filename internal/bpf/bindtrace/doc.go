@@ -105,14 +105,21 @@
 // (bpf_task_pt_regs). Options.NoConnects leaves connect alone. Binds are traced also where connect
 // cannot be: [Tracer.ConnectsErr].
 //
+// # Unix sockets
+//
+// Each bind of a Unix socket that fails counts once, by network namespace and errno
+// ([Tracer.UnixCounts]), and has an event with the path ([Tracer.ReadUnix]). Paths have no counts: there
+// is no end of them. The events have a ring and shares of their own: one user has 128 a second, which is
+// a quarter of the ring of the default size, and half of the ring is for watched namespaces.
+//
 // # What is not counted
 //
 //   - EBADF and ENOTSOCK: no socket, so neither family nor protocol.
-//   - Sockets of other families.
+//   - Sockets of other families, and listens and connects of Unix sockets.
 //   - Calls on a descriptor that another thread closed before they returned:
 //     [Stats.Unattributed]. Where another thread replaced the descriptor, the new socket counts.
-//   - Calls that are not one of these system calls: connects and binds (Linux 6.11 and later) of
-//     io_uring, and the kernel's own. TCP Fast Open connects in sendto.
+//   - Calls that are not one of these system calls: connects, binds and listens (Linux 6.11 and
+//     later) of io_uring, and the kernel's own. TCP Fast Open connects in sendto.
 //   - With tracepoints, calls of 32-bit processes on a 64-bit kernel: the kernel's tracepoints do
 //     not see them. fexit and kprobes do.
 //   - With kprobes, connects of SCTP where its module was loaded after New, and an EADDRNOTAVAIL or

@@ -20,8 +20,11 @@ import (
 )
 
 func TestSlotsAreAsLargeAsTheKernels(t *testing.T) {
-	if words := len(bpfSlot{}.Counts); slotSize != binary.Size(bpfSlot{}) || slots.SlotCounts > words {
-		t.Errorf("slots of %d bytes with %d counts, want %d and at most %d", slotSize, slots.SlotCounts, binary.Size(bpfSlot{}), words)
+	if words := len(bpfSlot{}.Counts); slotSize != binary.Size(bpfSlot{}) || slots.InetCounts > words {
+		t.Errorf("slots of %d bytes with %d counts, want %d and at most %d", slotSize, slots.InetCounts, binary.Size(bpfSlot{}), words)
+	}
+	if want := len(bpfUnixCounts{}.Counts); slots.UnixCounts != want {
+		t.Errorf("%d counts of Unix sockets, want %d", slots.UnixCounts, want)
 	}
 }
 

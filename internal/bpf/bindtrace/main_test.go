@@ -36,7 +36,8 @@ func TestMain(m *testing.M) {
 // roles are the processes that tests start.
 func roles() map[string]func(args []string) error {
 	return map[string]func(args []string) error{
-		"storm": storm,
+		"storm":      storm,
+		"storm-unix": stormUnix,
 
 		"fail-in-every-way": failInEveryWay,
 		"in-user-namespace": startInUserNamespace,

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -18,28 +19,41 @@ const (
 	// chunkSlots slots end at the end of a page, also where pages have 64 KiB.
 	chunkSlots = 128
 	chunkSize  = chunkSlots * slotSize
+
+	// unixSlots struct unix_counts end at the end of such a page, too.
+	unixSlots = 512
+	unixSize  = unixSlots * 8 * slots.UnixCounts
 )
 
 // slotMemory maps the kernel's slots, as far as they were ever used: mapped memory counts as the
 // process's own.
 type slotMemory struct {
-	slots  *ebpf.Map
-	chunks [][]byte
+	slots, unix        *ebpf.Map
+	chunks, unixChunks [][]byte
 }
 
 // roundSlots returns the number of slots that fill whole chunks.
-func roundSlots(n int) int { return (n + chunkSlots - 1) / chunkSlots * chunkSlots }
+func roundSlots(n, chunk int) int { return (n + chunk - 1) / chunk * chunk }
 
 // Open implements slots.Reader.
 func (m *slotMemory) Open(slot int) error {
-	for len(m.chunks) <= slot/chunkSlots {
-		chunk, err := unix.Mmap(m.slots.FD(), int64(len(m.chunks)*chunkSize), chunkSize, unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			return fmt.Errorf("map counts: %w", err)
-		}
-		m.chunks = append(m.chunks, chunk)
+	var err error
+	if m.chunks, err = mapUpTo(slot/chunkSlots, m.chunks, m.slots, chunkSize); err == nil {
+		m.unixChunks, err = mapUpTo(slot/unixSlots, m.unixChunks, m.unix, unixSize)
 	}
-	return nil
+	return err
+}
+
+// mapUpTo maps the chunks of a map up to one of them.
+func mapUpTo(last int, chunks [][]byte, of *ebpf.Map, size int) ([][]byte, error) {
+	for len(chunks) <= last {
+		chunk, err := unix.Mmap(of.FD(), int64(len(chunks)*size), size, unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			return chunks, fmt.Errorf("map counts: %w", err)
+		}
+		chunks = append(chunks, chunk)
+	}
+	return chunks, nil
 }
 
 // Read implements slots.Reader. Counts are aligned words, so each is read in one piece.
@@ -49,17 +63,21 @@ func (m *slotMemory) Read(slot int, to *slots.Sums) bool {
 	if binary.NativeEndian.Uint64(words) == 0 {
 		return false
 	}
-	for i := range to {
+	for i := range slots.InetCounts {
 		to[i] = binary.NativeEndian.Uint64(words[8*(1+i):])
+	}
+	for i := range slots.UnixCounts {
+		at := 8 * (slot%unixSlots*slots.UnixCounts + i)
+		to[slots.InetCounts+i] = binary.NativeEndian.Uint64(m.unixChunks[slot/unixSlots][at:])
 	}
 	return true
 }
 
 func (m *slotMemory) close() error {
 	var errs []error
-	for _, chunk := range m.chunks {
+	for _, chunk := range slices.Concat(m.chunks, m.unixChunks) {
 		errs = append(errs, unix.Munmap(chunk))
 	}
-	m.chunks = nil
+	m.chunks, m.unixChunks = nil, nil
 	return errors.Join(errs...)
 }

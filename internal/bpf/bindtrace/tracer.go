@@ -76,6 +76,8 @@ type Tracer struct {
 	ring   *ringbuf.Reader
 	record ringbuf.Record
 
+	unix unixReader
+
 	closeOnce sync.Once
 	closeErr  error
 	closedMu  sync.RWMutex // held for writing while Close closes maps and programs
@@ -162,7 +164,7 @@ func (t *Tracer) Counts(dst []Count) ([]Count, error) {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
 	err := t.whileOpen(func() error {
-		dst = t.slots.AppendTo(dst)
+		dst = t.slots.AppendTo(dst, false)
 		return nil
 	})
 	return dst, err
@@ -243,6 +245,9 @@ func (t *Tracer) close() error {
 	}
 	if t.ring != nil {
 		errs = append(errs, t.ring.Close())
+	}
+	if t.unix.ring != nil {
+		errs = append(errs, t.unix.ring.Close())
 	}
 	t.closedMu.Lock()
 	defer t.closedMu.Unlock()

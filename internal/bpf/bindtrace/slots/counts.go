@@ -16,6 +16,7 @@ const (
 	OpBind Op = iota
 	OpListen
 	OpConnect
+	OpUnixBind // bind() of a Unix socket: no event of the others has it
 )
 
 func (o Op) String() string {
@@ -47,7 +48,11 @@ const (
 	bindCounts    = FamilyCount * ProtocolCount * errnoClassCount
 	listenCounts  = FamilyCount * ProtocolCount
 	connectCounts = FamilyCount * ProtocolCount * connectErrors
-	SlotCounts    = bindCounts + listenCounts + connectCounts
+	inetCounts    = bindCounts + listenCounts + connectCounts
+
+	// UnixCounts are those of struct unix_counts. They are kept for namespaces only.
+	UnixCounts = 16
+	SlotCounts = inetCounts + UnixCounts
 )
 
 // A Key says which failures a Count counts.
@@ -60,6 +65,9 @@ type Key struct {
 	Protocol  sock.Protocol
 	Errno     unix.Errno // 0: an error without a class, or one more than the port may have
 }
+
+// InetCounts is how many counts struct slot has. Those of struct unix_counts come after them.
+const InetCounts = inetCounts
 
 // A Count is the number of failures with one key since New.
 type Count struct {
@@ -81,6 +89,9 @@ func keyOf(p Place, i int) Key {
 	case i < bindCounts+listenCounts:
 		i -= bindCounts
 		k.Op, k.Errno = OpListen, unix.EADDRINUSE
+	case i >= inetCounts:
+		k.Op, k.Errno = OpUnixBind, UnixErrnoClasses()[i-inetCounts]
+		return k
 	default:
 		i -= bindCounts + listenCounts
 		k.Op, k.Errno = OpConnect, [connectErrors]unix.Errno{unix.EADDRNOTAVAIL, unix.EAGAIN}[digit(connectErrors)]

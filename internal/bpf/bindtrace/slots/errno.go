@@ -26,3 +26,25 @@ func ErrnoClasses() [16]unix.Errno {
 		15: unix.ECONNREFUSED,
 	}
 }
+
+// UnixErrnoClasses are the errors that bind() of a Unix socket returns: those of unix_bind, and of
+// making a file.
+func UnixErrnoClasses() [UnixCounts]unix.Errno {
+	return [...]unix.Errno{
+		1:  unix.EADDRINUSE,
+		2:  unix.EACCES,
+		3:  unix.ENOENT,
+		4:  unix.ENOTDIR,
+		5:  unix.EROFS,
+		6:  unix.EPERM,
+		7:  unix.EINVAL,
+		8:  unix.ENAMETOOLONG,
+		9:  unix.ELOOP,
+		10: unix.ENOSPC,
+		11: unix.EDQUOT,
+		12: unix.EFAULT,
+		13: unix.ENOMEM,
+		14: unix.EINTR,
+		15: unix.EIO,
+	}
+}

@@ -208,8 +208,8 @@ func (s *Table) current(slot int, n *Sums) bool {
 // Used returns the number of slots that are in use.
 func (s *Table) Used() int { return len(s.accounts) + len(s.leaving) }
 
-// AppendTo appends the counts above 0.
-func (s *Table) AppendTo(dst []Count) []Count {
+// AppendTo appends the counts above 0: those of Unix sockets, or all others.
+func (s *Table) AppendTo(dst []Count, unixSockets bool) []Count {
 	inherited := make(map[*account]*Sums)
 	n := new(Sums) // one for all: most slots have counted nothing
 	for _, l := range s.leaving {
@@ -233,7 +233,7 @@ func (s *Table) AppendTo(dst []Count) []Count {
 			}
 		}
 		if counted {
-			dst = s.appendAccount(dst, p, a, n)
+			dst = s.appendAccount(dst, p, a, n, unixSockets)
 		}
 	}
 	return dst
@@ -241,8 +241,11 @@ func (s *Table) AppendTo(dst []Count) []Count {
 
 // appendAccount appends the counts of a place. What is not common, and more than the place may
 // have, counts without its errno. What was told apart once stays so: no count falls.
-func (s *Table) appendAccount(dst []Count, p Place, a *account, n *Sums) []Count {
-	for i := range n {
+func (s *Table) appendAccount(dst []Count, p Place, a *account, n *Sums, unixSockets bool) []Count {
+	if unixSockets {
+		return appendCounts(dst, p, n[:], InetCounts)
+	}
+	for i := range InetCounts {
 		if n[i] == 0 {
 			continue
 		}
@@ -253,9 +256,14 @@ func (s *Table) appendAccount(dst []Count, p Place, a *account, n *Sums) []Count
 		n[withoutErrno(i)] += n[i]
 		n[i] = 0
 	}
-	for i, count := range n {
-		if count > 0 {
-			dst = append(dst, Count{Key: keyOf(p, i), N: count})
+	return appendCounts(dst, p, n[:InetCounts], 0)
+}
+
+// appendCounts appends the counts from a number on.
+func appendCounts(dst []Count, p Place, counts []uint64, from int) []Count {
+	for i := from; i < len(counts); i++ {
+		if counts[i] > 0 {
+			dst = append(dst, Count{Key: keyOf(p, i), N: counts[i]})
 		}
 	}
 	return dst

@@ -90,7 +90,7 @@ func (s *slotTest) watch(t *testing.T, namespaces []uint32, ports ...uint16) {
 
 func (s *slotTest) counted() map[Place]uint64 {
 	got := make(map[Place]uint64)
-	for _, c := range s.AppendTo(nil) {
+	for _, c := range s.AppendTo(nil, false) {
 		got[Place{c.Netns, c.Port, c.OtherPort}] += c.N
 	}
 	return got
@@ -219,23 +219,43 @@ func TestNamespacesOfOthersLeaveThePortsOfTheFirstOneTheirSlots(t *testing.T) {
 	}
 }
 
+// They are counted by namespace, apart from all others.
+func TestCountsOfUnixSocketsAreOfTheirNamespace(t *testing.T) {
+	s := newSlotTest(t, 8, DefaultMaxDetails)
+	s.watch(t, []uint32{1}, 80)
+	s.kernel.counts[s.Index.find(Place{Netns: 1, Other: true})][InetCounts+1] += 3
+	want := func(netns uint32) {
+		t.Helper()
+		got := s.AppendTo(nil, true)
+		if len(got) != 1 || got[0] != (Count{Key{Netns: netns, OtherPort: true, Op: OpUnixBind, Errno: unix.EADDRINUSE}, 3}) {
+			t.Errorf("counted %+v, want 3 of namespace %d", got, netns)
+		}
+		if others := s.AppendTo(nil, false); len(others) != 0 {
+			t.Errorf("other calls: %+v", others)
+		}
+	}
+	want(1)
+	s.watch(t, nil)
+	want(0)
+}
+
 func TestSeriesThatAProcessCanMakeOfAPortAreBounded(t *testing.T) {
 	s := newSlotTest(t, 8, DefaultMaxDetails)
 	s.watch(t, []uint32{1}, 80)
 	slot := s.find(1, 80)
 	last := make(map[Key]uint64)
 	for round := range 3 {
-		for _, i := range rand.Perm(SlotCounts) {
+		for _, i := range rand.Perm(InetCounts) {
 			s.kernel.counts[slot][i]++
-			for _, c := range s.AppendTo(nil) {
+			for _, c := range s.AppendTo(nil, false) {
 				if c.N < last[c.Key] {
 					t.Fatalf("%+v fell from %d to %d", c.Key, last[c.Key], c.N)
 				}
 				last[c.Key] = c.N
 			}
 		}
-		if got := total(last); got != uint64((round+1)*SlotCounts) {
-			t.Errorf("counted %d failures, want %d", got, (round+1)*SlotCounts)
+		if got := total(last); got != uint64((round+1)*InetCounts) {
+			t.Errorf("counted %d failures, want %d", got, (round+1)*InetCounts)
 		}
 	}
 	details := 0
