@@ -82,7 +82,11 @@ func (src *sources) lookAtUnix(ctx context.Context, opts *options, owners bool) 
 	cfg.Others = others.Open
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
-	verdicts, err := unixlook.New(cfg).Look(ctx, opts.names)
+	queries := make([]unixlook.Query, len(opts.names))
+	for i, name := range opts.names {
+		queries[i].Name = name
+	}
+	verdicts, err := unixlook.New(cfg).Look(ctx, queries)
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("look at Unix sockets: %w", err)
 	}

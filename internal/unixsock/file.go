@@ -14,6 +14,8 @@ type File struct {
 	// others than its own (Btrfs, overlayfs), so that the kernel shows another one for its sockets.
 	Major, Minor uint32
 	AnyDevice    bool
+	Changed      int64  // st_ctime in nanoseconds: tells the file from a later one with the inode number
+	UID          uint32 // of its owner
 	// What says what a FileOther is: "a directory".
 	What string
 	// Err says why a FileUnknown or DirDenied is that.

@@ -70,6 +70,8 @@ type Seen struct {
 	// Lack says what could not be looked at, so that there may be more sockets; nil: they are all.
 	Lack error
 	Try  Try
+	// Left is who had the socket of a file that nobody has now, as far as it is known.
+	Left owner.Owner
 }
 
 // A Verdict says what a Name is.

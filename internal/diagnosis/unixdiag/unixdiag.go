@@ -76,9 +76,13 @@ func inUse(v *unixsock.Verdict) *diagnosis.Diagnosis {
 }
 
 func stale(v *unixsock.Verdict) *diagnosis.Diagnosis {
-	d := simple(codes.UnixStaleFile, "the file "+v.Name.String()+" is left over, and nobody listens there")
+	from := ""
+	if v.Left.Known() {
+		from = " from " + words.Process(v.Left.Process, v.Left.PID, words.Place(v.Left.Unit, v.Left.ShortContainer()), 0)
+	}
+	d := simple(codes.UnixStaleFile, "the file "+v.Name.String()+" is left over"+from+", and nobody listens there")
 	if !v.Certain() {
-		d.Sentence = "the file " + v.Name.String() + " is probably left over: no socket that could be seen has it" + because(v.Lack)
+		d.Sentence = "the file " + v.Name.String() + " is probably left over" + from + ": no socket that could be seen has it" + because(v.Lack)
 		d.Brief, d.Why = d.Sentence, d.Sentence
 	}
 	d.Remedy = "Remove it: " + RemoveCommand(v.Name.Path) + ". Better let the server remove it before bind()."

@@ -1,6 +1,7 @@
 package unixlook
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 
@@ -16,9 +17,12 @@ const (
 	maxNamedUser = 8  // of one user in it
 )
 
+var errNotDumped = errors.New("its network namespace was not looked at")
+
 // A place is a Name that is looked at.
 type place struct {
 	name    unixsock.Name
+	netns   uint32
 	file    unixsock.File
 	dir     unixsock.File // its directory
 	sockets []unixsock.Socket
@@ -29,14 +33,20 @@ type collection struct {
 	places []place
 	byFile map[uint32][]int // places by the lower half of the inode number of their file
 	byBase map[string][]int // by the last part of the path, or by the abstract name
+
+	dumped map[uint32]error // how the dump of a network namespace ended
 }
 
-func newCollection(names []unixsock.Name, stat func(string) unixsock.File) *collection {
-	c := &collection{byFile: make(map[uint32][]int), byBase: make(map[string][]int)}
-	for i, name := range names {
-		p := place{name: name}
-		if !name.Abstract {
-			p.file, p.dir = stat(name.Path), stat(directoryOf(name.Path))
+func newCollection(queries []Query, stat func(*Query, string) unixsock.File) *collection {
+	c := &collection{byFile: make(map[uint32][]int), byBase: make(map[string][]int), dumped: make(map[uint32]error)}
+	for i := range queries {
+		q := &queries[i]
+		name := q.Name
+		p := place{name: name, netns: q.Netns}
+		if name.Abstract {
+			c.dumped[q.Netns] = errNotDumped
+		} else {
+			p.file, p.dir = stat(q, name.Path), stat(q, directoryOf(name.Path))
 		}
 		c.places = append(c.places, p)
 		base := baseOf(name)
@@ -46,6 +56,12 @@ func newCollection(names []unixsock.Name, stat func(string) unixsock.File) *coll
 		}
 	}
 	return c
+}
+
+// orphaned says whether the place has the file of a socket that was not found.
+func (p *place) orphaned() bool {
+	return p.file.Kind == unixsock.FileSocket &&
+		!slices.ContainsFunc(p.sockets, func(s unixsock.Socket) bool { return p.file.Is(&s.UnixSocket) })
 }
 
 func baseOf(name unixsock.Name) string {
@@ -70,9 +86,9 @@ func (c *collection) reset(counts []int) {
 	}
 }
 
-// add keeps a socket where it matters. netns is the name of its network namespace, empty for the own
-// one.
-func (c *collection) add(s *netlinkdiag.UnixSocket, netns string) {
+// add keeps a socket where it matters. netns and inode are those of its network namespace, "" and 0 for
+// the own one.
+func (c *collection) add(s *netlinkdiag.UnixSocket, netns string, inode uint32) {
 	if !unixsock.Bound(s) {
 		return
 	}
@@ -86,7 +102,7 @@ func (c *collection) add(s *netlinkdiag.UnixSocket, netns string) {
 		socket := unixsock.Socket{UnixSocket: *s, Netns: netns}
 		switch {
 		case p.name.Abstract:
-			if netns == "" {
+			if p.netns == inode {
 				p.sockets = append(p.sockets, socket)
 			}
 		case !p.file.Is(s) && socket.Serves():
@@ -121,23 +137,29 @@ func (p *place) addNamed(s unixsock.Socket) {
 	}
 }
 
-// inodes returns the sockets whose owners are asked for: at first one of each place, and those that
-// have the file before others.
-func (c *collection) inodes() []uint32 {
-	var out []uint32
+// maxOwned bounds the sockets whose owners are asked for.
+const maxOwned = 1024
+
+// owned returns the sockets whose owners are asked for: at first one of each place, and those that have
+// the file before others.
+func (c *collection) owned() []owner.Socket {
+	var out []owner.Socket
 	for i := range c.places {
 		p := &c.places[i]
 		slices.SortStableFunc(p.sockets, func(a, b unixsock.Socket) int { return p.rank(&a) - p.rank(&b) })
 	}
-	for n, more := 0, true; more && len(out) < owner.MaxLookup; n++ {
+	asked := make(map[uint64]bool)
+	for n, more := 0, true; more; n++ {
 		more = false
 		for i := range c.places {
-			if n >= len(c.places[i].sockets) || len(out) == owner.MaxLookup {
+			if n >= len(c.places[i].sockets) || len(out) == maxOwned {
 				continue
 			}
 			more = true
-			if inode := c.places[i].sockets[n].Inode; inode != 0 && !slices.Contains(out, inode) {
-				out = append(out, inode)
+			s := &c.places[i].sockets[n]
+			if s.Inode != 0 && !asked[s.Cookie] {
+				asked[s.Cookie] = true
+				out = append(out, owner.Socket{Cookie: s.Cookie, Inode: s.Inode})
 			}
 		}
 	}

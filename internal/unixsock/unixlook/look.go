@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
 
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
@@ -13,9 +17,9 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// Owners finds the processes that have sockets open, by inode: *owner.Finder.
+// Owners finds the processes that have sockets open: *owner.Finder.
 type Owners interface {
-	Lookup(context.Context, []uint32) (map[uint32]owner.Owner, error)
+	Find(context.Context, []owner.Socket) (map[uint64]owner.Owner, error)
 }
 
 // Config says what a Looker asks.
@@ -28,11 +32,21 @@ type Config struct {
 	// AllProcesses says that Others finds the network namespaces of all processes.
 	AllProcesses bool
 
-	Owners Owners // nil: nobody is known
-	Proc   string // where procfs is mounted; empty: /proc
+	Owners     Owners        // nil: nobody is known
+	OwnersWait time.Duration // how long to wait for owners, beside what Find itself waits; see Waiting
+	Proc       string        // where procfs is mounted; empty: /proc
 
 	// Connect says that a file whose socket was not found is tried with connect(2).
 	Connect bool
+}
+
+// A Query is a name to look at.
+type Query struct {
+	Name unixsock.Name
+	// PID is a process whose path it is: it is looked up in its root directory. 0: it is this process's.
+	PID int
+	// Netns is the inode number of the network namespace of an abstract name; 0: the own one.
+	Netns uint32
 }
 
 // A Looker looks at the places of Unix sockets. Its methods may be called from any goroutine.
@@ -40,7 +54,9 @@ type Looker struct {
 	cfg Config
 
 	// Paths are those that the administrator has named. Names were chosen by other processes.
-	paths, names patient
+	paths, names *patient
+
+	left *memory
 }
 
 // New returns a Looker.
@@ -48,7 +64,15 @@ func New(cfg Config) *Looker {
 	if cfg.Proc == "" {
 		cfg.Proc = "/proc"
 	}
-	return &Looker{cfg: cfg, paths: newPatient(), names: newPatient()}
+	return &Looker{cfg: cfg, paths: newPatient(), names: newPatient(), left: new(memory)}
+}
+
+// Waiting returns a Looker that waits so long for owners that are not known yet, and shares what l
+// remembers.
+func (l *Looker) Waiting(wait time.Duration) *Looker {
+	out := *l
+	out.cfg.OwnersWait = wait
+	return &out
 }
 
 // errOwnOnly is the lack of a Looker without Others.
@@ -56,34 +80,47 @@ var errOwnOnly = errors.New("only the sockets of the exporter's own network name
 
 // Look looks at all names at one moment, and returns a verdict for each. The error is that of the own
 // network namespace: nothing is known of sockets then, and the verdicts say so.
-func (l *Looker) Look(ctx context.Context, names []unixsock.Name) ([]unixsock.Verdict, error) {
-	found := newCollection(names, func(path string) unixsock.File {
-		return l.paths.wait(func() unixsock.File { return Stat(path) })
-	})
+func (l *Looker) Look(ctx context.Context, queries []Query) ([]unixsock.Verdict, error) {
+	found := newCollection(queries, l.stat)
 	all, err := l.dump(ctx, found)
 	l.nameOwners(ctx, found)
 
+	alone := sync.OnceValue(l.alone)
 	out := make([]unixsock.Verdict, len(found.places))
 	for i := range found.places {
 		p := &found.places[i]
-		seen := unixsock.Seen{Name: p.name, File: p.file, Sockets: l.here(p), Lack: all}
-		if p.name.Abstract {
-			seen.Lack = err // it belongs to one network namespace
+		if l.cfg.Others == nil && err == nil && p.orphaned() && alone() {
+			all = nil
+		}
+		seen := unixsock.Seen{Name: p.name, File: p.file, Sockets: l.here(p), Lack: all, Left: l.left.of(&p.file)}
+		if p.name.Abstract { // it belongs to one network namespace
+			seen.Lack = found.dumped[p.netns]
 		}
 		v := unixsock.Judge(seen)
 		if l.cfg.Connect && v.State == unixsock.Stale {
 			seen.Try = Connect(p.name.Path)
 			v = unixsock.Judge(seen)
 		}
+		if len(v.Holders) > 0 {
+			l.left.note(&p.file, &v.Holders[0].Owner)
+		}
 		out[i] = v
 	}
 	return out, err
 }
 
+// stat says what the path of a query leads to.
+func (l *Looker) stat(q *Query, path string) unixsock.File {
+	if q.PID != 0 {
+		return l.statFor(q.PID, path)
+	}
+	return l.paths.wait(func() unixsock.File { return Stat(path) })
+}
+
 // dump collects the sockets of all network namespaces. all says why some may be missing, and own why
 // those of the own namespace are.
 func (l *Looker) dump(ctx context.Context, to *collection) (all, own error) {
-	own = dumpNamespace(ctx, l.cfg.Own, "", to)
+	own = dumpNamespace(ctx, l.cfg.Own, to, "", 0)
 	if l.cfg.Others == nil {
 		return errors.Join(own, errOwnOnly), own
 	}
@@ -91,7 +128,7 @@ func (l *Looker) dump(ctx context.Context, to *collection) (all, own error) {
 	defer set.Close()
 	lacks := []error{own, set.Err}
 	for _, ns := range set.Namespaces {
-		lacks = append(lacks, dumpNamespace(ctx, ns.FD(), ns.Name, to))
+		lacks = append(lacks, dumpNamespace(ctx, ns.FD(), to, ns.Name, uint32(ns.ID.Inode)))
 	}
 	switch {
 	case !l.cfg.AllProcesses:
@@ -106,7 +143,27 @@ func (l *Looker) dump(ctx context.Context, to *collection) (all, own error) {
 	return errors.Join(lacks...), own
 }
 
-func dumpNamespace(ctx context.Context, fd int, name string, to *collection) error {
+// alone says whether all processes are in the own network namespace, so that there is no other one to look
+// at. It is false where it cannot tell.
+func (l *Looker) alone() bool {
+	pids, err := linux.PIDs(l.cfg.Proc)
+	own, ownErr := os.Stat(filepath.Join(l.cfg.Proc, "self/ns/net"))
+	if err != nil || ownErr != nil || l.cfg.Own != 0 || !linux.InInitPIDNamespace(l.cfg.Proc) {
+		return false
+	}
+	for _, pid := range pids {
+		of, err := os.Stat(filepath.Join(l.cfg.Proc, strconv.Itoa(pid), "ns/net"))
+		switch {
+		case errors.Is(err, os.ErrNotExist): // it has ended
+		case err != nil, !os.SameFile(own, of):
+			return false
+		}
+	}
+	return true
+}
+
+func dumpNamespace(ctx context.Context, fd int, to *collection, name string, inode uint32) (err error) {
+	defer func() { to.dumped[inode] = err }()
 	c, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd})
 	if err != nil {
 		return err
@@ -120,29 +177,33 @@ func dumpNamespace(ctx context.Context, fd int, name string, to *collection) err
 		case err != nil:
 			return err
 		default:
-			to.add(&s, name)
+			to.add(&s, name, inode)
 		}
 	}
 	return nil
 }
 
-// nameOwners finds the owners of what was collected, as many as one lookup takes, holders first.
+// nameOwners finds the owners of what was collected.
 func (l *Looker) nameOwners(ctx context.Context, c *collection) {
-	if l.cfg.Owners == nil {
+	sockets := c.owned()
+	if l.cfg.Owners == nil || len(sockets) == 0 {
 		return
 	}
-	inodes := c.inodes()
-	if len(inodes) == 0 {
-		return
+	owners, _ := l.cfg.Owners.Find(ctx, sockets) // what is not known is left out
+	for until := time.Now().Add(l.cfg.OwnersWait); len(owners) < len(sockets) && ctx.Err() == nil && time.Now().Before(until); {
+		time.Sleep(findAgain)
+		owners, _ = l.cfg.Owners.Find(ctx, sockets)
 	}
-	owners, _ := l.cfg.Owners.Lookup(ctx, inodes) // what is not known is left out
 	for i := range c.places {
 		for j := range c.places[i].sockets {
 			s := &c.places[i].sockets[j]
-			s.Owner = owners[s.Inode]
+			s.Owner = owners[s.Cookie]
 		}
 	}
 }
+
+// findAgain is a pause between two questions for owners that are not known yet.
+const findAgain = 20 * time.Millisecond
 
 // here returns the sockets of a place that have its file, or that have its name in its directory.
 func (l *Looker) here(p *place) []unixsock.Socket {

@@ -74,7 +74,7 @@ func look(t *testing.T, ns *kerneltest.NetNS, name string, change ...func(*Confi
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	verdicts, err := New(cfg).Look(ctx, []unixsock.Name{parsed})
+	verdicts, err := New(cfg).Look(ctx, []Query{{Name: parsed}})
 	if err != nil {
 		kerneltest.Skip(t, "%v", err)
 	}
@@ -355,9 +355,9 @@ func TestDirectoryThatMayNotBeWrittenTo(t *testing.T) {
 // Any user can bind sockets whose names end as the path does.
 func TestCrowdDoesNotDisplaceTheSocketsOfOthers(t *testing.T) {
 	name := unixsock.Name{Path: "/run/app.sock"}
-	c := newCollection([]unixsock.Name{name}, func(string) unixsock.File { return unixsock.File{} })
+	c := newCollection([]Query{{Name: name}}, func(*Query, string) unixsock.File { return unixsock.File{} })
 	add := func(inode, uid uint32, path string) {
-		c.add(&netlinkdiag.UnixSocket{Type: netlinkdiag.UnixStream, State: netlinkdiag.StateListen, Inode: inode, UID: uid, Name: path}, "")
+		c.add(&netlinkdiag.UnixSocket{Type: netlinkdiag.UnixStream, State: netlinkdiag.StateListen, Inode: inode, UID: uid, Name: path}, "", 0)
 	}
 	for i := range uint32(1000) {
 		add(i+1, 1000+i%100, fmt.Sprintf("/tmp/%d/app.sock", i))
@@ -377,5 +377,59 @@ func TestCrowdDoesNotDisplaceTheSocketsOfOthers(t *testing.T) {
 	}
 	if n := len(c.places[0].sockets); n > maxNamed || exact != 1 || of2000 > maxNamedUser {
 		t.Errorf("%d sockets are kept, %d of root, %d of the crowd", n, exact, of2000)
+	}
+}
+
+// The exporter looks again and again, and a server leaves its file when it is killed.
+func TestWhoLeftTheFileIsRemembered(t *testing.T) {
+	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
+	finder, err := owner.New(owner.Options{Wait: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer finder.Close()
+	l := New(Config{Own: ns.FD(), Owners: finder})
+	lookAgain := func() unixsock.Verdict {
+		verdicts, err := l.Look(t.Context(), []Query{{Name: unixsock.Name{Path: path}}})
+		if err != nil {
+			kerneltest.Skip(t, "%v", err)
+		}
+		return verdicts[0]
+	}
+	fd := listener(t, ns, path)
+	if v := lookAgain(); v.State != unixsock.InUse {
+		t.Fatalf("got %+v", v)
+	}
+	_ = unix.Close(fd)
+	if v := lookAgain(); v.State != unixsock.Stale || v.Left.PID != os.Getpid() {
+		t.Errorf("the file is left over from %+v, want this process", v.Left)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(listener(t, ns, path))
+	if v := lookAgain(); v.State != unixsock.Stale || v.Left.Known() {
+		t.Errorf("another file is left over from %+v", v.Left)
+	}
+}
+
+// A path is what it is for the process that uses it.
+func TestPathOfAProcessInAnotherMountNamespace(t *testing.T) {
+	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
+	_ = unix.Close(listener(t, ns, path)) // stale here, and in use there
+	pid := start(t, ns, path, "private")
+	finder, err := owner.New(owner.Options{Wait: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer finder.Close()
+	verdicts, err := New(Config{Own: ns.FD(), Owners: finder}).Look(t.Context(),
+		[]Query{{Name: unixsock.Name{Path: path}}, {Name: unixsock.Name{Path: path}, PID: pid}})
+	if err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	want(t, &verdicts[0], unixsock.Stale, nil, nil)
+	if v := &verdicts[1]; v.State != unixsock.InUse || v.Holders[0].Owner.PID != pid {
+		t.Errorf("for the server: %+v, want it in use", v)
 	}
 }

@@ -78,7 +78,7 @@ func statFD(fd int) unixsock.File {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return unknown(fmt.Errorf("stat: %w", err))
 	}
-	file := unixsock.File{Kind: unixsock.FileSocket, Inode: st.Ino, Major: unix.Major(st.Dev), Minor: unix.Minor(st.Dev)}
+	file := unixsock.File{Kind: unixsock.FileSocket, Inode: st.Ino, Major: unix.Major(st.Dev), Minor: unix.Minor(st.Dev), Changed: st.Ctim.Nano(), UID: st.Uid}
 	if what := typeOf(st.Mode); what != "" {
 		file.Kind, file.What = unixsock.FileOther, what
 		return file
