@@ -39,8 +39,10 @@ import (
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sources"
+	"sockstate_exporter/internal/unixfailures"
 )
 
 const name = cli.Name
@@ -101,7 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 func openSources(opts *cli.Options, logger *slog.Logger) *sources.Sources {
 	defer debug.FreeOSMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
-	return sources.Open(&opts.Sources, conflictLogger(logger), logger)
+	return sources.Open(&opts.Sources, conflictLogger(logger), unixLogger(logger), logger)
 }
 
 // listeners are the sockets on which the exporter serves. With none, the exporter-toolkit
@@ -192,6 +194,31 @@ func logConflict(logger *slog.Logger, c *failures.Conflict) {
 		"failures", c.Failures, "explanation", report.Explain(c))
 }
 
+// unixLogger is conflictLogger for failed binds of Unix sockets.
+func unixLogger(logger *slog.Logger) func(unixfailures.Failure) {
+	limit := loglimit.New(conflictBurst, conflictPause)
+	return func(f unixfailures.Failure) {
+		of := "others" // any user can make network namespaces
+		if f.Own {
+			of = fmt.Sprint(f.UID)
+		}
+		leftOut, ok := limit.Allow(of)
+		if !ok {
+			return
+		}
+		where := logger
+		if leftOut > 0 {
+			where = logger.With(loglimit.LeftOut, leftOut)
+		}
+		where = where.With("path", f.Name, "diagnosis", f.Diagnosis.Code, "failures", f.Count, "explanation", unixreport.Explain(&f))
+		if f.Errno == unix.EADDRINUSE {
+			where.Warn("address already in use")
+			return
+		}
+		where.Warn("call failed", "call", "bind", "errno", failures.ErrnoName(f.Errno))
+	}
+}
+
 // maxPages is how many of /ports and /failures are served at a time. Scrapes have a limit of their
 // own, so no page takes the place of a scrape.
 const maxPages = 10
@@ -205,7 +232,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	host, _ := os.Hostname() // pages do without
-	pageHandlers, err := pages.New(pages.Config{Take: src.Taker.Take, Features: src.Features, Host: host, Logger: logger})
+	pageHandlers, err := pages.New(pages.Config{Take: src.Take, Features: src.Features, Host: host, Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +254,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	if err != nil {
 		return nil, fmt.Errorf("make landing page: %w", err)
 	}
-	metrics := collector.New(src.Taker.Take, src.Features, logger).Handler(process, logger)
+	metrics := collector.New(src.Take, src.Features, logger).Handler(process, logger)
 
 	scrapes := httplimit.NewSlots(opts.MaxRequests, fmt.Sprintf("%d scrapes are being served, the limit (--web.max-requests)", opts.MaxRequests))
 	shown := httplimit.NewSlots(maxPages, fmt.Sprintf("%d pages are being served, the limit", maxPages))

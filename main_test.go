@@ -36,7 +36,7 @@ func newTestHandler(t *testing.T, args ...string) (http.Handler, *sources.Source
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	src := sources.Open(&opts.Sources, nil, logger)
+	src := sources.Open(&opts.Sources, nil, nil, logger)
 	t.Cleanup(src.Close)
 	h, err := newHandler(opts, src, logger)
 	if err != nil {
@@ -173,6 +173,8 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.port=53/icmp", `--watch.port=53/icmp: protocol "icmp" is not known, want tcp or udp (try --help)`},
 		{"--watch.remote-port=0", `--watch.remote-port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
 		{"--watch.remote-port=1-2000", `--watch.remote-port: 2000 ports, want --watch.max-ports=1024 or fewer`},
+		{"--watch.unix=/run/[a.sock", `--watch.unix=/run/[a.sock: not a pattern: want a ] for each [, and something after each \ (try --help)`},
+		{"--watch.unix=app.sock", `--watch.unix=app.sock: want an absolute path (/run/app.sock), a pattern of paths (/run/*/app.sock), or an abstract name (@app) (try --help)`},
 		{"--netns=a/b", `--netns=a/b: network namespace "a/b": a path must begin with a slash (try --help)`},
 		{"--watch.exclude=1-x", `--watch.exclude=1-x: range "1-x": port "x" is not a number, want 1 to 65535 (try --help)`},
 		{"--watch.retention=soon", `--watch.retention=soon: want a duration of 0s or more, such as 90s or 10m (try --help)`},
@@ -180,9 +182,9 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 		{"--watch.max-ports=0", `--watch.max-ports=0: want a whole number, 1 or more (try --help)`},
 		{"--runtime.gomaxprocs=-1", `--runtime.gomaxprocs=-1: want a whole number, 0 or more (try --help)`},
 		{"--web.max-requests=-1", `--web.max-requests=-1: want a whole number, 0 or more (try --help)`},
-		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack`},
+		{"--collector.nonsense", `unknown long flag '--collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, unix, remote, ephemeral, owner and stack`},
 		{"--web.config.file=/nonexistent/web.yml", `--web.config.file=/nonexistent/web.yml: open /nonexistent/web.yml: no such file or directory`},
-		{"--no-collector.nonsense --watch.port=0", `unknown long flag '--no-collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, remote, ephemeral, owner and stack`},
+		{"--no-collector.nonsense --watch.port=0", `unknown long flag '--no-collector.nonsense': the collectors are tcp, listener, reuse, restart, bind, connect, udp, unix, remote, ephemeral, owner and stack`},
 		{"--no-collector.tcp --watch.port=0", `--watch.port=0: port "0" is out of range, want 1 to 65535 (try --help)`},
 		{"4840", `unexpected 4840 (try --help)`},
 		{"--nonsense check", `unknown long flag '--nonsense' (try --help)`},

@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/metric"
+	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -143,7 +144,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	for _, l := range s.Binds.Data.Latest {
 		ch.Put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno),
-			strconv.FormatBool(l.ReuseAddr), string(l.Diagnosis), processLabel(l.Process, &l.Owner), unitLabel(&l.Owner))
+			strconv.FormatBool(l.ReuseAddr), string(l.Diagnosis), ownerlabel.Process(l.Process, &l.Owner), ownerlabel.Unit(&l.Owner))
 	}
 	ch.Put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.Put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/unixmetrics"
 )
 
 // A renderer makes metrics of one part of a snapshot.
@@ -65,6 +66,7 @@ func New(take func(context.Context) snapshot.Snapshot, features []sock.Feature, 
 			newBindFamily(),
 			newConnectFamily(),
 			newUDPFamily(),
+			unixFamily{unixmetrics.New()},
 			newRemoteFamily(),
 			newEphemeralFamily(),
 			newStackFamily(),

@@ -42,16 +42,16 @@ const usualTimeout = 5 * time.Second
 // Handler serves /metrics: the metrics of one snapshot, and those of the exporter itself, which
 // are in process.
 func (c *Collector) Handler(process *prometheus.Registry, logger *slog.Logger) http.Handler {
-	sinks := newSinks()
+	sinks := metric.NewSinks(maxRendered)
 	scrape := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := withScrapeTimeout(r)
 		defer cancel()
 		snap := c.take(ctx)
-		sink, err := sinks.take(r.Context())
+		sink, err := sinks.Take(r.Context())
 		if err != nil {
 			return // nobody waits for the answer
 		}
-		defer sinks.free(sink)
+		defer sinks.Free(sink)
 		promhttp.HandlerFor(c.answer(&snap, process, sink, w, r), promhttp.HandlerOpts{
 			ErrorLog:           errorLog{ctx: r.Context(), logger: logger, limit: c.limit},
 			ErrorHandling:      promhttp.ContinueOnError,
@@ -80,41 +80,8 @@ func (c *Collector) answer(snap *snapshot.Snapshot, process prometheus.Gatherer,
 	return func() ([]*dto.MetricFamily, error) { return families, err }
 }
 
-// sinks are for the answers that are rendered at a time: with many ports, each takes some
-// megabytes until it is compressed. They do not limit scrapes that wait for a snapshot.
-type sinks chan *metric.Sink
-
-const (
-	maxRendered = 2
-
-	// maxKept is the memory that a sink keeps between scrapes.
-	maxKept = 1 << 20
-)
-
-func newSinks() sinks {
-	s := make(sinks, maxRendered)
-	for range maxRendered {
-		s <- metric.NewSink()
-	}
-	return s
-}
-
-// take waits for a sink as long as the client waits.
-func (s sinks) take(client context.Context) (*metric.Sink, error) {
-	select {
-	case free := <-s:
-		return free, nil
-	case <-client.Done():
-		return nil, context.Cause(client)
-	}
-}
-
-func (s sinks) free(used *metric.Sink) {
-	if used.Size() > maxKept {
-		used = metric.NewSink()
-	}
-	s <- used
-}
+// maxRendered is how many answers are rendered at a time.
+const maxRendered = 2
 
 // An errorLog is the promhttp.Logger of one request. It is silent if the client went away: then
 // net/http ends the context before a write fails.

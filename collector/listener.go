@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/metric"
+	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
@@ -84,7 +85,7 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *met
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.Put(f.info, 1, labels[0], labels[1], labels[2], labels[3], labels[4], v6only, processLabel(g.Owner.Process, &g.Owner), unitLabel(&g.Owner))
+		ch.Put(f.info, 1, labels[0], labels[1], labels[2], labels[3], labels[4], v6only, ownerlabel.Process(g.Owner.Process, &g.Owner), ownerlabel.Unit(&g.Owner))
 		if g.Sockets > 1 || seen.Shared(g.GroupKey) {
 			ch.Put(f.sockets, float64(g.Sockets), group...)
 		}

@@ -144,6 +144,7 @@ func everyMetric(t testing.TB) snapshot.Snapshot {
 	t.Helper()
 	s := wholeSnapshot(t)
 	s.Stack.Err = errBroken
+	s.Unix = someUnix()
 	return s
 }
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/metric"
+	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -93,7 +94,7 @@ func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string,
 			ch.Put(f.restart, seconds, netns, address, port, family)
 		}
 		if !listening {
-			ch.Put(f.info, 1, netns, address, port, family, processLabel(r.Owner.Process, &r.Owner), unitLabel(&r.Owner))
+			ch.Put(f.info, 1, netns, address, port, family, ownerlabel.Process(r.Owner.Process, &r.Owner), ownerlabel.Unit(&r.Owner))
 		}
 	}
 }

@@ -42,10 +42,10 @@ func (w *stuckWriter) Write(p []byte) (int, error) {
 
 func TestClientThatLeavesWhileItWaitsTakesNoSink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		all := newSinks()
+		all := metric.NewSinks(maxRendered)
 		var used []*metric.Sink
 		for range maxRendered {
-			s, err := all.take(t.Context())
+			s, err := all.Take(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,7 +54,7 @@ func TestClientThatLeavesWhileItWaitsTakesNoSink(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		taken := make(chan error, 1)
 		go func() {
-			_, err := all.take(ctx)
+			_, err := all.Take(ctx)
 			taken <- err
 		}()
 		synctest.Wait()
@@ -63,7 +63,7 @@ func TestClientThatLeavesWhileItWaitsTakesNoSink(t *testing.T) {
 			t.Errorf("error %v, want %v", err, context.Canceled)
 		}
 		for _, s := range used {
-			all.free(s)
+			all.Free(s)
 		}
 		if len(all) != maxRendered {
 			t.Errorf("%d sinks are free, want %d", len(all), maxRendered)
@@ -73,18 +73,18 @@ func TestClientThatLeavesWhileItWaitsTakesNoSink(t *testing.T) {
 
 // A sink does not keep the memory of the largest answer.
 func TestSinkOfALargeAnswerIsNotKept(t *testing.T) {
-	all := newSinks()
-	large, err := all.take(t.Context())
+	all := metric.NewSinks(maxRendered)
+	large, err := all.Take(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	m := metric.Gauge("large", "Large.", "label")
-	for large.Size() <= maxKept {
+	for large.Size() <= metric.MaxKept {
 		large.Put(m, 1, "value")
 	}
-	all.free(large)
+	all.Free(large)
 	for range maxRendered {
-		if s, err := all.take(t.Context()); err != nil || s.Size() > maxKept {
+		if s, err := all.Take(t.Context()); err != nil || s.Size() > metric.MaxKept {
 			t.Errorf("a sink keeps %d bytes, error %v", s.Size(), err)
 		}
 	}

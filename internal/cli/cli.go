@@ -18,6 +18,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
+	"sockstate_exporter/internal/unixwatch"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -53,6 +54,8 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 		PlaceHolder("PORT|RANGE[/PROTOCOL]").SetValue(&value[watch.Exclusion]{flag: "--watch.exclude", parse: watch.ParseExclusion, list: &watching.Exclude})
 	app.Flag("watch.remote-port", "Count TCP sockets to this remote port or range. Repeatable. Examples: 5432, 9092-9095.").
 		PlaceHolder("PORT|RANGE").SetValue(&value[sock.PortRange]{flag: "--watch.remote-port", parse: watch.ParseRange, list: &opts.Sources.RemotePorts})
+	app.Flag("watch.unix", "Watch the Unix sockets with this path: who listens, the accept queue, and servers that no client reaches. A pattern such as /run/*/app.sock watches the sockets that it matches. Repeatable. At most 256 paths. Examples: /run/php/fpm.sock, /run/*/*.sock, @abstract.").
+		PlaceHolder("PATH|GLOB").SetValue(&value[unixwatch.Spec]{flag: "--watch.unix", parse: unixwatch.ParseSpec, list: &opts.Sources.UnixPaths})
 	app.Flag("watch.max-ports", "Maximum number of ports to watch in all network namespaces together. Ports from --watch.port come first. Others keep their place, and each user has a fair share.").Default("1024").
 		SetValue(&value[int]{flag: "--watch.max-ports", parse: atLeast(1), one: &watching.MaxPorts})
 
@@ -67,6 +70,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	app.Flag("collector.bind", "Collect failed bind() and listen() calls.").Default("true").BoolVar(&opts.Sources.Bind)
 	app.Flag("collector.connect", "Collect connect() calls that found no free local port. This needs --collector.bind.").Default("true").BoolVar(&opts.Sources.Connect)
 	app.Flag("collector.udp", "Collect sockets, receive queues and drops of watched UDP ports.").Default("true").BoolVar(&opts.Sources.UDP)
+	app.Flag("collector.unix", "Collect failed binds of Unix sockets, which needs --collector.bind, and the paths of --watch.unix.").Default("true").BoolVar(&opts.Sources.Unix)
 	app.Flag("collector.remote", "Collect TCP sockets to the ports of --watch.remote-port.").Default("true").BoolVar(&opts.Sources.Remote)
 	app.Flag("collector.ephemeral", "Collect the number of local ports in use for the busiest destinations.").Default("true").BoolVar(&opts.Sources.Ephemeral)
 	app.Flag("collector.owner", "Collect the process and the systemd unit or container of listeners and of failed binds.").Default("true").BoolVar(&opts.Sources.Owner)
@@ -96,6 +100,9 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 	opts.Sources.Retention = watching.Retention
 	if n := countPorts(opts.Sources.RemotePorts); n > watching.MaxPorts {
 		return nil, fmt.Errorf("--watch.remote-port: %d ports, want --watch.max-ports=%d or fewer", n, watching.MaxPorts)
+	}
+	if n := unixwatch.TooMany(opts.Sources.UnixPaths); n > 0 {
+		return nil, fmt.Errorf("--watch.unix: %d paths, want %d or fewer", n+unixwatch.MaxPaths, unixwatch.MaxPaths)
 	}
 	if *opts.Web.WebConfigFile != "" {
 		if err := web.Validate(*opts.Web.WebConfigFile); err != nil {

@@ -223,6 +223,50 @@ func notes() map[string]note {
 			absent: firstEvent,
 			source: "eBPF, `__sys_connect`",
 		},
+		"unix_bind_failures_total": {
+			unit: calls,
+			details: "The path is no label: there is no end of paths. `/failures` has it, with a diagnosis. Errors that `bind()` of a Unix socket does not return by itself have `errno=\"other\"`. " +
+				"Network namespaces that are not watched have the label `netns=\"other\"`.",
+			absent: firstEvent,
+			source: "eBPF, `__sys_bind`",
+		},
+		"unix_listener_info": {
+			unit: "always 1",
+			details: "This is for the paths of `--watch.unix`, and so are the other metrics of watched paths. The socket is the one that has the file at the path (`UNIX_DIAG_VFS`), whatever name it was bound to. `path` is printable; `@` stands before an abstract name. " +
+				"`netns` is the network namespace of the socket.",
+			absent: "if nobody has the socket of the file open, or it belongs to a network namespace that is not watched",
+			source: "unix_diag, stat(2), and eBPF or procfs for the owner",
+		},
+		"unix_listener_accept_queue": {
+			unit:    "connections, 0 or more",
+			details: "A full queue holds one connection more than the limit. Then `connect()` waits, or fails with `EAGAIN`, and no counter of the kernel rises.",
+			absent:  "if nobody listens",
+			source:  "unix_diag, `udiag_rqueue` of a listener",
+		},
+		"unix_listener_accept_queue_limit": {
+			unit:    "connections, 0 or more",
+			details: "The backlog that the server passed to `listen()`, or `net.core.somaxconn` if that is less.",
+			absent:  "if nobody listens",
+			source:  "unix_diag, `udiag_wqueue` of a listener (`sk_max_ack_backlog`)",
+		},
+		"unix_path_stale": {
+			unit:    "0 or 1",
+			details: "While it is 1, a server that does not remove the file cannot bind (`unix_stale_file`). It is 0 if no file is there.",
+			absent:  "for abstract names; if the file has no socket that the exporter sees, and it does not see the sockets of all network namespaces: it needs `--netns.processes` for that",
+			source:  "unix_diag and stat(2)",
+		},
+		"unix_path_unreached_listeners": {
+			unit:    "sockets, 0 or more",
+			details: "`unix_shadowed`: the path leads to the socket of another server. `unix_unlinked`: the file was removed. [diagnoses.md](diagnoses.md) explains both. A socket in another mount namespace is not counted, nor is one whose process cannot be looked at.",
+			absent:  "before a socket was cut off in that way",
+			source:  "unix_diag, stat(2) and procfs",
+		},
+		"unix_paths_dropped": {
+			unit:    "paths, 0 or more",
+			details: "At most 256 paths are watched, and of those that patterns find at most 64 of one user from uid 1000 on.",
+			absent:  "without `--watch.unix`",
+			source:  exporter,
+		},
 		"udp_sockets": {
 			unit:    sockets,
 			details: "Connected sockets count as well.",

@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/words"
 )
@@ -19,7 +20,9 @@ type FailuresPage struct {
 	page
 	Failures        []FailureRow `json:"failures"` // the latest first
 	FailuresLeftOut int          `json:"failures_left_out"`
-	Lost            *uint64      `json:"lost"` // failures whose details were lost, since the start
+	// Unix are failed binds of Unix sockets, the latest first.
+	Unix []unixreport.Failure `json:"unix"`
+	Lost *uint64              `json:"lost"` // failures whose details were lost, since the start
 	missing
 }
 
@@ -70,6 +73,9 @@ func newFailuresPage(s *snapshot.Snapshot, q request) *FailuresPage {
 		p.Failures = append(p.Failures, newFailureRow(f, ns, q.now))
 	}
 	p.Failures, p.FailuresLeftOut = bounded(p.Failures, maxFailures)
+	p.Unix = unixreport.Failures(s, q.now, func(ns *snapshot.Namespace) bool {
+		return len(q.Ports) == 0 && (q.Netns == nil || ns != nil && q.WantsNetns(ns))
+	})
 	return p
 }
 

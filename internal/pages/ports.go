@@ -9,6 +9,7 @@ import (
 
 	"sockstate_exporter/internal/pages/failed"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -23,6 +24,8 @@ type PortsPage struct {
 	PortsNotWatched   int            `json:"ports_not_watched"` // because of --watch.max-ports
 	Namespaces        []NamespaceRow `json:"namespaces"`        // the exporter's own first, then the fullest
 	NamespacesLeftOut int            `json:"namespaces_left_out"`
+	// Unix are the paths of --watch.unix, those with a problem first.
+	Unix []unixreport.Place `json:"unix"`
 	missing
 
 	byProblem [len(problems)]int // ports, by the rank of their worst problem
@@ -96,6 +99,9 @@ func newPortsPage(s *snapshot.Snapshot, q request) *PortsPage {
 	p.PortsLeftOut = p.total - len(p.Ports)
 	fullestFirst(p.Namespaces)
 	p.Namespaces, p.NamespacesLeftOut = bounded(p.Namespaces, maxNamespaces)
+	if p.Unix = []unixreport.Place{}; len(q.Ports) == 0 && q.Netns == nil {
+		p.Unix = unixreport.Watched(s)
+	}
 	if !s.Binds.Off() { // a feature says why it is off
 		p.add("", "connect", s.Binds.Err, false)
 	}

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/unixstate"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 )
@@ -39,6 +40,7 @@ type Snapshot struct {
 
 	// Binds has the calls of bind(), listen() and connect() that failed on this host.
 	Binds Part[failures.Binds]
+	Unix  unixstate.State // of Unix sockets: internal/sources sets it
 }
 
 // Discovery counts what is not in Others.

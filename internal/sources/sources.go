@@ -26,6 +26,8 @@ import (
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/unixfailures"
+	"sockstate_exporter/internal/unixwatch"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -38,7 +40,9 @@ type Options struct {
 	Processes   bool // also the network namespaces of processes
 
 	// What to collect. The fields have the names of the collectors.
-	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack bool
+	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack, Unix bool
+
+	UnixPaths []unixwatch.Spec // whose Unix sockets are watched
 }
 
 // Sources are what a snapshot is taken from. A source that does not work on this host is missing.
@@ -57,16 +61,19 @@ type Sources struct {
 
 	failures *failures.Recorder // nil without a tracer
 
+	unixFailures *unixfailures.Recorder // nil without a tracer
+	unixWatch    *unixwatch.Watcher     // nil where no path is to be watched
+
 	following sync.WaitGroup // ends with the tracer
 }
 
 // Open opens everything that needs a privilege. A source that does not work here is no error: it
 // is missing, with its reason, in the features and in one log line. onConflict gets the calls
-// that failed: see failures.Config.
+// that failed: see failures.Config. onUnix gets those of Unix sockets: see unixfailures.Config.
 //
 // Open gives memory back to the system after each feature that loads eBPF programs. What all of them
 // take would be the most that the exporter ever has.
-func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger) *Sources {
+func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfailures.Failure), logger *slog.Logger) *Sources {
 	s := &Sources{opts: opts}
 	host := new(probe.Host)
 	host.OwnInode, host.OwnCookie = ownNetns()
@@ -119,6 +126,9 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 		cfg.Failures = s.failures
 	}
 	s.Taker = snapshot.New(cfg)
+	if opts.Unix {
+		s.openUnix(host, onUnix)
+	}
 	return s
 }
 
@@ -132,6 +142,7 @@ func (s *Sources) Follow(logger *slog.Logger) {
 			logger.Error("details of failed binds: not read any more", "err", err)
 		}
 	})
+	s.followUnix(logger)
 }
 
 // Close closes all sources.

@@ -17,7 +17,7 @@ func TestFollowWithoutATracerEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	s := Open(&Options{Watch: plan}, func(failures.Conflict) {}, logger)
+	s := Open(&Options{Watch: plan}, func(failures.Conflict) {}, nil, logger)
 	defer s.Close()
 	s.Follow(logger)
 	s.following.Wait() // for ever, if Follow waited for events

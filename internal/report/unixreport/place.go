@@ -8,6 +8,7 @@ import (
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/diagnosis/unixdiag"
 	"sockstate_exporter/internal/report"
+	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/words"
 	"sockstate_exporter/netlinkdiag"
@@ -112,6 +113,54 @@ func outcomeOf(s unixsock.State) report.Outcome {
 	default:
 		return report.Blocked
 	}
+}
+
+// Watched are the watched paths of a snapshot, those with a problem first.
+func Watched(s *snapshot.Snapshot) []Place {
+	out := []Place{}
+	if s.Unix.Watch == nil {
+		return out
+	}
+	for _, bad := range []bool{true, false} {
+		for i := range s.Unix.Watch.Paths {
+			p := New(&s.Unix.Watch.Paths[i].Verdict)
+			if p.Bad() == bad {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// Bad says that somebody has to do something: a file is left over, or clients do not reach a server.
+func (p *Place) Bad() bool { return p.State == Stale || p.State == NoSocket || p.Unreached != nil }
+
+// Line is Headline without colours.
+func (p *Place) Line() string {
+	return p.Headline(func(_ report.Outcome, said string) string { return said })
+}
+
+// Advice says what to do where something is wrong.
+func (p *Place) Advice() []string {
+	var out []string
+	if p.Bad() {
+		for _, d := range []*report.Diagnosis{p.Diagnosis, p.Unreached} {
+			if d != nil && d.Code != codes.UnixInUse {
+				out = append(out, d.Line())
+			}
+		}
+	}
+	return out
+}
+
+// QueueText is the accept queue with its limit. It is empty where nobody listens.
+func (p *Place) QueueText() string {
+	for i := range p.Sockets {
+		if s := &p.Sockets[i]; s.Backlog != nil && s.Reached != nil && *s.Reached {
+			return fmt.Sprintf("%d of %d", *s.Backlog, *s.Limit)
+		}
+	}
+	return ""
 }
 
 // Headline is the answer in one line, with its outcome painted.
