@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/unixdiag"
 	"sockstate_exporter/internal/linux"
@@ -95,7 +97,7 @@ func (r *Recorder) look(ctx context.Context) {
 	}
 	for i, key := range keys {
 		var err error
-		if e := waiting[key]; queries[i].PID != 0 && !r.lives(&e) { // another one may have its id
+		if e := waiting[key]; !r.answersFor(queries[i].PID, &e) { // another one may have its id
 			err = ended(&e)
 		}
 		d := unixdiag.OfLook(&verdicts[i], err)
@@ -116,10 +118,43 @@ func (r *Recorder) queryOf(e *bindtrace.UnixEvent) (unixlook.Query, error) {
 	case filepath.IsAbs(e.Path) && e.MountNS != 0 && e.MountNS == r.mntns && (!lives || !r.hasOtherRoot(e)):
 	case lives:
 		q.PID = int(e.PID)
-	default:
+	case !filepath.IsAbs(e.Path):
 		return q, ended(e)
+	default:
+		if q.PID = r.neighbour(e.MountNS); q.PID == 0 {
+			return q, ended(e)
+		}
 	}
 	return q, nil
+}
+
+// answersFor says whether the paths of a process are still those of the call. 0 stands for the exporter.
+func (r *Recorder) answersFor(pid int, e *bindtrace.UnixEvent) bool {
+	return pid == 0 || pid == int(e.PID) && r.lives(e) || r.mountNS(pid) == e.MountNS
+}
+
+// neighbour returns a process in the mount namespace: of the host's, that is mostly process 1. It is 0
+// where none is known.
+func (r *Recorder) neighbour(mntns uint32) int {
+	pids, err := linux.PIDs(r.cfg.Proc)
+	if err != nil || mntns == 0 {
+		return 0
+	}
+	for _, pid := range pids {
+		if r.mountNS(pid) == mntns {
+			return pid
+		}
+	}
+	return 0
+}
+
+// mountNS is the inode number of the mount namespace of a process, or 0.
+func (r *Recorder) mountNS(pid int) uint32 {
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(r.cfg.Proc, strconv.Itoa(pid), "ns/mnt"), &st); err != nil {
+		return 0
+	}
+	return uint32(st.Ino)
 }
 
 // ended says what is not known of the path of a process that has ended.

@@ -220,6 +220,24 @@ func TestPathOfAProcessThatHasEnded(t *testing.T) {
 	}
 }
 
+// The exporter may have a mount namespace of its own, as in a sandbox of systemd. Then another process in
+// that of the call shows what the path means.
+func TestPathOfAProcessThatHasEndedBesideAnother(t *testing.T) {
+	h := newHost(t)
+	path := filepath.Join(t.TempDir(), "app.sock")
+	pid, _ := h.run(t, "bind", path, "private", "stay") // and the file is stale there
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", pid), &st); err != nil {
+		t.Fatal(err)
+	}
+	r := New(Config{Looker: unixlook.New(unixlook.Config{})})
+	r.add(&bindtrace.UnixEvent{Path: path, MountNS: uint32(st.Ino), PID: 1 << 30, Errno: unix.EADDRINUSE})
+	r.look(t.Context())
+	if d := r.recent()[0].Diagnosis; d.Code != codes.UnixStaleFile {
+		t.Errorf("%s: %q, want a stale file", d.Code, d.Sentence)
+	}
+}
+
 // Whatever users do, a user keeps the rows of the latest failures, and a place among those that wait.
 func TestUsersHaveShares(t *testing.T) {
 	r := New(Config{Looker: unixlook.New(unixlook.Config{})})

@@ -20,6 +20,7 @@ var defaultPackages = []string{
 	"./internal/owner",
 	"./internal/failures/situations",
 	"./internal/unixsock/unixlook",
+	"./internal/unixfailures",
 }
 
 // suite is what to run of some packages.

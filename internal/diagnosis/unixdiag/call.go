@@ -48,8 +48,8 @@ func OfCall(name unixsock.Name, known bool, errno syscall.Errno) diagnosis.Diagn
 
 // The reasons why a look showed nothing.
 var (
-	// ErrElsewhere means that the path belongs to another mount namespace, whose process has ended.
-	ErrElsewhere = errors.New("the path belongs to another mount namespace, and the process ended before the exporter could look there")
+	// ErrElsewhere means that the path belongs to another mount namespace, whose processes have ended.
+	ErrElsewhere = errors.New("the path belongs to another mount namespace, and no process is left there through which the exporter could look")
 	// ErrRelative means that a relative path belongs to a directory that is not known.
 	ErrRelative = errors.New("the path is a relative one, and the process ended before the exporter could look where it was")
 )
