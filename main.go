@@ -210,7 +210,7 @@ func unixLogger(logger *slog.Logger) func(unixfailures.Failure) {
 		if leftOut > 0 {
 			where = logger.With(loglimit.LeftOut, leftOut)
 		}
-		where = where.With("path", f.Name, "diagnosis", f.Diagnosis.Code, "failures", f.Count, "explanation", unixreport.Explain(&f))
+		where = where.With("path", f.Name.String(), "diagnosis", f.Diagnosis.Code, "failures", f.Count, "explanation", unixreport.Explain(&f))
 		if f.Errno == unix.EADDRINUSE {
 			where.Warn("address already in use")
 			return

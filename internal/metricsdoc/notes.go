@@ -263,7 +263,7 @@ func notes() map[string]note {
 		},
 		"unix_paths_dropped": {
 			unit:    "paths, 0 or more",
-			details: "At most 256 paths are watched, and of those that patterns find at most 64 of one user from uid 1000 on.",
+			details: "At most 256 paths are watched, and of those that patterns find at most 64 of one user from uid 1000 on. A path counts for an hour after it is gone.",
 			absent:  "without `--watch.unix`",
 			source:  exporter,
 		},

@@ -18,6 +18,10 @@ const MaxPaths = 256
 const (
 	userShare    = 4   // one user may have a quarter of what patterns find
 	maxSystemUID = 999 // those up to it have no share
+
+	// A path of a user counts in their share for so long. A process can choose names, and each makes
+	// series of its own, which cost Prometheus memory also when they are gone.
+	keepShare = time.Hour
 )
 
 // Config says what is watched.
@@ -90,8 +94,10 @@ func (w *Watcher) Take(ctx context.Context) State {
 	began := time.Now()
 	s := State{Dropped: w.find(began)}
 	names := make([]unixsock.Name, 0, len(w.known))
-	for name := range w.known {
-		names = append(names, name)
+	for name, k := range w.known {
+		if k.named || began.Sub(k.last) <= w.cfg.Retention {
+			names = append(names, name)
+		}
 	}
 	slices.SortFunc(names, func(a, b unixsock.Name) int { return cmp.Compare(a.String(), b.String()) })
 	queries := make([]unixlook.Query, len(names))
@@ -115,7 +121,11 @@ func (w *Watcher) Take(ctx context.Context) State {
 // find looks for paths by the patterns, and gives up those that are gone.
 func (w *Watcher) find(now time.Time) (dropped int) {
 	for name, k := range w.known {
-		if !k.named && now.Sub(k.last) > w.cfg.Retention {
+		keep := w.cfg.Retention
+		if k.uid > maxSystemUID {
+			keep = max(keep, keepShare)
+		}
+		if !k.named && now.Sub(k.last) > keep {
 			delete(w.known, name)
 		}
 	}

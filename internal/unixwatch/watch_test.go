@@ -206,4 +206,14 @@ func TestUsersHaveSharesOfThePaths(t *testing.T) {
 	if _, ok := w.known[unixsock.Name{Path: dir + "/z.sock"}]; !ok {
 		t.Error("the path of another user is not watched")
 	}
+	// New names get no room of those that were there a short time ago.
+	w.cfg.Retention = 0
+	for i := range 2 * MaxPaths {
+		if err := os.Rename(fmt.Sprintf("%s/%04d.sock", dir, i), fmt.Sprintf("%s/a%04d.sock", dir, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := take(t, w); len(s.Paths) != 1 {
+		t.Errorf("%d paths after all have new names, want the one of the other user", len(s.Paths))
+	}
 }
