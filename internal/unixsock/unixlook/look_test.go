@@ -21,7 +21,7 @@ import (
 	"sockstate_exporter/netlinkdiag"
 )
 
-// socket opens a socket in the namespace and binds it. It is closed at the end of the test.
+// socket opens a socket in the namespace, and binds it unless name is empty. It is closed at the end of the test.
 func socket(t *testing.T, ns *kerneltest.NetNS, typ int, name string) int {
 	t.Helper()
 	fd := -1
@@ -32,6 +32,9 @@ func socket(t *testing.T, ns *kerneltest.NetNS, typ int, name string) int {
 		}
 	})
 	t.Cleanup(func() { _ = unix.Close(fd) })
+	if name == "" {
+		return fd
+	}
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		t.Fatalf("bind to %s: %v", name, err)
 	}
@@ -138,11 +141,8 @@ func TestSocketsOfAnyTypeHoldTheirPath(t *testing.T) {
 func TestAcceptedConnectionDoesNotHoldThePath(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
 	fd := listener(t, ns, path)
-	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(client)
+	// The kernel makes it in the network namespace of the client (unix_stream_connect).
+	client := socket(t, ns, unix.SOCK_STREAM, "")
 	if err := unix.Connect(client, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Fatal(err)
 	}
