@@ -62,16 +62,16 @@ type Socket struct {
 // New reports a verdict.
 func New(v *unixsock.Verdict) Place {
 	p := Place{Name: v.Name.String(), State: stateOf(v.State), Outcome: outcomeOf(v.State), Sockets: []Socket{}, verdict: v}
-	for reached, sockets := range map[bool][]unixsock.Socket{true: v.Holders, false: v.CutOff} {
+	add := func(sockets []unixsock.Socket, reached *bool) {
 		for i := range sockets {
 			s := newSocket(&sockets[i])
-			s.Reached = &reached
+			s.Reached = reached
 			p.Sockets = append(p.Sockets, s)
 		}
 	}
-	for i := range v.Unclear {
-		p.Sockets = append(p.Sockets, newSocket(&v.Unclear[i]))
-	}
+	add(v.Holders, new(true))
+	add(v.CutOff, new(false))
+	add(v.Unclear, nil)
 	p.Diagnosis, p.Unreached = newDiagnosis(unixdiag.Of(v)), newDiagnosis(unixdiag.Unreached(v))
 	if v.State == unixsock.Stale {
 		p.Remove = unixdiag.RemoveCommand(v.Name.Path)
