@@ -194,7 +194,8 @@ func logConflict(logger *slog.Logger, c *failures.Conflict) {
 		"failures", c.Failures, "explanation", report.Explain(c))
 }
 
-// unixLogger is conflictLogger for failed binds of Unix sockets.
+// unixLogger is conflictLogger for failed binds of Unix sockets. Some programs, as the shim of containerd,
+// bind to a path to find out whether somebody is there. So these lines are no warnings.
 func unixLogger(logger *slog.Logger) func(unixfailures.Failure) {
 	limit := loglimit.New(conflictBurst, conflictPause)
 	return func(f unixfailures.Failure) {
@@ -212,10 +213,10 @@ func unixLogger(logger *slog.Logger) func(unixfailures.Failure) {
 		}
 		where = where.With("path", f.Name.String(), "diagnosis", f.Diagnosis.Code, "failures", f.Count, "explanation", unixreport.Explain(&f))
 		if f.Errno == unix.EADDRINUSE {
-			where.Warn("address already in use")
+			where.Info("address already in use")
 			return
 		}
-		where.Warn("call failed", "call", "bind", "errno", failures.ErrnoName(f.Errno))
+		where.Info("call failed", "call", "bind", "errno", failures.ErrnoName(f.Errno))
 	}
 }
 

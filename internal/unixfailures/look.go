@@ -81,8 +81,7 @@ func (r *Recorder) look(ctx context.Context) {
 	defer cancel()
 	var keys []rowKey
 	var queries []unixlook.Query
-	waiting := r.take()
-	for key, e := range waiting {
+	for key, e := range r.take() {
 		q, err := r.queryOf(&e)
 		if err != nil {
 			d := unixdiag.OfLook(&unixsock.Verdict{Seen: unixsock.Seen{Name: key.name}}, err)
@@ -92,21 +91,19 @@ func (r *Recorder) look(ctx context.Context) {
 		keys, queries = append(keys, key), append(queries, q)
 	}
 	verdicts, _ := r.cfg.Looker.Look(ctx, queries) // each verdict says what could not be seen
-	if ctx.Err() != nil {
-		return
-	}
 	for i, key := range keys {
-		var err error
-		if e := waiting[key]; !r.answersFor(queries[i].PID, &e) { // another one may have its id
-			err = ended(&e)
+		if queries[i].Dir != 0 {
+			_ = unix.Close(queries[i].Dir)
 		}
-		d := unixdiag.OfLook(&verdicts[i], err)
-		r.settle(key, &d)
+		if ctx.Err() == nil {
+			d := unixdiag.OfLook(&verdicts[i], nil)
+			r.settle(key, &d)
+		}
 	}
 }
 
 // queryOf says where to look. Where the process is in the exporter's mount namespace and has its root
-// directory, its absolute paths are the exporter's.
+// directory, its absolute paths are the exporter's. The caller closes the directory of the query.
 func (r *Recorder) queryOf(e *bindtrace.UnixEvent) (unixlook.Query, error) {
 	q := unixlook.Query{Name: nameOf(e)}
 	lives := r.lives(e)
@@ -115,34 +112,50 @@ func (r *Recorder) queryOf(e *bindtrace.UnixEvent) (unixlook.Query, error) {
 		if e.Netns != r.cfg.OwnNetns {
 			q.Netns = e.Netns
 		}
+		return q, nil
 	case filepath.IsAbs(e.Path) && e.MountNS != 0 && e.MountNS == r.mntns && (!lives || !r.hasOtherRoot(e)):
+		return q, nil
 	case lives:
-		q.PID = int(e.PID)
-	case !filepath.IsAbs(e.Path):
-		return q, ended(e)
-	default:
-		if q.PID = r.neighbour(e.MountNS); q.PID == 0 {
-			return q, ended(e)
+		if q.Dir = r.open(int(e.PID), e.Path, func() bool { return r.lives(e) }); q.Dir != 0 {
+			return q, nil
 		}
+	}
+	if filepath.IsAbs(e.Path) && e.MountNS != 0 {
+		q.Dir = r.neighbour(e)
+	}
+	if q.Dir == 0 {
+		return q, ended(e)
 	}
 	return q, nil
 }
 
-// answersFor says whether the paths of a process are still those of the call. 0 stands for the exporter.
-func (r *Recorder) answersFor(pid int, e *bindtrace.UnixEvent) bool {
-	return pid == 0 || pid == int(e.PID) && r.lives(e) || r.mountNS(pid) == e.MountNS
+// open opens the directory where a path of a process begins, or returns 0. right says whether it is the
+// process that is meant: another one may have its id by now.
+func (r *Recorder) open(pid int, path string, right func() bool) int {
+	fd, err := unixlook.OpenDir(r.cfg.Proc, pid, path)
+	if err != nil {
+		return 0
+	}
+	if !right() {
+		_ = unix.Close(fd)
+		return 0
+	}
+	return fd
 }
 
-// neighbour returns a process in the mount namespace: of the host's, that is mostly process 1. It is 0
-// where none is known.
-func (r *Recorder) neighbour(mntns uint32) int {
+// neighbour opens the root directory of another process in the mount namespace of the call, or returns 0.
+// Threads of the kernel have none.
+func (r *Recorder) neighbour(e *bindtrace.UnixEvent) int {
 	pids, err := linux.PIDs(r.cfg.Proc)
-	if err != nil || mntns == 0 {
+	if err != nil {
 		return 0
 	}
 	for _, pid := range pids {
-		if r.mountNS(pid) == mntns {
-			return pid
+		if r.mountNS(pid) != e.MountNS {
+			continue
+		}
+		if fd := r.open(pid, e.Path, func() bool { return r.mountNS(pid) == e.MountNS }); fd != 0 {
+			return fd
 		}
 	}
 	return 0

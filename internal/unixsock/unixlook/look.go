@@ -43,8 +43,8 @@ type Config struct {
 // A Query is a name to look at.
 type Query struct {
 	Name unixsock.Name
-	// PID is a process whose path it is: it is looked up in its root directory. 0: it is this process's.
-	PID int
+	// Dir is what OpenDir has returned, of a process whose path it is. 0: it is this process's path.
+	Dir int
 	// Netns is the inode number of the network namespace of an abstract name; 0: the own one.
 	Netns uint32
 }
@@ -111,8 +111,8 @@ func (l *Looker) Look(ctx context.Context, queries []Query) ([]unixsock.Verdict,
 
 // stat says what the path of a query leads to.
 func (l *Looker) stat(q *Query, path string) unixsock.File {
-	if q.PID != 0 {
-		return l.statFor(q.PID, path)
+	if q.Dir != 0 {
+		return l.names.wait(func() unixsock.File { return statIn(q.Dir, path) })
 	}
 	return l.paths.wait(func() unixsock.File { return Stat(path) })
 }

@@ -423,8 +423,13 @@ func TestPathOfAProcessInAnotherMountNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer finder.Close()
+	dir, err := OpenDir("/proc", pid, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
 	verdicts, err := New(Config{Own: ns.FD(), Owners: finder}).Look(t.Context(),
-		[]Query{{Name: unixsock.Name{Path: path}}, {Name: unixsock.Name{Path: path}, PID: pid}})
+		[]Query{{Name: unixsock.Name{Path: path}}, {Name: unixsock.Name{Path: path}, Dir: dir}})
 	if err != nil {
 		kerneltest.Skip(t, "%v", err)
 	}

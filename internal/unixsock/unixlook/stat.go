@@ -34,20 +34,33 @@ func directory(dir string, file unixsock.File) unixsock.File {
 }
 
 // StatFor says what a path leads to for a process: below its root directory, and for a relative path
-// from its working directory, if it leads to something below that. Where the process may not be looked at, its Kind is FileUnknown.
-// It does not say whether the process could make a file.
+// from its working directory, if it leads to something below that. Where the process may not be looked at,
+// its Kind is FileUnknown. It does not say whether the process could make a file.
 func StatFor(proc string, pid int, path string) unixsock.File {
-	start := "cwd"
-	var resolve uint64 = unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH
-	if filepath.IsAbs(path) {
-		start, resolve = "root", unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT
-	}
-	dir, err := unix.Open(filepath.Join(proc, strconv.Itoa(pid), start), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := OpenDir(proc, pid, path)
 	if err != nil {
 		return unknown(err)
 	}
 	defer func() { _ = unix.Close(dir) }()
-	return statAt(dir, path, resolve)
+	return statIn(dir, path)
+}
+
+// OpenDir opens the directory where a path of a process begins, to find files in it: its root directory or,
+// for a relative path, its working directory. The caller closes the descriptor.
+func OpenDir(proc string, pid int, path string) (fd int, err error) {
+	start := "cwd"
+	if filepath.IsAbs(path) {
+		start = "root"
+	}
+	return unix.Open(filepath.Join(proc, strconv.Itoa(pid), start), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// statIn says what a path leads to that begins in a directory, and cannot lead out of it.
+func statIn(dir int, path string) unixsock.File {
+	if filepath.IsAbs(path) {
+		return statAt(dir, path, unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_IN_ROOT)
+	}
+	return statAt(dir, path, unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_BENEATH)
 }
 
 func unknown(err error) unixsock.File { return unixsock.File{Kind: unixsock.FileUnknown, Err: err} }
