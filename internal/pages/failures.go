@@ -18,11 +18,10 @@ import (
 // A FailuresPage is what /failures shows. docs/pages.md documents its JSON form.
 type FailuresPage struct {
 	page
-	Failures        []FailureRow `json:"failures"` // the latest first
-	FailuresLeftOut int          `json:"failures_left_out"`
-	// Unix are failed binds of Unix sockets, the latest first.
-	Unix []unixreport.Failure `json:"unix"`
-	Lost *uint64              `json:"lost"` // failures whose details were lost, since the start
+	Failures        []FailureRow         `json:"failures"` // the latest first
+	FailuresLeftOut int                  `json:"failures_left_out"`
+	Unix            []unixreport.Failure `json:"unix"` // the latest first
+	Lost            *uint64              `json:"lost"` // failures whose details were lost, since the start
 	missing
 }
 

@@ -19,13 +19,12 @@ import (
 // A PortsPage is what /ports shows. docs/pages.md documents its JSON form.
 type PortsPage struct {
 	page
-	Ports             []PortRow      `json:"ports"` // the worst first
-	PortsLeftOut      int            `json:"ports_left_out"`
-	PortsNotWatched   int            `json:"ports_not_watched"` // because of --watch.max-ports
-	Namespaces        []NamespaceRow `json:"namespaces"`        // the exporter's own first, then the fullest
-	NamespacesLeftOut int            `json:"namespaces_left_out"`
-	// Unix are the paths of --watch.unix, those with a problem first.
-	Unix []unixreport.Place `json:"unix"`
+	Ports             []PortRow          `json:"ports"` // the worst first
+	PortsLeftOut      int                `json:"ports_left_out"`
+	PortsNotWatched   int                `json:"ports_not_watched"` // because of --watch.max-ports
+	Namespaces        []NamespaceRow     `json:"namespaces"`        // the exporter's own first, then the fullest
+	NamespacesLeftOut int                `json:"namespaces_left_out"`
+	Unix              []unixreport.Place `json:"unix"` // of --watch.unix, those with a problem first
 	missing
 
 	byProblem [len(problems)]int // ports, by the rank of their worst problem
@@ -99,9 +98,7 @@ func newPortsPage(s *snapshot.Snapshot, q request) *PortsPage {
 	p.PortsLeftOut = p.total - len(p.Ports)
 	fullestFirst(p.Namespaces)
 	p.Namespaces, p.NamespacesLeftOut = bounded(p.Namespaces, maxNamespaces)
-	if p.Unix = []unixreport.Place{}; len(q.Ports) == 0 && q.Netns == nil {
-		p.Unix = unixreport.Watched(s)
-	}
+	p.Unix = unixreport.Watched(s, len(q.Ports) == 0 && q.Netns == nil)
 	if !s.Binds.Off() { // a feature says why it is off
 		p.add("", "connect", s.Binds.Err, false)
 	}

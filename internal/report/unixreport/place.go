@@ -115,10 +115,11 @@ func outcomeOf(s unixsock.State) report.Outcome {
 	}
 }
 
-// Watched are the watched paths of a snapshot, those with a problem first.
-func Watched(s *snapshot.Snapshot) []Place {
+// Watched are the watched paths of a snapshot, those with a problem first, if they are asked for: they
+// belong to no port and no network namespace.
+func Watched(s *snapshot.Snapshot, asked bool) []Place {
 	out := []Place{}
-	if s.Unix.Watch == nil {
+	if s.Unix.Watch == nil || !asked {
 		return out
 	}
 	for _, bad := range []bool{true, false} {

@@ -54,7 +54,7 @@ func TestNamesOfUsersAreShownSafely(t *testing.T) {
 	} {
 		s.Unix.Watch.Paths = append(s.Unix.Watch.Paths, unixwatch.Path{Verdict: unixsock.Judge(seen)})
 	}
-	rows, places := Failures(&s, time.Now(), func(*snapshot.Namespace) bool { return true }), Watched(&s)
+	rows, places := Failures(&s, time.Now(), func(*snapshot.Namespace) bool { return true }), Watched(&s, true)
 	if len(rows) != 1 || len(places) != 4 || !places[0].Bad() || places[3].Bad() {
 		t.Fatalf("got %d rows and %+v", len(rows), places)
 	}
