@@ -28,6 +28,8 @@ func startAll(t *testing.T) *monitor {
 	s := states{t}
 	web, edge, flaky, blind, gone := kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t)
 	further, small := kerneltest.New(t), kerneltest.New(t)
+	sockets := t.TempDir()
+	failUnix := s.unixSockets(web, sockets)
 	thenWeb, thenFurther, thenEdge := s.web(web), s.further(further), s.edge(edge)
 	// The flags of the connection are not known to an exporter without privileges.
 	blind.Listen(t, loopback(portEverywhere), kerneltest.Options{}).Peers(t, kerneltest.StateEstablished, 1, netip.MustParseAddr("127.0.0.2"))
@@ -39,7 +41,7 @@ func startAll(t *testing.T) *monitor {
 	ended := &exporter{instance: instanceGone, ns: gone}
 	webArgs := append(watch(portTimeWait, portForeign, portPrivileged),
 		fmt.Sprintf("--watch.port=%d/udp", portUDP), fmt.Sprintf("--watch.port=%d:opcua", portMissing),
-		"--netns="+mountNetns(t, further, "blue"))
+		"--netns="+mountNetns(t, further, "blue"), "--watch.unix="+sockets+"/*.sock")
 	for _, e := range []*exporter{
 		{instance: instanceWeb, ns: web, args: webArgs},
 		{instance: instanceEdge, ns: edge, args: []string{fmt.Sprintf("--watch.remote-port=%d", portDestination)}},
@@ -52,6 +54,7 @@ func startAll(t *testing.T) *monitor {
 	m.start(t)
 
 	thenWeb()
+	s.every(time.Second, "fail to bind a Unix socket", failUnix)
 	thenFurther()
 	thenEdge()
 	s.orphan(small)
