@@ -68,6 +68,9 @@ type Namespace struct {
 	Name  string
 	Inode uint32
 
+	// Container is the one that gave the namespace its name. It is zero where there is none.
+	Container sock.Container
+
 	// Watch is the set of watched ports. It is there even when it could not be
 	// brought up to date; then its error says why.
 	Watch Part[watch.Set]
