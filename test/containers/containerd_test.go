@@ -47,7 +47,7 @@ const network = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "b
 	"ipam": {"type": "host-local", "subnet": "10.88.0.0/16", "dataDir": %q}}]}`
 
 // newCluster starts containerd. files are in the image, beside the server.
-func newCluster(t *testing.T, files map[string][]byte) *cluster {
+func newCluster(t *testing.T, files map[string][]byte, options ...func(*node)) *cluster {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	for _, program := range []string{"containerd", "ctr", "runc", "nsenter"} {
@@ -57,6 +57,9 @@ func newCluster(t *testing.T, files map[string][]byte) *cluster {
 		kerneltest.Skip(t, "needs the CNI plugins: %v", err)
 	}
 	c := &cluster{node: &node{ns: kerneltest.New(t), dir: shortDir(t), log: new(kerneltest.Log)}}
+	for _, set := range options {
+		set(c.node)
+	}
 	c.logs = filepath.Join(c.dir, "log")
 	c.write(t, "config.toml", fmt.Sprintf(containerdConfig, c.dir))
 	c.write(t, "cni/10-pods.conflist", fmt.Sprintf(network, filepath.Join(c.dir, "ipam")))

@@ -11,6 +11,8 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/test/launch"
+
+	"golang.org/x/sys/unix"
 )
 
 // A docker is a node with Docker.
@@ -55,11 +57,32 @@ func served(m launch.Metrics, netns, port, container string) error {
 	return err
 }
 
+// ordinary are the files that are no network namespaces.
+func ordinary(t *testing.T, glob string) (files []string) {
+	t.Helper()
+	all, err := filepath.Glob(glob)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no files %s: %v", glob, err)
+	}
+	for _, path := range all {
+		var st unix.Statfs_t
+		if err := unix.Statfs(path, &st); err == nil && st.Type != unix.NSFS_MAGIC {
+			files = append(files, path)
+		}
+	}
+	return files
+}
+
 func TestDockerContainersAreCalledByName(t *testing.T) {
 	d := newDocker(t)
 	d.docker(t, "run", "--detach", "--name=web", imageName, "0.0.0.0:8080")
 	d.docker(t, "run", "--detach", "--name=sidecar", "--network=container:web", imageName, "0.0.0.0:9090")
-	e := d.watch(t, allNamespaces, "--netns="+filepath.Join(d.dir, "exec/netns/*"), "--containers.docker="+filepath.Join(d.dir, "data/containers"))
+	// Docker's files are mounted on the node only.
+	files := fmt.Sprintf("/proc/%d/root%s/exec/netns/*", d.init.Process.Pid, d.dir)
+	for _, stopped := range ordinary(t, files) {
+		t.Fatalf("%s is not a network namespace", stopped)
+	}
+	e := d.watch(t, allNamespaces, "--netns="+files, "--containers.docker="+filepath.Join(d.dir, "data/containers"))
 	const found, info = `sockstate_scrape_collector_success{collector="netns"} 1`, `sockstate_netns_info{netns="web",runtime="docker"} 1`
 	e.expect(t, found, info)
 	eventually(t, func() error {
@@ -101,6 +124,9 @@ func TestDockerContainersAreCalledByName(t *testing.T) {
 		}
 		return nil
 	})
+	if len(ordinary(t, files)) == 0 {
+		t.Error("Docker leaves no ordinary file")
+	}
 	for range 3 {
 		e.expect(t, found)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	reexec.Play(map[string]func([]string) error{"node": beNode})
+	reexec.Play(map[string]func([]string) error{"node": beNode, "node in the host's pids": beNodeInHostPIDs})
 	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }

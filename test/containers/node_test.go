@@ -12,7 +12,9 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
@@ -26,7 +28,10 @@ type node struct {
 	dir string // for the runtime's files
 	log *kerneltest.Log
 
-	init *kerneltest.Cmd
+	// hostPIDs says that it has no pid namespace of its own: what runs on it sees all processes.
+	hostPIDs bool
+
+	init *exec.Cmd
 }
 
 // newNode starts a node that runs a command, which may be empty. It removes what is left of its cgroups
@@ -58,19 +63,94 @@ func (n *node) start(t *testing.T, command ...string) {
 	kerneltest.RequireRoot(t)
 	before := cgroups()
 	t.Cleanup(func() { removeCgroups(before) })
-	n.init = n.ns.Command(t, "/proc/self/exe", command...)
-	n.init.Env = reexec.RoleEnv("node")
-	n.init.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
-	n.init.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
-	n.init.Stdout, n.init.Stderr = n.log, n.log
-	if err := n.init.Start(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the node:\n%s", n.log)
 		}
 	})
+	if n.hostPIDs {
+		n.startInHostPIDs(t, command...)
+		return
+	}
+	cmd := n.ns.Command(t, "/proc/self/exe", command...)
+	n.init = cmd.Cmd
+	n.init.Env = reexec.RoleEnv("node")
+	n.init.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	n.init.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	n.init.Stdout, n.init.Stderr = n.log, n.log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startInHostPIDs starts a node that ends, with all that runs on it, when the test closes a pipe or ends.
+func (n *node) startInHostPIDs(t *testing.T, command ...string) {
+	t.Helper()
+	ends, lives, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.init = exec.Command("/proc/self/exe", command...)
+	n.init.Env = reexec.RoleEnv("node in the host's pids")
+	n.init.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setsid: true}
+	n.init.Stdout, n.init.Stderr, n.init.ExtraFiles = n.log, n.log, []*os.File{ends}
+	err = n.ns.Run(n.init.Start)
+	_ = ends.Close()
+	if err != nil {
+		_ = lives.Close()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = lives.Close()
+		if err := n.init.Wait(); err != nil {
+			t.Errorf("end the node: %v", err)
+		}
+	})
+}
+
+// beNodeInHostPIDs is the process of such a node. Whatever loses its parent becomes its child.
+func beNodeInHostPIDs(command []string) error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a subreaper: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() { // until all children have ended
+		for {
+			_, _ = unix.Wait4(-1, nil, 0, nil)
+		}
+	}()
+	_, _ = os.NewFile(3, "pipe").Read(make([]byte, 1)) // until the test has closed it
+	for {
+		children := childrenOf(os.Getpid())
+		if len(children) == 0 {
+			return nil
+		}
+		for _, pid := range children {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func childrenOf(parent int) (children []int) {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return nil
+	}
+	all, _ := fs.AllProcs()
+	for _, p := range all {
+		if stat, err := p.Stat(); err == nil && stat.PPID == parent {
+			children = append(children, p.PID)
+		}
+	}
+	return children
 }
 
 // beNode is the first process of a node. It reaps what nobody waits for.
