@@ -50,7 +50,7 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 		for _, path := range paths {
 			inode, err := d.stat(path)
 			// Docker leaves an ordinary file for a minute after it has stopped a container.
-			if err != nil && !(spec.glob && errors.Is(err, ErrNotNetNS)) && d.tell(path, err) {
+			if err != nil && (!spec.glob || !errors.Is(err, ErrNotNetNS)) && d.tell(path, err) {
 				fail(err)
 			}
 			if inode == 0 || seen[inode] {

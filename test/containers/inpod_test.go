@@ -29,7 +29,7 @@ func TestExporterInAPodSeesTheOthersByName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCluster(t, map[string][]byte{"sockstate_exporter": program}, func(n *node) { n.hostPIDs = true })
+	c := newCluster(t, map[string][]byte{"sockstate_exporter": program}, withHostPIDs)
 	web := c.pod(t, "web-0")
 	web.container(t, "nginx", "0.0.0.0:8080")
 	ofNode := &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_NODE}

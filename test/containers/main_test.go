@@ -47,7 +47,7 @@ const allNamespaces = "--netns.processes"
 func (n *node) watch(t *testing.T, args ...string) *exporter {
 	t.Helper()
 	e := &exporter{launch.New(t, n.ns, withoutOthers(args)...), make(map[string]float64)}
-	e.Binary = launch.Checked(t)
+	e.Binary = launch.Binary(t) // its memory is measured
 	e.Run(t)
 	return e
 }

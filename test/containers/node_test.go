@@ -34,6 +34,9 @@ type node struct {
 	init *exec.Cmd
 }
 
+// withHostPIDs is an option.
+func withHostPIDs(n *node) { n.hostPIDs = true }
+
 // newNode starts a node that runs a command, which may be empty. It removes what is left of its cgroups
 // afterwards.
 func newNode(t *testing.T, command ...string) *node {

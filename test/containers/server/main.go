@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -19,6 +20,7 @@ func main() {
 	for _, address := range os.Args[1:] {
 		if _, err := config.Listen(context.Background(), "tcp4", address); err != nil {
 			fmt.Fprintln(os.Stderr, err)
+			time.Sleep(time.Second) // with cgroup v1, nothing says who a process was that is gone
 			os.Exit(1)
 		}
 	}
