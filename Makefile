@@ -53,9 +53,10 @@ soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1
 	SOCKSTATE_SOAK=$(SOAKTIME) go -C test test ./soak -count=1 -v -timeout 24h
 
 .PHONY: test-long
-test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, each diagnosis 100 times, all tests in the guests, fuzzing (root)
+test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, each diagnosis 100 times, 110 pods, all tests in the guests, fuzzing (root)
 	SOCKSTATE_BINDRULE_CASES=100000 go test ./internal/bindrule -count=1 -timeout 24h
 	SOCKSTATE_SITUATIONS_RUNS=100 go test ./internal/failures/situations -count=1 -v -run Diagnoses -timeout 24h
+	SOCKSTATE_CONTAINERS_PODS=110 go -C test test ./containers -count=1 -v -run PodsThatAreGone -timeout 24h
 	go run -C test ./kernelmatrix -long
 	bash .ci/fuzz 1m
 

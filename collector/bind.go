@@ -12,7 +12,6 @@ import (
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/metric"
-	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -45,7 +44,7 @@ func newBindFamily() *bindFamily {
 		failing: metric.Gauge("bind_failing",
 			"1 if bind() to the TCP port fails, from a failure until a bind works or nobody tries any more; 0 after that.", "netns", "port", "protocol", "family"),
 		last: metric.Gauge("bind_last_failure_timestamp_seconds",
-			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "reuseaddr", "diagnosis", "process", "unit")...),
+			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "reuseaddr", "diagnosis", "process", "unit", "container")...),
 		lost: metric.Counter("bind_events_lost_total",
 			"Failed calls that were counted but whose details were lost."),
 		unattributed: metric.Counter("bind_failures_unattributed_total",
@@ -142,9 +141,10 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 		ch.Put(f.failing, metric.Bool(p.Failing), netns.of(p.Netns), ch.Port(p.Port), sock.TCP.String(), p.Family.String())
 	}
 	for _, l := range s.Binds.Data.Latest {
+		process, unit, container := l.Owner.Labels(l.Process)
 		ch.Put(f.last, float64(l.Time.UnixMilli())/1000,
 			netns.of(l.Netns), askedPort(ch, l.Port, l.OtherPort), l.Protocol.String(), l.Family.String(), errnoLabel(l.Errno),
-			strconv.FormatBool(l.ReuseAddr), string(l.Diagnosis), ownerlabel.Process(l.Process, &l.Owner), ownerlabel.Unit(&l.Owner))
+			strconv.FormatBool(l.ReuseAddr), string(l.Diagnosis), process, unit, container)
 	}
 	ch.Put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.Put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))

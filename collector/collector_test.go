@@ -235,7 +235,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		remote    = "sockstate_tcp_remote_sockets"
 		ephemeral = "sockstate_netns_ephemeral_ports_used"
 
-		namespaces = "sockstate_watched_namespaces sockstate_watched_namespaces_dropped sockstate_namespaces_unreadable_processes"
+		namespaces = "sockstate_netns_info sockstate_watched_namespaces sockstate_watched_namespaces_dropped sockstate_namespaces_unreadable_processes"
 	)
 	lacking := fmt.Errorf("dump: %w", &netlinkdiag.ModuleError{Module: "tcp_diag", Err: unix.ENOENT})
 	for _, tt := range []struct {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/metric"
-	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/netlinkdiag"
@@ -29,8 +28,8 @@ func newListenerFamily() *listenerFamily {
 	group := groupLabels()
 	return &listenerFamily{
 		info: metric.Gauge("tcp_listener_info",
-			"1 for each listening address, with the process and the systemd unit or container that listens there.",
-			"netns", "address", "port", "family", "interface", "v6only", "process", "unit"),
+			"1 for each listening address, with the process, systemd unit and container that listen there.",
+			"netns", "address", "port", "family", "interface", "v6only", "process", "unit", "container"),
 		sockets: metric.Gauge("tcp_listener_sockets",
 			"Listening sockets that share the address and port.", group...),
 		queue: metric.Gauge("tcp_listener_accept_queue",
@@ -85,7 +84,8 @@ func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *met
 		if g.Family == netlinkdiag.FamilyIPv6 {
 			v6only = strconv.FormatBool(g.V6Only)
 		}
-		ch.Put(f.info, 1, labels[0], labels[1], labels[2], labels[3], labels[4], v6only, ownerlabel.Process(g.Owner.Process, &g.Owner), ownerlabel.Unit(&g.Owner))
+		process, unit, container := g.Owner.Labels(g.Owner.Process)
+		ch.Put(f.info, 1, labels[0], labels[1], labels[2], labels[3], labels[4], v6only, process, unit, container)
 		if g.Sockets > 1 || seen.Shared(g.GroupKey) {
 			ch.Put(f.sockets, float64(g.Sockets), group...)
 		}

@@ -25,6 +25,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/metric"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/snapshot"
@@ -93,6 +94,10 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	}
 	plain := group(4840, "0.0.0.0", 99)
 	plain.Interface = "eth0.100"
+	plain.Owner = owner.Owner{
+		Process: "nginx", Unit: "cri-containerd-" + strings.Repeat("0a", 32) + ".scope", Runtime: sock.RuntimeContainerd, Container: strings.Repeat("0a", 32),
+		Named: sock.Container{Runtime: sock.RuntimeContainerd, Namespace: "shop", Pod: "web-7d9f4-abcde", Name: "nginx"},
+	}
 
 	groups = append(groups, plain)
 	for i := range groups {
@@ -134,6 +139,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 				Memory: known(1 << 20), MemoryPressure: known(1 << 29), MemoryLimit: known(1 << 30), Orphans: known(6), OrphansLimit: known(131072),
 			}, Duration: 4 * time.Millisecond},
 		},
+		Others:    []snapshot.Namespace{podNamespace()},
 		Discovery: snapshot.Part[snapshot.Discovery]{Data: snapshot.Discovery{Dropped: 1, Unreadable: 2}, Duration: time.Millisecond},
 		Binds:     snapshot.Part[failures.Binds]{Data: someBinds(), Duration: 500 * time.Microsecond},
 	}
@@ -227,6 +233,13 @@ func someBinds() failures.Binds {
 			Time: at.Add(time.Second), Errno: unix.EACCES, Process: "evil\n\xff\"}\u202e",
 		}},
 	}
+}
+
+// podNamespace has nothing but its name.
+func podNamespace() snapshot.Namespace {
+	return snapshot.Namespace{Name: "shop/web-7d9f4-abcde", Inode: 4026532001, Container: sock.Container{
+		Runtime: sock.RuntimeContainerd, Namespace: "shop", Pod: "web-7d9f4-abcde", PodUID: "0b5c4a3f-6f0e-4a52-9f3e-1f2d3c4b5a69",
+	}}
 }
 
 // collectorOf makes metrics of the same snapshot again and again.

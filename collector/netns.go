@@ -59,6 +59,7 @@ func inEach(s *snapshot.Snapshot, in func(*snapshot.Namespace) (time.Duration, e
 
 // netnsFamily shows how many network namespaces are watched beside the exporter's own.
 type netnsFamily struct {
+	info       *metric.Desc
 	watched    *metric.Desc
 	dropped    *metric.Desc
 	unreadable *metric.Desc
@@ -66,6 +67,7 @@ type netnsFamily struct {
 
 func newNetnsFamily() *netnsFamily {
 	return &netnsFamily{
+		info:       metric.Gauge("netns_info", "1 for each watched network namespace of a container, with its pod.", "netns", "namespace", "pod", "pod_uid", "runtime"),
 		watched:    metric.Gauge("watched_namespaces", "Watched network namespaces, not counting the exporter's own."),
 		dropped:    metric.Gauge("watched_namespaces_dropped", "Network namespaces that are not watched because there are too many."),
 		unreadable: metric.Gauge("namespaces_unreadable_processes", "Processes whose network namespace the exporter is not allowed to see."),
@@ -75,7 +77,7 @@ func newNetnsFamily() *netnsFamily {
 func (*netnsFamily) name() string { return "netns" }
 
 func (f *netnsFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.watched, f.dropped, f.unreadable}
+	return []*metric.Desc{f.info, f.watched, f.dropped, f.unreadable}
 }
 
 func (*netnsFamily) outcome(s *snapshot.Snapshot) result {
@@ -86,6 +88,11 @@ func (*netnsFamily) outcome(s *snapshot.Snapshot) result {
 func (f *netnsFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	if s.Discovery.Off() || s.Discovery.Duration == 0 {
 		return
+	}
+	for i := range s.Others {
+		if c := s.Others[i].Container; c.String() != "" {
+			ch.Put(f.info, 1, s.Others[i].Label(), c.Namespace, c.Pod, c.PodUID, c.Runtime)
+		}
 	}
 	ch.Put(f.watched, float64(len(s.Others)))
 	ch.Put(f.dropped, float64(s.Discovery.Data.Dropped))

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/metric"
-	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/verdict"
@@ -29,7 +28,7 @@ func newRestartFamily() *restartFamily {
 		restart: metric.Gauge("tcp_restart_blocked_seconds",
 			"Seconds until the listener could bind if it restarted; 0 means now, +Inf means blocked by a live socket.", "netns", "address", "port", "family"),
 		info: metric.Gauge("tcp_restart_info",
-			"1 for each address without a listener, with the process and the unit or container that listened there last.", "netns", "address", "port", "family", "process", "unit"),
+			"1 for each address without a listener, with the process, systemd unit and container that listened there last.", "netns", "address", "port", "family", "process", "unit", "container"),
 	}
 }
 
@@ -94,7 +93,8 @@ func (f *restartFamily) restarts(restarts []verdict.Restart, netns, port string,
 			ch.Put(f.restart, seconds, netns, address, port, family)
 		}
 		if !listening {
-			ch.Put(f.info, 1, netns, address, port, family, ownerlabel.Process(r.Owner.Process, &r.Owner), ownerlabel.Unit(&r.Owner))
+			process, unit, container := r.Owner.Labels(r.Owner.Process)
+			ch.Put(f.info, 1, netns, address, port, family, process, unit, container)
 		}
 	}
 }

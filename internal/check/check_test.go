@@ -305,7 +305,7 @@ func TestBadCommandLineExitsWith2AndSaysWhatWouldBeRight(t *testing.T) {
 		{"--address=fe80::1 80", "--address=fe80::1: a link-local address needs its interface, such as fe80::1%eth0 (try --help)"},
 		{"--address=fe80::1%nope 80", `--address=fe80::1%nope: no interface "nope" on this host (try --help)`},
 		{"--address=::1%lo 80", "--address=::1%lo: only a link-local address has an interface, want ::1 (try --help)"},
-		{"--netns=nope 80", "--netns=nope: no network namespace of that name in /run/netns; `ip netns` lists those there are (try --help)"},
+		{"--netns=nope 80", "--netns=nope: no network namespace of that name in /run/netns (`ip netns` lists them), and no such pod (NAMESPACE/POD) or container that this user may look at (try --help)"},
 		{"--netns=/proc/self/status 80", "--netns=/proc/self/status: /proc/self/status is not a network namespace (try --help)"},
 		{"--netns=/nope/nope 80", "--netns=/nope/nope: open network namespace: open /nope/nope: no such file or directory (try --help)"},
 		{"--nonsense 80", "unknown long flag '--nonsense' (try --help)"},

@@ -10,6 +10,8 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"sockstate_exporter/internal/cli/containerflags"
+	"sockstate_exporter/internal/container"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/watch"
@@ -28,8 +30,9 @@ Exit status: 0 it would work, on every port and address; 1 it would fail; 2 that
 // options are the command line.
 type options struct {
 	targets   []report.Target
-	names     []unixsock.Name // of Unix sockets
+	sockets   []unixsock.Name // of Unix sockets
 	netns     string          // empty: the one that it runs in
+	names     *container.Names
 	restart   bool
 	reuseAddr bool
 	reusePort bool
@@ -63,9 +66,10 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	app.Flag("reuseport", "The server that binds anew sets SO_REUSEPORT, and runs as the user who runs this command.").BoolVar(&opts.reusePort)
 	app.Flag("address", "Address to bind to, for each WHAT without one. Repeatable. Default: the addresses that listen on the port, or 0.0.0.0 and :: if nothing listens.").
 		PlaceHolder("ADDR").StringsVar(&addresses)
-	app.Flag("netns", "Check in this network namespace: a name in /run/netns, or a path such as /proc/4711/ns/net.").
-		PlaceHolder("NAME|PATH").StringVar(&opts.netns)
+	app.Flag("netns", "Check in this network namespace: a pod (NAMESPACE/POD), a container of Docker or Podman, a name in /run/netns, or a path such as /proc/4711/ns/net.").
+		PlaceHolder("POD|NAME|PATH").StringVar(&opts.netns)
 	app.Flag("json", "Write JSON for programs instead of text.").BoolVar(&opts.json)
+	paths := containerflags.Add(app)
 	app.Arg("WHAT", "What to check; repeatable.").Required().SetValue(&what)
 
 	_, err := app.Parse(args)
@@ -77,9 +81,10 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
 	}
+	opts.names = container.New(paths.Paths())
 	// Addresses and their interfaces are those of the namespace.
 	if opts.netns != "" {
-		if err := enter(opts.netns); err != nil {
+		if err := enter(opts.netns, opts.names.OfPID); err != nil {
 			return nil, fmt.Errorf("--netns=%s: %w (try --help)", opts.netns, err)
 		}
 	}
@@ -88,7 +93,7 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 		opts.targets, err = targets(what, parsed)
 	}
 	if err == nil {
-		opts.names, err = names(what)
+		opts.sockets, err = names(what)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w (try --help)", err)

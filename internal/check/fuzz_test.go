@@ -23,7 +23,7 @@ func FuzzCommandLine(f *testing.F) {
 		case err != nil && (opts != nil || err.Error() == ""):
 			t.Errorf("options %+v beside error %q", opts, err)
 		case err != nil || opts == nil: // it asked for help
-		case len(opts.targets)+len(opts.names) == 0:
+		case len(opts.targets)+len(opts.sockets) == 0:
 			t.Error("nothing to check, and no error")
 		case opts.wait.limit < 0:
 			t.Errorf("waits for %v", opts.wait.limit)

@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/container"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/owner"
@@ -50,14 +51,14 @@ type lack struct {
 }
 
 // openSources opens what this host and user allow.
-func openSources() *sources {
+func openSources(names *container.Names) *sources {
 	src := &sources{host: new(probe.Host)}
 	src.openFlags()
 	src.openBuckets()
 	if src.bucket == nil && hidesBound() {
 		src.lack(lack{what: "sockets that are bound and do not listen", detail: "sockets that are bound and do not listen: Linux shows them from 6.8 on", always: true})
 	}
-	search := owner.Options{Wait: ownersWait}
+	search := owner.Options{Wait: ownersWait, Containers: names.Of}
 	if files, err := sockfiles.New(); err == nil { // sees processes that procfs does not open for root
 		src.files, search.Searcher = files, files
 	}

@@ -150,7 +150,7 @@ func ownedSnapshot() (*snapshot.Snapshot, report.Query) {
 	})
 	s.Listeners.Data[0].Owner = owner.Owner{Process: "opcua-server", PID: 4711, Processes: 3, Unit: "opcua.service"}
 	s.Listeners.Data[1].Owner = owner.Owner{
-		Process: "x\x1b[2J\n\"<b>", PID: 17, Processes: 1, Unit: "a\\x2db.scope", Runtime: owner.RuntimeDocker, Container: strings.Repeat("0123456789abcdef", 4),
+		Process: "x\x1b[2J\n\"<b>", PID: 17, Processes: 1, Unit: "a\\x2db.scope", Runtime: sock.RuntimeDocker, Container: strings.Repeat("0123456789abcdef", 4),
 	}
 	server := owner.Owner{Process: "opcua-server", PID: 4711, Processes: 1, Unit: "opcua.service"}
 	open := []facts.Open{

@@ -68,7 +68,7 @@ func names(what []string) ([]unixsock.Name, error) {
 // lookAtUnix looks at the Unix sockets, in all network namespaces that it may enter: a path belongs to
 // all of them.
 func (src *sources) lookAtUnix(ctx context.Context, opts *options, owners bool) ([]unixreport.Place, error) {
-	if len(opts.names) == 0 {
+	if len(opts.sockets) == 0 {
 		return nil, nil
 	}
 	cfg := unixlook.Config{Connect: true, AllProcesses: true}
@@ -82,8 +82,8 @@ func (src *sources) lookAtUnix(ctx context.Context, opts *options, owners bool) 
 	cfg.Others = others.Open
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
-	queries := make([]unixlook.Query, len(opts.names))
-	for i, name := range opts.names {
+	queries := make([]unixlook.Query, len(opts.sockets))
+	for i, name := range opts.sockets {
 		queries[i].Name = name
 	}
 	verdicts, err := unixlook.New(cfg).Look(ctx, queries)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	webflag "github.com/prometheus/exporter-toolkit/web/kingpinflag"
 
+	"sockstate_exporter/internal/cli/containerflags"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
@@ -63,6 +64,8 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 		PlaceHolder("NAME|GLOB|PATH").SetValue(&value[netns.Spec]{flag: "--netns", parse: netns.ParseSpec, list: &opts.Sources.Netns})
 	app.Flag("netns.processes", "Also watch the network namespaces of all running processes, such as those of containers.").Default("false").BoolVar(&opts.Sources.Processes)
 
+	containers := containerflags.Add(app)
+
 	app.Flag("collector.tcp", "Collect TCP sockets per watched port and state.").Default("true").BoolVar(&opts.Sources.TCP)
 	app.Flag("collector.listener", "Collect listening sockets, their accept queues and their drops.").Default("true").BoolVar(&opts.Sources.Listener)
 	app.Flag("collector.reuse", "Collect SO_REUSEADDR and SO_REUSEPORT of listeners.").Default("true").BoolVar(&opts.Sources.Reuse)
@@ -98,6 +101,7 @@ func Parse(args []string, stdout, stderr io.Writer) (*Options, error) {
 		return nil, fmt.Errorf("--watch.port: %w", err)
 	}
 	opts.Sources.Retention = watching.Retention
+	opts.Sources.Containers = containers.Paths()
 	if n := countPorts(opts.Sources.RemotePorts); n > watching.MaxPorts {
 		return nil, fmt.Errorf("--watch.remote-port: %d ports, want --watch.max-ports=%d or fewer", n, watching.MaxPorts)
 	}

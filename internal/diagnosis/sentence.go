@@ -202,7 +202,11 @@ func heldBy(sockets []Blocker) string {
 }
 
 func process(o *owner.Owner) string {
-	return words.Process(o.Process, o.PID, words.Place(o.Unit, o.ShortContainer()), max(o.Processes-1, 0))
+	return words.Process(o.Process, o.PID, placeOf(o), max(o.Processes-1, 0))
+}
+
+func placeOf(o *owner.Owner) words.Place {
+	return words.Place{Unit: o.ShownUnit(), Pod: o.Named.PodName(), Container: o.ShownContainer()}
 }
 
 func uids(sockets []Blocker) string {

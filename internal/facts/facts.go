@@ -161,7 +161,7 @@ func goneOpener(o *owner.Owner) owner.Owner {
 	}
 	return owner.Owner{
 		Process: o.Opener.Process, Unit: o.Opener.Unit, Runtime: o.Opener.Runtime, Container: o.Opener.Container,
-		Within: o.Opener.Within, PID: o.Opener.PID, Processes: 1,
+		Within: o.Opener.Within, Named: o.Opener.Named, PID: o.Opener.PID, Processes: 1,
 	}
 }
 

@@ -55,7 +55,7 @@ func (l *latest) add(key Key, e *bindtrace.Event, by owner.Owner, code codes.Cod
 		names = new(share.Names)
 		l.names[key] = names
 	}
-	by.Many = names.Add(e.Time, e.User, e.Process, by.Service())
+	by.Many = names.Add(e.Time, e.User, e.Process, by.Place())
 	f := Failure{Key: key, Time: e.Time, Errno: e.Errno, ReuseAddr: e.ReuseAddr, Process: e.Process, Owner: by, Diagnosis: code}
 	if before := l.failures[key]; code == "" && f.repeats(&before) {
 		f.Diagnosis = before.Diagnosis

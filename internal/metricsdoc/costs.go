@@ -52,6 +52,7 @@ These rules keep the numbers small:
   not watched any more. [Details](#details) says which ones, under "Absent".
 - Each listening address of a port adds the series of ` + "`listener`, `reuse` and `restart`" + `. Each failed call with another error or another
   cause adds one to ` + "`bind`" + `.
+- A network namespace of a container has one more series, ` + "`sockstate_netns_info`" + `.
 - Each watched remote port adds 6 series to ` + "`remote`" + `, and one for each further state and address family. Clients add up to 6 to ` + "`ephemeral`" + `.
 
 A counter that appears with its first event is 1 then, and ` + "`increase()`" + ` does not count that event. The recording rules that come with the

@@ -69,7 +69,7 @@ A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + 
 
 | label | value |
 |---|---|
-| ` + "`netns`" + ` | network namespace; missing for the exporter's own. It keeps its name as long as it exists. Failed calls in network namespaces that are not watched have the value ` + "`other`" + ` |
+| ` + "`netns`" + ` | network namespace; missing for the exporter's own. In a pod it is ` + "`NAMESPACE/POD`" + `, in a container of Docker or Podman the container's name ([containers.md](containers.md)). It keeps its name as long as it exists. Failed calls in network namespaces that are not watched have the value ` + "`other`" + ` |
 | ` + "`port`" + ` | local port, decimal. For failed calls it is the requested port if that is watched, ` + "`0`" + ` if the kernel was to choose one, and ` + "`other`" + ` for the rest |
 | ` + "`protocol`" + ` | ` + "`tcp`, `udp`, `mptcp`, `sctp`, `other`" + `. Go programs try MPTCP before TCP, so a failed Listen counts as one failed bind of each |
 | ` + "`errno`" + ` | name of the error: ` + "`EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES`, ...; `other`" + ` for errors that ` + "`bind()`" + ` itself never returns, and for the errors of a port beyond its first 8 unusual ones |
@@ -80,7 +80,9 @@ A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + 
 | ` + "`reuseaddr`" + ` | ` + "`true` or `false`" + `: whether the socket that binds has SO_REUSEADDR |
 | ` + "`diagnosis`" + ` | why a bind failed: a code of [diagnoses.md](diagnoses.md), such as ` + "`time_wait`, `other_listener` or `unknown`" + ` |
 | ` + "`process`" + ` | name of the process: printable, at most 64 characters. It is the name of the executable or script where the kernel's name, of 15 characters, is cut. A process can choose it: do not trust it. ` + "`(many)`" + ` if its user has had more than 8 names on the port in an hour |
-| ` + "`unit`" + ` | systemd unit or container of the process; printable, at most 64 characters. A unit or container that is not the system's has what it is in before its name: ` + "`user@1000/foo.service`" + ` is of the user manager of user 1000, ` + "`docker-0123456789ab/foo.service`" + ` of that container. Trust what is before the slash, and not what is after it. ` + "`(many)`" + ` as for ` + "`process`" + ` |
+| ` + "`unit`" + ` | systemd unit of the process, or runtime and id of a container whose name is not known; printable, at most 64 characters. A unit or container that is not the system's has what it is in before its name: ` + "`user@1000/foo.service`" + ` is of the user manager of user 1000, ` + "`docker-0123456789ab/foo.service`" + ` of that container. Trust what is before the slash, and not what is after it. ` + "`(many)`" + ` as for ` + "`process`" + ` |
+| ` + "`container`" + ` | name of the container in its pod, of its service in Docker Compose, or of the container; missing if it is not known. ` + "`(many)`" + ` as for ` + "`process`" + ` |
+| ` + "`namespace`, `pod`, `pod_uid`, `runtime`" + ` | see [containers.md](containers.md) |
 | ` + "`remote_port`" + ` | port of the peer, decimal |
 | ` + "`rank`" + ` | ` + "`1`" + ` for the busiest destination, ` + "`2` and `3`" + ` for the next |
 | ` + "`name`" + ` | name of the port, from ` + "`--watch.port`" + ` |

@@ -46,8 +46,9 @@ func notes() map[string]note {
 		"tcp_listener_info": {
 			unit: one,
 			details: "There is one series for each group of listening sockets with the same address, port and network device. " +
-				"`v6only` is `true` or `false`, and missing for IPv4. If several processes have the socket open, `process` and `unit` describe the oldest one. They are missing if the owner is not known. " +
-				"If the process is in a container that has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
+				"`v6only` is `true` or `false`, and missing for IPv4. If several processes have the socket open, `process`, `unit` and `container` describe the oldest one. They are missing if the owner is not known. " +
+				"`container` is the name of the container in its pod, of its service in Docker Compose, or of the container. " +
+				"If its name is not known, and it has no systemd unit but its scope, `unit` is the runtime and the first digits of the container's id. " +
 				"The unit of a user's own service manager has that user before its name: `user@1000/foo.service`.",
 			source: "sock_diag, `INET_DIAG_SKV6ONLY`; " + owner,
 		},
@@ -141,7 +142,7 @@ func notes() map[string]note {
 		},
 		"tcp_restart_info": {
 			unit: one,
-			details: "`process` and `unit` are the same as in `sockstate_tcp_listener_info`, which describes the address while something listens there. " +
+			details: "`process`, `unit` and `container` are the same as in `sockstate_tcp_listener_info`, which describes the address while something listens there. " +
 				"The series stays for `--watch.retention` after the listener closed.",
 			absent: "while something listens on the address",
 			source: owner,
@@ -181,7 +182,7 @@ func notes() map[string]note {
 		},
 		"bind_last_failure_timestamp_seconds": {
 			unit: "seconds since 1970-01-01 UTC",
-			details: "`process` is the name of the process that called `bind()`, and not of its thread. `unit` is its systemd unit or container, and missing if that is not known. " +
+			details: "`process` is the name of the process that called `bind()`, and not of its thread. `unit` is its systemd unit and `container` its container; each is missing if it is not known. " +
 				"`diagnosis` says why the call failed, whatever the error. For `EADDRINUSE` it comes a moment after the call. Until then it is that of the call before, if that had the same process, `errno` and `reuseaddr`, and missing otherwise.",
 			absent: "if no `bind()` has failed for the port yet, or the port is not watched any more",
 			source: "eBPF, `__sys_bind`",
@@ -380,6 +381,13 @@ func notes() map[string]note {
 			unit:    ports,
 			details: "Watched ports keep their place. A user (network namespace and uid) with few ports takes the place of the newest port of the user with most, so the ports that are left out belong to users with many ports. If this is above 0, raise `--watch.max-ports` or exclude ports with `--watch.exclude`.",
 			source:  plan,
+		},
+		"netns_info": {
+			unit: one,
+			details: "The network namespace has the name of the pod or the container. `pod_uid` is the uid that the kubelet knows. `runtime` is `containerd`, `crio`, `docker` or `podman`, and missing if neither the cgroup nor a file names it. " +
+				"`namespace` and `pod` are missing outside of Kubernetes. `docs/containers.md` has the joins with kube-state-metrics.",
+			absent: netns + "; for a namespace without a container whose name is known",
+			source: "files of the kubelet and of the runtimes",
 		},
 		"watched_namespaces": {
 			unit:   "network namespaces, 0 to 1024",

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 // Config says where a Discoverer looks.
@@ -20,9 +21,11 @@ type Config struct {
 
 	// Processes adds the namespace of each running process: that of its first thread.
 	Processes bool
-	// NameOf returns a name for the namespace of a process, for example that of its container. It
-	// returns "" where it has none. nil: no process has one.
-	NameOf func(pid int) string
+	// ContainerOf returns the container of a process, whose namespace is called by it. nil: no process
+	// is in one.
+	//
+	// id is the short id of a container without a name, or the name of a container that only its cgroup has.
+	ContainerOf func(pid int) (named sock.Container, id string)
 
 	// Limit is the maximum number of namespaces in a Set. 0 means 1024.
 	Limit int
@@ -54,6 +57,9 @@ type Namespace struct {
 	// Name is unique in its Set and can be a label as it is.
 	Name string
 	ID   ID
+
+	// Container is the one that the namespace is called by. It is zero where there is none.
+	Container sock.Container
 
 	file *os.File
 	path string
@@ -137,8 +143,8 @@ func New(cfg Config) (*Discoverer, error) {
 	cfg.Limit = cmp.Or(cfg.Limit, defaultLimit)
 	cfg.Dir = cmp.Or(cfg.Dir, "/run/netns")
 	cfg.Proc = cmp.Or(cfg.Proc, "/proc")
-	if cfg.NameOf == nil {
-		cfg.NameOf = func(int) string { return "" }
+	if cfg.ContainerOf == nil {
+		cfg.ContainerOf = func(int) (sock.Container, string) { return sock.Container{}, "" }
 	}
 	dev, own, err := linux.OwnNetNS()
 	if err != nil {

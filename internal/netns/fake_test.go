@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/sock"
 )
 
 // A fakeProc is a directory that looks like procfs. It shows what real processes cannot do at a given
@@ -79,8 +80,8 @@ func (f *fakeProc) look(d *Discoverer, ns *kerneltest.NetNS) string {
 }
 
 // named names processes by their numbers.
-func named(names map[int]string) func(int) string {
-	return func(pid int) string { return names[pid] }
+func named(names map[int]string) func(int) (sock.Container, string) {
+	return func(pid int) (sock.Container, string) { return sock.Container{Name: names[pid]}, "" }
 }
 
 func pidString(n int) string { return strconv.Itoa(n) }

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 // A candidate is a namespace that was found, with its possible names.
@@ -26,6 +28,12 @@ type candidate struct {
 
 	ns      *Namespace
 	unnamed bool // its name is its number
+
+	glob        bool // path was not named as it is
+	known       *known
+	asks        bool           // for its container
+	container   sock.Container // that it is called by
+	provisional bool           // as in known
 }
 
 func (c *candidate) process() bool { return c.path == "" }
@@ -41,7 +49,8 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 		}
 		for _, path := range paths {
 			inode, err := d.stat(path)
-			if err != nil && d.tell(path, err) {
+			// Docker leaves an ordinary file for a minute after it has stopped a container.
+			if err != nil && (!spec.glob || !errors.Is(err, ErrNotNetNS)) && d.tell(path, err) {
 				fail(err)
 			}
 			if inode == 0 || seen[inode] {
@@ -49,12 +58,12 @@ func (d *Discoverer) find(s *Set, fail func(error)) []*candidate {
 			}
 			seen[inode] = true
 			found = append(found, &candidate{
-				inode: inode, rank: rank, path: path, short: d.shortName(path), long: path,
+				inode: inode, rank: rank, path: path, short: d.shortName(path), long: path, glob: spec.Glob(),
 			})
 		}
 	}
 	if d.cfg.Processes {
-		processes, err := d.findProcesses(s, seen)
+		processes, err := d.findProcesses(s, seen, found)
 		if err != nil {
 			s.unsure = true
 			fail(err)
@@ -92,13 +101,17 @@ func (d *Discoverer) pidPath(pid int) string {
 	return filepath.Join(d.cfg.Proc, strconv.Itoa(pid), "ns/net")
 }
 
-func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, error) {
+// findProcesses returns the namespaces of processes, and adds the processes to those that were found.
+func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool, files []*candidate) ([]*candidate, error) {
 	pids, err := linux.PIDs(d.cfg.Proc)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	var found []*candidate
 	byInode := make(map[uint64]*candidate)
+	for _, c := range files {
+		byInode[c.inode] = c
+	}
 	for _, pid := range pids {
 		link, err := os.Readlink(d.pidPath(pid))
 		if err != nil {
@@ -108,10 +121,10 @@ func (d *Discoverer) findProcesses(s *Set, seen map[uint64]bool) ([]*candidate, 
 			continue
 		}
 		inode, ok := linux.LinkInode("net", link)
-		if !ok || seen[inode] {
+		c := byInode[inode]
+		if !ok || c == nil && seen[inode] {
 			continue
 		}
-		c := byInode[inode]
 		if c == nil {
 			c = &candidate{inode: inode, rank: len(d.cfg.Specs)}
 			byInode[inode] = c

@@ -4,13 +4,20 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"sockstate_exporter/internal/sock"
 )
 
 // A known namespace was in a Set lately.
 type known struct {
 	name    string
-	unnamed bool   // the name is only its number: it takes another one as soon as it has one
-	path    string // of the file that gave it the name; empty: it has the name of a process
+	unnamed bool // the name is only its number: it takes another one as soon as it has one
+
+	container   sock.Container // that gave it the name
+	provisional bool           // it takes the name of its container as soon as that has one
+	born        time.Time      // when it was first found
+
+	path string // of the file that gave it the name; empty: it has the name of a process
 
 	// Where it was, beside path.
 	pids  []int
@@ -49,11 +56,17 @@ func (d *Discoverer) remember(s *Set, opened []*candidate, now time.Time) {
 	inodes, names := make(map[uint64]bool, len(opened)), make(map[string]bool, len(opened))
 	for _, c := range opened {
 		k := &known{
-			name: c.ns.Name, unnamed: c.unnamed, path: c.path,
+			name: c.ns.Name, unnamed: c.unnamed, container: c.container, provisional: c.provisional, path: c.path, born: now,
 			pids: slices.Clone(c.pids[:min(len(c.pids), maxPIDs)]), mount: c.mount,
 		}
-		if before := d.known[c.ns.ID]; before != nil && before.name == k.name {
-			k.path = before.path
+		if before := d.known[c.ns.ID]; before != nil {
+			k.born = before.born
+			if before.name == k.name {
+				k.path = before.path
+			}
+		}
+		if c.contained() {
+			k.path = ""
 		}
 		all[c.ns.ID] = k
 		inodes[c.ns.ID.Inode], names[k.name] = true, true

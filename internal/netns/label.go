@@ -15,7 +15,7 @@ const OtherLabel = "other"
 // are not watched, and to one that could be mistaken for a name with a number. So no two namespaces
 // have the same label.
 func Label(name string, inode uint32) string {
-	label := sock.Printable(name)
+	label := sock.PrintableUpTo(name, MaxName)
 	if label != name || label == OtherLabel || strings.Contains(label, "#") {
 		label += "#" + strconv.FormatUint(uint64(inode), 10)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 // patience is how long the tests wait for what the kernel does later.
@@ -113,11 +114,11 @@ func TestReusedNumberIsAnotherNamespace(t *testing.T) {
 func TestReusedNumberDoesNotInheritTheNameOfAContainer(t *testing.T) {
 	ns := kerneltest.New(t)
 	sleeper(t, ns)
-	d := discoverer(t, Config{Processes: true, NameOf: func(int) string { return "now" }})
+	d := discoverer(t, Config{Processes: true, ContainerOf: func(int) (sock.Container, string) { return sock.Container{Name: "now"}, "" }})
 	d.known = map[ID]*known{{Inode: ns.Inode(), Cookie: 1}: {name: "before"}}
 	for range 2 {
 		n := find(t, openAmid(t, d), ns.Inode())
-		if n == nil || n.Name != "now" && n.Name != numbered("now", ns.Inode()) {
+		if n == nil || n.Name != "now" && n.Name != numbered("now", ns.Inode(), sock.MaxPrintable) {
 			t.Errorf("got %v, want now", n)
 		}
 	}

@@ -33,7 +33,7 @@ func TestNamespaceIsOpenedThroughAnyOfItsProcesses(t *testing.T) {
 		proc.putDead(pidString(100+pid), ns)
 	}
 	proc.put("7000", ns)
-	d := discoverer(t, Config{Processes: true, Proc: proc.path, NameOf: named(map[int]string{7000: "web"})})
+	d := discoverer(t, Config{Processes: true, Proc: proc.path, ContainerOf: named(map[int]string{7000: "web"})})
 	for range 3 {
 		if got := proc.look(d, ns); got != "found web" {
 			t.Errorf("got %q, want found web", got)
@@ -70,7 +70,7 @@ func TestNamespaceStaysWithItsLastThread(t *testing.T) {
 	proc.put("7", ns)
 	proc.put("7/task/8", other)
 	proc.put("7/task/9", ns)
-	d := discoverer(t, Config{Processes: true, Proc: proc.path, NameOf: named(map[int]string{7: "web"})})
+	d := discoverer(t, Config{Processes: true, Proc: proc.path, ContainerOf: named(map[int]string{7: "web"})})
 	proc.look(d, ns)
 	proc.remove("7") // as procfs shows a process whose first thread has ended
 	for range keepMisses + 1 {
@@ -89,7 +89,7 @@ func TestNamespaceStaysWhileItIsMounted(t *testing.T) {
 	withCookie(t)
 	ns := kerneltest.New(t)
 	process := sleeper(t, ns)
-	d := discoverer(t, Config{Processes: true, NameOf: named(map[int]string{process.Process.Pid: "web"})})
+	d := discoverer(t, Config{Processes: true, ContainerOf: named(map[int]string{process.Process.Pid: "web"})})
 	look := func() string {
 		s := openAmid(t, d)
 		defer s.Close()
@@ -117,7 +117,7 @@ func TestMissedNamespaceIsTheSameWhenItIsFoundAgain(t *testing.T) {
 	ns, proc := kerneltest.New(t), newFakeProc(t)
 	proc.put("7", ns)
 	names := map[int]string{7: "web"}
-	d := discoverer(t, Config{Processes: true, Proc: proc.path, NameOf: named(names)})
+	d := discoverer(t, Config{Processes: true, Proc: proc.path, ContainerOf: named(names)})
 	proc.look(d, ns)
 	before := descriptors(t)
 	for range 2 * keepMisses {
@@ -181,7 +181,7 @@ func TestSuccessorHasTheNameAtOnce(t *testing.T) {
 	a, b := kerneltest.New(t), kerneltest.New(t)
 	proc.put("7", a)
 	d := discoverer(t, Config{
-		Dir: dir, Specs: specs(t, "*"), Processes: true, Proc: proc.path, NameOf: named(map[int]string{7: "web", 8: "web"}),
+		Dir: dir, Specs: specs(t, "*"), Processes: true, Proc: proc.path, ContainerOf: named(map[int]string{7: "web", 8: "web"}),
 	})
 	if got := names(open(t, d), first, a); got != "blue=1 web=2" {
 		t.Fatalf("got %s", got)
@@ -247,7 +247,7 @@ func TestNameStaysWithItsFirstOwner(t *testing.T) {
 	first := sleeper(t, web).Process.Pid
 	containers := map[int]string{first: "web"}
 	d := discoverer(t, Config{
-		Dir: dir, Specs: specs(t, "blue", filepath.Join(other, "*"), "*"), Processes: true, NameOf: named(containers),
+		Dir: dir, Specs: specs(t, "blue", filepath.Join(other, "*"), "*"), Processes: true, ContainerOf: named(containers),
 	})
 	check := func(what string) {
 		t.Helper()
@@ -295,7 +295,7 @@ func TestNameIsKeptWhileThereIsNoRoom(t *testing.T) {
 	web, thief, dir, proc := kerneltest.New(t), kerneltest.New(t), t.TempDir(), newFakeProc(t)
 	proc.put("7", web)
 	d := discoverer(t, Config{
-		Dir: dir, Specs: specs(t, "*"), Processes: true, Proc: proc.path, NameOf: named(map[int]string{7: "web"}), Limit: 1,
+		Dir: dir, Specs: specs(t, "*"), Processes: true, Proc: proc.path, ContainerOf: named(map[int]string{7: "web"}), Limit: 1,
 	})
 	if got := proc.look(d, web); got != "found web" {
 		t.Fatalf("got %q, want found web", got)
@@ -321,7 +321,7 @@ func TestNameFollowsItsFile(t *testing.T) {
 	path := pin(t, first, dir, "blue")
 	proc.put("7", first)
 	d := discoverer(t, Config{
-		Dir: dir, Specs: specs(t, "*"), Processes: true, Proc: proc.path, NameOf: named(map[int]string{7: "web"}),
+		Dir: dir, Specs: specs(t, "blue"), Processes: true, Proc: proc.path, ContainerOf: named(map[int]string{7: "web"}),
 	})
 	if got := names(open(t, d), first, second); got != "blue=1" {
 		t.Fatalf("got %s", got)
@@ -343,7 +343,7 @@ func TestNamespaceGetsItsNameLater(t *testing.T) {
 	withCookie(t)
 	ns, proc, containers := kerneltest.New(t), newFakeProc(t), make(map[int]string)
 	proc.put("7", ns)
-	d := discoverer(t, Config{Processes: true, Proc: proc.path, NameOf: named(containers)})
+	d := discoverer(t, Config{Processes: true, Proc: proc.path, ContainerOf: named(containers)})
 	if got, want := proc.look(d, ns), fmt.Sprintf("found net:[%d]", ns.Inode()); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

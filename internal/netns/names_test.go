@@ -64,7 +64,7 @@ func TestHostileNames(t *testing.T) {
 	// As another one would be called.
 	fake := kerneltest.New(t)
 	pin(t, fake, dir, fmt.Sprintf("net:[%d]", all[0].Inode()))
-	pin(t, kerneltest.New(t), dir, strings.TrimPrefix(numbered("\ufffd", all[0].Inode()), "/"))
+	pin(t, kerneltest.New(t), dir, strings.TrimPrefix(numbered("\ufffd", all[0].Inode(), sock.MaxPrintable), "/"))
 
 	s := open(t, discoverer(t, Config{Dir: dir, Specs: specs(t, "*")}))
 	if len(s.Namespaces) != len(all)+2 {

@@ -27,7 +27,7 @@ func (d *Discoverer) search(s *Set, opened []*candidate, fail func(error)) []*ca
 	var processes map[uint64][]int
 	if first { // later on, the usual search finds those that are back
 		mounts = d.mounts(lost)
-		processes = d.processesIn(lost)
+		processes = d.processesIn(func(inode uint64) bool { return lost[inode] != nil })
 	}
 	found := new(Set)
 	var all []*candidate
@@ -126,8 +126,8 @@ func (d *Discoverer) threadPaths(pid int) []string {
 	return paths
 }
 
-// processesIn returns the processes in the namespaces with these inode numbers.
-func (d *Discoverer) processesIn(inodes map[uint64]*known) map[uint64][]int {
+// processesIn returns the processes in some namespaces, by inode number.
+func (d *Discoverer) processesIn(wanted func(inode uint64) bool) map[uint64][]int {
 	in := make(map[uint64][]int)
 	pids, _ := linux.PIDs(d.cfg.Proc)
 	for _, pid := range pids {
@@ -135,7 +135,7 @@ func (d *Discoverer) processesIn(inodes map[uint64]*known) map[uint64][]int {
 		if err != nil {
 			continue
 		}
-		if inode, ok := linux.LinkInode("net", link); ok && inodes[inode] != nil {
+		if inode, ok := linux.LinkInode("net", link); ok && wanted(inode) {
 			in[inode] = append(in[inode], pid)
 		}
 	}

@@ -38,6 +38,9 @@ func ParseSpec(s string) (Spec, error) {
 // String returns what was parsed.
 func (s Spec) String() string { return s.pattern }
 
+// Glob reports whether it is a glob. What it finds is called by its container, if it has one.
+func (s Spec) Glob() bool { return s.glob }
+
 // paths returns the files to open, sorted.
 func (s Spec) paths(dir string) ([]string, error) {
 	pattern := s.pattern

@@ -3,6 +3,7 @@ package owner
 import (
 	"sync"
 
+	"sockstate_exporter/internal/container/cgroup"
 	"sockstate_exporter/internal/owner/cgroupid"
 )
 
@@ -13,15 +14,15 @@ type cgroupIDs struct {
 	*cgroupid.Hierarchy
 
 	mu    sync.Mutex
-	known map[uint64]place // the kernel does not use an id twice
+	known map[uint64]cgroup.Place // the kernel does not use an id twice
 }
 
 func openCgroupIDs(path string) *cgroupIDs {
-	return &cgroupIDs{Hierarchy: cgroupid.Open(path), known: make(map[uint64]place)}
+	return &cgroupIDs{Hierarchy: cgroupid.Open(path), known: make(map[uint64]cgroup.Place)}
 }
 
 // place returns the place of a cgroup, also of one without a process.
-func (c *cgroupIDs) place(id uint64) (place, bool) {
+func (c *cgroupIDs) place(id uint64) (cgroup.Place, bool) {
 	c.mu.Lock()
 	p, ok := c.known[id]
 	c.mu.Unlock()
@@ -30,14 +31,14 @@ func (c *cgroupIDs) place(id uint64) (place, bool) {
 	}
 	path, err := c.Path(id)
 	if err != nil {
-		return place{}, false
+		return cgroup.Place{}, false
 	}
-	p = parsePath(path)
+	p = cgroup.Parse(path)
 	c.keep(id, p)
 	return p, true
 }
 
-func (c *cgroupIDs) keep(id uint64, p place) {
+func (c *cgroupIDs) keep(id uint64, p cgroup.Place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.known) >= maxCgroups {

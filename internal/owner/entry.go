@@ -21,13 +21,13 @@ type entry struct {
 
 // settled reports whether the owner is final. A service manager may still pass the socket on, and a server that
 // seems to have inherited its socket may have been busy.
-func (e *entry) settled() bool { return e.found && !e.owner.place.manager && !e.inherited }
+func (e *entry) settled() bool { return e.found && !e.owner.place.Manager && !e.inherited }
 
 // shown returns the Owner. It is empty if nothing is known.
-func (e *entry) shown() Owner {
+func (e *entry) shown(named namer) Owner {
 	o := Owner{Absence: e.absence}
 	if e.found {
-		o = e.owner.shown(e.count)
+		o = e.owner.shown(e.count, named)
 		o.Inherited = e.inherited
 	}
 	o.Opener = e.left
@@ -35,7 +35,7 @@ func (e *entry) shown() Owner {
 }
 
 // noteOpener remembers the first owner, or that it does not have the socket any more.
-func (e *entry) noteOpener(ended func(identity) bool) {
+func (e *entry) noteOpener(ended func(identity) bool, named namer) {
 	switch {
 	case e.first == nil || e.found && e.owner.identity == e.first.identity:
 		e.left = nil
@@ -46,9 +46,9 @@ func (e *entry) noteOpener(ended func(identity) bool) {
 	case e.found && e.opener:
 		e.left = nil
 	default:
-		o := e.first.shown(0)
+		o := e.first.shown(0, named)
 		e.left = &Opener{
-			Process: o.Process, Unit: o.Unit, Runtime: o.Runtime, Container: o.Container, Within: o.Within, PID: o.PID,
+			Process: o.Process, Unit: o.Unit, Runtime: o.Runtime, Container: o.Container, Within: o.Within, Named: o.Named, PID: o.PID,
 			Ended:       e.left != nil && e.left.Ended || ended(e.first.identity),
 			SameProgram: e.found && e.owner.exe == e.first.exe && e.owner.name == e.first.name,
 		}

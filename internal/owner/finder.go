@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/procfs"
 
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 // Options configure a Finder. The zero value is for the host that it runs on.
@@ -18,6 +19,9 @@ type Options struct {
 	Wait   time.Duration // how long Find waits for a scan; 0: 250ms
 
 	Searcher Searcher // nil: procfs is scanned
+
+	// Containers says what people call a container; nil: they have no names.
+	Containers func(sock.ContainerID) sock.Container
 }
 
 // A Searcher finds the processes that have some sockets open, for less than a scan of procfs takes:
@@ -61,6 +65,7 @@ type Finder struct {
 	cgroup *cgroupIDs
 	wait   time.Duration
 	root   bool // procfs shows the initial pid namespace
+	named  namer
 
 	searcher    Searcher
 	procfsUntil time.Time // after the Searcher has failed; only the worker uses it
@@ -90,6 +95,9 @@ func New(opts Options) (*Finder, error) {
 	if opts.Wait == 0 {
 		opts.Wait = defaultWait
 	}
+	if opts.Containers == nil {
+		opts.Containers = func(sock.ContainerID) sock.Container { return sock.Container{} }
+	}
 	fs, err := procfs.NewFS(opts.Proc)
 	if err != nil {
 		return nil, fmt.Errorf("find socket owners: %w", err)
@@ -102,6 +110,7 @@ func New(opts Options) (*Finder, error) {
 		root:    linux.InInitPIDNamespace(opts.Proc),
 		known:   make(map[Socket]*entry),
 		changed: make(chan struct{}),
+		named:   opts.Containers,
 
 		searcher: opts.Searcher,
 	}
@@ -212,7 +221,7 @@ func (f *Finder) answer(sockets []Socket) (owners []Owner, complete bool, change
 		case !e.looked:
 			complete = false
 		default:
-			owners[i] = e.shown()
+			owners[i] = e.shown(f.named)
 		}
 	}
 	return owners, complete, f.changed, f.err

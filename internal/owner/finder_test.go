@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"sockstate_exporter/internal/container/cgroup"
 	"sockstate_exporter/internal/kerneltest"
 )
 
@@ -71,9 +72,9 @@ func ownerOf(t testing.TB, f *Finder, name string, pid, processes int) Owner {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := placeOf(cgroups)
+	at := cgroup.Of(cgroups)
 	return Owner{
-		Process: name, Exe: exe, Unit: at.unit, Runtime: at.runtime, Container: at.container,
+		Process: name, Exe: exe, Unit: at.Unit, Runtime: at.Runtime, Container: at.Container,
 		PID: pid, Processes: processes,
 	}
 }

@@ -17,9 +17,9 @@ var errOtherProcess = errors.New("another process has its id")
 func (f *Finder) OfProcess(pid uint32, started time.Duration, cgroupID uint64) (Owner, bool) {
 	at, known := f.cgroup.place(cgroupID)
 	if p, err := f.live(pid, started); err == nil {
-		return p.shown(1), true
+		return p.shown(1, f.named), true
 	}
-	owner := at.shown()
+	owner := shown(&at, f.named)
 	return owner, known && (owner.Unit != "" || owner.Container != "")
 }
 
@@ -38,17 +38,4 @@ func (f *Finder) live(pid uint32, started time.Duration) (process, error) {
 		err = errOtherProcess
 	}
 	return p, err
-}
-
-// OfPID returns what is known about the process that has the pid now. Soon another one may have it.
-func (f *Finder) OfPID(pid int) (Owner, bool) {
-	proc, err := f.fs.Proc(pid)
-	if err != nil {
-		return Owner{}, false
-	}
-	p, err := f.readProcess(proc, 0, nil)
-	if err != nil {
-		return Owner{}, false
-	}
-	return p.shown(1), true
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/container/cgroup"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/owner/cgroupid"
 )
@@ -184,10 +185,10 @@ func TestOfProcessWithoutCgroup2(t *testing.T) {
 }
 
 func TestPlacesOfCgroupsAreBounded(t *testing.T) {
-	c := &cgroupIDs{known: make(map[uint64]place)}
+	c := &cgroupIDs{known: make(map[uint64]cgroup.Place)}
 	for id := range uint64(3 * maxCgroups) {
-		c.keep(id, place{unit: fmt.Sprint(id)})
-		if p, ok := c.place(id); !ok || p.unit != fmt.Sprint(id) {
+		c.keep(id, cgroup.Place{Unit: fmt.Sprint(id)})
+		if p, ok := c.place(id); !ok || p.Unit != fmt.Sprint(id) {
 			t.Fatalf("cgroup %d: got %v, %t", id, p, ok)
 		}
 	}

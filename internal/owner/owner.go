@@ -1,6 +1,9 @@
 package owner
 
-import "strings"
+import (
+	"sockstate_exporter/internal/container/cgroup"
+	"sockstate_exporter/internal/sock"
+)
 
 // An Owner is the process that has a socket open, with its unit and container. A field that is not
 // known is empty.
@@ -8,11 +11,13 @@ type Owner struct {
 	Process   string // its name: any bytes, at most 64
 	Exe       string // the path of its executable, or the end of that: at most 256 bytes
 	Unit      string // systemd unit; if it is not the system's, with what it is in: "user@1000/x.service"
-	Runtime   string // what runs the container: one of the Runtime constants
+	Runtime   string // what runs the container: one of the Runtime constants of sock
 	Container string // 64 hexadecimal digits, or the container's name where it has no id
 	Within    string // what the container is in, if it is not the system's: "user@1000"
 	PID       int    // in the pid namespace of /proc
 	Processes int    // how many had the socket open at the last scan
+
+	Named sock.Container // the container as people call it: Options.Containers
 
 	// Inherited says that whoever opened the socket does not have it any more, as far as the kernel shows, and
 	// nobody waits for its connections (linux.SocketFD.Inherited). False where that is not known.
@@ -49,6 +54,8 @@ const (
 type Opener struct {
 	Process, Unit, Runtime, Container, Within string // as in Owner
 
+	Named sock.Container // as in Owner
+
 	PID   int
 	Ended bool // the process has ended; else it only closed the socket
 
@@ -56,17 +63,6 @@ type Opener struct {
 	// worker of the same server has.
 	SameProgram bool
 }
-
-// The container runtimes that the name of a cgroup can tell.
-const (
-	RuntimeDocker     = "docker"
-	RuntimeContainerd = "containerd"
-	RuntimeCRIO       = "crio"
-	RuntimePodman     = "podman"
-	RuntimeLXC        = "lxc"
-	RuntimeMachine    = "machine"   // systemd-nspawn, or a virtual machine of libvirt
-	RuntimeOther      = "container" // the cgroup has an id without a runtime
-)
 
 // Many says which names of an Owner are left out where a port has had too many (internal/share).
 type Many struct {
@@ -76,38 +72,16 @@ type Many struct {
 // Known reports whether any field is known.
 func (o Owner) Known() bool { return o != Owner{Many: o.Many, Absence: o.Absence, Opener: o.Opener} }
 
-// ShortContainer returns the container as people know it: the first 12 digits of an id, or the name.
-// As in Unit, what it is in comes first if it is not the system's.
-func (o Owner) ShortContainer() string {
-	if o.Container == "" {
-		return ""
-	}
-	return mark(o.Within, o.shortID())
-}
+// ShortContainer returns the first 12 digits of the container's id, or its name where it has no id. What
+// it is in comes first, as in Unit.
+func (o Owner) ShortContainer() string { return o.place().ShortContainer() }
 
-func (o Owner) shortID() string {
-	if isID(o.Container) {
-		return o.Container[:12]
-	}
-	return o.Container
-}
+// Service tells apart what serves: it returns the unit of the process, and runtime and id for a container
+// without a unit of its own: "docker-0123456789ab".
+func (o Owner) Service() string { return o.place().Service() }
 
-// mark puts before a name what it is in. No name of a unit or a container has a slash.
-func mark(within, name string) string {
-	if within == "" {
-		return name
-	}
-	return within + "/" + name
-}
-
-// Service returns the unit of the process. For a container without a unit of its own it returns
-// runtime and id: "docker-0123456789ab".
-func (o Owner) Service() string {
-	own := o.Unit[strings.LastIndexByte(o.Unit, '/')+1:]
-	if o.Container == "" || own != "" && !scopeOf(own, o.Container) {
-		return o.Unit
-	}
-	return mark(o.Within, o.Runtime+"-"+o.shortID())
+func (o Owner) place() cgroup.Shown {
+	return cgroup.Shown{Unit: o.Unit, Runtime: o.Runtime, Container: o.Container, Within: o.Within}
 }
 
 // A Socket is what Find looks for.

@@ -7,7 +7,9 @@ import (
 
 	"github.com/prometheus/procfs"
 
+	"sockstate_exporter/internal/container/cgroup"
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 // errReused means that a process ended while it was read, and another one got its number.
@@ -30,7 +32,7 @@ type process struct {
 	holder
 	name  string
 	exe   string // path of the executable, or empty
-	place place
+	place cgroup.Place
 }
 
 // readProcess reads a process. It calls check, if that is not nil, while the process is certain to
@@ -66,14 +68,26 @@ func (f *Finder) readProcess(p procfs.Proc, thread int, check func() error) (pro
 		holder: holder{identity{p.PID, before.Starttime}, thread},
 		name:   name,
 		exe:    exe,
-		place:  placeOf(cgroups),
+		place:  cgroup.Of(cgroups),
 	}, nil
 }
 
 // shown returns the process as the Owner of a socket that so many processes have open.
-func (p *process) shown(processes int) Owner {
-	o := p.place.shown()
+func (p *process) shown(processes int, named namer) Owner {
+	o := shown(&p.place, named)
 	o.Process, o.Exe, o.PID, o.Processes = p.name, p.exe, p.pid, processes
+	return o
+}
+
+// A namer says what people call a container.
+type namer func(sock.ContainerID) sock.Container
+
+func shown(p *cgroup.Place, named namer) Owner {
+	s := p.Shown()
+	o := Owner{Unit: s.Unit, Runtime: s.Runtime, Container: s.Container, Within: s.Within}
+	if id := p.ID(); id != (sock.ContainerID{}) {
+		o.Named = named(id)
+	}
 	return o
 }
 

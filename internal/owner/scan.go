@@ -38,8 +38,8 @@ func (h *holders) add(p *process, at linux.SocketFD, opener identity) {
 // other one inherited the socket. A service manager is always older, and keeps the sockets that it
 // made for its services (systemd.socket(5)). Those belong to the services.
 func before(a, b *process) bool {
-	if a.place.manager != b.place.manager {
-		return b.place.manager
+	if a.place.Manager != b.place.Manager {
+		return b.place.Manager
 	}
 	// A child often starts in the same clock tick as its parent.
 	return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.pid, b.pid)) < 0

@@ -113,7 +113,7 @@ func (f *Finder) confirm(stale map[holder][]linux.SocketFD) (lost bool) {
 			continue
 		}
 		e.owner, e.checked, e.due = owner, now, now.Add(confirmEvery)
-		e.noteOpener(f.gone)
+		e.noteOpener(f.gone, f.named)
 	}
 	return lost
 }
@@ -163,7 +163,7 @@ func (f *Finder) conclude(found scanResult, err error) {
 		} else if err == nil {
 			e.found, e.absence, f.refused = false, absence, found.refused
 		}
-		e.noteOpener(f.gone)
+		e.noteOpener(f.gone, f.named)
 		if e.settled() && err == nil {
 			e.misses, e.due = 0, now.Add(confirmEvery)
 		} else if !e.due.After(now) {

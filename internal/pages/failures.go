@@ -84,7 +84,7 @@ func newFailureRow(f *failures.Recent, ns *snapshot.Namespace, now time.Time) Fa
 		Call: f.Op.String(), First: stamp(f.First), Last: stamp(f.Last), AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count,
 		NetnsInode: f.Netns, Watched: f.Watched, Ifindex: f.Request.Ifindex,
 		// The process may have ended, but its name is always known.
-		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
+		Owner:    &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.ShownUnit(), Pod: f.Owner.Named.PodName(), Container: f.Owner.ShownContainer()},
 		Protocol: f.Protocol.String(), Family: f.Family.String(),
 		Errno:     cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
 		ReuseAddr: f.Request.ReuseAddr, ReusePort: f.Request.ReusePort, Text: d.Line(), Diagnosis: report.NewDiagnosis(&d),

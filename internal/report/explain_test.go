@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
 )
 
 // conflict is a failed bind of opcua-server to port 4840.
@@ -52,10 +53,14 @@ func TestExplainNamesTheCall(t *testing.T) {
 
 func TestExplainSaysWhatTheProcessBelongsTo(t *testing.T) {
 	for want, by := range map[string]owner.Owner{
-		"(pid 4711)":                               {},
-		"(pid 4711, opcua.service)":                {Unit: "opcua.service"},
-		"(pid 4711, opcua.service, container web)": {Unit: "opcua.service", Container: "web"},
-		`(pid 4711, "a b\n")`:                      {Unit: "a b\n"},
+		"(pid 4711)":                                 {},
+		"(pid 4711, opcua.service)":                  {Unit: "opcua.service"},
+		"in container web (pid 4711, opcua.service)": {Unit: "opcua.service", Container: "web"},
+		"in pod shop/web-7d9f4-abcde (pid 4711, container nginx)": {
+			Unit: "cri-containerd-" + strings.Repeat("0a", 32) + ".scope", Runtime: sock.RuntimeContainerd, Container: strings.Repeat("0a", 32),
+			Named: sock.Container{Namespace: "shop", Pod: "web-7d9f4-abcde", Name: "nginx"},
+		},
+		`(pid 4711, "a b\n")`: {Unit: "a b\n"},
 	} {
 		c := conflict(bindrule.Request{})
 		c.Owner = by

@@ -19,7 +19,8 @@ type Owner struct {
 	PID       uint32 `json:"pid"`
 	Processes int    `json:"processes"` // that share the socket
 	Unit      string `json:"unit"`      // systemd unit, or empty
-	Container string `json:"container"`
+	Pod       string `json:"pod"`       // NAMESPACE/POD of Kubernetes, or empty
+	Container string `json:"container"` // its name; an id if it is not known
 }
 
 // MarshalJSON implements json.Marshaler: names as in the metrics.
@@ -35,7 +36,7 @@ func NewOwner(o *owner.Owner) *Owner {
 	if !o.Known() {
 		return nil
 	}
-	return &Owner{Process: o.Process, PID: uint32(o.PID), Processes: o.Processes, Unit: o.Unit, Container: o.ShortContainer()}
+	return &Owner{Process: o.Process, PID: uint32(o.PID), Processes: o.Processes, Unit: o.ShownUnit(), Pod: o.Named.PodName(), Container: o.ShownContainer()}
 }
 
 // newOwners are those of a group of listeners.
@@ -64,22 +65,26 @@ func (o *Owner) Who() string {
 	if o == nil || o.Process == "" && o.PID == 0 {
 		return ""
 	}
-	return o.text("")
+	return o.text(words.Place{})
 }
 
 // String says in one line who that is, and what the process belongs to.
-func (o *Owner) String() string { return o.text(o.Place()) }
+func (o *Owner) String() string { return o.text(o.at()) }
 
-func (o *Owner) text(place string) string {
-	return words.Process(o.Process, int(o.PID), place, max(o.Processes-1, 0))
+func (o *Owner) text(at words.Place) string {
+	return words.Process(o.Process, int(o.PID), at, max(o.Processes-1, 0))
 }
 
-// Place is the unit and the container of the process.
+// Place is the unit, the pod and the container of the process.
 func (o *Owner) Place() string {
 	if o == nil {
 		return ""
 	}
-	return words.Place(o.Unit, o.Container)
+	return o.at().String()
+}
+
+func (o *Owner) at() words.Place {
+	return words.Place{Unit: o.Unit, Pod: o.Pod, Container: o.Container}
 }
 
 // A Holder is a process with sockets open that do not listen: connections, or bound ones.

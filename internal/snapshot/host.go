@@ -170,7 +170,7 @@ func (h *host) discover() (set *netns.Set, found Part[Discovery]) {
 func (s *Snapshot) expect(set *netns.Set) {
 	s.Others = make([]Namespace, len(set.Namespaces))
 	for i, ns := range set.Namespaces {
-		s.Others[i] = Namespace{Name: ns.Name, Inode: uint32(ns.ID.Inode)}
+		s.Others[i] = Namespace{Name: ns.Name, Inode: uint32(ns.ID.Inode), Container: ns.Container}
 		for err := range partErrors(&s.Others[i]) {
 			*err = errPending
 		}

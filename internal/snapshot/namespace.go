@@ -326,7 +326,7 @@ func (t *taking) boundNames(groups []ports.Group, now time.Time) {
 		if !g.UID.Known {
 			user = math.MaxUint32 // several
 		}
-		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Service())
+		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Place())
 	}
 }
 

@@ -52,13 +52,9 @@ type Discovery struct {
 // Namespaces returns all of them, the exporter's own first.
 func (s *Snapshot) Namespaces() iter.Seq[*Namespace] {
 	return func(yield func(*Namespace) bool) {
-		if !yield(&s.Namespace) {
-			return
-		}
-		for i := range s.Others {
-			if !yield(&s.Others[i]) {
-				return
-			}
+		more := yield(&s.Namespace)
+		for i := 0; more && i < len(s.Others); i++ {
+			more = yield(&s.Others[i])
 		}
 	}
 }
@@ -69,6 +65,9 @@ type Namespace struct {
 	// none. No other namespace has the same Inode while this one exists.
 	Name  string
 	Inode uint32
+
+	// Container is the one that gave the namespace its name. It is zero where there is none.
+	Container sock.Container
 
 	// Watch is the set of watched ports. It is there even when it could not be
 	// brought up to date; then its error says why.

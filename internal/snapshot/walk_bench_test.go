@@ -2,7 +2,6 @@ package snapshot
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -89,7 +88,7 @@ func pod(b *testing.B, ns *kerneltest.NetNS, i int) {
 	}
 	ns.Do(b, func() {
 		for p, n := range []int{4, 3, 3} {
-			files, err := listenAndConnect(fmt.Sprintf("127.0.0.1:%d", 1000+3*i+p), n)
+			files, err := listenAndConnect(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1000 + 3*i + p}, n)
 			holder.ExtraFiles = append(holder.ExtraFiles, files...)
 			if err != nil {
 				b.Error(err)
@@ -107,7 +106,7 @@ func pod(b *testing.B, ns *kerneltest.NetNS, i int) {
 }
 
 // listenAndConnect returns the descriptors of a listener, and of both ends of n connections to it.
-func listenAndConnect(address string, n int) (files []*os.File, err error) {
+func listenAndConnect(address *net.TCPAddr, n int) (files []*os.File, err error) {
 	keep := func(s interface {
 		File() (*os.File, error)
 		Close() error
@@ -117,24 +116,24 @@ func listenAndConnect(address string, n int) (files []*os.File, err error) {
 		files = append(files, f)
 		return errors.Join(err, s.Close())
 	}
-	l, err := net.Listen("tcp4", address)
+	l, err := net.ListenTCP("tcp4", address)
 	if err != nil {
 		return nil, err
 	}
 	for range n {
-		client, err := net.Dial("tcp4", address)
+		client, err := net.DialTCP("tcp4", nil, address)
 		if err != nil {
 			return files, err
 		}
-		server, err := l.Accept()
+		server, err := l.AcceptTCP()
 		if err != nil {
 			return files, err
 		}
-		if err := errors.Join(keep(client.(*net.TCPConn)), keep(server.(*net.TCPConn))); err != nil {
+		if err := errors.Join(keep(client), keep(server)); err != nil {
 			return files, err
 		}
 	}
-	return files, keep(l.(*net.TCPListener))
+	return files, keep(l)
 }
 
 // A cost adds up what snapshots took.

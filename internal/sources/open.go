@@ -58,22 +58,13 @@ func missing(shortfalls []*sock.UnavailableError) (reason string, details []any)
 	return shortfalls[0].Reason, []any{"missing", strings.Join(needs, "; ")}
 }
 
-// containerOf returns the container of a process, which names its network namespace.
-func (s *Sources) containerOf(pid int) string {
-	if s.owners == nil {
-		return ""
-	}
-	of, _ := s.owners.OfPID(pid)
-	return of.ShortContainer()
-}
-
 // openNamespaces returns nil if no other namespaces are asked for, or if none can be entered. It
 // looks for namespaces once, for the log. Each snapshot looks again.
 func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Discoverer {
 	if len(opts.Netns) == 0 && !opts.Processes {
 		return nil
 	}
-	discoverer, err := netns.New(netns.Config{Specs: opts.Netns, Processes: opts.Processes, NameOf: s.containerOf})
+	discoverer, err := netns.New(netns.Config{Specs: opts.Netns, Processes: opts.Processes, ContainerOf: s.containers.OfPID})
 	if err == nil {
 		err = linux.MayEnterNetNS()
 	}
@@ -88,7 +79,7 @@ func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Disc
 }
 
 func (s *Sources) openOwners(logger *slog.Logger) {
-	var opts owner.Options
+	opts := owner.Options{Containers: s.containers.Of}
 	mode := "procfs"
 	files, unavailable := sockfiles.New()
 	if unavailable == nil {

@@ -18,6 +18,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
+	"sockstate_exporter/internal/container"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
@@ -38,6 +39,7 @@ type Options struct {
 	RemotePorts []sock.PortRange
 	Netns       []netns.Spec
 	Processes   bool // also the network namespaces of processes
+	Containers  container.Paths
 
 	// What to collect. The fields have the names of the collectors.
 	TCP, Listener, Reuse, Restart, Bind, Connect, UDP, Remote, Ephemeral, Owner, Stack, Unix bool
@@ -59,6 +61,8 @@ type Sources struct {
 	owners  *owner.Finder      // nil where owners cannot be found
 	files   *sockfiles.Reader  // nil where owners are found in procfs
 
+	containers *container.Names
+
 	failures *failures.Recorder // nil without a tracer
 
 	unixFailures *unixfailures.Recorder // nil without a tracer
@@ -74,7 +78,7 @@ type Sources struct {
 // Open gives memory back to the system after each feature that loads eBPF programs. What all of them
 // take would be the most that the exporter ever has.
 func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfailures.Failure), logger *slog.Logger) *Sources {
-	s := &Sources{opts: opts}
+	s := &Sources{opts: opts, containers: container.New(opts.Containers)}
 	host := new(probe.Host)
 	host.OwnInode, host.OwnCookie = ownNetns()
 	host.BoundInactive = isLinux(6, 8)
@@ -184,9 +188,12 @@ func (s *Sources) Capabilities() []libcap.Value {
 	if slices.ContainsFunc(s.opts.Netns, func(s netns.Spec) bool { return filepath.IsAbs(s.String()) }) {
 		needed = append(needed, libcap.DAC_READ_SEARCH) // directories of container engines are root's alone
 	}
-	inProc := func(s netns.Spec) bool { return strings.HasPrefix(s.String(), "/proc/") }
-	if s.opts.Processes || slices.ContainsFunc(s.opts.Netns, inProc) {
+	if slices.ContainsFunc(s.opts.Netns, func(s netns.Spec) bool { return strings.HasPrefix(s.String(), "/proc/") }) {
 		needed = append(needed, libcap.SYS_PTRACE) // /proc/PID/ns of other users
+	}
+	if s.opts.Processes || slices.ContainsFunc(s.opts.Netns, netns.Spec.Glob) {
+		// /proc/PID/ns of other users; the names of containers, in folders of root
+		needed = append(needed, libcap.SYS_PTRACE, libcap.DAC_READ_SEARCH)
 	}
 	if s.usesBPF() && !isLinux(5, 19) {
 		needed = append(needed, libcap.BPF) // map look-ups, where unprivileged bpf(2) is disabled

@@ -36,7 +36,7 @@ var (
 	caddy  = owner.Owner{Process: "caddy", PID: 20, Unit: "caddy.service"}
 	bare   = owner.Owner{Process: "nginx", PID: 30}
 	barer  = owner.Owner{Process: "nginx", PID: 31}
-	docker = owner.Owner{Process: "nginx", PID: 40, Runtime: owner.RuntimeDocker, Container: "web"}
+	docker = owner.Owner{Process: "nginx", PID: 40, Runtime: sock.RuntimeDocker, Container: "web"}
 )
 
 func TestDifferentHandsOnBothWildcardsAreApart(t *testing.T) {

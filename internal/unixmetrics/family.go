@@ -8,7 +8,6 @@ import (
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/metric"
-	"sockstate_exporter/internal/ownerlabel"
 	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/unixstate"
 	"sockstate_exporter/internal/unixwatch"
@@ -33,7 +32,7 @@ func New() *Family {
 			"Failed bind() calls of Unix sockets, by error.", "netns", "errno"),
 		info: metric.Gauge("unix_listener_info",
 			"1 for each watched path with a socket, with the process and the systemd unit or container that has it open.",
-			"path", "netns", "type", "process", "unit"),
+			"path", "netns", "type", "process", "unit", "container"),
 		queue: metric.Gauge("unix_listener_accept_queue",
 			"Connections that wait for accept() on the path.", "path"),
 		queueLimit: metric.Gauge("unix_listener_accept_queue_limit",
@@ -88,7 +87,8 @@ func (f *Family) collectPath(p *unixwatch.Path, ch *metric.Sink) {
 	path := p.Name.String()
 	if len(p.Holders) > 0 {
 		s := &p.Holders[0]
-		ch.Put(f.info, 1, path, s.Netns, s.Type.String(), ownerlabel.Process(s.Owner.Process, &s.Owner), ownerlabel.Unit(&s.Owner))
+		process, unit, container := s.Owner.Labels(s.Owner.Process)
+		ch.Put(f.info, 1, path, s.Netns, s.Type.String(), process, unit, container)
 		if s.State == netlinkdiag.StateListen {
 			ch.Put(f.queue, float64(s.RQueue), path)
 			ch.Put(f.queueLimit, float64(s.WQueue), path)

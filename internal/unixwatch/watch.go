@@ -161,7 +161,7 @@ func (w *Watcher) note(name unixsock.Name, v *unixsock.Verdict, now time.Time) P
 		for i := range sockets {
 			s := &sockets[i]
 			k.last = now
-			s.Owner.Many = k.names.Add(now, s.UID, s.Owner.Process, s.Owner.Service())
+			s.Owner.Many = k.names.Add(now, s.UID, s.Owner.Process, s.Owner.Place())
 		}
 	}
 	if len(v.CutOff) > 0 {

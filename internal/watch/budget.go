@@ -6,16 +6,17 @@ import (
 	"sync"
 )
 
-// A user is who made the sockets on a port: in pods nearly everybody is uid 0, so the network
-// namespace counts too.
+// A user is who made the sockets on a port. In pods nearly everybody is uid 0, and a pod can have many
+// uids, so the network namespace counts first.
 type user struct {
 	netns uint32 // inode number, 0 for the exporter's own
 	uid   uint32 // by share.Account
 }
 
 // A budget is how many ports may be watched in all. A port that has its place keeps it, with two
-// exceptions: a port with a name of its own takes the place of one that was found, and a user with
-// few ports takes the place of the newest port of the user with most.
+// exceptions: a port with a name of its own takes the place of one that was found, and a network
+// namespace with few ports takes the place of the newest port of the user with most, in the namespace with
+// most. So do users in one namespace.
 type budget struct {
 	limit int
 
@@ -197,30 +198,41 @@ func (b *budget) discharge(p *place) {
 	}
 }
 
-// victim returns the place that the port may take, or nil.
+// victim returns the place that the port may take, or nil. Network namespaces share the budget, and users
+// share the part of their namespace: a container may have many users.
 func (b *budget) victim(n want) *place {
+	total := make(map[uint32]int)
+	for _, u := range b.users {
+		total[u.netns] += len(u.places)
+	}
+	found := func(u *shareholder) bool { return u.found > 0 }
 	if n.asked {
-		if most := b.most(func(u *shareholder) bool { return u.found > 0 }); most != nil {
+		if most := b.most(total, found); most != nil {
 			return most.newest(false)
 		}
+		found = func(*shareholder) bool { return true }
 	}
-	most := b.most(func(u *shareholder) bool { return n.asked || u.found > 0 })
+	// With a difference of one the two would only change their roles.
+	most := b.most(total, found)
+	if most != nil && most.netns != n.user.netns && total[most.netns] >= total[n.user.netns]+2 {
+		return most.newest(n.asked)
+	}
+	most = b.most(total, func(u *shareholder) bool { return u.netns == n.user.netns && found(u) })
 	has := 0
 	if u := b.users[n.user]; u != nil {
 		has = len(u.places)
 	}
-	// With a difference of one the two would only change their roles.
 	if most == nil || len(most.places) < has+2 {
 		return nil
 	}
 	return most.newest(n.asked)
 }
 
-// most returns the user with most places, of those who have one to give.
-func (b *budget) most(has func(*shareholder) bool) *shareholder {
+// most returns the user with most places in the network namespace with most, of those who have one to give.
+func (b *budget) most(total map[uint32]int, has func(*shareholder) bool) *shareholder {
 	var most *shareholder
 	for _, u := range b.users {
-		if has(u) && (most == nil || u.compare(most) > 0) {
+		if has(u) && (most == nil || cmp.Or(cmp.Compare(total[u.netns], total[most.netns]), u.compare(most)) > 0) {
 			most = u
 		}
 	}
@@ -228,7 +240,7 @@ func (b *budget) most(has func(*shareholder) bool) *shareholder {
 }
 
 func (u *shareholder) compare(o *shareholder) int {
-	return cmp.Or(cmp.Compare(len(u.places), len(o.places)), cmp.Compare(u.netns, o.netns), cmp.Compare(u.uid, o.uid))
+	return cmp.Or(cmp.Compare(u.netns, o.netns), cmp.Compare(len(u.places), len(o.places)), cmp.Compare(u.uid, o.uid))
 }
 
 // newest returns the user's newest place, of those that were found unless anyone will do.

@@ -79,6 +79,32 @@ func TestUserIsAlsoTheNamespace(t *testing.T) {
 	check(t, noisy.Update(at(2), crowd), 97, "1024?", "1025?", "1026?")
 }
 
+// A pod has as many users as it likes.
+func TestAPodWithManyUsersCannotTakeTheBudgetOfTheNode(t *testing.T) {
+	const pods, ofPod = 110, 5
+	p := newPlan(t, Config{Listeners: true, MaxPorts: 1024})
+	var quiet []*Watcher
+	for i := range pods {
+		w := p.Elsewhere(sock.TCP, uint32(i+1))
+		checkCounts(t, w.Update(at(0), servers(portsFrom(8000, ofPod)...)), ofPod, 0)
+		quiet = append(quiet, w)
+	}
+	noisy, late := p.Elsewhere(sock.TCP, 1000), p.Elsewhere(sock.TCP, 1001)
+	var crowd []Server
+	for i := range 2000 {
+		crowd = append(crowd, serversOf(uint32(i), uint16(10_000+i))...)
+	}
+	checkCounts(t, noisy.Update(at(1), crowd), 1024-pods*ofPod, 2000-1024+pods*ofPod)
+	late.Update(at(1), servers(portsFrom(8000, ofPod)...))
+	for s := range 3 {
+		noisy.Update(at(2+s), crowd)
+		for _, w := range quiet {
+			checkCounts(t, w.Update(at(2+s), servers(portsFrom(8000, ofPod)...)), ofPod, 0)
+		}
+	}
+	checkCounts(t, late.Update(at(5), servers(portsFrom(8000, ofPod)...)), ofPod, 0)
+}
+
 func TestPlaceThatNobodyWantsAnyMoreStaysWhereItWas(t *testing.T) {
 	p := newPlan(t, Config{Listeners: true, MaxPorts: 3})
 	noisy, quiet := p.Elsewhere(sock.TCP, 1), p.Elsewhere(sock.TCP, 2)

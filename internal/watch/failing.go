@@ -74,21 +74,33 @@ func (f *failing) remove(at failingPort) {
 	}
 }
 
-// makeRoom removes a port for one more of the user: the newest port of the user with most, or the
-// user's own one that has not failed for longest.
+// makeRoom removes a port for one more of the user: the newest port of the user with most, in the network
+// namespace with most, or the user's own one that has not failed for longest.
 func (f *failing) makeRoom(now time.Time, by user) bool {
+	total := make(map[uint32]int)
+	for u, n := range f.users {
+		total[u.netns] += n
+	}
+	from := by.netns
+	for netns, n := range total {
+		if n >= total[by.netns]+2 && n > total[from] {
+			from = netns
+		}
+	}
+	most := 0
+	for u, n := range f.users {
+		if u.netns == from {
+			most = max(most, n)
+		}
+	}
+	pushes := from != by.netns || most >= f.users[by]+2
 	var (
 		victim failingPort
 		found  bool
 	)
-	most := 0
-	for _, n := range f.users {
-		most = max(most, n)
-	}
-	pushes := most >= f.users[by]+2
 	for at, port := range f.ports {
 		switch {
-		case pushes && f.users[port.user] == most:
+		case pushes && at.netns == from && f.users[port.user] == most:
 			if !found || port.first.After(f.ports[victim].first) {
 				victim, found = at, true
 			}

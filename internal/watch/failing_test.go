@@ -122,3 +122,17 @@ func TestNamespaceThatIsGoneGivesItsFailuresBack(t *testing.T) {
 		t.Errorf("the next namespace with the number has %+v, want nothing", set.Ports)
 	}
 }
+
+func TestAPodWithManyUsersCannotTakeTheFailingPortsOfOthers(t *testing.T) {
+	p := newPlan(t, Config{Listeners: true, Retention: time.Minute})
+	for uid := range uint32(2 * maxFailing) {
+		p.BindFailed(at(0), 7, sock.TCP, uint16(1000+uid), uid)
+	}
+	p.BindFailed(at(1), 8, sock.TCP, 80, 0)
+	if set := p.Elsewhere(sock.TCP, 8).Update(at(1), nil); !slices.Equal(set.Ports, []Port{{Number: 80, Source: SourceFailure}}) {
+		t.Errorf("another pod has %+v, want port 80", set.Ports)
+	}
+	if set := p.Elsewhere(sock.TCP, 7).Update(at(1), nil); len(set.Ports) != maxFailing-1 {
+		t.Errorf("the pod has %d ports, want %d", len(set.Ports), maxFailing-1)
+	}
+}

@@ -78,19 +78,19 @@ func Wait(d time.Duration) string { return Seconds(d.Seconds()) }
 func Seconds(n float64) string { return fmt.Sprintf("%d s", int64(math.Ceil(n))) }
 
 // Process names a process, what it belongs to, and how many others share what it has.
-func Process(name string, pid int, place string, others int) string {
+func Process(name string, pid int, at Place, others int) string {
 	who := "unnamed process"
 	if name != "" {
 		who = Name(name)
+	}
+	if in := at.in(); in != "" {
+		who += " in " + in
 	}
 	var about []string
 	if pid != 0 {
 		about = append(about, fmt.Sprintf("pid %d", pid))
 	}
-	if place != "" {
-		about = append(about, place)
-	}
-	if len(about) > 0 {
+	if about = append(about, at.rest()...); len(about) > 0 {
 		who += " (" + strings.Join(about, ", ") + ")"
 	}
 	if others > 0 {
@@ -99,16 +99,40 @@ func Process(name string, pid int, place string, others int) string {
 	return who
 }
 
-// Place names a systemd unit and a container. Each may be empty.
-func Place(unit, container string) string {
-	var in []string
-	if unit != "" {
-		in = append(in, Name(unit))
+// A Place is what a process belongs to: a systemd unit, and a container, which may be in a pod. Each may be
+// empty.
+type Place struct {
+	Unit, Pod, Container string
+}
+
+// in is the pod, or else the container.
+func (p Place) in() string {
+	switch {
+	case p.Pod != "":
+		return "pod " + Name(p.Pod)
+	case p.Container != "":
+		return "container " + Name(p.Container)
 	}
-	if container != "" {
-		in = append(in, "container "+Name(container))
+	return ""
+}
+
+func (p Place) rest() (rest []string) {
+	if p.Unit != "" {
+		rest = append(rest, Name(p.Unit))
 	}
-	return strings.Join(in, ", ")
+	if p.Pod != "" && p.Container != "" {
+		rest = append(rest, "container "+Name(p.Container))
+	}
+	return rest
+}
+
+// String names all parts.
+func (p Place) String() string {
+	all := p.rest()
+	if in := p.in(); in != "" {
+		all = append([]string{in}, all...)
+	}
+	return strings.Join(all, ", ")
 }
 
 // Port is a port in words.

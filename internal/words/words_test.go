@@ -22,8 +22,13 @@ func TestWords(t *testing.T) {
 		{Few([]string{"d", "c", "a", "b"}), "a, b, c, ..."},
 		{Wait(time.Second + 1), "2 s"},
 		{Seconds(0), "0 s"},
-		{Process("nginx", 7, Place("nginx.service", "web"), 2), "nginx (pid 7, nginx.service, container web) and 2 more"},
-		{Process("", 0, "", 0), "unnamed process"},
+		{Process("nginx", 7, Place{Unit: "nginx.service", Container: "web"}, 2), "nginx in container web (pid 7, nginx.service) and 2 more"},
+		{Process("nginx", 7, Place{Pod: "shop/web-7d9f4-abcde", Container: "nginx"}, 0), "nginx in pod shop/web-7d9f4-abcde (pid 7, container nginx)"},
+		{Process("nginx", 0, Place{Pod: "shop/web-7d9f4-abcde"}, 0), "nginx in pod shop/web-7d9f4-abcde"},
+		{Process("", 0, Place{}, 0), "unnamed process"},
+		{Place{Unit: "a.service", Pod: "shop/web", Container: "nginx"}.String(), "pod shop/web, a.service, container nginx"},
+		{Place{Unit: "a.service", Container: "we\nb"}.String(), `container "we\nb", a.service`},
+		{Place{}.String(), ""},
 		{Port(80), "port 80"},
 	} {
 		if tt.got != tt.want {

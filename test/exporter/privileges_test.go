@@ -329,7 +329,8 @@ func TestKeepsNoMoreThanItsFlagsNeed(t *testing.T) {
 		{"--collector.owner", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"},
 		{"--no-collector.owner --netns=sockstate-nope", "CAP_SYS_ADMIN"},
 		{"--no-collector.owner --netns=/nope/nope", "CAP_DAC_READ_SEARCH CAP_SYS_ADMIN"},
-		{"--no-collector.owner --netns.processes", "CAP_SYS_PTRACE CAP_SYS_ADMIN"},
+		{"--no-collector.owner --netns=sockstate-nope*", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE CAP_SYS_ADMIN"},
+		{"--no-collector.owner --netns.processes", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE CAP_SYS_ADMIN"},
 		{"--collector.owner --netns.processes", "CAP_DAC_READ_SEARCH CAP_SYS_PTRACE CAP_SYS_ADMIN"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {

@@ -78,7 +78,7 @@ func inUse(v *unixsock.Verdict) *diagnosis.Diagnosis {
 func stale(v *unixsock.Verdict) *diagnosis.Diagnosis {
 	from := ""
 	if v.Left.Known() {
-		from = " from " + words.Process(v.Left.Process, v.Left.PID, words.Place(v.Left.Unit, v.Left.ShortContainer()), 0)
+		from = " from " + words.Process(v.Left.Process, v.Left.PID, placeOf(&v.Left), 0)
 	}
 	d := simple(codes.UnixStaleFile, "the file "+v.Name.String()+" is left over"+from+", and nobody listens there")
 	if !v.Certain() {
@@ -110,11 +110,15 @@ func process(s *unixsock.Socket) string {
 			return "a process that is not known"
 		}
 	}
-	who := words.Process(o.Process, o.PID, words.Place(o.Unit, o.ShortContainer()), max(o.Processes-1, 0))
+	who := words.Process(o.Process, o.PID, placeOf(o), max(o.Processes-1, 0))
 	if s.Netns != "" {
 		who += " in the network namespace " + words.Name(s.Netns)
 	}
 	return who
+}
+
+func placeOf(o *owner.Owner) words.Place {
+	return words.Place{Unit: o.ShownUnit(), Pod: o.Named.PodName(), Container: o.ShownContainer()}
 }
 
 // verb says what the first socket does there.

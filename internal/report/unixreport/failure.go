@@ -55,7 +55,7 @@ func newFailure(f *unixfailures.Failure, ns *snapshot.Namespace, now time.Time) 
 		First: f.First.UTC().Truncate(time.Millisecond), Last: f.Last.UTC().Truncate(time.Millisecond),
 		AgoSeconds: report.Seconds(max(now.Sub(f.Last), 0)), Count: f.Count, NetnsInode: f.Netns,
 		// The process may have ended, but its name is always known.
-		Owner: &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.Unit, Container: f.Owner.ShortContainer()},
+		Owner: &report.Owner{Process: f.Process, PID: f.PID, Processes: 1, Unit: f.Owner.ShownUnit(), Pod: f.Owner.Named.PodName(), Container: f.Owner.ShownContainer()},
 		UID:   f.UID, Type: netlinkdiag.UnixType(f.Type).String(),
 		Errno: cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))),
 		Text:  f.Diagnosis.Line(), Diagnosis: report.NewDiagnosis(&f.Diagnosis),
@@ -92,5 +92,5 @@ func (f *Failure) NetnsText() string {
 // Explain says in one line why a bind failed.
 func Explain(f *unixfailures.Failure) string {
 	r := newFailure(f, nil, f.Last)
-	return fmt.Sprintf("bind to %s by %s failed: %s", r.Where(), words.Process(f.Process, int(f.PID), r.Owner.Place(), 0), r.Text)
+	return fmt.Sprintf("bind to %s by %s failed: %s", r.Where(), r.Owner.String(), r.Text)
 }

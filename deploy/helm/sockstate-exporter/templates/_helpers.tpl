@@ -110,6 +110,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- range $features.namespaces.names }}
 - {{ printf "--netns=%s" . | quote }}
 {{- end }}
+{{- if .Values.podNames.containerd }}
+- {{ printf "--containers.containerd=%s" (clean .Values.podNames.containerdTasks) | quote }}
+{{- end }}
 {{- with .Values.extraArgs }}
 {{ toYaml . }}
 {{- end }}

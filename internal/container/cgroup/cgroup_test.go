@@ -1,4 +1,4 @@
-package owner
+package cgroup
 
 import (
 	"os"
@@ -8,7 +8,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/procfs"
+
+	"sockstate_exporter/internal/sock"
 )
+
+func only(s, chars string) bool { return strings.Trim(s, chars) == "" }
 
 // cgroupCases are in testdata/cgroup, a file each: what is expected, one "# key: value" a line,
 // then a cgroup file as the kernel writes it.
@@ -30,8 +34,9 @@ func cgroupCases(t testing.TB) map[string]cgroupCase {
 }
 
 type cgroupCase struct {
-	want    Owner
+	want    Shown
 	service string
+	podUID  string
 	manager bool
 	text    string
 }
@@ -56,6 +61,8 @@ func parseCase(t testing.TB, text string) (c cgroupCase) {
 			c.want.Container = value
 		case "service":
 			c.service = value
+		case "pod":
+			c.podUID = value
 		case "manager":
 			c.manager = true
 		default:
@@ -93,16 +100,19 @@ func TestUnitAndContainerOfCgroups(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := placeOf(cgroups)
-			got := p.shown()
+			p := Of(cgroups)
+			got := p.Shown()
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 			if got.Service() != c.service {
 				t.Errorf("service %q, want %q", got.Service(), c.service)
 			}
-			if p.manager != c.manager {
-				t.Errorf("a service manager: %t, want %t", p.manager, c.manager)
+			if p.Manager != c.manager {
+				t.Errorf("a service manager: %t, want %t", p.Manager, c.manager)
+			}
+			if p.PodUID != c.podUID {
+				t.Errorf("pod %q, want %q", p.PodUID, c.podUID)
 			}
 		})
 	}
@@ -115,7 +125,7 @@ func TestNamesThatAreNoUnitsAreLeftOut(t *testing.T) {
 		"/a b.service", "/" + strings.Repeat("x", 250) + ".service",
 		"/docker-0123.scopes", "/lxc.payload.", "/machine-.scopes", "/lxc/<b>",
 	} {
-		if got := parsePath(path); got != (place{}) {
+		if got := Parse(path); got != (Place{}) {
 			t.Errorf("%q: got %+v, want nothing", path, got)
 		}
 	}
@@ -137,11 +147,11 @@ func FuzzHostileCgroup(f *testing.F) {
 			"/system.slice/foo.service": "foo.service",
 			"/system.slice/docker-" + strings.Repeat("b", 64) + ".scope": "docker-" + strings.Repeat("b", 12),
 		} {
-			at := parsePath(own + "/" + name)
-			owner := at.shown()
+			at := Parse(own + "/" + name)
+			owner := at.Shown()
 			who, _, inner := strings.Cut(owner.Service(), "/")
-			top := parsePath(own)
-			system := top.shown()
+			top := Parse(own)
+			system := top.Shown()
 			if s := owner.Service(); s != "" && s != system.Service() && (!inner || who != within) {
 				t.Errorf("%s below %s is service %q", name, own, s)
 			}
@@ -161,19 +171,22 @@ func FuzzParsePath(f *testing.F) {
 	f.Add("/x/init.scope")
 	f.Add("/_/__/_.service/_docker-/:/a:b:c")
 	f.Fuzz(func(t *testing.T, path string) {
-		p := parsePath(path)
-		for _, name := range []string{p.unit, p.container} {
+		p := Parse(path)
+		for _, name := range []string{p.Unit, p.Container} {
 			if name != "" && (!plain(name) || len(name) > maxName) {
 				t.Errorf("%q: got name %q", path, name)
 			}
 		}
-		if (p.runtime == "") != (p.container == "") {
-			t.Errorf("%q: got runtime %q and container %q", path, p.runtime, p.container)
+		if (p.Runtime == "") != (p.Container == "") {
+			t.Errorf("%q: got runtime %q and container %q", path, p.Runtime, p.Container)
 		}
-		if p.manager && p.unit == "" && p.container == "" {
+		if p.Manager && p.Unit == "" && p.Container == "" {
 			t.Errorf("%q: a service manager without unit", path)
 		}
-		owner := p.shown()
+		if id := p.ID(); id.PodUID != "" && !only(id.PodUID, "0123456789abcdefABCDEF-") || id != (sock.ContainerID{}) && p.ContainerWithin != "" {
+			t.Errorf("%q: got %+v of %+v", path, id, p)
+		}
+		owner := p.Shown()
 		within, name, inner := strings.Cut(owner.Service(), "/")
 		if within != "" && !plain(within) || inner && !plain(name) {
 			t.Errorf("%q: service %q", path, owner.Service())

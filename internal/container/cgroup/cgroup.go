@@ -1,4 +1,7 @@
-package owner
+// Package cgroup reads the systemd unit and the container of a process from the paths of its cgroups.
+//
+// The documentation of package owner says what counts as a unit and as a container.
+package cgroup
 
 import (
 	"cmp"
@@ -7,31 +10,42 @@ import (
 	"strings"
 
 	"github.com/prometheus/procfs"
+
+	"sockstate_exporter/internal/sock"
 )
 
-// A place is the unit and the container in the path of a cgroup.
-type place struct {
-	unit, runtime, container string
+// A Place is the unit and the container in the path of a cgroup.
+type Place struct {
+	Unit, Runtime, Container string
 
 	// The user manager or the container that the unit, or the container, is in: whoever runs in it
 	// can choose the name. Empty: it is the system's.
-	unitWithin, containerWithin string
+	UnitWithin, ContainerWithin string
 
-	manager bool // it is a service manager's own: init.scope
+	PodUID  string // of Kubernetes, if the container is the system's
+	Manager bool   // it is a service manager's own: init.scope
 }
 
-// placeOf reads the unit and the container from the cgroups of a process.
-func placeOf(cgroups []procfs.Cgroup) place {
-	var p place
+// ID says which container that is. It is zero where there is none, or one that is not the system's.
+func (p *Place) ID() sock.ContainerID {
+	if p.ContainerWithin != "" || !isID(p.Container) {
+		return sock.ContainerID{}
+	}
+	return sock.ContainerID{ID: p.Container, Runtime: p.Runtime, PodUID: p.PodUID}
+}
+
+// Of reads the unit and the container from the cgroups of a process.
+func Of(cgroups []procfs.Cgroup) Place {
+	var p Place
 	for _, c := range byTrust(cgroups) {
-		switch q := parsePath(c.Path); {
-		case p.container != "":
+		switch q := Parse(c.Path); {
+		case p.Container != "":
 			return p
-		case q.container != "":
+		case q.Container != "":
 			// A unit that only another hierarchy has is the runtime's own: dockerd with its
 			// cgroupfs driver does not use the unified hierarchy.
 			p = q
-		case p.unit == "":
+		case p.Unit == "":
 			p = q
 		}
 	}
@@ -60,14 +74,14 @@ func byTrust(cgroups []procfs.Cgroup) []procfs.Cgroup {
 // maxName is NAME_MAX: no directory has a longer name, and no unit (UNIT_NAME_MAX).
 const maxName = 255
 
-// parsePath reads a cgroup's path from the root down.
+// Parse reads a cgroup's path from the root down.
 //
 // Only the system's service manager can make a unit directly in the slices at the top. Below that
 // unit a cgroup may have any name: delegation lets the unit's own user make them (Delegate= of
 // systemd.resource-control(5)). So units below a system unit are ignored, except in user managers
 // and containers, which have units of their own. There the innermost one counts, and
-// place.unitWithin says that it is not the system's.
-func parsePath(path string) place {
+// Place.UnitWithin says that it is not the system's.
+func Parse(path string) Place {
 	w := walk{inSlices: true}
 	// proc_cgroup_show appends this for a process that waits to be reaped.
 	for name := range strings.SplitSeq(strings.TrimSuffix(path, " (deleted)"), "/") {
@@ -76,12 +90,12 @@ func parsePath(path string) place {
 		}
 		w.step(strings.TrimPrefix(name, "_")) // cg_escape of systemd
 	}
-	return w.place
+	return w.Place
 }
 
 // A walk goes down a path.
 type walk struct {
-	place
+	Place
 	parent   string // the name before
 	inSlices bool   // nothing but slices so far
 
@@ -97,35 +111,38 @@ func (w *walk) step(name string) {
 	case name == "init.scope":
 		// The manager of a user or a container is that unit's process.
 		if w.inSlices {
-			w.unit = name
+			w.Unit = name
 		}
-		w.manager = w.unit != "" || w.container != ""
+		w.Manager = w.Unit != "" || w.Container != ""
 	case isUnit(name) && (w.inSlices || w.inner != ""):
-		w.unit, w.unitWithin, w.manager = name, w.inner, false
+		w.Unit, w.UnitWithin, w.Manager = name, w.inner, false
 		if user, ok := cutBoth(name, "user@", ".service"); ok && w.inSlices {
 			w.inner = "user@" + user
 		}
 	case w.parent == "user" && w.inner == "" && plain(name):
 		w.inner = "user@" + name // /user/NAME of pam_cgfs, which belongs to that user
 	}
+	if w.inner == "" && w.Unit == "" && w.PodUID == "" {
+		w.PodUID = podUIDOf(name)
+	}
 	w.inSlices = w.inSlices && strings.HasSuffix(name, ".slice")
 	w.parent = name
 }
 
 func (w *walk) enterContainer(name, runtime, id string) {
-	w.runtime, w.container, w.containerWithin = runtime, id, w.inner
+	w.Runtime, w.Container, w.ContainerWithin = runtime, id, w.inner
 	switch {
 	case isUnit(name) && (w.inSlices || w.inner != ""):
-		w.unit, w.unitWithin, w.manager = name, w.inner, false
-	case w.unitWithin != w.inner:
-		w.unit, w.unitWithin = "", "" // the unit is around the user manager or the outer container
-	case strings.Contains(name, ":") || w.inner == "" && strings.HasSuffix(w.unit, ".scope"):
+		w.Unit, w.UnitWithin, w.Manager = name, w.inner, false
+	case w.UnitWithin != w.inner:
+		w.Unit, w.UnitWithin = "", "" // the unit is around the user manager or the outer container
+	case strings.Contains(name, ":") || w.inner == "" && strings.HasSuffix(w.Unit, ".scope"):
 		// Below the runtime itself, which did not understand its parent, or in a user's session.
-		w.containerWithin = cmp.Or(w.inner, w.unit)
-		w.unit, w.unitWithin = "", ""
+		w.ContainerWithin = cmp.Or(w.inner, w.Unit)
+		w.Unit, w.UnitWithin = "", ""
 	}
 	if w.inner == "" {
-		w.inner = cmp.Or(w.containerWithin, w.shown().Service())
+		w.inner = cmp.Or(w.ContainerWithin, w.Shown().Service())
 	}
 }
 
@@ -159,13 +176,13 @@ func plain(name string) bool {
 
 // runtimeOf has the runtime for each prefix of a container's cgroup.
 var runtimeOf = map[string]string{
-	"docker":         RuntimeDocker,
-	"cri-containerd": RuntimeContainerd,
-	"containerd":     RuntimeContainerd,
-	"nerdctl":        RuntimeContainerd,
-	"crio":           RuntimeCRIO,
-	"libpod":         RuntimePodman,
-	"libpod-payload": RuntimePodman, // --cgroups=split
+	"docker":         sock.RuntimeDocker,
+	"cri-containerd": sock.RuntimeContainerd,
+	"containerd":     sock.RuntimeContainerd,
+	"nerdctl":        sock.RuntimeContainerd,
+	"crio":           sock.RuntimeCRIO,
+	"libpod":         sock.RuntimePodman,
+	"libpod-payload": sock.RuntimePodman, // --cgroups=split
 }
 
 // containerOf reads a container from a cgroup's name.
@@ -184,12 +201,12 @@ func containerOf(parent, name string) (runtime, id string) {
 		case prefix == "" && runtimeOf[parent] != "":
 			return runtimeOf[parent], id
 		default:
-			return RuntimeOther, id
+			return sock.RuntimeOther, id
 		}
 	}
 	// cri-containerd writes slice:prefix:id where kubelet uses systemd's driver and it does not
 	if i := strings.LastIndexByte(name, ':'); i >= 0 && isID(name[i+1:]) {
-		return RuntimeContainerd, name[i+1:]
+		return sock.RuntimeContainerd, name[i+1:]
 	}
 	return machineOf(parent, name)
 }
@@ -217,16 +234,16 @@ func isID(s string) bool {
 // machineOf reads a container that is called by its name.
 func machineOf(parent, name string) (runtime, id string) {
 	if parent == "lxc" || parent == "lxc.payload" {
-		return RuntimeLXC, name
+		return sock.RuntimeLXC, name
 	}
 	if id, ok := strings.CutPrefix(name, "lxc.payload."); ok {
-		return RuntimeLXC, id
+		return sock.RuntimeLXC, id
 	}
 	if id, ok := cutBoth(name, "machine-", ".scope"); ok {
-		return RuntimeMachine, unescape(id)
+		return sock.RuntimeMachine, unescape(id)
 	}
 	if id, ok := cutBoth(name, "systemd-nspawn@", ".service"); ok {
-		return RuntimeMachine, unescape(id)
+		return sock.RuntimeMachine, unescape(id)
 	}
 	return "", ""
 }
@@ -257,23 +274,93 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// shown returns the unit and the container as an Owner shows them.
-func (p *place) shown() Owner {
-	o := Owner{Unit: p.unit, Runtime: p.runtime, Container: p.container}
-	if p.unit != "" {
-		o.Unit = mark(p.unitWithin, p.unit)
+// podUIDOf reads the uid of a pod from the name of its cgroup: "podUID" of the kubelet's driver cgroupfs,
+// "kubepods-burstable-podUID.slice" of its driver systemd, which has "_" for "-". The uid of a static pod
+// has no hyphens.
+func podUIDOf(name string) string {
+	stem, slice := strings.CutSuffix(name, ".slice")
+	if i := strings.LastIndex(stem, "-pod"); slice && i >= 0 {
+		stem = stem[i+1:]
+	} else if slice {
+		return ""
 	}
-	if p.container != "" {
-		o.Within = p.containerWithin
+	uid, ok := strings.CutPrefix(stem, "pod")
+	if !ok {
+		return ""
 	}
-	return o
+	if slice {
+		uid = strings.ReplaceAll(uid, "_", "-")
+	}
+	bare := strings.ReplaceAll(uid, "-", "")
+	if _, err := hex.DecodeString(bare); err != nil || len(bare) != 32 || len(uid) != 32 && len(uid) != 36 {
+		return ""
+	}
+	return uid
+}
+
+// Shown is a unit and a container as people see them.
+type Shown struct {
+	Unit      string // with what it is in, if it is not the system's: "user@1000/x.service"
+	Runtime   string
+	Container string
+	Within    string // what the container is in, if it is not the system's
+}
+
+// Shown returns the unit and the container as people see them.
+func (p *Place) Shown() Shown {
+	s := Shown{Unit: p.Unit, Runtime: p.Runtime, Container: p.Container}
+	if p.Unit != "" {
+		s.Unit = mark(p.UnitWithin, p.Unit)
+	}
+	if p.Container != "" {
+		s.Within = p.ContainerWithin
+	}
+	return s
+}
+
+// ShortContainer returns the first 12 digits of a container's id, or its name where it has no id. What it
+// is in comes first, as in Unit.
+func (s Shown) ShortContainer() string {
+	if s.Container == "" {
+		return ""
+	}
+	return mark(s.Within, s.shortID())
+}
+
+func (s Shown) shortID() string {
+	if isID(s.Container) {
+		return s.Container[:12]
+	}
+	return s.Container
+}
+
+// OwnUnit returns the unit, unless it is only the scope that the runtime made for the container.
+func (s Shown) OwnUnit() string {
+	if s.Container != "" && scopeOf(s.Unit[strings.LastIndexByte(s.Unit, '/')+1:], s.Container) {
+		return ""
+	}
+	return s.Unit
+}
+
+// Service returns the unit. For a container without a unit of its own it returns runtime and id:
+// "docker-0123456789ab".
+func (s Shown) Service() string {
+	if unit := s.OwnUnit(); unit != "" || s.Container == "" {
+		return unit
+	}
+	return mark(s.Within, s.Runtime+"-"+s.shortID())
+}
+
+// mark puts before a name what it is in. No name of a unit or a container has a slash.
+func mark(within, name string) string {
+	if within == "" {
+		return name
+	}
+	return within + "/" + name
 }
 
 // scopeOf reports whether a unit is only the scope that the runtime made for the container.
 func scopeOf(unit, container string) bool {
-	if container == "" {
-		return false
-	}
 	_, id := containerOf("", unit)
 	return id == container
 }
