@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 )
 
 // A Watch watches ports to which a bind has failed: *watch.Plan. netns is 0 for the exporter's own
@@ -43,7 +44,7 @@ func (r *Recorder) isWatchedNetns(inode uint32) bool {
 	return ok
 }
 
-// noteFailing notes that a server cannot have its TCP port: another socket has it, the address is not
+// noteFailing notes that a server cannot have its port: another socket has it, the address is not
 // there, or the server may not. Other errors say that the call itself was wrong. It runs for every
 // event.
 func (r *Recorder) noteFailing(e *bindtrace.Event) {
@@ -52,11 +53,15 @@ func (r *Recorder) noteFailing(e *bindtrace.Event) {
 	default:
 		return
 	}
-	tcp := e.Protocol == sock.TCP || e.Protocol == sock.MPTCP
-	if !tcp || e.Op == bindtrace.OpConnect || !e.PortKnown || e.Port == 0 || !r.isWatchedNetns(e.Netns) {
+	of := r.failing
+	if e.Protocol == sock.UDP {
+		of = r.udp
+	}
+	known := e.Protocol == sock.TCP || e.Protocol == sock.MPTCP || e.Protocol == sock.UDP
+	if !known || e.Op == bindtrace.OpConnect || !e.PortKnown || e.Port == 0 || !r.isWatchedNetns(e.Netns) {
 		return
 	}
-	r.failing.Failed(failing.Failure{
+	of.Failed(failing.Failure{
 		Key:  failing.Key{Netns: e.Netns, Port: e.Port, Family: e.Family},
 		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, PID: int(e.PID), Process: e.Process,
 	})
@@ -69,4 +74,16 @@ func (r *Recorder) Look(netns uint32, at time.Time, listeners []ports.Listener, 
 	if err == nil {
 		r.failing.Look(netns, at, listeners)
 	}
+}
+
+// LookUDP is Look for the UDP sockets that anybody can send to.
+func (r *Recorder) LookUDP(netns uint32, at time.Time, found []udp.Port, err error) {
+	if err != nil {
+		return
+	}
+	var sockets []ports.Listener
+	for i := range found {
+		sockets = append(sockets, found[i].Listeners()...)
+	}
+	r.udp.Look(netns, at, sockets)
 }

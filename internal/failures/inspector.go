@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/inspect"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 )
 
 // Looks are at least minLookGap apart, and take at most a fifth of the time of a CPU, however many
@@ -97,12 +98,13 @@ func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, wait
 	failed, of := make(map[uint16][]bindrule.Request), make(map[uint16]*facts.Observation)
 	for at, port := range waiting {
 		for bind, same := range port.binds {
-			if facts.AsksForSockets(&same.latest) && !observed[at].Complete(&same.latest, bind.request) {
+			if bind.key.Protocol != sock.UDP && facts.AsksForSockets(&same.latest) && !observed[at].Complete(&same.latest, bind.request) {
 				failed[at.port] = append(failed[at.port], bind.request)
 				of[at.port] = observed[at]
 			}
 		}
 	}
+	i.lookAtUDP(ctx, ns, waiting, observed)
 	if len(failed) == 0 {
 		return
 	}

@@ -3,7 +3,6 @@ package udphash_test
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -195,34 +194,15 @@ func TestSocketsThatServeMany(t *testing.T) {
 
 func TestSocketsOfTheKernel(t *testing.T) {
 	r := newReader(t)
-	ip := kerneltest.RequireCommand(t, "ip")
-	for kind, args := range map[string]string{
-		"vxlan": "type vxlan id 1 dstport 5300 dev lo",
-		"wg":    "type wireguard",
-	} {
-		t.Run(kind, func(t *testing.T) {
-			ns := kerneltest.New(t)
-			out, err := ns.Command(t, ip, strings.Fields("link add tunnel0 "+args)...).CombinedOutput()
-			if err != nil {
-				kerneltest.Skip(t, "this kernel has no %s: %v: %s", kind, err, out)
-			}
-			if kind == "wg" {
-				wg, err := exec.LookPath("wg")
-				if err != nil {
-					kerneltest.Skip(t, "%v", err)
-				}
-				ns.Output(t, wg, "set", "tunnel0", "listen-port", "5300")
-			}
-			ns.Output(t, ip, "link", "set", "tunnel0", "up")
-			got := on(t, r, ns)
-			if len(got.Sockets) == 0 {
-				t.Fatal("no socket")
-			}
-			for _, s := range got.Sockets {
-				if !s.Kernel || !strings.HasPrefix(s.Handler, kind+"_") {
-					t.Errorf("got %+v", s)
-				}
-			}
-		})
+	ns := kerneltest.New(t)
+	ns.AddVXLAN(t, "tunnel0", port)
+	got := on(t, r, ns)
+	if len(got.Sockets) == 0 {
+		t.Fatal("no socket")
+	}
+	for _, s := range got.Sockets {
+		if function, _, _ := strings.Cut(s.Handler, " "); !s.Kernel || function != "vxlan_rcv" {
+			t.Errorf("got %+v", s)
+		}
 	}
 }

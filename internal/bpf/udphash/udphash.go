@@ -14,7 +14,9 @@ import (
 
 	"sockstate_exporter/internal/bpf"
 	"sockstate_exporter/internal/bpf/bhash"
+	"sockstate_exporter/internal/bpf/loaderr"
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 //go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb -no-global-types -type request udphash udphash.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable -Wno-unused-parameter
@@ -80,7 +82,9 @@ func New() (*Reader, error) {
 	}
 	if err != nil {
 		_ = r.Close()
-		return nil, err
+		return nil, loaderr.Explain(sock.UnavailableError{
+			Feature: "flags of UDP sockets", Mode: "bpf", Reason: sock.ReasonUnsupported, Need: "Linux 5.17, with BTF",
+		}, err)
 	}
 	return r, nil
 }

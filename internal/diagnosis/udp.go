@@ -1,0 +1,234 @@
+package diagnosis
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis/codes"
+	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/words"
+)
+
+// ofUDP is the diagnosis of a bind to a UDP port that other sockets have.
+func ofUDP(f *Facts) Diagnosis {
+	if len(f.Blockers) == 0 {
+		return f.udpNotSeen()
+	}
+	groups := make(map[codes.Code][]Blocker)
+	first := codes.Unknown
+	for i := range f.Blockers {
+		code := f.classifyUDP(&f.Blockers[i])
+		groups[code] = append(groups[code], f.Blockers[i])
+		if code.Before(first) {
+			first = code
+		}
+	}
+	sockets := groups[first]
+	d := Diagnosis{
+		Code: first, Sentence: f.udpHolders(sockets) + f.udpFlagNote(first, sockets), Remedy: f.udpRemedy(first, sockets), End: untilClosed(),
+		Afterwards: f.Seen == Afterwards, State: sockets[0].State.String(),
+	}
+	if holder := f.holderOf(sockets); holder != nil {
+		d.Holder = *holder
+	}
+	if sockets[0].Peer.IsValid() {
+		d.Peer = sockets[0].Peer.String()
+	}
+	if rest := len(f.Blockers) - len(sockets); rest > 0 {
+		d.Sentence += "; " + words.Plural(uint64(rest), "other socket") + " would block it too"
+	}
+	d.Brief, d.Why = f.udpBrief(), d.Sentence
+	return d
+}
+
+// udpBrief names who has sockets in the way, and where.
+func (f *Facts) udpBrief() string {
+	line := f.who(f.Blockers)
+	if f.Blockers[0].Kernel {
+		line = "the kernel itself" + kernelUse(f.Blockers)
+	}
+	return line + " on " + f.where(f.Blockers)
+}
+
+// udpNotSeen is for a bind that no socket explains, or may fail. The error alone says what it was.
+func (f *Facts) udpNotSeen() Diagnosis {
+	d := simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port")
+	switch {
+	case f.Seen == Now:
+		d = Diagnosis{Code: codes.Unknown, Sentence: "not all sockets were seen"}
+		if len(f.Doubtful) > 0 {
+			d.Sentence = "it depends on flags of " + words.Plural(total(f.Doubtful), "UDP socket")
+		}
+		d.Brief, d.Why = d.Sentence, d.Sentence
+	case f.Seen == NotSeen:
+		d.Sentence += ", and the exporter has not looked for it"
+	case f.Err != nil:
+		d.Sentence += "; the sockets on it could not be seen: " + words.OneLine(f.Err.Error())
+	default:
+		d.Sentence, d.Afterwards = "another UDP socket had the port, and was gone before the exporter could look", true
+	}
+	return d
+}
+
+// classifyUDP is the code of one blocker.
+func (f *Facts) classifyUDP(b *Blocker) codes.Code {
+	lacks := func(new, old bindrule.Flag) bool {
+		return new != old && new != bindrule.FlagUnknown && old != bindrule.FlagUnknown
+	}
+	sameUser := !b.UID.Known || !f.Request.UID.Known || b.UID == f.Request.UID
+	switch {
+	case b.Own:
+		return codes.UDPOwnSocket
+	case b.Kernel:
+		return codes.UDPKernelSocket
+	case f.Seen == Now: // the flags of the bind are an assumption
+		return codes.UDPInUse
+	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.Yes && !sameUser:
+		return codes.UDPReuseOtherUser
+	case lacks(f.Request.ReuseAddr, b.ReuseAddr), lacks(f.Request.ReusePort, b.ReusePort):
+		return codes.UDPReuseMissing
+	default:
+		return codes.UDPInUse
+	}
+}
+
+// udpHolders says who has the port. Connected sockets, which a QUIC server has many of, are only counted.
+func (f *Facts) udpHolders(sockets []Blocker) string {
+	var open, connected []Blocker
+	for i := range sockets {
+		if sockets[i].State == sock.StateEstablished {
+			connected = append(connected, sockets[i])
+		} else {
+			open = append(open, sockets[i])
+		}
+	}
+	switch {
+	case len(open) == 0:
+		return f.udpConnected(connected)
+	case len(connected) > 0:
+		return f.udpOpen(open) + ", with " + count(connected, "connected socket")
+	default:
+		return f.udpOpen(open)
+	}
+}
+
+func (f *Facts) udpOpen(sockets []Blocker) string {
+	if sockets[0].Kernel {
+		return "the kernel itself has " + f.where(sockets) + kernelUse(sockets)
+	}
+	verb := " has "
+	if len(holders(sockets)) > 1 {
+		verb = " have "
+	}
+	line := f.who(sockets)
+	if sockets[0].Own {
+		line += " itself"
+	}
+	line += verb + f.where(sockets)
+	if opener := &sockets[0].Opener; opener.Known() {
+		line += ", which " + process(opener) + " opened, and that is gone"
+	}
+	if sockets[0].Outgoing {
+		line += " (a client: the kernel chose the port for it)"
+	}
+	return line
+}
+
+func (f *Facts) udpConnected(sockets []Blocker) string {
+	if b := &sockets[0]; total(sockets) == 1 && b.Peer.IsValid() {
+		return f.who(sockets) + " has " + f.endpoint(b) + ", connected to " + b.Peer.String()
+	}
+	line := f.who(sockets) + " has " + count(sockets, "connected socket") + " on " + f.where(sockets)
+	if sockets[0].Outgoing {
+		line += " (of a client: the kernel chose the port for it)"
+	}
+	return line
+}
+
+// udpFlagNote says which flag differs.
+func (f *Facts) udpFlagNote(code codes.Code, sockets []Blocker) string {
+	b := &sockets[0]
+	switch code {
+	case codes.UDPReuseOtherUser:
+		return " with SO_REUSEPORT as " + uids(sockets) + ", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
+	case codes.UDPReuseMissing:
+	default:
+		return ""
+	}
+	var both []string
+	note := func(flag string, new, old bindrule.Flag) {
+		switch {
+		case new == bindrule.Yes && old == bindrule.No:
+			both = append(both, "the new socket sets "+flag+", and that one does not")
+		case new == bindrule.No && old == bindrule.Yes:
+			both = append(both, "that socket sets "+flag+", and the new one does not")
+		}
+	}
+	note("SO_REUSEADDR", f.Request.ReuseAddr, b.ReuseAddr)
+	note("SO_REUSEPORT", f.Request.ReusePort, b.ReusePort)
+	return "; " + strings.Join(both, "; ")
+}
+
+func (f *Facts) udpRemedy(code codes.Code, sockets []Blocker) string {
+	names := holders(sockets)
+	switch {
+	case code == codes.UDPOwnSocket:
+		return f.remedyOfOwnListener(sockets)
+	case code == codes.UDPKernelSocket, code == codes.UDPReuseOtherUser:
+		return code.Remedy()
+	case sockets[0].Outgoing:
+		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
+	case f.Seen != Now && f.sameProgram(&sockets[0]):
+		return "The program runs already: stop that instance before you start another one."
+	case len(names) > 0 && code == codes.UDPReuseMissing:
+		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address. If they are to share the port, both must set the flag."
+	case len(names) > 0:
+		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address."
+	case sockets[0].Holder.Absence == owner.NoProcess:
+		return "No process shows the socket: it may be the kernel's own (VXLAN, WireGuard, NFS), or on its way between processes. Use another port or address, or find its program by uid."
+	default:
+		return fmt.Sprintf("`ss -Huanp 'sport = :%d'`, as root on the host, may name the program. Stop it, or use another port or address.", f.Port)
+	}
+}
+
+// kernelUse says what the kernel uses the sockets for, by the functions that get their packets.
+func kernelUse(sockets []Blocker) string {
+	var uses []string
+	for i := range sockets {
+		if use := KernelUse(sockets[i].Handler); use != "" && !slices.Contains(uses, use) {
+			uses = append(uses, use)
+		}
+	}
+	if len(uses) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(uses, ", ") + ")"
+}
+
+// KernelUse says what the kernel uses a UDP socket for, by the function that gets its packets, with its module:
+// "wg_receive [wireguard]". It is empty where that is not known.
+func KernelUse(handler string) string {
+	function, module, _ := strings.Cut(handler, " ")
+	for prefix, use := range map[string]string{
+		"vxlan_": "VXLAN", "wg_": "WireGuard", "geneve_": "GENEVE", "l2tp_": "L2TP", "gtp_": "GTP",
+		"fou_": "FOU", "gue_": "GUE", "rxrpc_": "RxRPC", "tipc_": "TIPC", "bareudp_": "bareudp",
+	} {
+		if strings.HasPrefix(function, prefix) {
+			return use
+		}
+	}
+	if module = strings.Trim(module, "[]"); module != "" {
+		return "module " + words.Name(module)
+	}
+	return ""
+}
+
+// OfShared is the diagnosis of a UDP port that different servers share by a flag.
+func OfShared(port uint16, servers []owner.Owner, flag string) Diagnosis {
+	return simple(codes.UDPShared, untilChanged(), fmt.Sprintf("%s share UDP %s by %s: each unicast datagram reaches only one of them",
+		names(servers), words.Port(port), flag))
+}
