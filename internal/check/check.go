@@ -37,7 +37,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // tell writes the report that the options ask for.
 func tell(ctx context.Context, opts *options, stdout, stderr io.Writer) (*report.Report, error) {
-	src := openSources()
+	src := openSources(opts)
 	defer src.Close()
 	var judged *report.Report
 	var err error

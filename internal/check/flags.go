@@ -15,9 +15,9 @@ import (
 
 const name = "sockstate_exporter check"
 
-const help = `Say whether a restart of what listens on a TCP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it.
+const help = `Say whether a restart of what listens on a TCP or UDP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it.
 
-WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), or an address with a port (127.0.0.1:8080, [::1]:8080).
+WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), or an address with a port (127.0.0.1:8080, [::1]:8080). Without /tcp or /udp behind the port (53/udp), it is about both.
 
 The first line about a port is about a restart if something listens. The exit status is about a new bind(), and a listener blocks that like any other socket. With --restart the exit status is about the restart, too.
 
@@ -34,11 +34,13 @@ type options struct {
 	wait      wait
 }
 
-// specs are the ports to look at.
+// specs are the TCP ports to look at.
 func (o *options) specs() []watch.Spec {
-	out := make([]watch.Spec, len(o.targets))
+	var out []watch.Spec
 	for i := range o.targets {
-		out[i] = watch.Spec{PortRange: o.targets[i].PortRange}
+		if !o.targets[i].NoTCP {
+			out = append(out, watch.Spec{PortRange: o.targets[i].PortRange})
+		}
 	}
 	return out
 }

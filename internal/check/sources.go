@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/owner"
@@ -34,6 +35,8 @@ type sources struct {
 	host   *probe.Host
 	flags  *sockflags.Reader  // nil: the kernel or the user may not
 	bucket *bindbucket.Reader // nil: as above
+	udp    *udphash.Reader    // nil: as above, or not asked for
+	udpErr error              // why udp is nil
 	owners *owner.Finder      // nil: no procfs
 	files  *sockfiles.Reader  // nil: owners are found in procfs
 	lacks  []lack
@@ -50,10 +53,11 @@ type lack struct {
 }
 
 // openSources opens what this host and user allow.
-func openSources() *sources {
+func openSources(opts *options) *sources {
 	src := &sources{host: new(probe.Host)}
 	src.openFlags()
 	src.openBuckets()
+	src.openUDP(opts)
 	if src.bucket == nil && hidesBound() {
 		src.lack(lack{what: "sockets that are bound and do not listen", detail: "sockets that are bound and do not listen: Linux shows them from 6.8 on", always: true})
 	}
@@ -77,6 +81,9 @@ func (src *sources) Close() {
 	}
 	if src.files != nil {
 		_ = src.files.Close()
+	}
+	if src.udp != nil {
+		_ = src.udp.Close()
 	}
 	if src.bucket != nil {
 		_ = src.bucket.Close()
@@ -136,21 +143,39 @@ func hidesBound() bool {
 // look takes a snapshot of the ports and judges it. It looks for owners only if asked to: that
 // takes a look at every process.
 func (src *sources) look(ctx context.Context, opts *options, owners bool) (*report.Report, error) {
-	plan, err := watch.NewPlan(watch.Config{Ports: opts.specs(), MaxPorts: 1 << 16})
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
 	query := report.Query{
 		Targets: opts.targets, Restart: opts.restart,
 		ReuseAddr: opts.reuseAddr, ReusePort: opts.reusePort, UID: bindrule.UIDOf(uint32(os.Geteuid())),
 	}
+	judged := &report.Report{
+		Version: report.Version, Question: report.NewBind, Outcome: report.Free, ReuseAddr: opts.reuseAddr, ReusePort: opts.reusePort,
+		Ports: []report.PortReport{}, Unseen: []string{},
+	}
+	if opts.restart {
+		judged.Question = report.Restart
+	}
+	if !onlyUDP(opts.targets) {
+		var err error
+		if judged, err = src.lookAtTCP(ctx, opts, &query, owners); err != nil {
+			return nil, err
+		}
+	}
+	judged.UDP = []report.UDPPort{}
+	return judged, src.lookAtUDP(ctx, opts, &query, judged, owners)
+}
+
+func (src *sources) lookAtTCP(ctx context.Context, opts *options, query *report.Query, owners bool) (*report.Report, error) {
+	plan, err := watch.NewPlan(watch.Config{Ports: opts.specs(), MaxPorts: 1 << 16})
+	if err != nil {
+		return nil, err
+	}
 	own := src.host.Own()
 	query.LocalPorts = own.LocalPorts()
 	_ = own.Close()
 	query.PrivilegedBelow = privilegedBelow()
-	cfg := snapshot.Config{Host: src.host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Binds: requests(&query)}
+	cfg := snapshot.Config{Host: src.host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Binds: requests(query)}
 	if owners && src.owners != nil {
 		query.Open = src.findOwners(ctx, opts)
 		cfg.Owners = src.owners
@@ -162,7 +187,7 @@ func (src *sources) look(ctx context.Context, opts *options, owners bool) (*repo
 	defer taker.Close()
 
 	snap := taker.Take(ctx)
-	judged, err := report.New(&snap, query)
+	judged, err := report.New(&snap, *query)
 	if err != nil {
 		return nil, fmt.Errorf("look at the sockets: %w", err)
 	}
@@ -201,9 +226,9 @@ func requests(q *report.Query) []bindrule.Request {
 func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]facts.Open {
 	ns := src.host.Own()
 	defer ns.Close()
-	ranges := make([]sock.PortRange, len(opts.targets))
-	for i := range opts.targets {
-		ranges[i] = opts.targets[i].PortRange
+	var ranges []sock.PortRange
+	for _, s := range opts.specs() {
+		ranges = append(ranges, s.PortRange)
 	}
 	src.missed = nil
 	open, missed, err := holders(ctx, ns, src.owners, watch.NewFixed(ranges))
@@ -222,7 +247,7 @@ func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]
 // notSeen says in a line what could not be seen and may matter for the report. It is empty if there
 // is no such thing.
 func (src *sources) notSeen(judged *report.Report) string {
-	nothing := !slices.ContainsFunc(judged.Ports, func(p report.PortReport) bool { return hasDetails(&p) })
+	nothing := len(judged.UDP) == 0 && !slices.ContainsFunc(judged.Ports, func(p report.PortReport) bool { return hasDetails(&p) })
 	var what []string
 	for _, l := range slices.Concat(src.lacks, src.missed) {
 		if (l.always || !nothing) && !slices.Contains(what, l.what) {

@@ -100,6 +100,9 @@ func (w *waiter) pause(ctx context.Context, judged *report.Report, took time.Dur
 // sockets block.
 func untilChange(judged *report.Report) time.Duration {
 	var last time.Duration
+	if udpReason(judged) != "" {
+		return lookEvery // no timer ends it
+	}
 	for i := range judged.Ports {
 		p := &judged.Ports[i]
 		if p.Outcome != report.Blocked {
@@ -132,7 +135,7 @@ func (w *waiter) reasonOf(judged *report.Report) string {
 			fmt.Fprintf(&out, " %s %v", b.State, b.ReuseAddr)
 		}
 	}
-	return out.String()
+	return out.String() + udpReason(judged)
 }
 
 // say writes what the command waits for: the first port, and how many more there are.
@@ -150,6 +153,17 @@ func (w *waiter) say(judged *report.Report) {
 			more++
 		}
 	}
+	for i := range judged.UDP {
+		p := &judged.UDP[i]
+		switch {
+		case p.Outcome != report.Blocked:
+		case first == "":
+			h := udpHeadline(judged, w.opts.targets, p)
+			first = w.line(&h, p.InUse)
+		default:
+			more++
+		}
+	}
 	if more > 0 {
 		first += fmt.Sprintf("; and %d more ports are blocked", more)
 	}
@@ -160,7 +174,11 @@ func (w *waiter) say(judged *report.Report) {
 // could restart or not.
 func (w *waiter) waitsFor(judged *report.Report, p *report.PortReport) string {
 	h := headline(judged, w.opts.targets, p)
-	if p.InUse && !w.opts.restart {
+	return w.line(&h, p.InUse)
+}
+
+func (w *waiter) line(h *report.Headline, inUse bool) string {
+	if inUse && !w.opts.restart {
 		return h.Occupied()
 	}
 	return h.String()

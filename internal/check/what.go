@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ import (
 )
 
 // forms are what an argument may be.
-const forms = "want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080)"
+const forms = "want a port (4840), a range (8000-8010), a service (http), or an address with a port (127.0.0.1:8080, [::1]:8080), each with or without a protocol (53/udp)"
 
 // whatArgs are the arguments, as they were given.
 type whatArgs []string
@@ -30,15 +31,19 @@ func (*whatArgs) IsCumulative() bool { return true }
 
 // parseWhat reads an argument. The error is for one line, and names the argument.
 func parseWhat(s string) (report.Target, error) {
-	address, ports, err := cutAddress(s)
+	ports, protocol := s, ""
+	if before, after, ok := strings.Cut(s, "/"); ok && (after == "tcp" || after == "udp") {
+		ports, protocol = before, after
+	}
+	address, ports, err := cutAddress(ports)
 	if err != nil {
 		return report.Target{}, fmt.Errorf("%q: %w", s, err)
 	}
-	target, err := parsePorts(ports)
+	target, err := parsePorts(ports, protocol)
 	if err != nil {
 		return report.Target{}, fmt.Errorf("%q: %w", s, err)
 	}
-	target.Address = address
+	target.Address, target.UDP, target.NoTCP = address, protocol != "tcp", protocol == "udp"
 	return target, nil
 }
 
@@ -46,10 +51,10 @@ func parseWhat(s string) (report.Target, error) {
 func cutAddress(s string) (report.Address, string, error) {
 	_, err := time.ParseDuration(s)
 	switch {
-	case strings.HasSuffix(s, "/udp"):
-		return report.Address{}, "", errors.New("UDP ports cannot be checked yet, only TCP ports")
+	case strings.HasPrefix(s, "/") || strings.HasPrefix(s, "."):
+		return report.Address{}, "", errors.New("paths of Unix sockets cannot be checked yet, only TCP and UDP ports")
 	case strings.Contains(s, "/"):
-		return report.Address{}, "", errors.New("paths of Unix sockets cannot be checked yet, only TCP ports")
+		return report.Address{}, "", errors.New("want /tcp or /udp behind the port; " + forms)
 	case err == nil && !isNumber(s):
 		return report.Address{}, "", errors.New("to wait for so long, write --wait=" + s)
 	}
@@ -72,12 +77,16 @@ func cutAddress(s string) (report.Address, string, error) {
 	return address, s[colon+1:], err
 }
 
-// parsePorts reads a port, a range, or the name of a service.
-func parsePorts(s string) (report.Target, error) {
+// parsePorts reads a port, a range, or the name of a service. A service without a protocol is one of TCP, if
+// there is one.
+func parsePorts(s, protocol string) (report.Target, error) {
 	if isName(s) {
-		port, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", s)
+		port, err := net.DefaultResolver.LookupPort(context.Background(), cmp.Or(protocol, "tcp"), s)
+		if err != nil && protocol == "" {
+			port, err = net.DefaultResolver.LookupPort(context.Background(), "udp", s)
+		}
 		if err != nil || port < 1 || port > 65535 {
-			return report.Target{}, errors.New("no TCP service of that name in /etc/services; " + forms)
+			return report.Target{}, errors.New("no " + cmp.Or(strings.ToUpper(protocol), "TCP or UDP") + " service of that name in /etc/services; " + forms)
 		}
 		return report.Target{PortRange: sock.PortRange{First: uint16(port), Last: uint16(port)}, Name: s}, nil
 	}

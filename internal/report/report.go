@@ -66,6 +66,7 @@ type Report struct {
 	ReuseAddr bool         `json:"reuseaddr"`
 	ReusePort bool         `json:"reuseport"`
 	Ports     []PortReport `json:"ports"` // by number
+	UDP       []UDPPort    `json:"udp"`   // by number; only those that were asked for, and none that is free
 	Unseen    []string     `json:"unseen"`
 }
 
@@ -143,7 +144,7 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 	}
 	r := &Report{
 		Version: Version, Question: NewBind, Outcome: Free, ReuseAddr: q.ReuseAddr, ReusePort: q.ReusePort,
-		Ports: make([]PortReport, len(s.Verdicts.Data)), Unseen: append([]string{}, q.Unseen...),
+		Ports: make([]PortReport, len(s.Verdicts.Data)), UDP: []UDPPort{}, Unseen: append([]string{}, q.Unseen...),
 	}
 	if q.Restart {
 		r.Question = Restart

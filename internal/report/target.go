@@ -15,6 +15,10 @@ type Target struct {
 	// Address to bind to. If Addr is not valid: the addresses that listen, or else the wildcards.
 	Address Address
 
+	// UDP says that it is about UDP, and NoTCP that it is not about TCP. A port without a protocol is about
+	// both.
+	UDP, NoTCP bool
+
 	Name string // of the service that was asked for, or ""
 }
 
