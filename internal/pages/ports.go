@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udprow"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/internal/words"
 )
@@ -149,7 +150,7 @@ type PortRow struct {
 	Binds            []report.BindReport    `json:"binds"` // nil: not known
 	Sockets          map[string]uint64      `json:"sockets"`
 	TimeWait         *TimeWait              `json:"time_wait"`
-	UDP              *UDPReport             `json:"udp"` // nil: not known, or TCP
+	UDP              *udprow.Report         `json:"udp"` // nil: not known, or TCP
 	Diagnosis        *report.Diagnosis      `json:"diagnosis"`
 	Split            *report.Diagnosis      `json:"split"` // nil: not split, or not known
 	Advice           []string               `json:"advice"`
@@ -203,7 +204,7 @@ func (r *PortRow) SourceText() string {
 // A Line is a line of the table: a listener, a family of UDP sockets, or neither.
 type Line struct {
 	Listener *ListenerRow
-	UDP      *UDPLine
+	UDP      *udprow.Line
 }
 
 // FailuresLink is the page with the failed binds of the port.
@@ -215,7 +216,9 @@ func (r *PortRow) FailuresLink() string {
 func (r *PortRow) Lines() []Line {
 	var out []Line
 	if r.IsUDP() {
-		out = r.udpLines()
+		for _, line := range r.UDP.Lines() {
+			out = append(out, Line{UDP: &line})
+		}
 	}
 	for i := range r.Listeners {
 		out = append(out, Line{Listener: &r.Listeners[i]})

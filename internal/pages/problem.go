@@ -17,6 +17,7 @@ const (
 	NotKnown       Problem = "unknown"
 	ListenerGone   Problem = "listener_gone"
 	SplitPort      Problem = "split"
+	SharedPort     Problem = "shared"
 	OnlyIPv6       Problem = "only_ipv6"
 	NoReuseAddr    Problem = "no_reuseaddr"
 	Fine           Problem = ""
@@ -38,6 +39,7 @@ var problems = [...]struct {
 	{NotKnown, "not known", warn},            // whether a restart would fail
 	{ListenerGone, "listener gone", warn},    // it closed a short time ago
 	{SplitPort, "split", warn},               // IPv4 and IPv6 in different hands, or one of them missing
+	{SharedPort, "shared", warn},             // different servers share the UDP port by a flag
 	{OnlyIPv6, "only IPv6 is served", warn},  // the IPv4 half of the server may have failed
 	{NoReuseAddr, "no SO_REUSEADDR", warn},   // on a listener
 	{Fine, "fine", good},                     //
