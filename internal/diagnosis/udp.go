@@ -76,8 +76,8 @@ func (f *Facts) udpNotSeen() Diagnosis {
 
 // classifyUDP is the code of one blocker.
 func (f *Facts) classifyUDP(b *Blocker) codes.Code {
-	lacks := func(new, old bindrule.Flag) bool {
-		return new != old && new != bindrule.FlagUnknown && old != bindrule.FlagUnknown
+	lacks := func(wanted, old bindrule.Flag) bool {
+		return wanted != old && wanted != bindrule.FlagUnknown && old != bindrule.FlagUnknown
 	}
 	sameUser := !b.UID.Known || !f.Request.UID.Known || b.UID == f.Request.UID
 	switch {
@@ -160,11 +160,11 @@ func (f *Facts) udpFlagNote(code codes.Code, sockets []Blocker) string {
 		return ""
 	}
 	var both []string
-	note := func(flag string, new, old bindrule.Flag) {
+	note := func(flag string, wanted, old bindrule.Flag) {
 		switch {
-		case new == bindrule.Yes && old == bindrule.No:
+		case wanted == bindrule.Yes && old == bindrule.No:
 			both = append(both, "the new socket sets "+flag+", and that one does not")
-		case new == bindrule.No && old == bindrule.Yes:
+		case wanted == bindrule.No && old == bindrule.Yes:
 			both = append(both, "that socket sets "+flag+", and the new one does not")
 		}
 	}
@@ -199,7 +199,7 @@ func (f *Facts) udpRemedy(code codes.Code, sockets []Blocker) string {
 func kernelUse(sockets []Blocker) string {
 	var uses []string
 	for i := range sockets {
-		if use := KernelUse(sockets[i].Handler); use != "" && !slices.Contains(uses, use) {
+		if use := words.KernelUse(sockets[i].Handler); use != "" && !slices.Contains(uses, use) {
 			uses = append(uses, use)
 		}
 	}
@@ -207,24 +207,6 @@ func kernelUse(sockets []Blocker) string {
 		return ""
 	}
 	return " (" + strings.Join(uses, ", ") + ")"
-}
-
-// KernelUse says what the kernel uses a UDP socket for, by the function that gets its packets, with its module:
-// "wg_receive [wireguard]". It is empty where that is not known.
-func KernelUse(handler string) string {
-	function, module, _ := strings.Cut(handler, " ")
-	for prefix, use := range map[string]string{
-		"vxlan_": "VXLAN", "wg_": "WireGuard", "geneve_": "GENEVE", "l2tp_": "L2TP", "gtp_": "GTP",
-		"fou_": "FOU", "gue_": "GUE", "rxrpc_": "RxRPC", "tipc_": "TIPC", "bareudp_": "bareudp",
-	} {
-		if strings.HasPrefix(function, prefix) {
-			return use
-		}
-	}
-	if module = strings.Trim(module, "[]"); module != "" {
-		return "module " + words.Name(module)
-	}
-	return ""
 }
 
 // OfShared is the diagnosis of a UDP port that different servers share by a flag.

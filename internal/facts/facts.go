@@ -140,10 +140,11 @@ func (s *Observation) Complete(e *bindtrace.Event, request bindrule.Request) boo
 // captured are the sockets that the kernel captured, and that block the request by the rules of
 // bind().
 func (s *Observation) captured(e *bindtrace.Event, request bindrule.Request) []diagnosis.Blocker {
-	port, blocking := bindrule.Port{Bucket: bindrule.Bucket{Known: true}}, []int(nil)
+	port := bindrule.Port{Bucket: bindrule.Bucket{Known: true}}
 	for i := range e.Blockers {
 		port.Sockets = append(port.Sockets, socketOf(&e.Blockers[i]))
 	}
+	var blocking []int
 	if e.Protocol == sock.UDP {
 		rule := bindrule.UDPPort{Sockets: port.Sockets, InOrder: true, Crowded: bindrule.No}
 		blocking = rule.Bind(request).Blockers

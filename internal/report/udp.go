@@ -116,7 +116,7 @@ func newUDPSocket(g *udp.Group) UDPSocket {
 	s := UDPSocket{
 		Address: g.Addr, Interface: printable(g.Interface), V6Only: g.V6Only, Sockets: g.Sockets,
 		ReuseAddr: g.ReuseAddr, ReusePort: g.ReusePort, Owner: NewOwner(&g.Owner), Kernel: g.Kernel, Client: g.Chosen,
-		use: diagnosis.KernelUse(g.Handler),
+		use: words.KernelUse(g.Handler),
 	}
 	if g.Addr.Is4() {
 		s.V6Only = bindrule.FlagUnknown

@@ -7,8 +7,8 @@ import "maps"
 type PortNames map[uint16]*Names
 
 // Keep forgets the ports that are not watched any more.
-func (p PortNames) Keep(watched func(port uint16) bool) {
-	maps.DeleteFunc(p, func(port uint16, _ *Names) bool { return !watched(port) })
+func (p *PortNames) Keep(watched func(port uint16) bool) {
+	maps.DeleteFunc(*p, func(port uint16, _ *Names) bool { return !watched(port) })
 }
 
 // Of returns the names on a port.

@@ -174,11 +174,11 @@ func TestSocketsThatServeMany(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ns := kerneltest.New(t)
-			any := "0.0.0.0:5300"
+			at := "0.0.0.0:5300"
 			if name == "multicast6" {
-				any = "[::]:5300"
+				at = "[::]:5300"
 			}
-			s := ns.ListenUDP(t, netip.MustParseAddrPort(any), kerneltest.Options{ReuseAddr: true})
+			s := ns.ListenUDP(t, netip.MustParseAddrPort(at), kerneltest.Options{ReuseAddr: true})
 			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Many {
 				t.Fatalf("before: %+v", got.Sockets)
 			}
