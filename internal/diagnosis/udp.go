@@ -182,7 +182,9 @@ func (f *Facts) udpRemedy(code codes.Code, sockets []Blocker) string {
 		return code.Remedy()
 	case sockets[0].Outgoing:
 		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
-	case f.Seen != Now && f.sameProgram(&sockets[0]):
+	case f.Seen == Now && len(names) > 0: // a healthy server, as far as anybody knows
+		return "To run another server here, stop " + words.And(words.FirstOf(names)) + " first, or use another port or address."
+	case f.sameProgram(&sockets[0]):
 		return "The program runs already: stop that instance before you start another one."
 	case len(names) > 0 && code == codes.UDPReuseMissing:
 		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address. If they are to share the port, both must set the flag."
