@@ -291,3 +291,41 @@ func udpLiteral(p bindrule.UDPPort, r bindrule.Request) string {
 	fmt.Fprintf(&b, "request: %s dev %d v6only %v reuseaddr %v reuseport %v uid %d\n", r.Addr, r.Ifindex, r.V6Only, r.ReuseAddr, r.ReusePort, r.UID.ID)
 	return b.String()
 }
+
+// Where many sockets share a slot, some kernels look at the sockets on wildcards only when a wildcard is bound.
+func TestUDPWildcardBesideACrowd(t *testing.T) {
+	ns := kerneltest.New(t)
+	var p bindrule.UDPPort
+	p.InOrder = true
+	for i := range byte(bindrule.UDPCrowd + 1) {
+		addr := netip.AddrFrom4([4]byte{127, 0, 0, i + 1})
+		ns.ListenUDP(t, netip.AddrPortFrom(addr, 5300), kerneltest.Options{})
+		p.Sockets = append(p.Sockets, bindrule.Socket{Addr: addr, ReuseAddr: bindrule.No, ReusePort: bindrule.No, Count: 1})
+	}
+	var err error
+	ns.Do(t, func() {
+		w := &udpWorld{world: world{port: 5300, devices: []device{{}}}}
+		var fd int
+		if fd, err = w.tryBind(spec{addr: netip.IPv4Unspecified()}); fd >= 0 {
+			_ = unix.Close(fd)
+			t.Log("the kernel lets a wildcard bind beside other addresses")
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := bindrule.Request{Addr: netip.IPv4Unspecified(), ReuseAddr: bindrule.No, ReusePort: bindrule.No}
+	for crowded, want := range map[bindrule.Flag]bindrule.Outcome{
+		bindrule.Yes: bindrule.Unknown, bindrule.FlagUnknown: bindrule.Unknown, bindrule.No: bindrule.Blocked,
+	} {
+		p.Crowded = crowded
+		if got := p.Bind(r).Outcome; got != want {
+			t.Errorf("crowded %v: %v, want %v", crowded, got, want)
+		}
+	}
+	// An address of its own meets the sockets on it in any case.
+	p.Crowded, r.Addr = bindrule.Yes, p.Sockets[0].Addr
+	if got := p.Bind(r).Outcome; got != bindrule.Blocked {
+		t.Errorf("%v: %v, want blocked", r.Addr, got)
+	}
+}
