@@ -24,8 +24,9 @@ type UDPPort struct {
 
 	// Crowded says that the kernel has more than UDPCrowd sockets in the hash slot of the port,
 	// those of other ports and network namespaces included. It then looks only at the sockets on
-	// the address of the binder and on wildcards (udp_lib_lport_inuse2), and in another order. So
-	// the bind of a wildcard may succeed beside a socket on a particular address.
+	// the address of the binder and on wildcards (udp_lib_lport_inuse2), and in another order. So,
+	// by the source, the bind of a wildcard may succeed beside a socket on a particular address. The
+	// tested kernels do not let it (TestUDPWildcardBesideACrowd); the answer is Unknown all the same.
 	Crowded Flag
 
 	// Incomplete says that some sockets may be missing in Sockets.
