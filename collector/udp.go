@@ -87,8 +87,8 @@ func (f *udpFamily) collectServers(ns *snapshot.Namespace, netns string, ch *met
 	for i := range ns.UDPPorts.Data {
 		p := &ns.UDPPorts.Data[i]
 		port, seen := ch.Port(p.Number), ns.Seen.UDP(p.Number)
-		groups := p.Groups()
-		for j := range groups[:min(len(groups), maxServers)] {
+		groups, _ := udp.Bounded(p.Groups(), maxServers)
+		for j := range groups {
 			f.putServer(&groups[j], netns, port, ch)
 		}
 		if seen.Mixed {

@@ -114,6 +114,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), logger *slog.Logger
 	}
 	if s.openUDP(opts, logger); s.udp != nil {
 		host.UDP = s.udp
+		debug.FreeOSMemory()
 	}
 	if s.openWalker(logger); s.walker != nil {
 		host.Walker = s.walker

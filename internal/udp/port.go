@@ -7,6 +7,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -59,19 +60,22 @@ func (p *Port) Rule(aside func(*Socket) bool) (rule bindrule.UDPPort, index []in
 	return rule, index
 }
 
-// Asks are the sockets whose owners are looked for: those that anybody can send to first.
+// Asks are the sockets whose owners are looked for: those that anybody can send to first, and the oldest first of
+// these. A user can open many on a port of their own.
 func (p *Port) Asks() []owner.Socket {
 	var out, connected []owner.Socket
 	for i := range p.Sockets {
 		s := &p.Sockets[i]
 		switch ask := (owner.Socket{Cookie: s.Cookie, Inode: s.Inode}); {
-		case s.Kernel || s.Inode == 0 || s.Cookie == 0:
+		case s.Kernel || s.Inode == 0:
 		case s.Connected():
 			connected = append(connected, ask)
 		default:
 			out = append(out, ask)
 		}
 	}
+	byAge := func(a, b owner.Socket) int { return cmp.Compare(a.Cookie-1, b.Cookie-1) } // 0 is not known: a new one
+	slices.SortStableFunc(out, byAge)
 	return append(out, connected...)
 }
 
@@ -140,8 +144,26 @@ func (p *Port) Groups() []Group {
 			out[n].Connected += s.Count
 		}
 	}
-	slices.SortFunc(out, func(a, b Group) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Ifindex, b.Ifindex)) })
+	slices.SortFunc(out, compareGroups)
 	return out
+}
+
+// Bounded returns at most so many of the groups, in their order. Each user keeps a share, and of it the oldest.
+func Bounded(groups []Group, most int) (kept []Group, leftOut int) {
+	if len(groups) <= most {
+		return groups, 0
+	}
+	kept = slices.Clone(groups)
+	share.Fairly(kept,
+		func(a, b *Group) int { return cmp.Compare(a.Cookie-1, b.Cookie-1) },
+		share.ByUser(func(g *Group) bindrule.UID { return g.UID })...)
+	kept = kept[:most]
+	slices.SortFunc(kept, compareGroups)
+	return kept, len(groups) - most
+}
+
+func compareGroups(a, b Group) int {
+	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Ifindex, b.Ifindex))
 }
 
 // both is Yes where both flags are, and No where one lacks it.

@@ -120,6 +120,24 @@ func TestGroups(t *testing.T) {
 	}
 }
 
+// Who opens many sockets does not displace others.
+func TestGroupsAreBoundedFairly(t *testing.T) {
+	p := port()
+	for i := range uint64(100) {
+		p.Sockets = append(p.Sockets, but(server(netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}).String(), "many"), func(s *Socket) {
+			s.UID, s.Cookie = bindrule.UIDOf(1000), 1000+i
+		}))
+	}
+	p.Sockets = append(p.Sockets, but(server("192.0.2.1", "late"), func(s *Socket) { s.Cookie = 5000 }))
+	kept, leftOut := Bounded(p.Groups(), 16)
+	if len(kept) != 16 || leftOut != 85 || kept[0].Cookie != 1000 || kept[15].Owner.Process != "late" {
+		t.Errorf("%d groups and %d more: %+v", len(kept), leftOut, kept)
+	}
+	if asks := p.Asks(); len(asks) != 101 || asks[0].Cookie != 1000 || asks[100].Cookie != 5000 {
+		t.Errorf("asks for %v", asks)
+	}
+}
+
 // Without eBPF, sock_diag shows the sockets.
 func TestReadWithoutFlags(t *testing.T) {
 	diag := func(number uint16, addr string, state sock.State, cookie uint64) netlinkdiag.Socket {

@@ -136,6 +136,26 @@ func TestBudgetOfAUDPPortInTrouble(t *testing.T) {
 	withinBudget(t, "a UDP port in trouble", got, 10)
 }
 
+// Binds count as failing until one works.
+func TestUDPPortFailsUntilABindWorks(t *testing.T) {
+	ns := kerneltest.New(t)
+	holder := ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{})
+	e := everything(t, ns)
+	e.Get(t, "/metrics")
+	failUDP(t, ns, netip.AddrPortFrom(allIPv4, 514))
+	failing := func(is string) func() bool {
+		return func() bool {
+			return strings.Contains(e.Get(t, "/metrics"), `sockstate_bind_failing{family="ipv4",port="514",protocol="udp"} `+is+"\n")
+		}
+	}
+	eventually(t, "binds fail", failing("1"))
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{})
+	eventually(t, "binds do not fail any more", failing("0"))
+}
+
 func failUDP(t *testing.T, ns *kerneltest.NetNS, addr netip.AddrPort) {
 	t.Helper()
 	ns.Do(t, func() {
