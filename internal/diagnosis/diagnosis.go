@@ -48,8 +48,6 @@ func (d *Diagnosis) Line() string {
 // Of returns the diagnosis of a failed call.
 func Of(f *Facts) Diagnosis {
 	switch {
-	case f.Seen == Now && f.Protocol == sock.UDP:
-		return ofUDP(f)
 	case f.Seen == Now:
 		return ofNow(f)
 	case f.Errno == syscall.EADDRINUSE || f.Call == Connect:
@@ -80,7 +78,7 @@ func ofPort(f *Facts) Diagnosis {
 	case f.PortKnown && f.Port == 0:
 		return f.withUsers(simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts)))
 	case f.Protocol == sock.UDP:
-		return ofUDP(f)
+		return simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port, and the exporter has not looked for it")
 	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:
 		return simple(codes.Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
 	default:

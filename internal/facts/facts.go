@@ -88,8 +88,7 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 	}
 	facts.Err = s.Err
 	if e.Protocol == sock.UDP {
-		s.explainUDP(&facts, e, request)
-		return diagnosis.Of(&facts)
+		return s.explainUDP(&facts, e, request)
 	}
 	captured := s.captured(e, request)
 	facts.Blockers, facts.Seen = captured, diagnosis.AtFailure

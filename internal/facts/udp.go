@@ -4,14 +4,20 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/udpcause"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/udp"
 )
 
-// explainUDP adds the sockets that blocked a bind to a UDP port. Those that the kernel captured are right,
+// explainUDP explains a bind to a UDP port by the sockets that blocked it. Those that the kernel captured are right,
 // also where there were more.
-func (s *Observation) explainUDP(f *diagnosis.Facts, e *bindtrace.Event, request bindrule.Request) {
+func (s *Observation) explainUDP(f *diagnosis.Facts, e *bindtrace.Event, request bindrule.Request) diagnosis.Diagnosis {
+	s.seeUDP(f, e, request)
+	return udpcause.Of(f)
+}
+
+func (s *Observation) seeUDP(f *diagnosis.Facts, e *bindtrace.Event, request bindrule.Request) {
 	f.Partial = e.Captured != bindtrace.CaptureAll
 	if f.Blockers = s.captured(e, request); len(f.Blockers) > 0 {
 		f.Seen = diagnosis.AtFailure
@@ -81,5 +87,5 @@ func UDPBind(p *udp.Port, request bindrule.Request, by *owner.Owner, aside func(
 	if by != nil {
 		f.Call, f.By, f.Running = diagnosis.Restart, *by, true
 	}
-	return diagnosis.Of(&f), v
+	return udpcause.Of(&f), v
 }

@@ -15,14 +15,8 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
-	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 )
-
-// A SocketOwnerFinder finds the processes that have sockets open, by inode: *owner.Finder.
-type SocketOwnerFinder interface {
-	Lookup(context.Context, []uint32) (map[uint32]owner.Owner, error)
-}
 
 const (
 	// A look asks for the owners of so many sockets. One user may take a quarter.
@@ -169,21 +163,4 @@ func socketsToName(waiting map[portID]*waitingPort) []uint32 {
 		}
 	}
 	return inodes
-}
-
-// lookAtUDP is lookAfterwards for UDP.
-func (i *inspector) lookAtUDP(ctx context.Context, ns probe.Namespace, waiting map[portID]*waitingPort, observed map[portID]*facts.Observation) {
-	of := make(map[uint16]*facts.Observation)
-	for at, port := range waiting {
-		for bind, same := range port.binds {
-			if bind.key.Protocol == sock.UDP && facts.AsksForSockets(&same.latest) && !observed[at].Complete(&same.latest, bind.request) {
-				of[at.port] = observed[at]
-			}
-		}
-	}
-	found, err := udp.Look(ctx, ns, slices.Collect(maps.Keys(of)), i.cfg.Sockets)
-	for n := range found {
-		o := of[found[n].Number]
-		o.UDP, o.Err = &found[n], err
-	}
 }

@@ -3,10 +3,8 @@ package failures
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/udp"
@@ -44,27 +42,16 @@ func (r *Recorder) isWatchedNetns(inode uint32) bool {
 	return ok
 }
 
-// noteFailing notes that a server cannot have its port: another socket has it, the address is not
-// there, or the server may not. Other errors say that the call itself was wrong. It runs for every
-// event.
+// noteFailing notes that a server cannot have its port. It runs for every event.
 func (r *Recorder) noteFailing(e *bindtrace.Event) {
-	switch e.Errno {
-	case unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EPERM:
+	f, ok := facts.FailureOf(e)
+	switch {
+	case !ok || !r.isWatchedNetns(e.Netns):
+	case e.Protocol == sock.UDP:
+		r.udp.Failed(f)
 	default:
-		return
+		r.failing.Failed(f)
 	}
-	of := r.failing
-	if e.Protocol == sock.UDP {
-		of = r.udp
-	}
-	known := e.Protocol == sock.TCP || e.Protocol == sock.MPTCP || e.Protocol == sock.UDP
-	if !known || e.Op == bindtrace.OpConnect || !e.PortKnown || e.Port == 0 || !r.isWatchedNetns(e.Netns) {
-		return
-	}
-	of.Failed(failing.Failure{
-		Key:  failing.Key{Netns: e.Netns, Port: e.Port, Family: e.Family},
-		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, PID: int(e.PID), Process: e.Process,
-	})
 }
 
 // Look takes the TCP listeners on the watched ports of a network namespace, which say whether a bind
@@ -78,12 +65,7 @@ func (r *Recorder) Look(netns uint32, at time.Time, listeners []ports.Listener, 
 
 // LookUDP is Look for the UDP sockets that anybody can send to.
 func (r *Recorder) LookUDP(netns uint32, at time.Time, found []udp.Port, err error) {
-	if err != nil {
-		return
+	if err == nil {
+		r.udp.Look(netns, at, udp.Listeners(found))
 	}
-	var sockets []ports.Listener
-	for i := range found {
-		sockets = append(sockets, found[i].Listeners()...)
-	}
-	r.udp.Look(netns, at, sockets)
 }

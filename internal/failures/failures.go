@@ -20,6 +20,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -103,7 +104,7 @@ type Config struct {
 	Owners callers.Finder
 
 	// Sockets finds who has a blocking socket open; nil: nobody is known.
-	Sockets SocketOwnerFinder
+	Sockets udp.Finder
 	// OnConflict gets the calls that failed because a server cannot have its port, or connect() found
 	// none, and why: at most once in half a minute for each port. Follow calls it, once at a time; nil is not called.
 	OnConflict func(Conflict)
@@ -111,13 +112,12 @@ type Config struct {
 
 // A Recorder records failed calls. Its methods may be called from any goroutine.
 type Recorder struct {
-	cfg       Config
-	conflicts *conflicts
-	callers   *callers.Callers
-	retired   *retired.Namespaces // Update alone uses it
-	earlier   *earlier.Failures[user, bindtrace.Key]
-	failing   *failing.Tracker // of TCP ports
-	udp       *failing.Tracker
+	cfg          Config
+	conflicts    *conflicts
+	callers      *callers.Callers
+	retired      *retired.Namespaces // Update alone uses it
+	earlier      *earlier.Failures[user, bindtrace.Key]
+	failing, udp *failing.Tracker // of TCP ports, and of UDP ports
 
 	mu      sync.Mutex
 	watched *watched

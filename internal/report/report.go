@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/words"
 )
 
 // Version is the version of the JSON form. It grows when a field changes its meaning or goes.
@@ -276,7 +277,7 @@ func OnlyIPv6(groups []ports.Group) bool {
 
 func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) ListenerReport {
 	l := ListenerReport{
-		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
+		Address: g.Address, Interface: words.Printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
 		Owner: NewOwner(&g.Owner), Owners: newOwners(g), LeftOut: g.OthersMore, Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
 	}
 	for _, s := range port.Sockets {
@@ -303,7 +304,7 @@ type binder struct {
 func newBinds(look *facts.Look, v *verdict.Port, groups []ports.Group, q *Query) []BindReport {
 	on := binder{look, q}
 	again := func(g *ports.Group) BindReport {
-		return on.bind(Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
+		return on.bind(Address{g.Address, g.Ifindex, words.Printable(g.Interface)}, g.V6Only)
 	}
 	named, others := q.addresses(v.Number)
 	var out []BindReport

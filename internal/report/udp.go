@@ -8,6 +8,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/diagnosis"
+	"sockstate_exporter/internal/diagnosis/udpcause"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/udp"
@@ -101,7 +102,7 @@ func NewUDP(p *udp.Port, q *Query) UDPPort {
 	}
 	out.Decides, out.Outcome, out.Diagnosis = decides, decides.Outcome, decides.Diagnosis
 	if shared, ok := p.Shared(); ok {
-		d := diagnosis.OfShared(p.Number, shared.Owners(), shared.Flag)
+		d := udpcause.Shared(p.Number, shared.Owners(), shared.Flag)
 		out.Shared = NewDiagnosis(&d)
 	}
 	for _, d := range []*Diagnosis{restart.Diagnosis, decides.Diagnosis, out.Shared} {
@@ -114,12 +115,9 @@ func NewUDP(p *udp.Port, q *Query) UDPPort {
 
 func newUDPSocket(g *udp.Group) UDPSocket {
 	s := UDPSocket{
-		Address: g.Addr, Interface: printable(g.Interface), V6Only: g.V6Only, Sockets: g.Sockets,
+		Address: g.Addr, Interface: words.Printable(g.Interface), V6Only: v6only(g.Addr, g.V6Only == bindrule.Yes), Sockets: g.Sockets,
 		ReuseAddr: g.ReuseAddr, ReusePort: g.ReusePort, Owner: NewOwner(&g.Owner), Kernel: g.Kernel, Client: g.Chosen,
 		use: words.KernelUse(g.Handler),
-	}
-	if g.Addr.Is4() {
-		s.V6Only = bindrule.FlagUnknown
 	}
 	if g.UID.Known {
 		s.UID = &g.UID.ID
@@ -157,7 +155,7 @@ func (on *udpBinder) binds(groups []udp.Group) []BindReport {
 	addresses, others := on.q.addresses(on.port.Number)
 	if others {
 		for i := range groups {
-			a := Address{groups[i].Addr, groups[i].Ifindex, printable(groups[i].Interface)}
+			a := Address{groups[i].Addr, groups[i].Ifindex, words.Printable(groups[i].Interface)}
 			if (on.aside == nil || !on.aside(&groups[i].Socket)) && !slices.Contains(addresses, a) {
 				addresses = append(addresses, a)
 			}
@@ -176,7 +174,7 @@ func (on *udpBinder) binds(groups []udp.Group) []BindReport {
 // asks says whether the query is about the address of the group.
 func (on *udpBinder) asks(g *udp.Group) bool {
 	named, others := on.q.addresses(on.port.Number)
-	l := ListenerReport{Address: g.Addr, Interface: printable(g.Interface), V6Only: g.V6Only}
+	l := ListenerReport{Address: g.Addr, Interface: words.Printable(g.Interface), V6Only: g.V6Only}
 	return others || slices.ContainsFunc(named, l.serves)
 }
 
@@ -243,11 +241,11 @@ func (s *UDPSocket) About() string {
 
 // By names who has the sockets. It is empty where nobody is known.
 func (s *UDPSocket) By() string {
-	if s.Owner == nil && !s.Kernel {
-		return ""
-	}
-	if s.Kernel {
+	switch {
+	case s.Kernel:
 		return s.who()
+	case s.Owner == nil:
+		return ""
 	}
 	return s.Owner.String()
 }

@@ -293,14 +293,7 @@ func (t *taking) nameOwners(ctx context.Context) {
 		ports.SetOwners(groups.Data, t.onWatched.Listeners, found)
 		t.boundNames(groups.Data, start)
 	})
-	t.nameUDP(ctx)
-}
-
-// nameUDP finds the owners of UDP sockets.
-func (t *taking) nameUDP(ctx context.Context) {
-	start := time.Now()
 	t.namer.Name(ctx, t.udpPorts.Data, t.cfg.Owners)
-	t.udpPorts.Duration += time.Since(start)
 	t.publish(func(s *Namespace) { s.UDPPorts = t.udpPorts })
 }
 

@@ -88,6 +88,15 @@ func (p *Port) SetOwners(owners map[uint64]owner.Owner) {
 	}
 }
 
+// Listeners are those of all ports.
+func Listeners(found []Port) []ports.Listener {
+	var out []ports.Listener
+	for i := range found {
+		out = append(out, found[i].Listeners()...)
+	}
+	return out
+}
+
 // Listeners are the sockets that anybody can send to, in the form of TCP listeners.
 func (p *Port) Listeners() []ports.Listener {
 	var out []ports.Listener

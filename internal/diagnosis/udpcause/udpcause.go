@@ -1,4 +1,5 @@
-package diagnosis
+// Package udpcause explains binds to a UDP port that fail, or would fail. It is pure.
+package udpcause
 
 import (
 	"fmt"
@@ -7,32 +8,37 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
 )
 
-// ofUDP is the diagnosis of a bind to a UDP port that other sockets have.
-func ofUDP(f *Facts) Diagnosis {
+// a cause is what is known of the bind.
+type cause struct{ *diagnosis.Facts }
+
+// Of is the diagnosis of a bind to a UDP port that other sockets have.
+func Of(of *diagnosis.Facts) diagnosis.Diagnosis {
+	f := cause{of}
 	if len(f.Blockers) == 0 {
-		return f.udpNotSeen()
+		return f.notSeen()
 	}
-	groups := make(map[codes.Code][]Blocker)
+	groups := make(map[codes.Code][]diagnosis.Blocker)
 	first := codes.Unknown
 	for i := range f.Blockers {
-		code := f.classifyUDP(&f.Blockers[i])
+		code := f.classify(&f.Blockers[i])
 		groups[code] = append(groups[code], f.Blockers[i])
 		if code.Before(first) {
 			first = code
 		}
 	}
 	sockets := groups[first]
-	d := Diagnosis{
-		Code: first, Sentence: f.udpHolders(sockets) + f.udpFlagNote(first, sockets), Remedy: f.udpRemedy(first, sockets), End: untilClosed(),
-		Afterwards: f.Seen == Afterwards, State: sockets[0].State.String(),
+	d := diagnosis.Diagnosis{
+		Code: first, Sentence: f.holders(sockets) + f.flagNote(first, sockets), Remedy: f.remedy(first, sockets), End: diagnosis.UntilClosed(),
+		Afterwards: f.Seen == diagnosis.Afterwards, State: sockets[0].State.String(),
 	}
-	if holder := f.holderOf(sockets); holder != nil {
+	if holder := f.HolderOf(sockets); holder != nil {
 		d.Holder = *holder
 	}
 	if sockets[0].Peer.IsValid() {
@@ -41,30 +47,30 @@ func ofUDP(f *Facts) Diagnosis {
 	if rest := len(f.Blockers) - len(sockets); rest > 0 {
 		d.Sentence += "; " + words.Plural(uint64(rest), "other socket") + " would block it too"
 	}
-	d.Brief, d.Why = f.udpBrief(), d.Sentence
+	d.Brief, d.Why = f.brief(), d.Sentence
 	return d
 }
 
-// udpBrief names who has sockets in the way, and where.
-func (f *Facts) udpBrief() string {
-	line := f.who(f.Blockers)
+// brief names who has sockets in the way, and where.
+func (f *cause) brief() string {
+	line := f.Who(f.Blockers)
 	if f.Blockers[0].Kernel {
 		line = "the kernel itself" + kernelUse(f.Blockers)
 	}
-	return line + " on " + f.where(f.Blockers)
+	return line + " on " + f.Where(f.Blockers)
 }
 
-// udpNotSeen is for a bind that no socket explains, or may fail. The error alone says what it was.
-func (f *Facts) udpNotSeen() Diagnosis {
-	d := simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port")
+// notSeen is for a bind that no socket explains, or may fail. The error alone says what it was.
+func (f *cause) notSeen() diagnosis.Diagnosis {
+	d := diagnosis.Simple(codes.UDPInUse, diagnosis.UntilClosed(), "another UDP socket has the port")
 	switch {
-	case f.Seen == Now:
-		d = Diagnosis{Code: codes.Unknown, Sentence: "not all sockets were seen"}
+	case f.Seen == diagnosis.Now:
+		d = diagnosis.Diagnosis{Code: codes.Unknown, Sentence: "not all sockets were seen"}
 		if len(f.Doubtful) > 0 {
-			d.Sentence = "it depends on flags of " + words.Plural(total(f.Doubtful), "UDP socket")
+			d.Sentence = "it depends on flags of " + words.Plural(diagnosis.Total(f.Doubtful), "UDP socket")
 		}
 		d.Brief, d.Why = d.Sentence, d.Sentence
-	case f.Seen == NotSeen:
+	case f.Seen == diagnosis.NotSeen:
 		d.Sentence += ", and the exporter has not looked for it"
 	case f.Err != nil:
 		d.Sentence += "; the sockets on it could not be seen: " + words.OneLine(f.Err.Error())
@@ -74,8 +80,8 @@ func (f *Facts) udpNotSeen() Diagnosis {
 	return d
 }
 
-// classifyUDP is the code of one blocker.
-func (f *Facts) classifyUDP(b *Blocker) codes.Code {
+// classify is the code of one blocker.
+func (f *cause) classify(b *diagnosis.Blocker) codes.Code {
 	lacks := func(wanted, old bindrule.Flag) bool {
 		return wanted != old && wanted != bindrule.FlagUnknown && old != bindrule.FlagUnknown
 	}
@@ -85,7 +91,7 @@ func (f *Facts) classifyUDP(b *Blocker) codes.Code {
 		return codes.UDPOwnSocket
 	case b.Kernel:
 		return codes.UDPKernelSocket
-	case f.Seen == Now: // the flags of the bind are an assumption
+	case f.Seen == diagnosis.Now: // the flags of the bind are an assumption
 		return codes.UDPInUse
 	case f.Request.ReusePort == bindrule.Yes && b.ReusePort == bindrule.Yes && !sameUser:
 		return codes.UDPReuseOtherUser
@@ -96,9 +102,9 @@ func (f *Facts) classifyUDP(b *Blocker) codes.Code {
 	}
 }
 
-// udpHolders says who has the port. Connected sockets, which a QUIC server has many of, are only counted.
-func (f *Facts) udpHolders(sockets []Blocker) string {
-	var open, connected []Blocker
+// holders says who has the port. Connected sockets, which a QUIC server has many of, are only counted.
+func (f *cause) holders(sockets []diagnosis.Blocker) string {
+	var open, connected []diagnosis.Blocker
 	for i := range sockets {
 		if sockets[i].State == sock.StateEstablished {
 			connected = append(connected, sockets[i])
@@ -108,29 +114,29 @@ func (f *Facts) udpHolders(sockets []Blocker) string {
 	}
 	switch {
 	case len(open) == 0:
-		return f.udpConnected(connected)
+		return f.connected(connected)
 	case len(connected) > 0:
-		return f.udpOpen(open) + ", with " + count(connected, "connected socket")
+		return f.open(open) + ", with " + words.Plural(diagnosis.Total(connected), "connected socket")
 	default:
-		return f.udpOpen(open)
+		return f.open(open)
 	}
 }
 
-func (f *Facts) udpOpen(sockets []Blocker) string {
+func (f *cause) open(sockets []diagnosis.Blocker) string {
 	if sockets[0].Kernel {
-		return "the kernel itself has " + f.where(sockets) + kernelUse(sockets)
+		return "the kernel itself has " + f.Where(sockets) + kernelUse(sockets)
 	}
 	verb := " has "
-	if len(holders(sockets)) > 1 {
+	if len(diagnosis.Holders(sockets)) > 1 {
 		verb = " have "
 	}
-	line := f.who(sockets)
+	line := f.Who(sockets)
 	if sockets[0].Own {
 		line += " itself"
 	}
-	line += verb + f.where(sockets)
+	line += verb + f.Where(sockets)
 	if opener := &sockets[0].Opener; opener.Known() {
-		line += ", which " + process(opener) + " opened, and that is gone"
+		line += ", which " + diagnosis.Process(opener) + " opened, and that is gone"
 	}
 	if sockets[0].Outgoing {
 		line += " (a client: the kernel chose the port for it)"
@@ -138,23 +144,23 @@ func (f *Facts) udpOpen(sockets []Blocker) string {
 	return line
 }
 
-func (f *Facts) udpConnected(sockets []Blocker) string {
-	if b := &sockets[0]; total(sockets) == 1 && b.Peer.IsValid() {
-		return f.who(sockets) + " has " + f.endpoint(b) + ", connected to " + b.Peer.String()
+func (f *cause) connected(sockets []diagnosis.Blocker) string {
+	if b := &sockets[0]; diagnosis.Total(sockets) == 1 && b.Peer.IsValid() {
+		return f.Who(sockets) + " has " + f.Endpoint(b) + ", connected to " + b.Peer.String()
 	}
-	line := f.who(sockets) + " has " + count(sockets, "connected socket") + " on " + f.where(sockets)
+	line := f.Who(sockets) + " has " + words.Plural(diagnosis.Total(sockets), "connected socket") + " on " + f.Where(sockets)
 	if sockets[0].Outgoing {
 		line += " (of a client: the kernel chose the port for it)"
 	}
 	return line
 }
 
-// udpFlagNote says which flag differs.
-func (f *Facts) udpFlagNote(code codes.Code, sockets []Blocker) string {
+// flagNote says which flag differs.
+func (f *cause) flagNote(code codes.Code, sockets []diagnosis.Blocker) string {
 	b := &sockets[0]
 	switch code {
 	case codes.UDPReuseOtherUser:
-		return " with SO_REUSEPORT as " + uids(sockets) + ", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
+		return " with SO_REUSEPORT as " + diagnosis.UIDs(sockets) + ", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
 	case codes.UDPReuseMissing:
 	default:
 		return ""
@@ -173,18 +179,18 @@ func (f *Facts) udpFlagNote(code codes.Code, sockets []Blocker) string {
 	return "; " + strings.Join(both, "; ")
 }
 
-func (f *Facts) udpRemedy(code codes.Code, sockets []Blocker) string {
-	names := holders(sockets)
+func (f *cause) remedy(code codes.Code, sockets []diagnosis.Blocker) string {
+	names := diagnosis.Holders(sockets)
 	switch {
 	case code == codes.UDPOwnSocket:
-		return f.remedyOfOwnListener(sockets)
+		return f.RemedyOfOwn(sockets)
 	case code == codes.UDPKernelSocket, code == codes.UDPReuseOtherUser:
 		return code.Remedy()
 	case sockets[0].Outgoing:
-		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
-	case f.Seen == Now && len(names) > 0: // a healthy server, as far as anybody knows
+		return f.CloseFirst(sockets, "Restart the client") + " " + f.Reserve()
+	case f.Seen == diagnosis.Now && len(names) > 0: // a healthy server, as far as anybody knows
 		return "To run another server here, stop " + words.And(words.FirstOf(names)) + " first, or use another port or address."
-	case f.sameProgram(&sockets[0]):
+	case f.SameProgram(&sockets[0]):
 		return "The program runs already: stop that instance before you start another one."
 	case len(names) > 0 && code == codes.UDPReuseMissing:
 		return "Stop " + words.And(words.FirstOf(names)) + ", or use another port or address. If they are to share the port, both must set the flag."
@@ -198,7 +204,7 @@ func (f *Facts) udpRemedy(code codes.Code, sockets []Blocker) string {
 }
 
 // kernelUse says what the kernel uses the sockets for, by the functions that get their packets.
-func kernelUse(sockets []Blocker) string {
+func kernelUse(sockets []diagnosis.Blocker) string {
 	var uses []string
 	for i := range sockets {
 		if use := words.KernelUse(sockets[i].Handler); use != "" && !slices.Contains(uses, use) {
@@ -211,8 +217,8 @@ func kernelUse(sockets []Blocker) string {
 	return " (" + strings.Join(uses, ", ") + ")"
 }
 
-// OfShared is the diagnosis of a UDP port that different servers share by a flag.
-func OfShared(port uint16, servers []owner.Owner, flag string) Diagnosis {
-	return simple(codes.UDPShared, untilChanged(), fmt.Sprintf("%s share UDP %s by %s: each unicast datagram reaches only one of them",
-		names(servers), words.Port(port), flag))
+// Shared is the diagnosis of a UDP port that different servers share by a flag.
+func Shared(port uint16, servers []owner.Owner, flag string) diagnosis.Diagnosis {
+	return diagnosis.Simple(codes.UDPShared, diagnosis.UntilChanged(), fmt.Sprintf("%s share UDP %s by %s: each unicast datagram reaches only one of them",
+		diagnosis.Names(servers), words.Port(port), flag))
 }
