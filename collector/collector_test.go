@@ -26,8 +26,8 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
-	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/udp"
+	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
