@@ -51,7 +51,7 @@ func TestCaptureOfUDP(t *testing.T) {
 		{"a connected one", func(t *testing.T, ns *kerneltest.NetNS) []Blocker {
 			peer := netip.MustParseAddrPort("127.0.0.9:9")
 			b := open(t, ns.DialUDP(t, at(v4lo), peer, plain), sock.StateEstablished, sock.ReuseFlags{})
-			b.Peer = peer
+			b.Peer, b.NamedPort = peer, true
 			return []Blocker{b}
 		}, v4any, plain},
 		{"not TCP", func(t *testing.T, ns *kerneltest.NetNS) []Blocker {

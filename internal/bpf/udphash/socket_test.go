@@ -63,7 +63,7 @@ func TestSocketsHaveTheirFlags(t *testing.T) {
 					x := got.Sockets[0]
 					only6 := v6only || a.Is6() && !a.Is4In6() && !a.IsUnspecified()
 					if x.Addr != a || x.ReuseFlags != flags || x.V6Only != only6 || x.UID != 1000 || x.Ifindex != 1 ||
-						x.State != sock.StateClose || x.Inode != inode(t, s) || x.Count != 1 || x.Kernel || x.Chosen || x.Many {
+						x.State != sock.StateClose || x.Inode != inode(t, s) || x.Count != 1 || x.Kernel || !x.NamedPort || x.Many {
 						t.Errorf("got %+v", x)
 					}
 				})
@@ -156,7 +156,7 @@ func TestPortsThatTheKernelChooses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := got[s.Port()]; len(p.Sockets) != 1 || !p.Sockets[0].Chosen {
+	if p := got[s.Port()]; len(p.Sockets) != 1 || p.Sockets[0].NamedPort {
 		t.Errorf("got %+v", p)
 	}
 }

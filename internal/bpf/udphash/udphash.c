@@ -68,9 +68,8 @@ struct record {
 	u64 inode;
 	u32 count; /* sockets one after the other that bind() cannot tell apart, connected ones only */
 	u8 kernel; /* no process can have it open: the kernel made it */
-	u8 chosen; /* the kernel chose the port: the program has not named it */
 	u8 many;   /* it has joined a multicast group, or may broadcast */
-	u8 pad;
+	u8 pad[2];
 	char handler[NAME_SIZE]; /* of kernel: the function that gets its packets */
 };
 
@@ -160,7 +159,6 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 	}
 	r->count = 1;
 	r->inode = r->kernel = r->handler[0] = 0;
-	r->chosen = !(READ_BITS(full, sk_userlocks) & SOCK_BINDPORT_LOCK);
 	r->many = serves_many(sk, r->socket.v6);
 	FOLLOW(socket, full->sk_socket);
 	if (socket) {

@@ -43,8 +43,6 @@ type Socket struct {
 	Kernel  bool
 	Handler string
 
-	// Chosen says that the kernel has chosen the port: it is a client's.
-	Chosen bool
 	// Many says that it can get what is sent to many: it has joined a multicast group, or may
 	// broadcast.
 	Many bool
@@ -248,7 +246,7 @@ func decode(b []byte) Socket {
 	name, _, _ := bytes.Cut(extra[16:], []byte{0})
 	return Socket{
 		Socket: bhash.DecodeSocket(b, 0, 0), Inode: native.Uint64(extra), Count: uint64(native.Uint32(extra[8:])),
-		Kernel: extra[12] != 0, Handler: string(name), Chosen: extra[13] != 0, Many: extra[14] != 0,
+		Kernel: extra[12] != 0, Handler: string(name), Many: extra[13] != 0,
 	}
 }
 
