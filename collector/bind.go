@@ -1,15 +1,13 @@
 package collector
 
 import (
-	"cmp"
 	"iter"
-	"maps"
-	"slices"
 	"strconv"
 	"syscall"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/diagnosis/codes"
+	"sockstate_exporter/internal/calls"
+	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/seen"
@@ -42,7 +40,7 @@ func newBindFamily() *bindFamily {
 		conflicts: metric.Counter("bind_conflicts_total",
 			"bind() calls that failed with EADDRINUSE, by diagnosis.", "netns", "port", "protocol", "family", "diagnosis"),
 		failing: metric.Gauge("bind_failing",
-			"1 if bind() to the TCP port fails, from a failure until a bind works or nobody tries any more; 0 after that.", "netns", "port", "protocol", "family"),
+			"1 if bind() to the port fails, from a failure until a bind works or nobody tries any more; 0 after that.", "netns", "port", "protocol", "family"),
 		last: metric.Gauge("bind_last_failure_timestamp_seconds",
 			"Seconds since the Unix epoch at the latest failed bind() call for the port.", append(call[:len(call):len(call)], "reuseaddr", "diagnosis", "process", "unit", "container")...),
 		lost: metric.Counter("bind_events_lost_total",
@@ -70,66 +68,6 @@ func (*bindFamily) outcome(s *snapshot.Snapshot) result {
 	return result{took: s.Binds.Duration, err: s.Binds.Err}
 }
 
-// A failedCall has what the labels of a counter of failed calls say. What a counter has no label
-// for is zero.
-type failedCall struct {
-	netns     string
-	port      uint16
-	otherPort bool
-	protocol  string
-	family    string
-	errno     string
-	diagnosis codes.Code
-}
-
-func (c *failedCall) compare(o *failedCall) int {
-	return cmp.Or(
-		cmp.Compare(c.netns, o.netns),
-		cmp.Compare(c.port, o.port),
-		compareBool(c.otherPort, o.otherPort),
-		cmp.Compare(c.protocol, o.protocol),
-		cmp.Compare(c.family, o.family),
-		cmp.Compare(c.errno, o.errno),
-		cmp.Compare(c.diagnosis, o.diagnosis),
-	)
-}
-
-// compareBool puts false first.
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
-}
-
-func (c *failedCall) portLabel(ch *metric.Sink) string { return askedPort(ch, c.port, c.otherPort) }
-
-// A tally adds up the counts with the same labels.
-type tally map[failedCall]uint64
-
-func (t tally) add(c failedCall, n uint64) {
-	if n > 0 {
-		t[c] += n
-	}
-}
-
-// take removes a count, which may be 0.
-func (t tally) take(c failedCall) uint64 {
-	n, counted := t[c]
-	if counted {
-		delete(t, c)
-	}
-	return n
-}
-
-// sorted are the calls in an order that does not change from one scrape to the next.
-func (t tally) sorted() []failedCall {
-	return slices.SortedFunc(maps.Keys(t), func(a, b failedCall) int { return a.compare(&b) })
-}
-
 func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	if s.Binds.Err != nil {
 		return
@@ -137,9 +75,8 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	netns := netnsLabels(s)
 	f.collectCalls(s, netns, ch)
 	f.collectConflicts(s, netns, ch)
-	for _, p := range s.Binds.Data.Failing {
-		ch.Put(f.failing, metric.Bool(p.Failing), netns.of(p.Netns), ch.Port(p.Port), sock.TCP.String(), p.Family.String())
-	}
+	f.collectFailing(s.Binds.Data.Failing, sock.TCP, netns, ch)
+	f.collectFailing(s.Binds.Data.FailingUDP, sock.UDP, netns, ch)
 	for _, l := range s.Binds.Data.Latest {
 		process, unit, container := l.Owner.Labels(l.Process)
 		ch.Put(f.last, float64(l.Time.UnixMilli())/1000,
@@ -154,8 +91,14 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	ch.Put(f.slotsLacking, float64(s.Binds.Data.Stats.SlotsLacking))
 }
 
+func (f *bindFamily) collectFailing(states []failing.State, protocol sock.Protocol, netns netnsNames, ch *metric.Sink) {
+	for _, p := range states {
+		ch.Put(f.failing, metric.Bool(p.Failing), netns.of(p.Netns), ch.Port(p.Port), protocol.String(), p.Family.String())
+	}
+}
+
 func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *metric.Sink) {
-	binds, listens := make(tally), make(tally)
+	binds, listens := make(calls.Tally), make(calls.Tally)
 	for _, c := range s.Binds.Data.Counts {
 		of := binds
 		switch c.Op {
@@ -164,51 +107,51 @@ func (f *bindFamily) collectCalls(s *snapshot.Snapshot, netns netnsNames, ch *me
 		case bindtrace.OpConnect:
 			continue
 		}
-		of.add(failedCall{
-			netns: netns.of(c.Netns), port: c.Port, otherPort: c.OtherPort,
-			protocol: c.Protocol.String(), family: c.Family.String(), errno: errnoLabel(c.Errno),
+		of.Add(calls.Call{
+			Netns: netns.of(c.Netns), Port: c.Port, OtherPort: c.OtherPort,
+			Protocol: c.Protocol.String(), Family: c.Family.String(), Errno: errnoLabel(c.Errno),
 		}, c.N)
 	}
-	put := func(m *metric.Desc, c *failedCall, n uint64) {
-		ch.Put(m, float64(n), c.netns, c.portLabel(ch), c.protocol, c.family, c.errno)
+	put := func(m *metric.Desc, c *calls.Call, n uint64) {
+		ch.Put(m, float64(n), c.Netns, askedPort(ch, c.Port, c.OtherPort), c.Protocol, c.Family, c.Errno)
 	}
 	for c := range expectedFailures(s) {
-		put(f.failures, &c, binds.take(c))
+		put(f.failures, &c, binds.Take(c))
 	}
-	for _, c := range binds.sorted() {
+	for _, c := range binds.Sorted() {
 		put(f.failures, &c, binds[c])
 	}
-	for _, c := range listens.sorted() {
+	for _, c := range listens.Sorted() {
 		put(f.listenFailures, &c, listens[c])
 	}
 }
 
 func (f *bindFamily) collectConflicts(s *snapshot.Snapshot, netns netnsNames, ch *metric.Sink) {
-	conflicts := make(tally)
+	conflicts := make(calls.Tally)
 	for _, c := range s.Binds.Data.Conflicts {
-		conflicts.add(failedCall{
-			netns: netns.of(c.Netns), port: c.Port, otherPort: c.OtherPort,
-			protocol: c.Protocol.String(), family: c.Family.String(), diagnosis: c.Diagnosis,
+		conflicts.Add(calls.Call{
+			Netns: netns.of(c.Netns), Port: c.Port, OtherPort: c.OtherPort,
+			Protocol: c.Protocol.String(), Family: c.Family.String(), Diagnosis: c.Diagnosis,
 		}, c.N)
 	}
-	for _, c := range conflicts.sorted() {
-		ch.Put(f.conflicts, float64(conflicts[c]), c.netns, c.portLabel(ch), c.protocol, c.family, string(c.diagnosis))
+	for _, c := range conflicts.Sorted() {
+		ch.Put(f.conflicts, float64(conflicts[c]), c.Netns, askedPort(ch, c.Port, c.OtherPort), c.Protocol, c.Family, string(c.Diagnosis))
 	}
 }
 
 // expectedFailures are the failures of watched ports that have series before the first one, so that
 // it shows as an increase.
-func expectedFailures(s *snapshot.Snapshot) iter.Seq[failedCall] {
-	return func(yield func(failedCall) bool) {
+func expectedFailures(s *snapshot.Snapshot) iter.Seq[calls.Call] {
+	return func(yield func(calls.Call) bool) {
 		for ns := range s.Namespaces() {
-			one := failedCall{netns: ns.Label(), errno: errnoLabel(syscall.EADDRINUSE)}
+			one := calls.Call{Netns: ns.Label(), Errno: errnoLabel(syscall.EADDRINUSE)}
 			for protocol, set := range watched(ns) {
-				one.protocol = protocol.String()
+				one.Protocol = protocol.String()
 				for _, p := range set.Ports {
-					one.port = p.Number
+					one.Port = p.Number
 					seen := seenOn(ns, protocol, p.Number)
 					for _, family := range sock.Families() {
-						one.family = family.String()
+						one.Family = family.String()
 						if seen.InUse(family) && !yield(one) {
 							return
 						}

@@ -26,6 +26,7 @@ import (
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -231,7 +232,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds sockstate_tcp_restart_info"
 		feature = "sockstate_feature_available"
 
-		udp       = "sockstate_udp_sockets sockstate_udp_receive_queue_bytes sockstate_udp_drops_total"
+		ofUDP     = "sockstate_udp_sockets sockstate_udp_receive_queue_bytes sockstate_udp_drops_total sockstate_udp_listener_info sockstate_udp_port_shared sockstate_udp_restart_blocked"
 		remote    = "sockstate_tcp_remote_sockets"
 		ephemeral = "sockstate_netns_ephemeral_ports_used"
 
@@ -293,12 +294,13 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 					Remote:    snapshot.Part[[]ports.RemotePort]{Err: errScrapeTimeout},
 					Ephemeral: snapshot.Part[ports.Ephemeral]{Err: errScrapeTimeout},
 					UDP:       snapshot.Part[ports.UDP]{Err: errScrapeTimeout},
+					UDPPorts:  snapshot.Part[[]udp.Port]{Err: errScrapeTimeout},
 					Stack:     snapshot.Part[stack.Stats]{Err: errScrapeTimeout},
 				},
 				Discovery: snapshot.Part[snapshot.Discovery]{Err: errScrapeTimeout},
 				Binds:     snapshot.Part[failures.Binds]{Err: errScrapeTimeout},
 			}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, udp, remote, ephemeral, feature}, " "), success("000000000000"), ""},
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, watched, namespaces, ofUDP, remote, ephemeral, feature}, " "), success("000000000000"), ""},
 		{"what is switched off", func(s *snapshot.Snapshot) {
 			s.TCP = snapshot.Part[[]ports.PortSockets]{Err: snapshot.ErrOff}
 			s.Listeners = snapshot.Part[[]ports.Group]{Err: snapshot.ErrOff}
@@ -310,7 +312,8 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 			s.Remote = snapshot.Part[[]ports.RemotePort]{Err: snapshot.ErrOff}
 			s.Ephemeral = snapshot.Part[ports.Ephemeral]{Err: snapshot.ErrOff}
 			s.UDP = snapshot.Part[ports.UDP]{Err: snapshot.ErrOff}
-		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces, udp, remote, ephemeral}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
+			s.UDPPorts = snapshot.Part[[]udp.Port]{Err: snapshot.ErrOff}
+		}, strings.Join([]string{tcp, listener, reuse, restart, bind, netns, namespaces, ofUDP, remote, ephemeral}, " "), map[string]string{`collector="watch"`: "1"}, "1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := wholeSnapshot(t)

@@ -2,6 +2,7 @@ package collector
 
 import (
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/calls"
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 )
@@ -31,13 +32,13 @@ func (f *connectFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 		return
 	}
 	netns := netnsLabels(s)
-	calls := make(tally)
+	failed := make(calls.Tally)
 	for _, c := range s.Binds.Data.Counts {
 		if c.Op == bindtrace.OpConnect && !c.OtherPort {
-			calls.add(failedCall{netns: netns.of(c.Netns), family: c.Family.String(), errno: errnoLabel(c.Errno)}, c.N)
+			failed.Add(calls.Call{Netns: netns.of(c.Netns), Family: c.Family.String(), Errno: errnoLabel(c.Errno)}, c.N)
 		}
 	}
-	for _, c := range calls.sorted() {
-		ch.Put(f.failures, float64(calls[c]), c.netns, c.family, c.errno)
+	for _, c := range failed.Sorted() {
+		ch.Put(f.failures, float64(failed[c]), c.Netns, c.Family, c.Errno)
 	}
 }

@@ -32,6 +32,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -108,7 +109,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	udp := ports.UDP{
+	counted := ports.UDP{
 		Watch: plan.Own(sock.UDP).Update(time.Time{}, nil),
 		Ports: []ports.UDPPort{{
 			Number: 53,
@@ -130,7 +131,8 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			Reuse:         snapshot.Part[[]uint16]{Data: []uint16{80}, Duration: 3 * time.Millisecond},
 			Remote:        snapshot.Part[[]ports.RemotePort]{Data: []ports.RemotePort{remote}, Duration: 250 * time.Millisecond},
 			Ephemeral:     snapshot.Part[ports.Ephemeral]{Data: ports.Ephemeral{IPv4: []uint64{28000, 12}}, Duration: 250 * time.Millisecond},
-			UDP:           snapshot.Part[ports.UDP]{Data: udp, Duration: 2 * time.Millisecond},
+			UDP:           snapshot.Part[ports.UDP]{Data: counted, Duration: 2 * time.Millisecond},
+			UDPPorts:      snapshot.Part[[]udp.Port]{Data: someUDPPorts(), Duration: 2 * time.Millisecond},
 			Verdicts:      snapshot.Part[[]verdict.Port]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
 			Split:         []split.Port{{Number: 80, Now: true}, {Number: 80, Missing: sock.FamilyIPv4}},
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
@@ -264,6 +266,7 @@ func note(ns *snapshot.Namespace, failures []bindtrace.Count) {
 	m.Listeners(ns.Listeners.Data, ns.GroupsDropped, true)
 	m.TCP(ns.TCP.Data)
 	m.UDP(&ns.UDP.Data)
+	m.UDPPorts(ns.UDPPorts.Data)
 	m.Remote(ns.Remote.Data, ns.Name == "")
 	m.Ephemeral(&ns.Ephemeral.Data)
 	m.Unreserved(ns.Reuse.Data)
@@ -345,4 +348,28 @@ func (l *logbook) take() []string {
 	defer l.mu.Unlock()
 	defer func() { l.records = nil }()
 	return l.records
+}
+
+// someUDPPorts have two servers that share port 53, and a child of a server that is in the way of its restart.
+func someUDPPorts() []udp.Port {
+	socket := func(addr string, uid uint32, process string) udp.Socket {
+		return udp.Socket{
+			Socket: bindrule.Socket{
+				Addr: netip.MustParseAddr(addr), UID: bindrule.UIDOf(uid), State: sock.StateClose, Count: 1,
+				V6Only: bindrule.No, ReuseAddr: bindrule.Yes, ReusePort: bindrule.No,
+			},
+			Owner: owner.Owner{Process: process, PID: 1},
+		}
+	}
+	alone := socket("::", 0, "named")
+	alone.ReuseAddr, alone.Owner.Unit = bindrule.No, "named.service"
+	child := socket("127.0.0.1", 0, "helper")
+	child.State, child.ReuseAddr = sock.StateEstablished, bindrule.No
+	tunnel := socket("192.0.2.1", 0, "")
+	tunnel.Kernel, tunnel.Owner, tunnel.Ifindex, tunnel.Interface = true, owner.Owner{}, 2, "eth0"
+	tunnel.V6Only, tunnel.ReuseAddr, tunnel.ReusePort = bindrule.FlagUnknown, bindrule.FlagUnknown, bindrule.FlagUnknown
+	return []udp.Port{{
+		Number: 53, InOrder: true, Crowded: bindrule.No,
+		Sockets: []udp.Socket{socket("0.0.0.0", 0, "dnsmasq"), socket("0.0.0.0", 0, "unbound"), alone, child, tunnel},
+	}}
 }

@@ -3,9 +3,11 @@ package collector
 import (
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 )
 
 // udpFamily shows the sockets of watched UDP ports.
@@ -13,6 +15,9 @@ type udpFamily struct {
 	sockets *metric.Desc
 	queue   *metric.Desc
 	drops   *metric.Desc
+	info    *metric.Desc
+	shared  *metric.Desc
+	blocked *metric.Desc
 }
 
 func newUDPFamily() *udpFamily {
@@ -24,12 +29,21 @@ func newUDPFamily() *udpFamily {
 			"Bytes that wait to be read on the UDP port, including the kernel's overhead.", labels...),
 		drops: metric.Counter("udp_drops_total",
 			"Datagrams that the sockets on the UDP port dropped.", labels...),
+		info: metric.Gauge("udp_listener_info",
+			"1 for each address of a UDP server, with its process, systemd unit and container, and its reuse flags.",
+			"netns", "address", "port", "family", "interface", "v6only", "process", "unit", "container", "reuseaddr", "reuseport"),
+		shared: metric.Gauge("udp_port_shared",
+			"1 if different servers share the UDP port by SO_REUSEADDR or SO_REUSEPORT; 0 after that.", "netns", "port"),
+		blocked: metric.Gauge("udp_restart_blocked",
+			"1 if a restart of a server on the UDP port would fail with EADDRINUSE; 0 after that.", "netns", "port"),
 	}
 }
 
 func (*udpFamily) name() string { return "udp" }
 
-func (f *udpFamily) metrics() []*metric.Desc { return []*metric.Desc{f.sockets, f.queue, f.drops} }
+func (f *udpFamily) metrics() []*metric.Desc {
+	return []*metric.Desc{f.sockets, f.queue, f.drops, f.info, f.shared, f.blocked}
+}
 
 func (*udpFamily) outcome(s *snapshot.Snapshot) result {
 	return inEach(s, func(ns *snapshot.Namespace) (time.Duration, error) { return ns.UDP.Duration, ns.UDP.Err })
@@ -39,6 +53,9 @@ func (f *udpFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	for ns := range s.Namespaces() {
 		if ns.UDP.Err == nil {
 			f.collectIn(ns, ns.Label(), ch)
+		}
+		if ns.UDPPorts.Err == nil {
+			f.collectServers(ns, ns.Label(), ch)
 		}
 	}
 }
@@ -61,4 +78,43 @@ func (f *udpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *metric.S
 			}
 		}
 	}
+}
+
+// maxServers bounds the addresses of a port that have a series: a user can bind to as many as they like.
+const maxServers = 16
+
+func (f *udpFamily) collectServers(ns *snapshot.Namespace, netns string, ch *metric.Sink) {
+	for i := range ns.UDPPorts.Data {
+		p := &ns.UDPPorts.Data[i]
+		port, seen := ch.Port(p.Number), ns.Seen.UDP(p.Number)
+		groups, _ := udp.Bounded(p.Groups(), maxServers)
+		for j := range groups {
+			f.putServer(&groups[j], netns, port, ch)
+		}
+		if seen.Mixed {
+			_, shared := p.Shared()
+			ch.Put(f.shared, metric.Bool(shared), netns, port)
+		}
+		if seen.RestartBlocked {
+			ch.Put(f.blocked, metric.Bool(p.RestartBlocked()), netns, port)
+		}
+	}
+}
+
+func (f *udpFamily) putServer(g *udp.Group, netns, port string, ch *metric.Sink) {
+	family, v6only := sock.FamilyIPv4, ""
+	if !g.Addr.Is4() {
+		family, v6only = sock.FamilyIPv6, flagLabel(g.V6Only)
+	}
+	process, unit, container := g.Owner.Labels(g.Owner.Process)
+	if g.Kernel {
+		process = "(kernel)"
+	}
+	ch.Put(f.info, 1, netns, ch.Address(g.Addr), port, family.String(), metric.InterfaceLabel(g.Interface, g.Ifindex),
+		v6only, process, unit, container, flagLabel(g.ReuseAddr), flagLabel(g.ReusePort))
+}
+
+// flagLabel is empty where the flag is not known.
+func flagLabel(f bindrule.Flag) string {
+	return [...]string{bindrule.FlagUnknown: "", bindrule.No: "false", bindrule.Yes: "true"}[f]
 }

@@ -1,5 +1,5 @@
-// Package bindrule says whether bind() to a TCP port would succeed, which sockets block it
-// and for how long. Its input is a list of the sockets on the port. It does not ask the
+// Package bindrule says whether bind() to a TCP or UDP port would succeed, which sockets block it
+// and for how long. UDP has rules of its own: see [UDPPort]. Its input is a list of the sockets on the port. It does not ask the
 // kernel: it is the kernel's rule in Go, so a caller can try flags that a program does not
 // set yet. It needs no privileges.
 //
@@ -63,11 +63,18 @@
 // Before 6.8 no interface of the kernel reports sockets that are bound, and neither listen
 // nor connect. There, Free may be wrong because of such a socket, and for no other reason.
 //
+// # UDP
+//
+// Real binds on 6.1, 6.12 and 6.18 confirm UDP's rule, too (TestUDPAgreesWithTheKernel). It is the same on
+// all three, except for crowded slots of the hash table: see UDPPort.Crowded. There, the answer is Unknown
+// if kernels might differ.
+//
 // # What is not in it
 //
 // bind() can fail for other reasons (EADDRNOTAVAIL, EACCES, EINVAL), and port 0 has its own
 // rule. Sockets bound to a device of a VRF have a separate bucket unless
 // net.ipv4.tcp_l3mdev_accept is set: a Port must have the sockets of one VRF only. With
 // TCP_REPAIR bind() always succeeds. Connections that wait for accept() end with their
-// listener; Request.ListenersAside does not leave them out.
+// listener; Request.ListenersAside does not leave them out. A UDP socket that has a program to choose
+// between sockets (SO_ATTACH_REUSEPORT_CBPF) before it is bound shares its port with nobody.
 package bindrule

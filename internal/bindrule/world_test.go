@@ -123,12 +123,14 @@ func (w *world) randomSpec() spec {
 }
 
 // open makes a socket that is not bound.
-func (w *world) open(s spec) (int, error) {
+func (w *world) open(s spec) (int, error) { return w.openAs(unix.SOCK_STREAM, s) }
+
+func (w *world) openAs(typ int, s spec) (int, error) {
 	family := unix.AF_INET6
 	if s.addr.Is4() {
 		family = unix.AF_INET
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(family, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}

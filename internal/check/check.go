@@ -37,7 +37,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // tell writes the report that the options ask for.
 func tell(ctx context.Context, opts *options, stdout, stderr io.Writer) (*judgement, error) {
-	src := openSources(opts.names)
+	src := openSources(opts)
 	defer src.Close()
 	var judged *judgement
 	var err error

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"sockstate_exporter/internal/check/args"
 	"sockstate_exporter/internal/cli/containerflags"
 	"sockstate_exporter/internal/container"
 	"sockstate_exporter/internal/report"
@@ -19,9 +19,9 @@ import (
 
 const name = "sockstate_exporter check"
 
-const help = `Say whether a restart of what listens on a TCP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it. For the path of a Unix socket, say whether it is free, in use and by whom, or a stale file.
+const help = `Say whether a restart of what listens on a TCP or UDP port would work now or, if nothing listens, whether bind() would. Say what blocks it, for how long, and what to do about it. For the path of a Unix socket, say whether it is free, in use and by whom, or a stale file.
 
-WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), an address with a port (127.0.0.1:8080, [::1]:8080), or the path of a Unix socket (/run/app.sock, ./app.sock, @abstract).
+WHAT is a port (4840), a range (8000-8010), a service of /etc/services (http), an address with a port (127.0.0.1:8080, [::1]:8080), or the path of a Unix socket (/run/app.sock, ./app.sock, @abstract). Without /tcp or /udp behind the port (53/udp), it is about both.
 
 The first line about a port is about a restart if something listens. The exit status is about a new bind(), and a listener blocks that like any other socket. With --restart the exit status is about the restart, too.
 
@@ -40,22 +40,24 @@ type options struct {
 	wait      wait
 }
 
-// specs are the ports to look at.
+// specs are the TCP ports to look at.
 func (o *options) specs() []watch.Spec {
-	out := make([]watch.Spec, len(o.targets))
+	var out []watch.Spec
 	for i := range o.targets {
-		out[i] = watch.Spec{PortRange: o.targets[i].PortRange}
+		if !o.targets[i].NoTCP {
+			out = append(out, watch.Spec{PortRange: o.targets[i].PortRange})
+		}
 	}
 	return out
 }
 
 // parse reads the command line. It returns nil if that asks for help.
-func parse(args []string, stdout, stderr io.Writer) (*options, error) {
+func parse(line []string, stdout, stderr io.Writer) (*options, error) {
 	var opts options
 	var addresses []string
-	var what whatArgs
+	var what args.List
 	finished := false
-	args = noFiles(waitForever(args))
+	line = args.NoFiles(waitForever(line))
 	app := kingpin.New(name, help)
 	app.UsageWriter(stdout).ErrorWriter(stderr).Terminate(func(int) { finished = true })
 	app.HelpFlag.Short('h')
@@ -72,11 +74,11 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 	paths := containerflags.Add(app)
 	app.Arg("WHAT", "What to check; repeatable.").Required().SetValue(&what)
 
-	_, err := app.Parse(args)
+	_, err := app.Parse(line)
 	switch {
 	case finished:
 		return nil, nil
-	case err != nil && !hasArgs(app, args):
+	case err != nil && !hasArgs(app, line):
 		return nil, errors.New("no port given, want one or more, such as 4840 (try --help)")
 	case err != nil:
 		return nil, fmt.Errorf("%w (try --help)", err)
@@ -88,12 +90,12 @@ func parse(args []string, stdout, stderr io.Writer) (*options, error) {
 			return nil, fmt.Errorf("--netns=%s: %w (try --help)", opts.netns, err)
 		}
 	}
-	parsed, err := parseAddresses(addresses)
+	parsed, err := args.ParseAddresses(addresses)
 	if err == nil {
-		opts.targets, err = targets(what, parsed)
+		opts.targets, err = args.Targets(what, parsed)
 	}
 	if err == nil {
-		opts.sockets, err = names(what)
+		opts.sockets, err = args.Names(what)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w (try --help)", err)
@@ -131,19 +133,6 @@ func waitForever(args []string) []string {
 	for i := range out[:end] {
 		if out[i] == "--wait" {
 			out[i] = "--wait=" + forever
-		}
-	}
-	return out
-}
-
-// noFile is put before an argument that begins with @, so that kingpin does not read a file in its place.
-const noFile = "\x00"
-
-func noFiles(args []string) []string {
-	out := slices.Clone(args)
-	for i := range out {
-		if strings.HasPrefix(out[i], "@") {
-			out[i] = noFile + out[i]
 		}
 	}
 	return out

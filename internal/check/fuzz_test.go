@@ -35,7 +35,7 @@ func FuzzCommandLine(f *testing.F) {
 				if a := at.Address.Addr; a.Zone() != "" {
 					t.Errorf("address %v", a)
 				}
-				if subject(opts.targets, at.First) == "" {
+				if subject(opts.targets, at.First, "") == "" {
 					t.Errorf("no name for %+v", at)
 				}
 			}

@@ -34,7 +34,7 @@ func inUse() uint64 {
 func TestReportOfAllPortsTakesBoundedMemory(t *testing.T) {
 	kerneltest.RequireNetNS(t)
 	opts := &options{targets: []report.Target{{PortRange: sock.PortRange{First: 1, Last: 65535}}}}
-	src := openSources(nil)
+	src := openSources(&options{})
 	defer src.Close()
 	before := inUse()
 	judged, err := src.look(t.Context(), opts, true)
@@ -64,7 +64,7 @@ func TestReportOfAllPortsTakesBoundedMemory(t *testing.T) {
 // A port on which nothing is takes little, before it is written too.
 func TestSnapshotAndReportOfAllPortsAllocateLittle(t *testing.T) {
 	kerneltest.RequireNetNS(t)
-	src := openSources(nil)
+	src := openSources(&options{})
 	defer src.Close()
 	allocated := func(last uint16) uint64 {
 		var before, after runtime.MemStats

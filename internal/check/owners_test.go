@@ -36,6 +36,9 @@ func serve(name string) error {
 			_ = unix.Pause()
 		}
 	}
+	if strings.HasPrefix(name, "udp:") {
+		return serveUDP(name)
+	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/check/args"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/report"
@@ -204,7 +205,7 @@ func TestServiceIsThatOfTheHost(t *testing.T) {
 		for _, name := range slices.Delete(fields, 1, 2) {
 			known[name] = true
 		}
-		target, err := parseWhat(fields[0])
+		target, err := args.Parse(fields[0])
 		if want := strings.TrimSuffix(strings.Fields(line)[1], "/tcp"); err != nil || strconv.Itoa(int(target.First)) != want || target.First != target.Last {
 			t.Errorf("service %s: %v, %v, want port %s", fields[0], target.PortRange, err, want)
 		}

@@ -16,7 +16,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
-	"sockstate_exporter/internal/container"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/owner"
@@ -35,6 +35,8 @@ type sources struct {
 	host   *probe.Host
 	flags  *sockflags.Reader  // nil: the kernel or the user may not
 	bucket *bindbucket.Reader // nil: as above
+	udp    *udphash.Reader    // nil: as above, or not asked for
+	udpErr error              // why udp is nil
 	owners *owner.Finder      // nil: no procfs
 	files  *sockfiles.Reader  // nil: owners are found in procfs
 	lacks  []lack
@@ -51,14 +53,15 @@ type lack struct {
 }
 
 // openSources opens what this host and user allow.
-func openSources(names *container.Names) *sources {
+func openSources(opts *options) *sources {
 	src := &sources{host: new(probe.Host)}
 	src.openFlags()
 	src.openBuckets()
+	src.openUDP(opts)
 	if src.bucket == nil && hidesBound() {
 		src.lack(lack{what: "sockets that are bound and do not listen", detail: "sockets that are bound and do not listen: Linux shows them from 6.8 on", always: true})
 	}
-	search := owner.Options{Wait: ownersWait, Containers: names.Of}
+	search := owner.Options{Wait: ownersWait, Containers: opts.names.Of}
 	if files, err := sockfiles.New(); err == nil { // sees processes that procfs does not open for root
 		src.files, search.Searcher = files, files
 	}
@@ -78,6 +81,9 @@ func (src *sources) Close() {
 	}
 	if src.files != nil {
 		_ = src.files.Close()
+	}
+	if src.udp != nil {
+		_ = src.udp.Close()
 	}
 	if src.bucket != nil {
 		_ = src.bucket.Close()
@@ -150,21 +156,33 @@ func (src *sources) lookAtPorts(ctx context.Context, opts *options, owners bool)
 	if len(opts.targets) == 0 {
 		return noPorts(opts), nil
 	}
-	plan, err := watch.NewPlan(watch.Config{Ports: opts.specs(), MaxPorts: 1 << 16})
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("no answer from the kernel within %v", patience))
 	defer cancel()
 	query := report.Query{
 		Targets: opts.targets, Restart: opts.restart,
 		ReuseAddr: opts.reuseAddr, ReusePort: opts.reusePort, UID: bindrule.UIDOf(uint32(os.Geteuid())),
 	}
+	judged := noPorts(opts)
+	if !onlyUDP(opts.targets) {
+		var err error
+		if judged, err = src.lookAtTCP(ctx, opts, &query, owners); err != nil {
+			return nil, err
+		}
+	}
+	judged.UDP = []report.UDPPort{}
+	return judged, src.lookAtUDP(ctx, opts, &query, judged, owners)
+}
+
+func (src *sources) lookAtTCP(ctx context.Context, opts *options, query *report.Query, owners bool) (*report.Report, error) {
+	plan, err := watch.NewPlan(watch.Config{Ports: opts.specs(), MaxPorts: 1 << 16})
+	if err != nil {
+		return nil, err
+	}
 	own := src.host.Own()
 	query.LocalPorts = own.LocalPorts()
 	_ = own.Close()
 	query.PrivilegedBelow = privilegedBelow()
-	cfg := snapshot.Config{Host: src.host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Binds: requests(&query)}
+	cfg := snapshot.Config{Host: src.host, Watch: plan, Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Binds: requests(query)}
 	if owners && src.owners != nil {
 		query.Open = src.findOwners(ctx, opts)
 		cfg.Owners = src.owners
@@ -176,7 +194,7 @@ func (src *sources) lookAtPorts(ctx context.Context, opts *options, owners bool)
 	defer taker.Close()
 
 	snap := taker.Take(ctx)
-	judged, err := report.New(&snap, query)
+	judged, err := report.New(&snap, *query)
 	if err != nil {
 		return nil, fmt.Errorf("look at the sockets: %w", err)
 	}
@@ -215,9 +233,9 @@ func requests(q *report.Query) []bindrule.Request {
 func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]facts.Open {
 	ns := src.host.Own()
 	defer ns.Close()
-	ranges := make([]sock.PortRange, len(opts.targets))
-	for i := range opts.targets {
-		ranges[i] = opts.targets[i].PortRange
+	var ranges []sock.PortRange
+	for _, s := range opts.specs() {
+		ranges = append(ranges, s.PortRange)
 	}
 	src.missed = nil
 	open, missed, err := holders(ctx, ns, src.owners, watch.NewFixed(ranges))
@@ -236,7 +254,7 @@ func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]
 // notSeen says in a line what could not be seen and may matter for the report. It is empty if there
 // is no such thing.
 func (src *sources) notSeen(judged *report.Report) string {
-	nothing := !slices.ContainsFunc(judged.Ports, func(p report.PortReport) bool { return hasDetails(&p) })
+	nothing := len(judged.UDP) == 0 && !slices.ContainsFunc(judged.Ports, func(p report.PortReport) bool { return hasDetails(&p) })
 	var what []string
 	for _, l := range slices.Concat(src.lacks, src.missed) {
 		if (l.always || !nothing) && !slices.Contains(what, l.what) {

@@ -30,11 +30,15 @@ func writeText(w io.Writer, j *judgement, targets []report.Target, notSeen strin
 		t.paint = coloured
 	}
 	detailed := false // the last port was written with all details
+	rest := r.UDP     // not written yet
 	for i := range r.Ports {
 		p := &r.Ports[i]
+		for ; len(rest) > 0 && rest[0].Port < p.Port; rest = rest[1:] {
+			t.udp(&rest[0])
+		}
 		t.ranges(p.Port)
-		alone := t.alone(p.Port)
-		if !alone && isFree(p) {
+		asked := alone(targets, p.Port, false)
+		if !asked && isFree(p) {
 			continue
 		}
 		if detailed {
@@ -42,9 +46,16 @@ func writeText(w io.Writer, j *judgement, targets []report.Target, notSeen strin
 		}
 		head := headline(r, targets, p)
 		t.line("%s", head.Text(t.paint))
-		if detailed = alone && hasDetails(p); detailed {
+		if detailed = asked && hasDetails(p); detailed {
 			t.details(p)
 		}
+	}
+	for i := range rest {
+		if detailed {
+			t.line("")
+		}
+		t.udp(&rest[i])
+		detailed = true
 	}
 	for i := range j.unix {
 		if detailed {
@@ -79,7 +90,7 @@ func (t *text) ranges(first uint16) {
 		written = append(written, at)
 		free := 0
 		for j := range t.report.Ports {
-			if p := &t.report.Ports[j]; at.First <= p.Port && p.Port <= at.Last && isFree(p) {
+			if p := &t.report.Ports[j]; at.Contains(p.Port) && isFree(p) && (!t.targets[i].UDP || udpOf(t.report, p.Port) == nil) {
 				free++
 			}
 		}
@@ -93,20 +104,20 @@ func (t *text) ranges(first uint16) {
 
 func isFree(p *report.PortReport) bool { return !p.InUse && p.Outcome == report.Free }
 
-// alone says that a port was asked for by itself, and not only as part of a range.
-func (t *text) alone(port uint16) bool {
-	return slices.ContainsFunc(t.targets, func(at report.Target) bool { return at.First == port && at.Last == port })
-}
-
 // headline is the first line about a port.
 func headline(r *report.Report, targets []report.Target, p *report.PortReport) report.Headline {
 	h := p.Headline(r.ReuseAddr, r.ReusePort)
-	h.Subject = subject(targets, p.Port)
+	protocol := ""
+	if udpOf(r, p.Port) != nil {
+		protocol = "/tcp"
+	}
+	h.Subject = subject(targets, p.Port, protocol)
 	return h
 }
 
-// subject is how the first line calls a port: as it was asked for.
-func subject(targets []report.Target, port uint16) string {
+// subject is how the first line calls a port: as it was asked for. The protocol is there if both matter, or
+// if it is UDP.
+func subject(targets []report.Target, port uint16, protocol string) string {
 	var places, names []string
 	for i := range targets {
 		at := &targets[i]
@@ -126,6 +137,7 @@ func subject(targets []report.Target, port uint16) string {
 	if len(places) > 0 && !slices.ContainsFunc(places, func(s string) bool { return s != places[0] }) {
 		what = places[0]
 	}
+	what += protocol
 	if len(names) > 0 {
 		what += " (" + names[0] + ")"
 	}

@@ -7,7 +7,6 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/report/unixreport"
-	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/unixsock/unixlook"
 )
 
@@ -47,22 +46,6 @@ func noPorts(opts *options) *report.Report {
 		Version: report.Version, Question: question, Outcome: report.Free,
 		ReuseAddr: opts.reuseAddr, ReusePort: opts.reusePort, Ports: []report.PortReport{}, Unseen: []string{},
 	}
-}
-
-// names are the arguments that are Unix sockets.
-func names(what []string) ([]unixsock.Name, error) {
-	var out []unixsock.Name
-	for _, s := range what {
-		if !unixsock.IsName(s) {
-			continue
-		}
-		name, err := unixsock.ParseName(s)
-		if err != nil {
-			return nil, fmt.Errorf("%q: %w", s, err)
-		}
-		out = append(out, name)
-	}
-	return out, nil
 }
 
 // lookAtUnix looks at the Unix sockets, in all network namespaces that it may enter: a path belongs to

@@ -103,6 +103,9 @@ func untilChange(judged *judgement) time.Duration {
 		return lookEvery
 	}
 	var last time.Duration
+	if udpReason(judged.ports) != "" {
+		return lookEvery // no timer ends it
+	}
 	for i := range judged.ports.Ports {
 		p := &judged.ports.Ports[i]
 		if p.Outcome != report.Blocked {
@@ -138,7 +141,7 @@ func (w *waiter) reasonOf(judged *judgement) string {
 	for _, p := range judged.blockedUnix() {
 		fmt.Fprintf(&out, "%s %s", p.Name, p.State)
 	}
-	return out.String()
+	return out.String() + udpReason(judged.ports)
 }
 
 // say writes what the command waits for: the first port, and how many more there are.
@@ -148,6 +151,12 @@ func (w *waiter) say(judged *judgement) {
 	for i := range judged.ports.Ports {
 		if p := &judged.ports.Ports[i]; p.Outcome == report.Blocked {
 			lines = append(lines, w.waitsFor(judged.ports, p))
+		}
+	}
+	for i := range judged.ports.UDP {
+		if p := &judged.ports.UDP[i]; p.Outcome == report.Blocked {
+			h := udpHeadline(judged.ports, w.opts.targets, p)
+			lines = append(lines, w.line(&h, p.InUse))
 		}
 	}
 	more, things := max(len(lines)-1, 0), "ports"
@@ -167,7 +176,11 @@ func (w *waiter) say(judged *judgement) {
 // could restart or not.
 func (w *waiter) waitsFor(judged *report.Report, p *report.PortReport) string {
 	h := headline(judged, w.opts.targets, p)
-	if p.InUse && !w.opts.restart {
+	return w.line(&h, p.InUse)
+}
+
+func (w *waiter) line(h *report.Headline, inUse bool) string {
+	if inUse && !w.opts.restart {
 		return h.Occupied()
 	}
 	return h.String()

@@ -78,7 +78,7 @@ func ofPort(f *Facts) Diagnosis {
 	case f.PortKnown && f.Port == 0:
 		return f.withUsers(simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts)))
 	case f.Protocol == sock.UDP:
-		return simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port")
+		return simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port, and the exporter has not looked for it")
 	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:
 		return simple(codes.Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
 	default:

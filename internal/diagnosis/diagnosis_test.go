@@ -183,7 +183,7 @@ func TestDiagnoses(t *testing.T) {
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for 192.0.2.1:443", "Widen the range"},
 		{"a connect() of UDP", errno(syscall.EAGAIN, func(f *Facts) { connecting(Taken{})(f); f.Protocol = sock.UDP }), codes.PortsExhausted, untilClosed(),
 			"no port of net.ipv4.ip_local_port_range is free (32768-60999)", "Widen net.ipv4.ip_local_port_range"},
-		{"UDP", but(inUse(no, no), func(f *Facts) { f.Protocol = sock.UDP }), codes.UDPInUse, untilClosed(), "another UDP socket has the port", "Stop the other program"},
+		{"UDP", but(inUse(no, no), func(f *Facts) { f.Protocol = sock.UDP }), codes.UDPInUse, untilClosed(), "another UDP socket has the port, and the exporter has not looked for it", "Stop the other program"},
 
 		{"no such address", errno(syscall.EADDRNOTAVAIL, func(f *Facts) { f.Request.Addr, f.Host.Address.State = ip("192.0.2.9"), sock.AddressAbsent }), codes.AddressMissing, untilChanged(),
 			"no network device of this network namespace has the address 192.0.2.9", "Configure the address before the server starts, for example with After=network-online.target in the unit. net.ipv4.ip_nonlocal_bind=1"},

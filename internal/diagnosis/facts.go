@@ -76,6 +76,10 @@ type Blocker struct {
 	Outgoing bool
 	// Own says that the process that made the call has the socket open itself.
 	Own bool
+	// Kernel says that the kernel made the socket for itself: no process can have it open. Handler is the
+	// kernel's function that gets its packets; it may be empty.
+	Kernel  bool
+	Handler string
 	// Held says that a process had the socket open: it was no orphan, and not in an accept queue.
 	Held bool
 	// Holder has the socket open, as far as it is known. Opener opened it, and does not have it

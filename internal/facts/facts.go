@@ -19,6 +19,7 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 )
 
@@ -26,6 +27,7 @@ import (
 type Observation struct {
 	Seen   bindrule.Port // after the call; empty where the kernel captured everything
 	Err    error         // why not everything was seen
+	UDP    *udp.Port     // seen after the call; nil: nobody has looked
 	Host   diagnosis.Host
 	Owners map[uint32]owner.Owner // by inode of the socket
 
@@ -59,7 +61,7 @@ func LocalOf(e *bindtrace.Event) Local {
 // free at all.
 func AsksForSockets(e *bindtrace.Event) bool {
 	return e.Op != bindtrace.OpConnect && e.Errno == unix.EADDRINUSE && e.PortKnown && e.Port != 0 &&
-		(e.Protocol == sock.TCP || e.Protocol == sock.MPTCP)
+		(e.Protocol == sock.TCP || e.Protocol == sock.MPTCP || e.Protocol == sock.UDP)
 }
 
 // AsksForAddress says that the state of the local address explains the failure.
@@ -85,6 +87,9 @@ func (s *Observation) Explain(e *bindtrace.Event, request bindrule.Request, by o
 		return diagnosis.Of(&facts)
 	}
 	facts.Err = s.Err
+	if e.Protocol == sock.UDP {
+		return s.explainUDP(&facts, e, request)
+	}
 	captured := s.captured(e, request)
 	facts.Blockers, facts.Seen = captured, diagnosis.AtFailure
 	if len(captured) == 0 || e.Captured != bindtrace.CaptureAll {
@@ -123,9 +128,12 @@ func CallOf(op bindtrace.Op) diagnosis.Call {
 	}
 }
 
-// Complete says that the kernel has captured everything that blocked the bind.
+// Complete says that the kernel has captured everything that blocked the bind, and that nothing else has to
+// be seen: what a socket of the kernel itself is for is seen afterwards.
 func (s *Observation) Complete(e *bindtrace.Event, request bindrule.Request) bool {
-	return e.Captured == bindtrace.CaptureAll && len(s.captured(e, request)) > 0
+	captured := s.captured(e, request)
+	return e.Captured == bindtrace.CaptureAll && len(captured) > 0 &&
+		!slices.ContainsFunc(captured, func(b diagnosis.Blocker) bool { return b.Kernel })
 }
 
 // captured are the sockets that the kernel captured, and that block the request by the rules of
@@ -135,12 +143,19 @@ func (s *Observation) captured(e *bindtrace.Event, request bindrule.Request) []d
 	for i := range e.Blockers {
 		port.Sockets = append(port.Sockets, socketOf(&e.Blockers[i]))
 	}
+	var blocking []int
+	if e.Protocol == sock.UDP {
+		rule := bindrule.UDPPort{Sockets: port.Sockets, InOrder: true, Crowded: bindrule.No}
+		blocking = rule.Bind(request).Blockers
+	} else {
+		blocking = port.Bind(request).Blockers
+	}
 	var out []diagnosis.Blocker
-	for _, i := range port.Bind(request).Blockers {
+	for _, i := range blocking {
 		b := &e.Blockers[i]
 		holder := s.Owners[uint32(b.Inode)]
 		out = append(out, diagnosis.Blocker{
-			Socket: port.Sockets[i], Peer: b.Peer, Outgoing: b.Outgoing, Own: b.Own, Held: b.Inode != 0,
+			Socket: port.Sockets[i], Peer: b.Peer, Outgoing: b.Outgoing, Own: b.Own, Held: b.Inode != 0, Kernel: b.Kernel,
 			Holder: holder, Opener: goneOpener(&holder),
 		})
 	}

@@ -171,7 +171,7 @@ func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) codes.Code 
 }
 
 // lookedFor: a look could show why the call failed, or the log says so. Other errors say that the call
-// itself was wrong. Who has a port of UDP is not looked for.
+// itself was wrong.
 func lookedFor(e *bindtrace.Event) bool {
 	switch {
 	case !e.PortKnown:

@@ -280,7 +280,7 @@ func TestKernelConflictsThatCannotBeExplained(t *testing.T) {
 		if !errors.Is(err, unix.EADDRINUSE) {
 			t.Fatalf("bind: %v, want %v", err, unix.EADDRINUSE)
 		}
-		if got, want := tr.settled(t, 1, ofPort(4000)), map[codes.Code]uint64{codes.UDPInUse: 1}; !maps.Equal(got, want) {
+		if got, want := tr.settled(t, 1, ofPort(4000)), map[codes.Code]uint64{codes.UDPOwnSocket: 1}; !maps.Equal(got, want) {
 			t.Errorf("counted %v, want %v", got, want)
 		}
 	})

@@ -334,7 +334,6 @@ func TestEventsThatALookCannotExplain(t *testing.T) {
 		want   codes.Code
 	}{
 		{"another namespace", func(e *bindtrace.Event) { e.Netns++ }, codes.Unknown},
-		{"udp", func(e *bindtrace.Event) { e.Protocol = sock.UDP }, codes.UDPInUse},
 		{"sctp", func(e *bindtrace.Event) { e.Protocol = sock.SCTP }, codes.Unknown},
 		{"port 0", func(e *bindtrace.Event) { e.Port = 0 }, codes.PortsExhausted},
 		{"port 0 of its own range", func(e *bindtrace.Event) { e.Port, e.OwnRange = 0, true }, codes.PortsExhaustedForSocket},

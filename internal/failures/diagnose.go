@@ -18,11 +18,6 @@ import (
 	"sockstate_exporter/internal/verdict"
 )
 
-// A SocketOwnerFinder finds the processes that have sockets open, by inode: *owner.Finder.
-type SocketOwnerFinder interface {
-	Lookup(context.Context, []uint32) (map[uint32]owner.Owner, error)
-}
-
 const (
 	// A look asks for the owners of so many sockets. One user may take a quarter.
 	maxOwners = owner.MaxLookup

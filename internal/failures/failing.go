@@ -3,12 +3,11 @@ package failures
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/bpf/bindtrace"
-	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 )
 
 // A Watch watches ports to which a bind has failed: *watch.Plan. netns is 0 for the exporter's own
@@ -43,23 +42,16 @@ func (r *Recorder) isWatchedNetns(inode uint32) bool {
 	return ok
 }
 
-// noteFailing notes that a server cannot have its TCP port: another socket has it, the address is not
-// there, or the server may not. Other errors say that the call itself was wrong. It runs for every
-// event.
+// noteFailing notes that a server cannot have its port. It runs for every event.
 func (r *Recorder) noteFailing(e *bindtrace.Event) {
-	switch e.Errno {
-	case unix.EADDRINUSE, unix.EADDRNOTAVAIL, unix.EACCES, unix.EPERM:
+	f, ok := facts.FailureOf(e)
+	switch {
+	case !ok || !r.isWatchedNetns(e.Netns):
+	case e.Protocol == sock.UDP:
+		r.udp.Failed(f)
 	default:
-		return
+		r.failing.Failed(f)
 	}
-	tcp := e.Protocol == sock.TCP || e.Protocol == sock.MPTCP
-	if !tcp || e.Op == bindtrace.OpConnect || !e.PortKnown || e.Port == 0 || !r.isWatchedNetns(e.Netns) {
-		return
-	}
-	r.failing.Failed(failing.Failure{
-		Key:  failing.Key{Netns: e.Netns, Port: e.Port, Family: e.Family},
-		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, PID: int(e.PID), Process: e.Process,
-	})
 }
 
 // Look takes the TCP listeners on the watched ports of a network namespace, which say whether a bind
@@ -68,5 +60,12 @@ func (r *Recorder) noteFailing(e *bindtrace.Event) {
 func (r *Recorder) Look(netns uint32, at time.Time, listeners []ports.Listener, err error) {
 	if err == nil {
 		r.failing.Look(netns, at, listeners)
+	}
+}
+
+// LookUDP is Look for the UDP sockets that anybody can send to.
+func (r *Recorder) LookUDP(netns uint32, at time.Time, found []udp.Port, err error) {
+	if err == nil {
+		r.udp.Look(netns, at, udp.Listeners(found))
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -33,8 +34,9 @@ type Binds struct {
 	Stats    bindtrace.Stats
 	Latest   []Failure // the latest failed bind() of each namespace, port, family and protocol
 
-	// Failing are the watched ports where a bind() has failed, and say whether binds fail now.
-	Failing []failing.State
+	// Failing are the watched TCP ports where a bind() has failed, and say whether binds fail now.
+	// FailingUDP are the UDP ports.
+	Failing, FailingUDP []failing.State
 
 	// Conflicts count the bind() calls that failed with EADDRINUSE, by diagnosis. A call counts a
 	// moment after its event was read. Calls whose event was lost are missing.
@@ -102,7 +104,7 @@ type Config struct {
 	Owners callers.Finder
 
 	// Sockets finds who has a blocking socket open; nil: nobody is known.
-	Sockets SocketOwnerFinder
+	Sockets udp.Finder
 	// OnConflict gets the calls that failed because a server cannot have its port, or connect() found
 	// none, and why: at most once in half a minute for each port. Follow calls it, once at a time; nil is not called.
 	OnConflict func(Conflict)
@@ -110,12 +112,12 @@ type Config struct {
 
 // A Recorder records failed calls. Its methods may be called from any goroutine.
 type Recorder struct {
-	cfg       Config
-	conflicts *conflicts
-	callers   *callers.Callers
-	retired   *retired.Namespaces // Update alone uses it
-	earlier   *earlier.Failures[user, bindtrace.Key]
-	failing   *failing.Tracker
+	cfg          Config
+	conflicts    *conflicts
+	callers      *callers.Callers
+	retired      *retired.Namespaces // Update alone uses it
+	earlier      *earlier.Failures[user, bindtrace.Key]
+	failing, udp *failing.Tracker // of TCP ports, and of UDP ports
 
 	mu      sync.Mutex
 	watched *watched
@@ -133,6 +135,7 @@ func New(cfg Config) *Recorder {
 		retired:   retired.New(),
 		earlier:   earlier.New[user](func(key bindtrace.Key) bindtrace.Key { key.Port, key.OtherPort = 0, true; return key }),
 		failing:   failing.New(),
+		udp:       failing.New(),
 		watched:   newWatched(cfg.Host.OwnInode, nil),
 	}
 }
@@ -155,6 +158,7 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 		return Binds{}, err
 	}
 	r.failing.Forget(func(netns uint32) bool { return gone[netns] })
+	r.udp.Forget(func(netns uint32) bool { return gone[netns] })
 	counts, err := tracer.Counts(nil)
 	if err != nil {
 		return Binds{}, err
@@ -162,13 +166,14 @@ func (r *Recorder) Update(sets map[uint32][]watch.Set, others []netns.ID) (Binds
 	counts = r.withEarlier(counts)
 	stats, err := tracer.Stats()
 	return Binds{
-		Counts:    counts,
-		Connects:  tracer.ConnectsErr() == nil,
-		Stats:     stats,
-		Latest:    r.conflicts.latest.all(),
-		Failing:   r.failing.Update(time.Now(), func(k failing.Key) bool { return watched.watches(k.Netns, k.Port) }),
-		Conflicts: r.conflicts.all(),
-		Recent:    r.conflicts.recent.all(),
+		Counts:     counts,
+		Connects:   tracer.ConnectsErr() == nil,
+		Stats:      stats,
+		Latest:     r.conflicts.latest.all(),
+		Failing:    r.failing.Update(time.Now(), func(k failing.Key) bool { return watched.watches(k.Netns, k.Port) }),
+		FailingUDP: r.udp.Update(time.Now(), func(k failing.Key) bool { return watched.watches(k.Netns, k.Port) }),
+		Conflicts:  r.conflicts.all(),
+		Recent:     r.conflicts.recent.all(),
 	}, err
 }
 

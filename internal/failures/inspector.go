@@ -10,9 +10,12 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/facts"
+	"sockstate_exporter/internal/failures/pace"
 	"sockstate_exporter/internal/inspect"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 )
 
 // Looks are at least minLookGap apart, and take at most a fifth of the time of a CPU, however many
@@ -47,20 +50,11 @@ func (i *inspector) run(ctx context.Context) {
 			return
 		case <-i.conflicts.wake:
 			took := i.look(ctx)
-			pause(ctx, max(minLookGap, lookGapRatio*took))
+			pace.Pause(ctx, max(minLookGap, lookGapRatio*took))
 		case <-due.C:
 		}
 		due.Stop()
 		i.report(ctx)
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
 	}
 }
 
@@ -94,14 +88,23 @@ func (i *inspector) look(ctx context.Context) (worked time.Duration) {
 // lookAfterwards looks at the ports with failures whose blockers the kernel could not capture, or not
 // all of them.
 func (i *inspector) lookAfterwards(ctx context.Context, ns probe.Namespace, waiting map[portID]*waitingPort, observed map[portID]*facts.Observation) {
-	failed, of := make(map[uint16][]bindrule.Request), make(map[uint16]*facts.Observation)
+	failed, of, udpPorts := make(map[uint16][]bindrule.Request), make(map[uint16]*facts.Observation), make(map[uint16]*facts.Observation)
 	for at, port := range waiting {
 		for bind, same := range port.binds {
-			if facts.AsksForSockets(&same.latest) && !observed[at].Complete(&same.latest, bind.request) {
+			switch {
+			case !facts.AsksForSockets(&same.latest) || observed[at].Complete(&same.latest, bind.request):
+			case bind.key.Protocol == sock.UDP:
+				udpPorts[at.port] = observed[at]
+			default:
 				failed[at.port] = append(failed[at.port], bind.request)
 				of[at.port] = observed[at]
 			}
 		}
+	}
+	onUDP, err := udp.Look(ctx, ns, slices.Collect(maps.Keys(udpPorts)), i.cfg.Sockets)
+	for n := range onUDP {
+		o := udpPorts[onUDP[n].Number]
+		o.UDP, o.Err = &onUDP[n], err
 	}
 	if len(failed) == 0 {
 		return

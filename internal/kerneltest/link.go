@@ -22,6 +22,27 @@ func (n *NetNS) AddDummy(t testing.TB, name string, addrs ...netip.Prefix) {
 	}
 }
 
+// AddVXLAN adds a tunnel on loopback that is up: the kernel then receives UDP on the port.
+func (n *NetNS) AddVXLAN(t testing.TB, name string, port uint16) {
+	t.Helper()
+	if err := n.addVXLAN(name, port); err != nil {
+		SkipOrFatal(t, fmt.Errorf("add VXLAN %s: %w", name, err))
+	}
+}
+
+func (n *NetNS) addVXLAN(name string, port uint16) error {
+	h, err := netlink.NewHandleAt(netns.NsHandle(n.FD()), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open rtnetlink: %w", err)
+	}
+	defer h.Close()
+	link := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}, VxlanId: int(port), Port: int(port), VtepDevIndex: 1}
+	if err := h.LinkAdd(link); err != nil {
+		return fmt.Errorf("add link: %w", err)
+	}
+	return h.LinkSetUp(link)
+}
+
 // DeleteLink deletes an interface and returns the index that it had. Sockets that are bound to it
 // stay bound to the index.
 func (n *NetNS) DeleteLink(t testing.TB, name string) uint32 {

@@ -22,7 +22,7 @@ func costs() []cost {
 		{collector: "reuse", rest: 2, traffic: 2},
 		{collector: "restart", rest: 3, traffic: 10},
 		{collector: "bind", rest: 1, traffic: 1, udp: 1},
-		{collector: "udp", udp: 3},
+		{collector: "udp", udp: 4},
 		{collector: "stack", netns: 6},
 		{collector: "watch", rest: 1, traffic: 1, udp: 1},
 	}

@@ -176,8 +176,8 @@ func notes() map[string]note {
 			details: "It is 1 from a failed `bind()`, or `listen()`, until something listens on the address that was not there before the failure, or until nobody has tried for 15 minutes, or for an hour if something listened in the hour before. " +
 				"If the bind failed beside a listener that a later snapshot still showed, it is 0 as soon as that listener is gone and nobody has tried since: a second copy of a server was started. " +
 				"Failures with `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` and `EPERM` count; other errors say that the call was wrong. MPTCP counts as TCP. " +
-				"Each port and family has one series, whatever addresses failed: it is 1 while one of them fails. Whether something listens is another fact: `sockstate_tcp_listener_info`. After a restart of the exporter it is absent until the next failure.",
-			absent: "before the first failure; for UDP; and for network namespaces that are not watched",
+				"Each port and family has one series, whatever addresses failed: it is 1 while one of them fails. Whether something listens is another fact: `sockstate_tcp_listener_info`. For UDP, a socket that is not connected counts as a listener. After a restart of the exporter it is absent until the next failure.",
+			absent: "before the first failure; and for network namespaces that are not watched",
 			source: "eBPF, `__sys_bind`, `__sys_listen`; sock_diag",
 		},
 		"bind_last_failure_timestamp_seconds": {
@@ -285,6 +285,26 @@ func notes() map[string]note {
 			details: "The reason is a full receive queue or a wrong checksum. The counter keeps its value when a socket closes or another one replaces it, and starts again at 0 after the port was not watched for `--watch.retention`.",
 			absent:  "if the kernel does not report the drops of a socket; " + unused,
 			source:  "sock_diag, `SK_MEMINFO_DROPS` (`sk_drops`)",
+		},
+		"udp_listener_info": {
+			unit: one,
+			details: "There is one series for each address and network device that has a socket that is not connected, at most 16 for a port. " +
+				"`reuseaddr` and `reuseport` are `true` if all its sockets have SO_REUSEADDR or SO_REUSEPORT, `false` if one lacks it, and missing if that is not known. " +
+				"`process` is `(kernel)` if the kernel made the socket for itself, as for VXLAN or WireGuard. `v6only`, `process` and `unit` are those of the oldest socket, otherwise as in `sockstate_tcp_listener_info`.",
+			source: "`udp_table`, by eBPF; without it sock_diag; " + owner,
+		},
+		"udp_port_shared": {
+			unit: flags,
+			details: "Servers are different as in `sockstate_tcp_port_shared`. Sockets that have joined a multicast group or may broadcast do not count: each of them gets a copy of what is sent to the group. " +
+				"Each unicast datagram reaches only one of the servers.",
+			absent: "before the port was first seen so; without eBPF, which reads the flags",
+			source: "`udp_table`, by eBPF, and the owners of the sockets",
+		},
+		"udp_restart_blocked": {
+			unit:    flags,
+			details: "A restart closes the sockets of its own unit, container or program. Those of another one may be in its way, such as a child with another name that has inherited a socket.",
+			absent:  "before the port was first seen so; without eBPF, which reads the flags",
+			source:  "`udp_table`, by eBPF, the owners of the sockets, and the rules of `udp_lib_get_port`",
 		},
 		"tcp_remote_sockets": {
 			unit:    sockets,

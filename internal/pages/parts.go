@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"html/template"
 	"slices"
 	"strings"
@@ -53,7 +54,7 @@ func (m *missing) addNetns(ns *snapshot.Namespace) {
 	m.add(netns, "tcp", ns.TCP.Err, ns.TCP.Off())
 	m.add(netns, "reuse", ns.Reuse.Err, ns.Reuse.Off())
 	m.add(netns, "restart", ns.Verdicts.Err, ns.Verdicts.Off())
-	m.add(netns, "udp", ns.UDP.Err, ns.UDP.Off())
+	m.add(netns, "udp", cmp.Or(ns.UDP.Err, ns.UDPPorts.Err), ns.UDP.Off())
 	m.add(netns, "ephemeral", ns.Ephemeral.Err, ns.Ephemeral.Off())
 	m.add(netns, "stack", ns.Stack.Err, ns.Stack.Off())
 }

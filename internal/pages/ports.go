@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udprow"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/internal/words"
 )
@@ -152,7 +153,7 @@ type PortRow struct {
 	Binds            []report.BindReport    `json:"binds"` // nil: not known
 	Sockets          map[string]uint64      `json:"sockets"`
 	TimeWait         *TimeWait              `json:"time_wait"`
-	UDP              *UDPReport             `json:"udp"` // nil: not known, or TCP
+	UDP              *udprow.Report         `json:"udp"` // nil: not known, or TCP
 	Diagnosis        *report.Diagnosis      `json:"diagnosis"`
 	Split            *report.Diagnosis      `json:"split"` // nil: not split, or not known
 	Advice           []string               `json:"advice"`
@@ -206,7 +207,7 @@ func (r *PortRow) SourceText() string {
 // A Line is a line of the table: a listener, a family of UDP sockets, or neither.
 type Line struct {
 	Listener *ListenerRow
-	UDP      *UDPLine
+	UDP      *udprow.Line
 }
 
 // FailuresLink is the page with the failed binds of the port.
@@ -218,7 +219,9 @@ func (r *PortRow) FailuresLink() string {
 func (r *PortRow) Lines() []Line {
 	var out []Line
 	if r.IsUDP() {
-		out = r.udpLines()
+		for _, line := range r.UDP.Lines() {
+			out = append(out, Line{UDP: &line})
+		}
 	}
 	for i := range r.Listeners {
 		out = append(out, Line{Listener: &r.Listeners[i]})

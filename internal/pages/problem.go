@@ -17,6 +17,7 @@ const (
 	NotKnown       Problem = "unknown"
 	ListenerGone   Problem = "listener_gone"
 	SplitPort      Problem = "split"
+	SharedPort     Problem = "shared"
 	OnlyIPv6       Problem = "only_ipv6"
 	NoReuseAddr    Problem = "no_reuseaddr"
 	Fine           Problem = ""
@@ -28,19 +29,20 @@ var problems = [...]struct {
 	text  string
 	level Level
 }{
-	{Down, "down and blocked", bad},          // no listener, and a bind would fail, or fails
-	{NoListener, "nobody listens", bad},      // on a port of --watch.port
-	{NoSocket, "no socket", bad},             // on a UDP port of --watch.port
-	{QueueFull, "accept queue full", bad},    //
-	{RestartBlocked, "restart blocked", bad}, // it listens, and a restart would fail
-	{BindsFail, "binds fail", warn},          // for any reason, and none has worked since
-	{Dropping, "dropping", warn},             // a UDP port dropped datagrams, and its queue is not empty
-	{NotKnown, "not known", warn},            // whether a restart would fail
-	{ListenerGone, "listener gone", warn},    // it closed a short time ago
-	{SplitPort, "split", warn},               // IPv4 and IPv6 in different hands, or one of them missing
-	{OnlyIPv6, "only IPv6 is served", warn},  // the IPv4 half of the server may have failed
-	{NoReuseAddr, "no SO_REUSEADDR", warn},   // on a listener
-	{Fine, "fine", good},                     //
+	{Down, "down and blocked", bad},                   // no listener, and a bind would fail, or fails
+	{NoListener, "nobody listens", bad},               // on a port of --watch.port
+	{NoSocket, "no socket", bad},                      // on a UDP port of --watch.port
+	{QueueFull, "accept queue full", bad},             //
+	{RestartBlocked, "restart blocked", bad},          // it listens, and a restart would fail
+	{BindsFail, "binds fail", warn},                   // for any reason, and none has worked since
+	{Dropping, "dropping", warn},                      // a UDP port dropped datagrams, and its queue is not empty
+	{NotKnown, "not known", warn},                     // whether a restart would fail
+	{ListenerGone, "listener gone", warn},             // it closed a short time ago
+	{SplitPort, "split", warn},                        // IPv4 and IPv6 in different hands, or one of them missing
+	{SharedPort, "shared by different servers", warn}, // different servers share the UDP port by a flag
+	{OnlyIPv6, "only IPv6 is served", warn},           // the IPv4 half of the server may have failed
+	{NoReuseAddr, "no SO_REUSEADDR", warn},            // on a listener
+	{Fine, "fine", good},                              //
 }
 
 func (p Problem) rank() int {

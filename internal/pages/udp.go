@@ -2,36 +2,29 @@ package pages
 
 import (
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
+	"sockstate_exporter/internal/udprow"
 	"sockstate_exporter/internal/watch"
-	"sockstate_exporter/internal/words"
 )
-
-// A UDPReport is what is on a watched UDP port.
-type UDPReport struct {
-	IPv4 UDPSockets `json:"ipv4"`
-	IPv6 UDPSockets `json:"ipv6"`
-}
-
-// UDPSockets are the sockets of one family.
-type UDPSockets struct {
-	Sockets uint64  `json:"sockets"`
-	Queue   uint64  `json:"receive_queue_bytes"`
-	Drops   *uint64 `json:"drops"` // nil: not known
-}
 
 // A udpPort is what a snapshot has of one UDP port.
 type udpPort struct {
 	ns      *snapshot.Namespace
 	port    *watch.Port
 	sockets *ports.UDPPort // nil: not known
+	found   *udp.Port      // nil: not known
 }
 
 func udpPortOf(ns *snapshot.Namespace, i int) udpPort {
 	p := udpPort{ns: ns, port: &ns.UDP.Data.Watch.Ports[i]}
 	if ns.UDP.Err == nil && i < len(ns.UDP.Data.Ports) {
 		p.sockets = &ns.UDP.Data.Ports[i]
+	}
+	if ns.UDPPorts.Err == nil && i < len(ns.UDPPorts.Data) {
+		p.found = &ns.UDPPorts.Data[i]
 	}
 	return p
 }
@@ -56,16 +49,20 @@ func (p *udpPort) problems() (found problemSet) {
 		// receiver that drops for a full queue mostly still has something in it.
 		found.add(Dropping, half.Drops > 0 && half.DropsKnown && half.Queue > 0)
 	}
+	if p.found != nil {
+		_, shared := p.found.Shared()
+		found.add(SharedPort, shared)
+		found.add(RestartBlocked, p.found.RestartBlocked())
+	}
 	return found
 }
 
-// row makes the row that shows the port. It has no verdict: a UDP socket blocks nothing once
-// it is closed.
+// row makes the row that shows the port.
 func (p *udpPort) row() PortRow {
 	found := p.problems()
 	r := newPortRow(p.ns, p.port, sock.UDP, found)
 	if p.sockets != nil {
-		r.UDP = &UDPReport{IPv4: newUDPSockets(&p.sockets.IPv4), IPv6: newUDPSockets(&p.sockets.IPv6)}
+		r.UDP = udprow.New(p.sockets, r.judgeUDP(p.found))
 	}
 	if found[Dropping.rank()] {
 		r.Advice = append(r.Advice, "have the receiver read faster, or give it a larger buffer: SO_RCVBUF, which net.core.rmem_max bounds")
@@ -73,38 +70,20 @@ func (p *udpPort) row() PortRow {
 	return r
 }
 
-func newUDPSockets(s *ports.UDPSockets) UDPSockets {
-	out := UDPSockets{Sockets: s.Sockets, Queue: s.Queue}
-	if s.DropsKnown {
-		out.Drops = &s.Drops
+// judgeUDP says whether a restart of what is on the port would work, or where nothing is, a bind. It returns
+// nil where that is not known.
+func (r *PortRow) judgeUDP(found *udp.Port) *report.UDPPort {
+	if found == nil {
+		return nil
 	}
-	return out
+	judged, what := report.NewUDP(found, &report.Query{Restart: true}), "bind without SO_REUSEADDR"
+	if judged.InUse {
+		what = "restart"
+	}
+	r.Outcome, r.Diagnosis, r.Advice = judged.Outcome, judged.Diagnosis, judged.Advice
+	r.Verdict = []report.Sentence{{What: what, Outcome: judged.Outcome, Text: judged.Decides.String()}}
+	return &judged
 }
 
 // IsUDP says whether it is a UDP port.
 func (r *PortRow) IsUDP() bool { return r.Protocol == sock.UDP.String() }
-
-// udpLines are a line for each family that has a socket.
-func (r *PortRow) udpLines() (out []Line) {
-	if r.UDP == nil {
-		return nil
-	}
-	for _, half := range []UDPLine{{r.UDP.IPv4, "IPv4"}, {r.UDP.IPv6, "IPv6"}} {
-		if half.Sockets > 0 {
-			out = append(out, Line{UDP: &half})
-		}
-	}
-	return out
-}
-
-// A UDPLine is a family's line of the table.
-type UDPLine struct {
-	UDPSockets
-	family string
-}
-
-// Text says how many sockets there are.
-func (l *UDPLine) Text() string { return words.Plural(l.Sockets, l.family+" socket") }
-
-// QueueText is how much waits to be read.
-func (l *UDPLine) QueueText() string { return words.Plural(l.Queue, "byte") }

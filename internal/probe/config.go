@@ -33,6 +33,9 @@ type Config struct {
 	// used without Flags.
 	Buckets BucketReader
 
+	// UDP reads the UDP sockets of ports with their flags; nil switches that off.
+	UDP UDPReader
+
 	// These read procfs in the network namespace of the calling thread. Each may be nil. Without
 	// Stack, the counters are off; what the others read is not known then.
 	Stack      func() (stack.Stats, error)
@@ -85,7 +88,7 @@ func (c *Config) In(ns *netns.Namespace) Namespace {
 }
 
 func (c *Config) namespace(fd int) *namespace {
-	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags, buckets: c.Buckets}
+	n := &namespace{fd: fd, dial: c.Dial, addresses: c.Addresses, flags: c.Flags, buckets: c.Buckets, udp: c.UDP}
 	if n.dial == nil {
 		n.dial = func(fd int) (*netlinkdiag.Conn, error) { return netlinkdiag.Dial(&netlinkdiag.Config{NetNS: fd}) }
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -23,6 +24,7 @@ type namespace struct {
 
 	flags   FlagReader   // nil: off
 	buckets BucketReader // nil: without
+	udp     UDPReader    // nil: off
 
 	// Each is nil where it cannot be asked.
 	stack      func() (stack.Stats, error)
@@ -73,6 +75,14 @@ func (n *namespace) UDPSockets(ctx context.Context, visitor Visitor) error {
 		return fmt.Errorf("dump udp sockets: %w", err)
 	}
 	return nil
+}
+
+// UDPPorts implements Namespace.
+func (n *namespace) UDPPorts(ports []uint16) (map[uint16]*udphash.Port, error) {
+	if n.udp == nil {
+		return nil, ErrOff
+	}
+	return n.udp.Read(n.fd, ports)
 }
 
 func (n *namespace) dump(ctx context.Context, req netlinkdiag.Request, v Visitor) error {

@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -32,6 +33,10 @@ type Namespace interface {
 
 	// UDPSockets calls visitor.Add for each UDP socket, as Listeners does.
 	UDPSockets(ctx context.Context, visitor Visitor) error
+
+	// UDPPorts reads the UDP sockets on the ports, with their flags. Its error is ErrOff where they are
+	// not read.
+	UDPPorts(ports []uint16) (map[uint16]*udphash.Port, error)
 
 	// Flags reads the reuse flags. Its error is ErrOff where they are not read.
 	Flags(ctx context.Context, req FlagRequest) (*Flags, error)
@@ -148,6 +153,11 @@ type FlagReader interface {
 type BucketReader interface {
 	Read(netns int, ports []uint16) (*bindbucket.Result, error)
 	ReadBuckets(netns int, ports []uint16) (map[uint16]bindbucket.Bucket, error)
+}
+
+// A UDPReader reads the UDP sockets of ports: *udphash.Reader.
+type UDPReader interface {
+	Read(netns int, ports []uint16) (map[uint16]*udphash.Port, error)
 }
 
 // IsLocal returns a function that says whether an address is one of the namespace's own. Where that

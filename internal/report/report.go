@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/verdict"
+	"sockstate_exporter/internal/words"
 )
 
 // Version is the version of the JSON form. It grows when a field changes its meaning or goes.
@@ -66,6 +67,7 @@ type Report struct {
 	ReuseAddr bool         `json:"reuseaddr"`
 	ReusePort bool         `json:"reuseport"`
 	Ports     []PortReport `json:"ports"` // by number
+	UDP       []UDPPort    `json:"udp"`   // by number; only those that were asked for, and none that is free
 	Unseen    []string     `json:"unseen"`
 }
 
@@ -143,7 +145,7 @@ func New(s *snapshot.Snapshot, q Query) (*Report, error) {
 	}
 	r := &Report{
 		Version: Version, Question: NewBind, Outcome: Free, ReuseAddr: q.ReuseAddr, ReusePort: q.ReusePort,
-		Ports: make([]PortReport, len(s.Verdicts.Data)), Unseen: append([]string{}, q.Unseen...),
+		Ports: make([]PortReport, len(s.Verdicts.Data)), UDP: []UDPPort{}, Unseen: append([]string{}, q.Unseen...),
 	}
 	if q.Restart {
 		r.Question = Restart
@@ -275,7 +277,7 @@ func OnlyIPv6(groups []ports.Group) bool {
 
 func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) ListenerReport {
 	l := ListenerReport{
-		Address: g.Address, Interface: printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
+		Address: g.Address, Interface: words.Printable(g.Interface), V6Only: v6only(g.Address, g.V6Only), Sockets: g.Sockets,
 		Owner: NewOwner(&g.Owner), Owners: newOwners(g), LeftOut: g.OthersMore, Restart: Answer{Outcome: Unknown, Until: UntilUnknown, Blockers: []Blocker{}},
 	}
 	for _, s := range port.Sockets {
@@ -302,7 +304,7 @@ type binder struct {
 func newBinds(look *facts.Look, v *verdict.Port, groups []ports.Group, q *Query) []BindReport {
 	on := binder{look, q}
 	again := func(g *ports.Group) BindReport {
-		return on.bind(Address{g.Address, g.Ifindex, printable(g.Interface)}, g.V6Only)
+		return on.bind(Address{g.Address, g.Ifindex, words.Printable(g.Interface)}, g.V6Only)
 	}
 	named, others := q.addresses(v.Number)
 	var out []BindReport

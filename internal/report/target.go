@@ -6,6 +6,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/words"
 )
 
 // A Target is some ports that a report is asked about.
@@ -14,6 +15,10 @@ type Target struct {
 
 	// Address to bind to. If Addr is not valid: the addresses that listen, or else the wildcards.
 	Address Address
+
+	// UDP says that it is about UDP, and NoTCP that it is not about TCP. A port without a protocol is about
+	// both.
+	UDP, NoTCP bool
 
 	Name string // of the service that was asked for, or ""
 }
@@ -43,7 +48,7 @@ func (q *Query) addresses(port uint16) (named []Address, others bool) {
 
 // serves says whether a listener is in the way of a bind to the address, or takes its connections.
 func (l *ListenerReport) serves(a Address) bool {
-	if a.Ifindex != 0 && l.Interface != "" && l.Interface != printable(a.Interface) {
+	if a.Ifindex != 0 && l.Interface != "" && l.Interface != words.Printable(a.Interface) {
 		return false
 	}
 	listens, asked := l.Address.Unmap(), a.Addr.Unmap()

@@ -6,6 +6,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 )
@@ -151,6 +152,24 @@ func (m *Memory) UDP(udp *ports.UDP) {
 			if p.Of(family).Sockets > 0 {
 				m.see(&m.seen.udp.ports, n, family, 0)
 			}
+		}
+	}
+}
+
+// UDPPorts takes what is on the watched UDP ports. It comes after UDP.
+func (m *Memory) UDPPorts(found []udp.Port) {
+	for i := range found {
+		n, ok := m.seen.udp.set.Find(found[i].Number)
+		if !ok {
+			continue
+		}
+		if _, shared := found[i].Shared(); shared && !m.seen.udp.ports[n].Mixed {
+			m.own()
+			m.seen.udp.ports[n].Mixed = true
+		}
+		if !m.seen.udp.ports[n].RestartBlocked && found[i].RestartBlocked() {
+			m.own()
+			m.seen.udp.ports[n].RestartBlocked = true
 		}
 	}
 }

@@ -27,6 +27,9 @@ type Port struct {
 	// Mixed says that different servers listened on one address and port.
 	Mixed bool
 
+	// RestartBlocked says that a server on the UDP port could not have restarted.
+	RestartBlocked bool
+
 	// Unreserved says that an outgoing connection could take the port from its server.
 	Unreserved bool
 

@@ -145,6 +145,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		}
 		for _, t := range takings {
 			h.cfg.Failures.Look(uint32(t.id.Inode), t.began, t.onWatched.Listeners, t.listening.Err)
+			h.cfg.Failures.LookUDP(uint32(t.id.Inode), t.began, t.udpPorts.Data, t.udpPorts.Err)
 		}
 		return h.cfg.Failures.Update(h.watched(set), set.IDs())
 	})

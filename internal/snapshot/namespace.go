@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -18,8 +17,8 @@ import (
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -38,6 +37,7 @@ type taking struct {
 	localPorts sock.PortRange
 	listening  Part[*ports.Listening]
 	onWatched  ports.OnPorts
+	udpPorts   Part[[]udp.Port]
 
 	local func(netip.Addr) bool // whether an address is one of the namespace's own
 
@@ -90,8 +90,11 @@ func (t *taking) list(ctx context.Context) {
 	t.publish(func(s *Namespace) { s.Watch, s.LocalPorts = watched, t.localPorts })
 	t.fold(ctx)
 
-	udp := take(func() (ports.UDP, error) { return t.readUDP(ctx) })
-	t.publish(func(s *Namespace) { s.UDP = udp })
+	counts := take(func() (ports.UDP, error) { return t.readUDP(ctx) })
+	t.publish(func(s *Namespace) { s.UDP = counts })
+	if t.udpPorts.Err = counts.Err; counts.Err == nil {
+		t.udpPorts = take(func() ([]udp.Port, error) { return udp.Read(ctx, t.probe, counts.Data.Watch.Numbers()) })
+	}
 }
 
 // updateWatch updates the set of watched ports. If the listeners are not known, the set does not
@@ -199,12 +202,7 @@ func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 	if t.udp == nil {
 		return ports.UDP{}, ErrOff
 	}
-	listing := t.udp.Begin(time.Now())
-	if err := t.probe.UDPSockets(ctx, listing); err != nil {
-		// As with TCP: no port may go because the exporter could not look.
-		return ports.UDP{Watch: t.udp.Set()}, err
-	}
-	return t.udp.Update(time.Now(), listing, t.localPorts), nil
+	return udp.Count(ctx, t.probe, t.udp, t.localPorts)
 }
 
 // sockets takes the sockets on the watched ports, their flags, and the verdicts that follow from
@@ -295,6 +293,8 @@ func (t *taking) nameOwners(ctx context.Context) {
 		ports.SetOwners(groups.Data, t.onWatched.Listeners, found)
 		t.boundNames(groups.Data, start)
 	})
+	t.namer.Name(ctx, t.udpPorts.Data, t.cfg.Owners)
+	t.publish(func(s *Namespace) { s.UDPPorts = t.udpPorts })
 }
 
 // noteSplit says which ports are split. It comes after all other steps.
@@ -308,25 +308,17 @@ func (t *taking) noteSplit(states []failing.State) {
 
 // boundNames leaves out names of owners where a port has had too many of them.
 func (t *taking) boundNames(groups []ports.Group, now time.Time) {
-	maps.DeleteFunc(t.names, func(port uint16, _ *share.Names) bool {
-		_, watched := t.set.Find(port)
-		return !watched
-	})
+	t.names.Keep(func(port uint16) bool { _, watched := t.set.Find(port); return watched })
 	for i := range groups {
 		g := &groups[i]
 		if !g.Owner.Known() {
 			continue
 		}
-		names, ok := t.names[g.Port]
-		if !ok {
-			names = new(share.Names)
-			t.names[g.Port] = names
-		}
 		user := g.UID.ID
 		if !g.UID.Known {
 			user = math.MaxUint32 // several
 		}
-		g.Owner.Many = names.Add(now, user, g.Owner.Process, g.Owner.Place())
+		g.Owner.Many = t.names.Of(g.Port).Add(now, user, g.Owner.Process, g.Owner.Place())
 	}
 }
 

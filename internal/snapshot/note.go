@@ -21,7 +21,7 @@ func noting(m *seen.Memory, publish func(func(*Namespace))) func(func(*Namespace
 
 // notedParts are the parts of one snapshot that were noted. What a Memory needs of a part does not
 // change when the part is published again.
-type notedParts [8]bool
+type notedParts [9]bool
 
 func (noted *notedParts) note(m *seen.Memory, ns *Namespace) {
 	for i, part := range [len(noted)]struct {
@@ -35,6 +35,7 @@ func (noted *notedParts) note(m *seen.Memory, ns *Namespace) {
 		}},
 		{ns.TCP.Err, func() { m.TCP(ns.TCP.Data) }},
 		{ns.UDP.Err, func() { m.UDP(&ns.UDP.Data) }},
+		{ns.UDPPorts.Err, func() { m.UDPPorts(ns.UDPPorts.Data) }},
 		{ns.Remote.Err, func() {
 			if ns.Remote.Err == nil {
 				m.Remote(ns.Remote.Data, ns.Name == "") // elsewhere, nobody misses the connections

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/stack"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/unixstate"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
@@ -95,6 +96,10 @@ type Namespace struct {
 
 	// UDP has the sockets of watched UDP ports. The set of ports is there even when Err is not nil.
 	UDP Part[ports.UDP]
+
+	// UDPPorts are the sockets of these ports as bind() sees them: UDPPorts.Data[i] is about
+	// UDP.Data.Watch.Ports[i].
+	UDPPorts Part[[]udp.Port]
 
 	// Reuse has the error and the duration of reading the reuse flags. The flags are in Listeners. Its
 	// data are the ports that an outgoing connection can take while nothing listens, although a

@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/share"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
+	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
 	"sockstate_exporter/internal/watch"
 )
@@ -26,7 +27,8 @@ type worker struct {
 	history *verdict.History
 	memory  seen.Memory
 	split   split.Memory
-	names   map[uint16]*share.Names // of those who listen, by port
+	names   share.PortNames // of those who listen
+	namer   udp.Namer
 
 	few  bool // there were no more than fewSockets on the watched ports last time
 	slow bool // the host has many sockets: the dump took long last time, or a walk passed many
@@ -45,7 +47,6 @@ func newWorker(cfg *Config, watch func(sock.Protocol) *watch.Watcher, ns probe.N
 		set:     watcher.Set(),
 		drops:   ports.NewDropCounter(cfg.Retention),
 		history: verdict.NewHistory(cfg.Retention),
-		names:   make(map[uint16]*share.Names),
 		few:     true, // as on most hosts
 	}
 	if cfg.Parts.UDP {

@@ -10,6 +10,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
@@ -145,6 +146,20 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 	}
 	reason, details := missing(flags.Shortfalls())
 	s.works(logger, sock.Feature{Name: "reuse_flags", Mode: string(flags.Mode()), Reason: reason}, details...)
+}
+
+// openUDP opens what reads the flags of UDP sockets. Failed binds need it too, to see what was in their way.
+func (s *Sources) openUDP(opts *Options, logger *slog.Logger) {
+	if !opts.UDP && !opts.Bind {
+		return
+	}
+	reader, err := udphash.New()
+	if err != nil {
+		s.fails(logger, "udp_flags", err)
+		return
+	}
+	s.udp = reader
+	s.works(logger, sock.Feature{Name: "udp_flags", Mode: "bpf"})
 }
 
 // openWalker opens the walk through the connections of all namespaces. It is of use only where the flags

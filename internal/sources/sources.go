@@ -18,6 +18,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/container"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/linux"
@@ -58,6 +59,7 @@ type Sources struct {
 
 	buckets *bindbucket.Reader // nil where bind buckets cannot be read
 	walker  *sockwalk.Walker   // nil where each namespace has to be dumped
+	udp     *udphash.Reader    // nil where the flags of UDP sockets cannot be read
 	owners  *owner.Finder      // nil where owners cannot be found
 	files   *sockfiles.Reader  // nil where owners are found in procfs
 
@@ -121,6 +123,10 @@ func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfai
 			host.Buckets = s.buckets
 		}
 	}
+	if s.openUDP(opts, logger); s.udp != nil {
+		host.UDP = s.udp
+		debug.FreeOSMemory()
+	}
 	if s.openWalker(logger); s.walker != nil {
 		host.Walker = s.walker
 	}
@@ -161,6 +167,9 @@ func (s *Sources) Close() {
 	}
 	if s.buckets != nil {
 		_ = s.buckets.Close()
+	}
+	if s.udp != nil {
+		_ = s.udp.Close()
 	}
 	if s.walker != nil {
 		_ = s.walker.Close()
@@ -211,7 +220,7 @@ func isLinux(major, minor uint32) bool {
 // usesBPF says whether eBPF programs are loaded. bindbucket and sockwalk are only opened beside sockflags'
 // iterator.
 func (s *Sources) usesBPF() bool {
-	return s.tracer != nil || s.files != nil || s.flags != nil && s.flags.Mode() == sockflags.ModeBPF
+	return s.tracer != nil || s.files != nil || s.udp != nil || s.flags != nil && s.flags.Mode() == sockflags.ModeBPF
 }
 
 // ownNetns returns the inode number and the cookie of the exporter's network namespace. One that cannot be

@@ -45,7 +45,8 @@ func becomeExporter(args []string) error {
 }
 
 // serve is a server as many are: without SO_REUSEADDR, trying again while its port is taken,
-// and saying what it does. With a second argument it sets SO_REUSEPORT.
+// and saying what it does. With a second argument it sets SO_REUSEPORT, with a third it is one of UDP that never
+// reads.
 func serve(args []string) error {
 	addr, err := netip.ParseAddrPort(args[0])
 	if err != nil {
@@ -58,7 +59,11 @@ func serve(args []string) error {
 			return err
 		}
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	typ := unix.SOCK_STREAM
+	if len(args) > 2 {
+		typ = unix.SOCK_DGRAM
+	}
+	fd, err := unix.Socket(unix.AF_INET, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
@@ -77,6 +82,12 @@ func serve(args []string) error {
 			fmt.Println("bind:", err)
 		}
 		time.Sleep(200 * time.Millisecond)
+	}
+	if typ == unix.SOCK_DGRAM {
+		fmt.Println("listening")
+		for {
+			_ = unix.Pause()
+		}
 	}
 	if err := unix.Listen(fd, 100); err != nil {
 		return fmt.Errorf("listen: %w", err)

@@ -43,6 +43,8 @@ const (
 	portPrivileged   = 443   // bind fails: not allowed
 	portTaken        = 4017  // bind fails: another program listens
 	portShared       = 4018  // two programs listen
+	portUDPShared    = 4019  // UDP: two programs have it
+	portUDPRestart   = 4020  // UDP: a restart would fail
 )
 
 // The instances, each of which has a namespace of its own.
@@ -132,7 +134,12 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 	notClosing := ns.Listen(t, loopback(portCloseWait), kerneltest.Options{})
 	notClosing.Peers(t, kerneltest.StateCloseWait, 11, client)
 	ns.Listen(t, loopback(portShared), kerneltest.Options{ReusePort: true})
-	for _, args := range [][]string{{loopback(portTaken).String()}, {loopback(portShared).String(), "reuseport"}} {
+	ns.ListenUDP(t, loopback(portUDPShared), kerneltest.Options{ReusePort: true})
+	restartUDP := ns.ListenUDP(t, loopback(portUDPRestart), kerneltest.Options{ReusePort: true})
+	for _, args := range [][]string{
+		{loopback(portTaken).String()}, {loopback(portShared).String(), "reuseport"}, {loopback(portUDPShared).String(), "reuseport", "udp"},
+		{loopback(portUDPRestart).String(), "reuseport", "udp"},
+	} {
 		other := start(t, "server", launch.InRole(t, ns, "server", args...))
 		eventually(t, "the other program listens", func() string {
 			if !has(other, "listening") {
@@ -140,6 +147,9 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 			}
 			return ""
 		})
+	}
+	if err := unix.SetsockoptInt(restartUDP.FD(), unix.SOL_SOCKET, unix.SO_REUSEPORT, 0); err != nil {
+		t.Fatal(err)
 	}
 	first, second := ns.Bind(t, loopback(portListenFailed), reuse), ns.Bind(t, loopback(portListenFailed), reuse)
 	if err := unix.Listen(first.FD(), 1); err != nil {

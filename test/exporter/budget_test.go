@@ -1,10 +1,12 @@
 package exporter
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,6 +112,62 @@ func TestBudgetOfAnIdleUDPPort(t *testing.T) {
 		e := everything(t, ns)
 		withinBudget(t, "an idle UDP port on "+addr.String(), seriesWhere(e.Get(t, "/metrics"), onPort(514)), 6)
 	}
+}
+
+// Somebody else has the port, and shares it with a third program.
+func TestBudgetOfAUDPPortInTrouble(t *testing.T) {
+	ns := kerneltest.New(t)
+	ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{ReuseAddr: true})
+	e := everything(t, ns)
+	e.Get(t, "/metrics")
+	for range 3 {
+		failUDP(t, ns, netip.AddrPortFrom(allIPv4, 514))
+	}
+	var got []string
+	eventually(t, "the failure is explained", func() bool {
+		got = seriesWhere(e.Get(t, "/metrics"), onPort(514))
+		return slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "sockstate_bind_conflicts_total{") })
+	})
+	for _, name := range []string{"sockstate_bind_failing{", "sockstate_bind_last_failure_timestamp_seconds{", "sockstate_udp_listener_info{"} {
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, name) }) {
+			t.Errorf("no series %s in %q", name, got)
+		}
+	}
+	withinBudget(t, "a UDP port in trouble", got, 10)
+}
+
+// Binds count as failing until one works.
+func TestUDPPortFailsUntilABindWorks(t *testing.T) {
+	ns := kerneltest.New(t)
+	holder := ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{})
+	e := everything(t, ns)
+	e.Get(t, "/metrics")
+	failUDP(t, ns, netip.AddrPortFrom(allIPv4, 514))
+	failing := func(is string) func() bool {
+		return func() bool {
+			return strings.Contains(e.Get(t, "/metrics"), `sockstate_bind_failing{family="ipv4",port="514",protocol="udp"} `+is+"\n")
+		}
+	}
+	eventually(t, "binds fail", failing("1"))
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{})
+	eventually(t, "binds do not fail any more", failing("0"))
+}
+
+func failUDP(t *testing.T, ns *kerneltest.NetNS, addr netip.AddrPort) {
+	t.Helper()
+	ns.Do(t, func() {
+		fd, err := unix.Socket(kerneltest.Family(addr.Addr()), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if err := unix.Bind(fd, kerneltest.Sockaddr(addr)); !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatalf("bind: %v, want EADDRINUSE", err)
+		}
+	})
 }
 
 func TestBudgetOfANamespace(t *testing.T) {

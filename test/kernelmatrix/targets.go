@@ -100,7 +100,7 @@ var short = map[string][]suite{
 var diagModules = []string{"inet_diag", "tcp_diag", "udp_diag", "unix_diag"}
 
 // hostModules make what tests bind to or count: interfaces and protocols.
-var hostModules = []string{"bridge", "dummy", "veth", "sctp"}
+var hostModules = []string{"bridge", "dummy", "veth", "vxlan", "sctp"}
 
 // exclusion keeps a test out of the guests.
 type exclusion struct {

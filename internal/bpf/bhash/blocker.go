@@ -30,8 +30,12 @@ type Blocker struct {
 	Peer netip.AddrPort // of a connection
 	// Outgoing says that this side opened the connection: connect() chose the port, or the process
 	// bound to it first. False where that is not known: a bind to port 0 before connect() leaves no
-	// trace.
+	// trace. Of a UDP socket it says that the program has not named the port: it is a client's.
 	Outgoing bool
+
+	// Kernel says that the kernel made the socket for itself, as for VXLAN, WireGuard or NFS: no process
+	// can have it open.
+	Kernel bool
 
 	// Own says that the calling process itself has the socket open. Only its first 1,024 descriptors
 	// are searched.
@@ -47,6 +51,7 @@ func DecodeBlocker(b []byte, tick time.Duration) Blocker {
 	extra := b[SocketSize:BlockerSize]
 	blocker := Blocker{
 		Socket: DecodeSocket(b, 0, tick), Inode: native.Uint64(extra), Own: extra[26] != 0, Outgoing: extra[27] != 0,
+		Kernel: extra[28] != 0,
 	}
 	if port := native.Uint16(extra[24:]); port != 0 {
 		peer := DecodeAddr(extra[8:], !blocker.Addr.Is4())

@@ -14,7 +14,7 @@
  * (bpf_disable_instrumentation). Where the task can be preempted there, the programs would miss
  * the failures of other tasks.
  */
-#include "../kernel.h"
+#include "../fd.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -295,32 +295,6 @@ static __always_inline void read_bound(struct request *req, struct sock *sk, u16
 	req->port_known = 1;
 }
 
-/* Does what sockfd_lookup_light does. An open file of type S_IFSOCK is in sockfs: a socket in
- * another file system can be opened with O_PATH only, and then has no private_data. */
-static __always_inline struct sock *socket_of(s32 fd)
-{
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct files_struct *files = READ(task->files);
-	struct fdtable *fdt = READ(files->fdt);
-	struct file **table, *file = 0;
-	struct inode *inode;
-	struct socket *sock;
-
-	if ((u32)fd >= READ(fdt->max_fds))
-		return 0;
-	table = READ(fdt->fd);
-	bpf_probe_read_kernel(&file, sizeof(file), table + (u32)fd);
-	if (!file)
-		return 0;
-	inode = READ(file->f_inode);
-	if ((READ(inode->i_mode) & S_IFMT) != S_IFSOCK)
-		return 0;
-	sock = READ(file->private_data);
-	if (!sock)
-		return 0;
-	return READ(sock->sk);
-}
-
 /* The protocol of a raw socket is a filter. */
 static __always_inline u8 protocol_class(u16 type, u16 protocol)
 {
@@ -543,7 +517,7 @@ static __always_inline int ring_has_room(const struct key *key)
 static __always_inline int captures_blockers(enum share share, const struct key *key, const struct request *req, u32 error)
 {
 	return share == SHARE_CAPTURE && error == errno_eaddrinuse && req->port_known && req->port &&
-	       (key->protocol == PROTO_TCP || key->protocol == PROTO_MPTCP) &&
+	       (key->protocol == PROTO_TCP || key->protocol == PROTO_MPTCP || key->protocol == PROTO_UDP) &&
 	       bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < ring_size / 4;
 }
 
@@ -674,7 +648,7 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 			c->wanted.v6 = req.addr_family == AF_INET6;
 			c->wanted.port = req.port;
 			c->wanted.sk = sk;
-			flags |= capture(op);
+			flags |= key.protocol == PROTO_UDP ? capture_udp(op) : capture(op);
 		}
 	}
 	fill(event, sk, &key, &req, error);

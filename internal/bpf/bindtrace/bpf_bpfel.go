@@ -34,7 +34,8 @@ type bpfBlocker struct {
 	PeerPort uint16
 	Own      uint8
 	Outgoing uint8
-	Pad      [4]uint8
+	Kernel   uint8
+	Pad      [3]uint8
 }
 
 type bpfCall struct {

@@ -14,6 +14,7 @@
 #define SOCKSTATE_CAPTURE_H
 
 #include "../bhash/bhash.h"
+#include "../udphash/udphash.h"
 
 enum {
 	MAX_BLOCKERS = 8,
@@ -60,8 +61,9 @@ struct blocker {
 	u32 peer[4];
 	u16 peer_port; /* 0: no connection */
 	u8 own;        /* the calling process has it open */
-	u8 outgoing;   /* this side opened the connection */
-	u8 pad[4];
+	u8 outgoing;   /* this side opened the connection; UDP: the kernel chose the port */
+	u8 kernel;     /* the kernel made it for itself: no process can have it open */
+	u8 pad[3];
 };
 
 /* An address as bind() compares it: a v4-mapped one is an IPv4 address. */
@@ -94,6 +96,7 @@ struct capture {
 	struct record record;
 	struct wanted wanted;
 	struct bhash_walk walk;
+	struct udp_walk udp;
 	struct common copy; /* of the socket that the walk has come to */
 	struct blocker next;
 	u64 next_file;
@@ -104,6 +107,7 @@ struct capture {
 	u32 own; /* bits by blocker */
 	u32 sockets; /* of the address that were looked at */
 	u32 chosen;  /* connect() chose the port of the bucket */
+	u32 is_udp;
 	u32 count;
 	u32 listeners;
 	u32 more; /* there were more */
@@ -188,7 +192,7 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 
 	bhash_fill(&b->socket, sk, copy, orphans_are_roots);
 	b->inode = 0;
-	b->own = b->outgoing = 0;
+	b->own = b->outgoing = b->kernel = 0;
 	b->peer[0] = b->peer[1] = b->peer[2] = b->peer[3] = 0;
 	b->peer_port = be16(COPIED(copy, struct sock_common___peer, skc_dport));
 	if (b->peer_port && !b->socket.v6) {
@@ -199,7 +203,9 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 		b->peer[2] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[2]);
 		b->peer[3] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[3]);
 	}
-	if (b->peer_port)
+	if (c->is_udp)
+		b->outgoing = !(READ_BITS(full, sk_userlocks) & SOCK_BINDPORT_LOCK);
+	else if (b->peer_port)
 		b->outgoing = is_outgoing(c, full, b->socket.timewait);
 	if (b->socket.timewait) {
 		u64 now = bpf_jiffies64();
@@ -215,6 +221,7 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 
 		b->inode = READ(alloc->vfs_inode.i_ino);
 		file = READ(socket->file);
+		b->kernel = !file;
 		if ((void *)READ(full->sk_socket) != (void *)socket)
 			return 0;
 	}
@@ -229,10 +236,11 @@ static __always_inline void put_blocker(struct capture *c, u32 at, const struct 
 }
 
 /* A listener comes before other sockets, and displaces one where there is no room: it is the best
- * reason, and does not go by itself. */
-static __always_inline void add_blocker(struct capture *c, struct sock_common *sk)
+ * reason, and does not go by itself. state is that of a listener: UDP has sockets that are not connected
+ * in its place. */
+static __always_inline void add_blocker(struct capture *c, struct sock_common *sk, u8 state)
 {
-	int listens = COPIED(&c->copy, struct sock_common, skc_state) == TCP_LISTEN;
+	int listens = COPIED(&c->copy, struct sock_common, skc_state) == state;
 	u32 n = c->count, listeners = c->listeners;
 
 	if (n >= MAX_BLOCKERS) {
@@ -269,7 +277,7 @@ static long capture_step(u32 index, struct capture **ctx)
 	if (w->socket) {
 		sk = bhash_next_socket(w, &c->copy);
 		if (sk && conflicts(&c->wanted, sk, &c->copy))
-			add_blocker(c, sk);
+			add_blocker(c, sk, TCP_LISTEN);
 		if (w->socket && w->bucket2 && ++c->sockets >= CAPTURE_SOCKETS) {
 			w->socket = 0;
 			c->more = 1;
@@ -337,6 +345,22 @@ static __always_inline void find_own(struct capture *c)
 	}
 }
 
+/* Fills in what the socket of the caller says. */
+static __always_inline void want(struct wanted *w)
+{
+	struct sock *sk = w->sk;
+
+	set_place(&w->place, w->addr, w->v6);
+	w->subflow = 0;
+	if (READ(sk->sk_protocol) == IPPROTO_MPTCP && HAS(struct mptcp_sock, first))
+		w->subflow = READ(((struct mptcp_sock *)sk)->first);
+	w->ifindex = READ(sk->__sk_common.skc_bound_dev_if);
+	w->uid = READ(((struct sock___bhash *)sk)->sk_uid.val);
+	w->flags = (READ_BITS(sk, __sk_common.skc_reuse) ? FLAG_REUSE : 0) |
+		   (READ_BITS(sk, __sk_common.skc_reuseport) ? FLAG_REUSEPORT : 0) |
+		   (READ_BITS(sk, __sk_common.skc_ipv6only) ? FLAG_V6ONLY : 0);
+}
+
 /* Captures what was in the way of captures[nr].wanted. Returns CAPTURED, and CAPTURED_ALL if that is
  * all. A global function: the verifier checks it once, and not for each path that leads to it. */
 __attribute__((noinline)) int capture(u32 nr)
@@ -349,23 +373,73 @@ __attribute__((noinline)) int capture(u32 nr)
 		return 0;
 	w = &c->wanted;
 	sk = w->sk;
-	c->sockets = c->count = c->listeners = c->more = c->done = 0;
+	c->sockets = c->count = c->listeners = c->more = c->done = c->is_udp = 0;
 	if (!HAS(struct socket_alloc, vfs_inode.i_ino) || !HAS(struct sock___bhash, sk_socket) ||
 	    !bhash_open(&c->walk, READ(sk->__sk_common.skc_net.net)))
 		return 0;
-	set_place(&w->place, w->addr, w->v6);
-	w->subflow = 0;
-	if (READ(sk->sk_protocol) == IPPROTO_MPTCP && HAS(struct mptcp_sock, first))
-		w->subflow = READ(((struct mptcp_sock *)sk)->first);
-	w->ifindex = READ(sk->__sk_common.skc_bound_dev_if);
-	w->uid = READ(((struct sock___bhash *)sk)->sk_uid.val);
-	w->flags = (READ_BITS(sk, __sk_common.skc_reuse) ? FLAG_REUSE : 0) |
-		   (READ_BITS(sk, __sk_common.skc_reuseport) ? FLAG_REUSEPORT : 0) |
-		   (READ_BITS(sk, __sk_common.skc_ipv6only) ? FLAG_V6ONLY : 0);
+	want(w);
 	bhash_start(&c->walk, w->port);
 	bpf_loop(CAPTURE_STEPS, capture_step, &c, 0);
 	find_own(c);
 	return c->done && !c->walk.broken && !c->more ? CAPTURED | CAPTURED_ALL : CAPTURED;
+}
+
+/* As inet_bind_conflict, with udp_lib_lport_inuse: the state does not matter. */
+static __always_inline int udp_conflicts(const struct wanted *w, struct sock_common *sk, const struct common *c)
+{
+	u32 ifindex = COPIED(c, struct sock_common, skc_bound_dev_if);
+	u8 flags = bhash_flags(c), both = flags & w->flags;
+	struct place place;
+	u32 addr[4];
+
+	if ((void *)sk == (void *)w->sk || both & FLAG_REUSE)
+		return 0;
+	if (ifindex && w->ifindex && ifindex != w->ifindex)
+		return 0;
+	set_place(&place, addr, bhash_local(addr, c));
+	return overlap(w, &place, flags) &&
+	       !(both & FLAG_REUSEPORT && bhash_uid(sk, orphans_are_roots) == w->uid);
+}
+
+static long udp_capture_step(u32 index, struct capture **ctx)
+{
+	struct capture *c = *ctx;
+	struct sock_common *sk;
+
+	(void)index;
+	if (!c->udp.next) {
+		c->done = 1;
+		return 1;
+	}
+	sk = udphash_next(&c->udp, &c->copy);
+	if (sk && udp_conflicts(&c->wanted, sk, &c->copy))
+		add_blocker(c, sk, TCP_CLOSE);
+	return 0;
+}
+
+/* The same as capture() for UDP. */
+__attribute__((noinline)) int capture_udp(u32 nr)
+{
+	struct capture *c = bpf_map_lookup_elem(&captures, &nr);
+	struct sock *sk;
+	void *net;
+
+	if (!c)
+		return 0;
+	sk = c->wanted.sk;
+	net = READ(sk->__sk_common.skc_net.net);
+	c->count = c->listeners = c->more = c->done = 0;
+	c->is_udp = 1;
+	if (!HAS(struct socket_alloc, vfs_inode.i_ino) || !HAS(struct sock___bhash, sk_socket) ||
+	    !udphash_open(&c->udp, net, sk))
+		return 0;
+	want(&c->wanted);
+	c->walk.port = c->wanted.port; /* fill_next() compares them */
+	c->walk.net = net;
+	udphash_start(&c->udp, c->wanted.port);
+	bpf_loop(CAPTURE_STEPS, udp_capture_step, &c, 0);
+	find_own(c);
+	return c->done && !c->udp.broken && !c->more ? CAPTURED | CAPTURED_ALL : CAPTURED;
 }
 
 #endif

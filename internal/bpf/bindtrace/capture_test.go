@@ -48,7 +48,7 @@ func open(t *testing.T, s *kerneltest.Socket, state sock.State, flags sock.Reuse
 		t.Fatal(err)
 	}
 	return Blocker{
-		Socket: bhash.Socket{Port: testPort, Addr: s.Addr().Addr(), State: state, ReuseFlags: flags, NamedPort: state == sock.StateListen},
+		Socket: bhash.Socket{Port: testPort, Addr: s.Addr().Addr(), State: state, ReuseFlags: flags, NamedPort: state == sock.StateListen || state == sock.StateClose},
 		Inode:  st.Ino, Own: true,
 	}
 }
@@ -467,7 +467,7 @@ func TestCaptureOfAProcessThatEndsAtOnce(t *testing.T) {
 			want := Blocker{Socket: bhash.Socket{Port: testPort, Addr: v4lo, State: sock.StateListen, NamedPort: true}}
 			if e.Port == otherPort {
 				want = Blocker{
-					Socket: bhash.Socket{Port: otherPort, Addr: v4lo2, State: sock.StateEstablished},
+					Socket: bhash.Socket{Port: otherPort, Addr: v4lo2, State: sock.StateEstablished, NamedPort: true},
 					Peer:   netip.AddrPortFrom(v4lo, testPort), Outgoing: true,
 				}
 			}
@@ -538,7 +538,7 @@ func TestNothingIsCapturedWhereNothingIsInTheWay(t *testing.T) {
 				if err := bindRaw(tg.open(t), sockaddrOf(tg.elsewhere, testPort)); !errors.Is(err, unix.EADDRNOTAVAIL) {
 					t.Fatal(err)
 				}
-				if tg.protocol != sock.TCP && tg.protocol != sock.MPTCP {
+				if tg.protocol != sock.TCP && tg.protocol != sock.MPTCP && tg.protocol != sock.UDP {
 					tg.openBound(t, testPort)
 					if err := bindRaw(tg.open(t), sockaddrOf(tg.local, testPort)); !errors.Is(err, unix.EADDRINUSE) {
 						t.Fatal(err)

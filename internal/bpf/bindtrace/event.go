@@ -65,7 +65,7 @@ type Event struct {
 	PrivilegeLacked   bool
 
 	// Blockers are sockets on the port that were in the way when bind or listen returned EADDRINUSE
-	// (TCP and MPTCP, not port 0): at most 8, listeners first. Captured says whether they are all.
+	// (TCP, MPTCP and UDP, not port 0): at most 8, listeners and UDP sockets that are not connected first. Captured says whether they are all.
 	Blockers []Blocker
 	Captured Capture
 }

@@ -1,6 +1,8 @@
 // Package codes has the codes of diagnoses, and what is always true of each.
 package codes
 
+import "slices"
+
 // An Entry is what is always true of a code.
 type Entry struct {
 	Code Code
@@ -35,7 +37,7 @@ const (
 
 // Catalogue returns what there is to say of each code, in the order of the codes.
 func Catalogue() []Entry {
-	return append(append(append(listeners(), sockets()...), unixSockets()...), calls()...)
+	return slices.Concat(listeners(), sockets(), unixSockets(), exhausted(), udp(), calls())
 }
 
 func listeners() []Entry {
@@ -127,7 +129,7 @@ func sockets() []Entry {
 	}
 }
 
-func calls() []Entry {
+func exhausted() []Entry {
 	return []Entry{
 		{
 			PortsExhausted, "No ephemeral port is free for the address.",
@@ -147,12 +149,11 @@ func calls() []Entry {
 			"Each connection from one local address to one destination, an address and port, needs a local port of its own. connect() returned EADDRNOTAVAIL because all are in use, many of them in TIME_WAIT. Other destinations still work. If bound sockets have the ports instead, the diagnosis is `ports_exhausted`. The exporter tells them apart on Linux 6.1 and later, by a look at some of the ports after the call.",
 			"`ss -Htan dst ADDRESS:PORT | wc -l` against `sysctl net.ipv4.ip_local_port_range`.",
 		},
-		{
-			UDPInUse, "Another UDP socket has the port.",
-			"Stop the other program, or use another port or address.",
-			"UDP sockets share a port only if all of them set SO_REUSEADDR, or all of them SO_REUSEPORT and belong to one user.",
-			"`ss -Hulnp 'sport = :PORT'` lists the sockets and their processes.",
-		},
+	}
+}
+
+func calls() []Entry {
+	return []Entry{
 		{
 			AddressMissing, "The address is not one of this network namespace.",
 			"Configure the address first. net.ipv4.ip_nonlocal_bind or net.ipv6.ip_nonlocal_bind, or IP_FREEBIND, allows a bind before the address is there.",
@@ -213,6 +214,7 @@ func calls() []Entry {
 			"Nothing is wrong yet. But each connection that the server closes first stays in TIME_WAIT for 60 s, and blocks a restart meanwhile.",
 			"`sockstate_tcp_listener_reuseaddr` shows the flag.",
 		},
+		udpShared(),
 		{
 			Unknown, "The exporter could not see why the call failed.",
 			"",

@@ -34,7 +34,12 @@ const (
 	PortsExhausted          Code = "ports_exhausted"
 	PortsExhaustedForSocket Code = "ports_exhausted_for_socket"
 	PortsExhaustedForDest   Code = "ports_exhausted_for_destination"
-	UDPInUse                Code = "udp_in_use"
+
+	UDPOwnSocket      Code = "udp_own_socket"
+	UDPReuseOtherUser Code = "udp_reuse_other_user"
+	UDPReuseMissing   Code = "udp_reuse_missing"
+	UDPKernelSocket   Code = "udp_kernel_socket"
+	UDPInUse          Code = "udp_in_use"
 
 	AddressMissing   Code = "address_missing"
 	AddressTentative Code = "address_tentative"
@@ -48,6 +53,7 @@ const (
 	// These are states of a port that nothing has failed for.
 	SplitPort   Code = "split_port"
 	NoReuseAddr Code = "no_reuseaddr"
+	UDPShared   Code = "udp_shared"
 
 	Unknown Code = "unknown"
 )
@@ -58,9 +64,10 @@ func Codes() []Code {
 		OwnListener, InheritedListener, ReusePortOtherUser, ReusePortMissing, OtherListener, SecondListen,
 		SelfConnection, OutgoingConnection, AcceptedConnection, BoundOnly, Closing, TimeWait, TimeWaitOldFlags,
 		UnixInUse, UnixStaleFile, UnixNoSocket, UnixDirectoryMissing, UnixDenied, UnixShadowed, UnixUnlinked,
-		PortsExhausted, PortsExhaustedForSocket, PortsExhaustedForDest, UDPInUse,
+		PortsExhausted, PortsExhaustedForSocket, PortsExhaustedForDest,
+		UDPOwnSocket, UDPReuseOtherUser, UDPReuseMissing, UDPKernelSocket, UDPInUse,
 		AddressMissing, AddressTentative, FamilyDisabled, PortPrivileged, DeniedByPolicy, InvalidCall, DeviceMissing, OutOfMemory,
-		SplitPort, NoReuseAddr,
+		SplitPort, NoReuseAddr, UDPShared,
 		Unknown,
 	}
 }

@@ -1,7 +1,10 @@
-// Package pace bounds how fast events are read.
+// Package pace bounds how fast events are read. It also waits between looks.
 package pace
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // At most MaxBurst events are read in BurstTime, so that a storm of failing binds, which any user
 // can make, costs a few percent of a CPU. The tracer counts the events that its ring cannot hold
@@ -20,5 +23,15 @@ func Reads[T any](read func(*T) error) func(*T) error {
 			n, start = 1, time.Now()
 		}
 		return read(e)
+	}
+}
+
+// Pause waits for so long, or until ctx ends.
+func Pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockfiles"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
@@ -108,7 +109,7 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 	h.recorder = failures.New(failures.Config{
 		Tracer: tracer,
 		Host: &probe.Host{OwnInode: inode, Config: probe.Config{
-			NetNS:      h.ns.FD(),
+			NetNS: h.ns.FD(), UDP: newUDPReader(t),
 			LocalPorts: func() (uint16, uint16, error) { return clients.First, clients.Last, nil },
 		}},
 		Owners: h.finder, Sockets: h.finder,
@@ -136,6 +137,16 @@ func shareHost(t *testing.T) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func newUDPReader(t *testing.T) *udphash.Reader {
+	t.Helper()
+	r, err := udphash.New()
+	if err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
 }
 
 // newTracer traces the namespace as its own.

@@ -46,6 +46,7 @@ func verbs() map[string]func(args []string) error {
 		"wait":    wait,
 		"hold":    hold,
 		"child":   leaveToChild,
+		"talk":    talk,
 	}
 }
 
@@ -90,6 +91,17 @@ func bind(args []string) (int, error) {
 		}
 	}
 	return fd, unix.Bind(fd, sa)
+}
+
+// talk binds a UDP socket to the first address, and connects it to the second.
+func talk(args []string) error {
+	fd, err := bind([]string{args[0], "udp"})
+	if err != nil {
+		return err
+	}
+	peer := netip.MustParseAddrPort(args[1])
+	fmt.Println("peer", peer)
+	return unix.Connect(fd, kerneltest.Sockaddr(peer))
 }
 
 func listen(args []string) (int, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -65,6 +66,9 @@ type Namespace struct {
 }
 
 var _ probe.Namespace = (*Namespace)(nil)
+
+// UDPPorts implements probe.Namespace. It is off: UDPSockets has the sockets.
+func (*Namespace) UDPPorts([]uint16) (map[uint16]*udphash.Port, error) { return nil, probe.ErrOff }
 
 // Asked returns the questions so far, in order.
 func (n *Namespace) Asked() []Question {

@@ -1,4 +1,4 @@
-package report
+package words
 
 import (
 	"strconv"
@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// printable is a name, in quotes only where a terminal could not show it.
-func printable(name string) string {
+// Printable is a name, in quotes only where a terminal could not show it.
+func Printable(name string) string {
 	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(name)
 	}

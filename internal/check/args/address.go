@@ -1,4 +1,4 @@
-package check
+package args
 
 import (
 	"errors"
@@ -13,7 +13,8 @@ import (
 	"sockstate_exporter/internal/report"
 )
 
-func parseAddresses(list []string) ([]report.Address, error) {
+// ParseAddresses reads the values of --address.
+func ParseAddresses(list []string) ([]report.Address, error) {
 	var addresses []report.Address
 	for _, s := range list {
 		address, err := parseAddress(s)
