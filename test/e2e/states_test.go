@@ -143,7 +143,7 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 		other := start(t, "server", launch.InRole(t, ns, "server", args...))
 		eventually(t, "the other program listens", func() string {
 			if !has(other, "listening") {
-				return other.String()
+				return "it wrote: " + other.String()
 			}
 			return ""
 		})
