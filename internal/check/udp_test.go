@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -213,9 +212,14 @@ func TestWaitForAUDPPort(t *testing.T) {
 	if r.code != ExitBlocked || !strings.HasPrefix(r.stderr, "waiting: 4840/udp: in use by ") && r.stderr != "" {
 		t.Errorf("%+v", r)
 	}
-	time.AfterFunc(time.Second, func() { _ = s.Close() })
-	r = run(t, command(t, ns, "--wait", "4840/udp"))
-	if r.code != ExitFree || !strings.HasPrefix(r.stderr, "waiting: 4840/udp: in use by ") || r.stdout != "4840/udp: free\n" {
-		t.Errorf("%+v", r)
+	w, first := startWaiting(t, ns, "--wait", "4840/udp")
+	if !strings.HasPrefix(first, "waiting: 4840/udp: in use by ") {
+		t.Errorf("said %q, want who has the port", first)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := w.end(t); code != ExitFree || said != "" || w.stdout.String() != "4840/udp: free\n" {
+		t.Errorf("exit status %d, then said %q and wrote %q", code, said, w.stdout.String())
 	}
 }

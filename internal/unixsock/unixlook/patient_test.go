@@ -2,6 +2,7 @@ package unixlook
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,9 +15,9 @@ func TestFileSystemThatDoesNotAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPatient()
 		release := make(chan struct{})
-		calls := 0
+		var calls atomic.Int32
 		hangs := func() unixsock.File {
-			calls++
+			calls.Add(1)
 			<-release
 			return unixsock.File{Kind: unixsock.FileSocket}
 		}
@@ -25,8 +26,8 @@ func TestFileSystemThatDoesNotAnswer(t *testing.T) {
 				t.Errorf("it hangs, and the answer is %+v", f)
 			}
 		}
-		if calls != 1 {
-			t.Errorf("%d calls hang, want 1", calls)
+		if n := calls.Load(); n != 1 {
+			t.Errorf("%d calls hang, want 1", n)
 		}
 		close(release)
 		time.Sleep(time.Second)
