@@ -32,6 +32,20 @@ func memoryLimit(t *testing.T) int {
 	return n * mib
 }
 
+// goMemoryLimit is the GOMEMLIMIT of the manifest.
+func goMemoryLimit(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := regexp.MustCompile(`name: GOMEMLIMIT\n\s+value: (\S+)\n`).FindSubmatch(text)
+	if limit == nil {
+		t.Fatalf("%s has no GOMEMLIMIT", manifest)
+	}
+	return string(limit[1])
+}
+
 // manyListeners is how many listeners one user makes.
 func manyListeners() int {
 	if soaking() {
@@ -46,7 +60,9 @@ func TestListenersOfOneUserFitIntoTheMemoryOfTheManifests(t *testing.T) {
 	limit := memoryLimit(t)
 	ns := kerneltest.New(t)
 	ns.Listen(t, loopback(5432), kerneltest.Options{})
-	e := start(t, ns, 10048)
+	e := prepare(t, ns, 10048)
+	e.Cmd.Env = append(e.Cmd.Environ(), "GOMEMLIMIT="+goMemoryLimit(t))
+	e.Run(t)
 	e.scrape(t)
 	for first := 0; first < manyListeners(); first += manyShare {
 		defer begin(t, launch.InRole(t, ns, "listen", "many", strconv.Itoa(first)))()
