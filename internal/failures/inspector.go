@@ -143,9 +143,23 @@ func (i *inspector) report(ctx context.Context) {
 				continue
 			}
 			if c.Op == bindtrace.OpBind {
-				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, listeners[c.Port])
+				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, i.notOfOthers(ctx, c, listeners[c.Port]))
 			}
 			i.cfg.OnConflict(*c)
 		}
+	})
+}
+
+// notOfOthers leaves out the listeners that another process than the one whose call failed has opened.
+func (i *inspector) notOfOthers(ctx context.Context, c *Conflict, listeners []ports.Listener) []ports.Listener {
+	inodes := make([]uint32, 0, len(listeners))
+	for n := range listeners[:min(len(listeners), maxOwners)] {
+		inodes = append(inodes, listeners[n].Inode)
+	}
+	owners := i.lookup(ctx, inodes)
+	return slices.DeleteFunc(slices.Clone(listeners), func(l ports.Listener) bool {
+		o := owners[l.Inode]
+		opened := o.Opener != nil && o.Opener.PID == int(c.PID)
+		return o.Known() && o.PID != int(c.PID) && !opened
 	})
 }
