@@ -26,7 +26,7 @@ func (f *Facts) remedy(code codes.Code, sockets []Blocker) string {
 	case codes.OtherListener:
 		return f.remedyOfOtherListener(sockets)
 	case codes.SelfConnection:
-		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
+		return f.closeFirst(sockets, "Restart the client") + " The port then stays in TIME_WAIT for 60 s, and the bind works after that. " + f.reserve()
 	case codes.OutgoingConnection:
 		return f.remedyOfOutgoing(sockets)
 	case codes.AcceptedConnection, codes.Closing, codes.TimeWait, codes.TimeWaitOldFlags:
@@ -92,17 +92,21 @@ func (f *Facts) reserve() string {
 }
 
 func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
-	when := " The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT)."
+	now := "Wait until the connection is closed"
 	if total(sockets) > 1 {
-		when = " The bind works as soon as the connections are closed, or 60 s later if this side closes first (TIME_WAIT)."
+		now = "Wait until the connections are closed"
 	}
+	if names := holders(sockets); len(names) > 0 {
+		now += ", or end " + words.And(words.FirstOf(names))
+	}
+	now += ". The bind works then, or 60 s later if this side closes first (TIME_WAIT)."
 	if end := endOf(sockets); end.Kind == EndTime {
-		when = " The bind works in " + words.Wait(end.Left) + "."
+		now = "Wait " + words.Wait(end.Left) + "."
 	}
 	if common(sockets, func(b *Blocker) bindrule.Flag { return b.ReuseAddr }) == bindrule.Yes {
-		return f.reserve() + when + " With SO_REUSEADDR on the new socket it works now."
+		return now + " With SO_REUSEADDR on the new socket it works now. " + f.reserve()
 	}
-	return f.reserve() + when + " SO_REUSEADDR does not help: the connection does not have it."
+	return now + " SO_REUSEADDR does not help: the connection does not have it. " + f.reserve()
 }
 
 // remedyByFlag: sockets that do not listen do not block where both sides set SO_REUSEADDR.
