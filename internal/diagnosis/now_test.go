@@ -121,3 +121,11 @@ func TestSplitPortsNameWhoseEachHalfIs(t *testing.T) {
 		}
 	}
 }
+
+func TestAFreeIPv6HalfIsNoCause(t *testing.T) {
+	f := wouldFail(no, waiting(5, no, time.Second))
+	f.HalfFree = true
+	if d := Of(&f); strings.Contains(d.Sentence, "IPv6") || !strings.HasSuffix(d.Remedy, "may start with that half only.") {
+		t.Errorf("got %s. %s", d.Sentence, d.Remedy)
+	}
+}
