@@ -98,3 +98,17 @@ func TestOwnFailuresHaveTheirOwnSections(t *testing.T) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 }
+
+func TestAFullAcceptQueueHasAdvice(t *testing.T) {
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}))
+	g := &s.Listeners.Data[0]
+	g.Owner, g.QueueRatio = owner.Owner{Process: "slow", PID: 8, Processes: 1}, 1
+	r := portsPage(t, s, "").Ports[0]
+	if len(r.Advice) != 1 || !strings.HasPrefix(r.Advice[0], "slow (pid 8) does not call accept() fast enough: ") {
+		t.Errorf("advice %q", r.Advice)
+	}
+	g.QueueRatio = 0.9
+	if r := portsPage(t, s, "").Ports[0]; len(r.Advice) != 0 {
+		t.Errorf("advice %q, and the queue has room", r.Advice)
+	}
+}

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"slices"
 
 	"sockstate_exporter/internal/bindrule"
@@ -128,6 +129,13 @@ func (p *tcpPort) row() PortRow {
 	for i := range r.Verdict {
 		if s := &r.Verdict[i]; len(groups) == 0 && p.bindsFail() && s.Outcome == report.Free {
 			s.Text = "no socket is in the way, but binds fail"
+		}
+	}
+	for i := range r.Listeners {
+		if l := &r.Listeners[i]; l.Full() {
+			r.Advice = append(r.Advice, cmp.Or(l.By(), "the server on "+l.Place())+
+				" does not call accept() fast enough: the accept queue is full, and new connections are dropped. "+
+				"Look whether it hangs, lacks file descriptors (LimitNOFILE=) or workers. A longer backlog helps only against bursts.")
 		}
 	}
 	for i := range judged.Restarts {
