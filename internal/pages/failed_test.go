@@ -28,7 +28,7 @@ func TestPortsShowFailedBinds(t *testing.T) {
 			rows[r.Port] = r
 		}
 	}
-	for port, want := range map[uint16][]Problem{4840: {QueueFull, BindsFail}, 4841: {RestartBlocked, NoReuseAddr}, 4842: {Down, BindsFail, NoListener}} {
+	for port, want := range map[uint16][]Problem{4840: {QueueFull, BindsFail}, 4841: {RestartBlocked, BindsFailed, NoReuseAddr}, 4842: {Down, BindsFail, NoListener}} {
 		got := slices.Clone(rows[port].Problems)
 		slices.Sort(got)
 		slices.Sort(want)
@@ -110,5 +110,17 @@ func TestAFullAcceptQueueHasAdvice(t *testing.T) {
 	g.QueueRatio = 0.9
 	if r := portsPage(t, s, "").Ports[0]; len(r.Advice) != 0 {
 		t.Errorf("advice %q, and the queue has room", r.Advice)
+	}
+}
+
+func TestBindsThatFailedLongAgoAreNoProblem(t *testing.T) {
+	s := hostWithFailures()
+	for i := range s.Binds.Data.Recent {
+		s.Binds.Data.Recent[i].Last = pageTime.Add(-lately)
+	}
+	for _, r := range portsPage(t, s, "&port=4841").Ports {
+		if slices.Contains(r.Problems, BindsFailed) {
+			t.Errorf("%d: problems %v", r.Port, r.Problems)
+		}
 	}
 }

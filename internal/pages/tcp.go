@@ -3,6 +3,7 @@ package pages
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/facts"
@@ -81,6 +82,7 @@ func (p *tcpPort) problems() (found problemSet) {
 	}
 	found.add(Down, p.bindsFail() && known && !listening) // for whatever reason
 	found.add(BindsFail, p.bindsFail())
+	found.add(BindsFailed, p.failed != nil && !p.failed.Failing && p.failed.Ago < lately.Seconds())
 	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
@@ -89,6 +91,9 @@ func (p *tcpPort) problems() (found problemSet) {
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
 }
+
+// lately is how long a bind that failed beside a server matters.
+const lately = 5 * time.Minute
 
 // bindsFail says that binds have failed, and none has worked since.
 func (p *tcpPort) bindsFail() bool { return p.failed != nil && p.failed.Failing }
