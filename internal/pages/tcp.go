@@ -2,6 +2,7 @@ package pages
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -80,10 +81,12 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
-	found.add(Down, p.bindsFail() && known && !listening) // for whatever reason
+	nobody := p.bindsFail() && known && !listening
+	over := nobody && p.failed.MayBeOver() && !found[Down.rank()] && !found[NotKnown.rank()]
+	found.add(Down, nobody && !over) // for whatever reason
 	found.add(BindsFail, p.bindsFail())
 	found.add(BindsFailed, p.failed != nil && !p.failed.Failing && p.failed.Ago < lately.Seconds())
-	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
+	found.add(NoListener, over || known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
 	found.add(SplitPort, p.isSplit())
@@ -134,7 +137,13 @@ func (p *tcpPort) row() PortRow {
 	for i := range r.Verdict {
 		if s := &r.Verdict[i]; len(groups) == 0 && p.bindsFail() && s.Outcome == report.Free {
 			s.Text = "no socket is in the way, but binds fail"
+			if p.failed.MayBeOver() {
+				s.Text = fmt.Sprintf("the last bind failed %s (%s); nothing is in the way now: start the server", ago(p.failed.Ago), p.failed.Why())
+			}
 		}
+	}
+	if len(groups) == 0 && p.bindsFail() && !p.failed.MayBeOver() && p.failed.Advice != "" && !slices.Contains(r.Advice, p.failed.Advice) {
+		r.Advice = append(r.Advice, p.failed.Advice)
 	}
 	for i := range r.Listeners {
 		if l := &r.Listeners[i]; l.Full() {
