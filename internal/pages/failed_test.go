@@ -156,3 +156,18 @@ func TestAFailureThatIsOverIsNotDown(t *testing.T) {
 		}
 	}
 }
+
+func TestAdviceGoesByTheFlagOfTheLastSocket(t *testing.T) {
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{{
+		Addr: lo4, State: sock.StateTimeWait, Kind: sock.KindTimeWait, ReuseAddr: bindrule.No, ReusePort: bindrule.No, Count: 1, Expires: time.Minute,
+	}}))
+	for flag, want := range map[bindrule.Flag]codes.Code{bindrule.No: codes.TimeWait, bindrule.Yes: codes.TimeWaitOldFlags} {
+		s.Binds.Data.Recent = []failures.Recent{{
+			Netns: s.Inode, Port: s.Watch.Data.Ports[0].Number, PortKnown: true, Addr: any4, Protocol: sock.TCP, Errno: unix.EADDRINUSE,
+			Count: 1, Last: pageTime, Request: bindrule.Request{ReuseAddr: flag},
+		}}
+		if r := portsPage(t, s, "").Ports[0]; r.Diagnosis == nil || r.Diagnosis.Code != want || !strings.Contains(r.Advice[0], string(want)+")") {
+			t.Errorf("SO_REUSEADDR %v: %+v, want %s", flag, r.Diagnosis, want)
+		}
+	}
+}

@@ -117,7 +117,7 @@ func (p *tcpPort) row() PortRow {
 	if verdicts == nil {
 		verdicts = &verdict.Port{Number: p.port.Number}
 	}
-	judged := report.NewPort(verdicts, groups, &report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts})
+	judged := p.judge(verdicts, groups)
 	if p.listenersKnown {
 		r.Listeners = make([]ListenerRow, len(groups))
 		for i := range groups {
@@ -158,6 +158,20 @@ func (p *tcpPort) row() PortRow {
 		}
 	}
 	return r
+}
+
+// judge answers what a restart would meet. Where nobody has seen a server, the flag is that of the socket whose
+// bind failed last.
+func (p *tcpPort) judge(verdicts *verdict.Port, groups []ports.Group) report.PortReport {
+	q := report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts}
+	if p.failed != nil && p.failed.ReuseAddr == bindrule.Yes && len(verdicts.Restarts)+len(groups) == 0 {
+		q.ReuseAddr = true
+		if judged := report.NewPort(verdicts, groups, &q); judged.Diagnosis != nil {
+			return judged
+		}
+		q.ReuseAddr = false
+	}
+	return report.NewPort(verdicts, groups, &q)
 }
 
 // boundedGroups returns the groups that have a row, in their order. Each user keeps a share: any user may
