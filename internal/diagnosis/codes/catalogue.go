@@ -157,7 +157,7 @@ func calls() []Entry {
 		{
 			AddressMissing, "The address is not one of this network namespace.",
 			"Configure the address first. net.ipv4.ip_nonlocal_bind or net.ipv6.ip_nonlocal_bind, or IP_FREEBIND, allows a bind before the address is there.",
-			"No network device has the address: it is not configured yet, or it is the address of another host or network namespace. Or its device is down, and it is an IPv6 address; the sentence says so.",
+			"No network device has the address: it is not configured yet, or it is the address of another host or network namespace. Or its device is down, and it is an IPv6 address; the sentence says so. It also names a device on which IPv6 is disabled: such a device has no IPv6 addresses.",
 			"`ip address` lists the addresses, and which devices are down.",
 		},
 		{
