@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures/pace"
 	"sockstate_exporter/internal/inspect"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -143,23 +144,9 @@ func (i *inspector) report(ctx context.Context) {
 				continue
 			}
 			if c.Op == bindtrace.OpBind {
-				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, i.notOfOthers(ctx, c, listeners[c.Port]))
+				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, inspect.NotOfOthers(c.PID, listeners[c.Port], func(of []uint32) map[uint32]owner.Owner { return i.lookup(ctx, of) }))
 			}
 			i.cfg.OnConflict(*c)
 		}
-	})
-}
-
-// notOfOthers leaves out the listeners that another process than the one whose call failed has opened.
-func (i *inspector) notOfOthers(ctx context.Context, c *Conflict, listeners []ports.Listener) []ports.Listener {
-	inodes := make([]uint32, 0, len(listeners))
-	for n := range listeners[:min(len(listeners), maxOwners)] {
-		inodes = append(inodes, listeners[n].Inode)
-	}
-	owners := i.lookup(ctx, inodes)
-	return slices.DeleteFunc(slices.Clone(listeners), func(l ports.Listener) bool {
-		o := owners[l.Inode]
-		opened := o.Opener != nil && o.Opener.PID == int(c.PID)
-		return o.Known() && o.PID != int(c.PID) && !opened
 	})
 }

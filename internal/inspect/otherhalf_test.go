@@ -1,16 +1,11 @@
-package failures
+package inspect
 
 import (
-	"context"
 	"testing"
 
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 )
-
-type knownOwners map[uint32]owner.Owner
-
-func (k knownOwners) Lookup(context.Context, []uint32) (map[uint32]owner.Owner, error) { return k, nil }
 
 // A server that is started twice fails on one half, and the other half is of the first instance.
 func TestTheOtherHalfIsOfTheProcessThatFailed(t *testing.T) {
@@ -24,8 +19,8 @@ func TestTheOtherHalfIsOfTheProcessThatFailed(t *testing.T) {
 		"another process":     {owner.Owner{Process: "nginx", PID: 8}, 0},
 		"nobody who is known": {owner.Owner{}, 1},
 	} {
-		i := &inspector{cfg: &Config{Sockets: knownOwners{5: tt.of}}}
-		if got := i.notOfOthers(t.Context(), &Conflict{PID: 7}, []ports.Listener{{Inode: 5}}); len(got) != tt.want {
+		known := func([]uint32) map[uint32]owner.Owner { return map[uint32]owner.Owner{5: tt.of} }
+		if got := NotOfOthers(7, []ports.Listener{{Inode: 5}}, known); len(got) != tt.want {
 			t.Errorf("%s: %d listeners, want %d", name, len(got), tt.want)
 		}
 	}
