@@ -166,11 +166,16 @@ const (
 	httpPause     = time.Minute
 )
 
-// conflictLogger returns a function that logs why a call failed. Each user has a share of the lines.
+// conflictLogger returns a function that logs why a call failed. Each user has a share of the lines, and
+// repeats leave half of it to ports that are new.
 func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
 	limit := loglimit.New(conflictBurst, conflictPause)
 	return func(c failures.Conflict) {
-		leftOut, ok := limit.Allow(fmt.Sprint(c.Netns, c.Request.UID))
+		allow := limit.Allow
+		if c.Repeat {
+			allow = limit.AllowRepeat
+		}
+		leftOut, ok := allow(fmt.Sprint(c.Netns, c.Request.UID))
 		if !ok {
 			return
 		}

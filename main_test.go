@@ -148,6 +148,26 @@ func TestUserWhoFailsToBindTakesNoLogLinesOfOthers(t *testing.T) {
 	})
 }
 
+func TestRepeatsLeaveLogLinesToNewPorts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := conflictLogger(slog.New(slog.NewTextHandler(&out, nil)))
+		fail := func(port int, repeat bool) {
+			log(failures.Conflict{Errno: syscall.EADDRINUSE, Port: uint16(port), Failures: 1, Repeat: repeat})
+		}
+		for range 5 { // more ports than there are lines for, every half a minute
+			time.Sleep(30 * time.Second)
+			for port := range 20 {
+				fail(10000+port, true)
+			}
+		}
+		fail(4840, false)
+		if !strings.Contains(out.String(), "port=4840 ") {
+			t.Errorf("the first failure of a port is not logged:\n%s", out.String())
+		}
+	})
+}
+
 // A slowWriter is a client that does not take its answer until it is told to.
 type slowWriter struct {
 	httptest.ResponseRecorder

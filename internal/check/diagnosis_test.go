@@ -84,6 +84,8 @@ func TestHalvesInDifferentHandsAreASplitPort(t *testing.T) {
 		t.Errorf("split %+v, in unit %q", p.Split, unit)
 	} else if want := fmt.Sprintf("shared-any (pid %d)", pid); split && !strings.Contains(p.Split.Sentence, want) {
 		t.Errorf("split: %s, want %s", p.Split.Sentence, want)
+	} else if split && !strings.HasPrefix(p.Advice[0], p.Split.Sentence) {
+		t.Errorf("advice begins with %s, want %s", p.Advice[0], p.Split.Sentence)
 	}
 	_, p = answers(t, kerneltest.New(t), ExitFree, "4840")
 	if p.Split != nil || p.Diagnosis != nil {

@@ -78,8 +78,18 @@ func ofAbsent(f *Facts) Diagnosis {
 	case v6:
 		sentence += ", or it is tentative"
 	}
+	if is.State == sock.AddressAbsent && is.Disabled > 0 {
+		sentence += "; IPv6 is disabled on " + words.Name(is.Device)
+		if is.Disabled > 1 {
+			sentence += fmt.Sprintf(" and %d more", is.Disabled-1)
+		}
+	}
 	d := simple(codes.AddressMissing, untilChanged(), sentence)
 	d.Remedy = "Configure the address before the server starts, for example with After=network-online.target in the unit."
+	if is.State == sock.AddressAbsent && is.Disabled > 0 {
+		setting := words.OneLine("net.ipv6.conf." + is.Device + ".disable_ipv6")
+		d.Remedy += fmt.Sprintf(" If the address belongs on %s, set %s to 0 first.", words.Name(is.Device), setting)
+	}
 	if !is.Nonlocal {
 		d.Remedy += fmt.Sprintf(" %s=1, or IP_FREEBIND, allows a bind before the address is there.", sysctl)
 	}

@@ -44,7 +44,7 @@ type Facts struct {
 	MoreHolders int
 	// Running says, of a Restart, that the server listens now.
 	Running bool
-	// HalfFree says that a bind to IPv6 alone would work.
+	// HalfFree says that a bind to IPv6 alone would work, and that a server had that half.
 	HalfFree bool
 	// Partial says that there may be more of them.
 	Partial bool

@@ -29,7 +29,7 @@ func ofNow(f *Facts) Diagnosis {
 		d.Why = d.Sentence // the server closes its connections as it stops: how many there are is not the point
 	}
 	if f.HalfFree {
-		d.Sentence += "; the IPv6 half of a server that opens 0.0.0.0 and :: apart would start alone"
+		d.Remedy += " Nothing is in the way of the IPv6 half (::): a server that opens 0.0.0.0 and :: apart may start with that half only."
 	}
 	return d
 }

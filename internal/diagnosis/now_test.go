@@ -39,6 +39,7 @@ func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
 	held := func(by owner.Owner) func(*Blocker) { return func(b *Blocker) { b.Holder, b.Held = by, true } }
 	listen := on(sock.StateListen, "0.0.0.0", 1, no)
 	open := connected(sock.StateEstablished, "127.0.0.1:5000", no)
+	leaked := connected(sock.StateCloseWait, "127.0.0.1:5000", no).with(held(nginx))
 	restart := func(reuseAddr bindrule.Flag, blockers ...Blocker) Facts {
 		return but(wouldFail(reuseAddr, blockers...), func(f *Facts) { f.Call, f.By, f.Running, f.Host.Listened = Restart, nginx, true, true })
 	}
@@ -72,6 +73,12 @@ func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
 		{"another process has the server's connection", restart(yes, open.with(held(curl))), codes.AcceptedConnection, untilClosed(),
 			"1 connection of the server is open (1 ESTABLISHED, peer 127.0.0.1:5000), held by curl (pid 8), and those that it closes first stay in TIME_WAIT for 60 s; the new socket sets SO_REUSEADDR, but it was opened without SO_REUSEADDR",
 			"Stop the server, wait 60 s"},
+		{"a server that does not close what its clients have closed", restart(no, leaked, leaked, leaked), codes.AcceptedConnection, untilClosed(),
+			"3 connections of the server are open (3 CLOSE_WAIT, peer 127.0.0.1:5000); the peer has closed each and the server has not: they end a moment after the server, without TIME_WAIT; they were opened without SO_REUSEADDR, and the new socket lacks it too",
+			"Find out why the server does not close connections that the peer has closed: it leaks descriptors. When the server ends, the kernel closes them"},
+		{"one of them is not closed yet", restart(no, leaked, open.with(held(nginx))), codes.AcceptedConnection, untilClosed(),
+			"2 connections of the server are open (1 CLOSE_WAIT, 1 ESTABLISHED, peer 127.0.0.1:5000), and those that it closes first stay in TIME_WAIT for 60 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
+			"Set SO_REUSEADDR before bind(). For the restart that brings the flag: stop the server, wait 60 s"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := Of(&tt.facts)
@@ -112,5 +119,13 @@ func TestSplitPortsNameWhoseEachHalfIs(t *testing.T) {
 		if d := OfSplit(&tt.halves); d.Code != codes.SplitPort || d.Sentence != tt.want || d.Remedy == "" {
 			t.Errorf("got  %s %s\nwant %s", d.Code, d.Sentence, tt.want)
 		}
+	}
+}
+
+func TestAFreeIPv6HalfIsNoCause(t *testing.T) {
+	f := wouldFail(no, waiting(5, no, time.Second))
+	f.HalfFree = true
+	if d := Of(&f); strings.Contains(d.Sentence, "IPv6") || !strings.HasSuffix(d.Remedy, "may start with that half only.") {
+		t.Errorf("got %s. %s", d.Sentence, d.Remedy)
 	}
 }

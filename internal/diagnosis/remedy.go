@@ -26,7 +26,7 @@ func (f *Facts) remedy(code codes.Code, sockets []Blocker) string {
 	case codes.OtherListener:
 		return f.remedyOfOtherListener(sockets)
 	case codes.SelfConnection:
-		return f.closeFirst(sockets, "Restart the client") + " " + f.reserve()
+		return f.closeFirst(sockets, "Restart the client") + " The port then stays in TIME_WAIT for 60 s, and the bind works after that. " + f.reserve()
 	case codes.OutgoingConnection:
 		return f.remedyOfOutgoing(sockets)
 	case codes.AcceptedConnection, codes.Closing, codes.TimeWait, codes.TimeWaitOldFlags:
@@ -92,17 +92,21 @@ func (f *Facts) reserve() string {
 }
 
 func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
-	when := " The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT)."
+	now := "Wait until the connection is closed"
 	if total(sockets) > 1 {
-		when = " The bind works as soon as the connections are closed, or 60 s later if this side closes first (TIME_WAIT)."
+		now = "Wait until the connections are closed"
 	}
+	if names := holders(sockets); len(names) > 0 {
+		now += ", or end " + words.And(words.FirstOf(names))
+	}
+	now += ". The bind works then, or 60 s later if this side closes first (TIME_WAIT)."
 	if end := endOf(sockets); end.Kind == EndTime {
-		when = " The bind works in " + words.Wait(end.Left) + "."
+		now = "Wait " + words.Wait(end.Left) + "."
 	}
 	if common(sockets, func(b *Blocker) bindrule.Flag { return b.ReuseAddr }) == bindrule.Yes {
-		return f.reserve() + when + " With SO_REUSEADDR on the new socket it works now."
+		return now + " With SO_REUSEADDR on the new socket it works now. " + f.reserve()
 	}
-	return f.reserve() + when + " SO_REUSEADDR does not help: the connection does not have it."
+	return now + " SO_REUSEADDR does not help: the connection does not have it. " + f.reserve()
 }
 
 // remedyByFlag: sockets that do not listen do not block where both sides set SO_REUSEADDR.
@@ -118,7 +122,7 @@ func (f *Facts) remedyByFlag(code codes.Code, sockets []Blocker) string {
 	}
 	switch {
 	case code == codes.AcceptedConnection && f.Running:
-		return f.remedyOfRestart()
+		return f.remedyOfRestart(sockets)
 	case len(lacking) > 0 && !slices.ContainsFunc(lacking, func(b Blocker) bool { return b.ReuseAddr == bindrule.No }):
 		return "Wait " + wait + ". SO_REUSEADDR on the new socket helps at once if they were opened with it, which could not be seen."
 	case f.Request.ReuseAddr == bindrule.Yes:
@@ -132,7 +136,15 @@ func (f *Facts) remedyByFlag(code codes.Code, sockets []Blocker) string {
 
 // remedyOfRestart is for a server that runs, whose open connections lack SO_REUSEADDR. It closes them
 // as it stops.
-func (f *Facts) remedyOfRestart() string {
+func (f *Facts) remedyOfRestart(sockets []Blocker) string {
+	if allCloseWait(sockets) && len(sockets) == len(f.Blockers) {
+		remedy := "Find out why the server does not close connections that the peer has closed: it leaks descriptors. " +
+			"When the server ends, the kernel closes them: the bind works as soon as the peers have confirmed that (LAST_ACK)."
+		if f.Request.ReuseAddr != bindrule.Yes {
+			remedy += " Set SO_REUSEADDR before bind(): then open connections do not block a restart."
+		}
+		return remedy
+	}
 	const stop = "Stop the server, wait 60 s after its last connection is closed, and start it."
 	if f.Request.ReuseAddr == bindrule.Yes {
 		return stop + " Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."

@@ -105,10 +105,18 @@ func (f *Facts) accepted(sockets []Blocker) string {
 	if !f.heldByCaller(sockets) {
 		line += heldBy(sockets)
 	}
-	if f.Running {
+	switch {
+	case f.Running && allCloseWait(sockets):
+		line += "; the peer has closed " + verb(sockets, "it", "each") + " and the server has not: " + verb(sockets, "it ends", "they end") + " a moment after the server, without TIME_WAIT"
+	case f.Running:
 		line += ", and those that it closes first stay in TIME_WAIT for 60 s"
 	}
 	return line + f.flagNote(sockets)
+}
+
+// allCloseWait says that the peers have closed all of the connections first: none of them goes to TIME_WAIT.
+func allCloseWait(sockets []Blocker) bool {
+	return !slices.ContainsFunc(sockets, func(b Blocker) bool { return b.State != sock.StateCloseWait })
 }
 
 func (f *Facts) server() string {

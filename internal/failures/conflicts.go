@@ -76,6 +76,8 @@ type Conflict struct {
 
 	// Failures of the port since the Conflict before, this one included.
 	Failures uint64
+	// Repeat says that the port had a Conflict a short time before.
+	Repeat bool
 }
 
 // Bounds of what waits for a look, whoever binds to whatever. Failures beyond them have the

@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures/pace"
 	"sockstate_exporter/internal/inspect"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -143,7 +144,7 @@ func (i *inspector) report(ctx context.Context) {
 				continue
 			}
 			if c.Op == bindtrace.OpBind {
-				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, listeners[c.Port])
+				c.OtherHalf = inspect.OtherHalf(c.Port, c.Request, inspect.NotOfOthers(c.PID, listeners[c.Port], func(of []uint32) map[uint32]owner.Owner { return i.lookup(ctx, of) }))
 			}
 			i.cfg.OnConflict(*c)
 		}

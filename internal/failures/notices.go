@@ -14,7 +14,7 @@ const (
 	noticeDelay    = 250 * time.Millisecond
 	noticeInterval = 30 * time.Second
 
-	maxNoticePorts  = 64 // watched ones
+	maxNoticePorts  = 256 // watched ones
 	maxNoticeOthers = 16
 )
 
@@ -26,6 +26,8 @@ type notices struct {
 type notice struct {
 	who waitingFor
 	due time.Time
+	// reported says that a Conflict was reported.
+	reported bool
 	// The Conflict that says most since the last report. It is valid unless its Failures are 0.
 	conflict Conflict
 }
@@ -82,8 +84,9 @@ func (t *notices) due(now time.Time) []Conflict {
 		case n.conflict.Failures == 0:
 			delete(t.ports, at)
 		default:
+			n.conflict.Repeat = n.reported
 			out = append(out, n.conflict)
-			n.conflict = Conflict{}
+			n.conflict, n.reported = Conflict{}, true
 			n.due = now.Add(noticeInterval)
 		}
 	}

@@ -3,8 +3,10 @@ package inspect
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/verdict"
@@ -87,3 +89,18 @@ func OtherHalf(number uint16, failed bindrule.Request, listeners []ports.Listene
 }
 
 func isIPv4(a netip.Addr) bool { return a.Is4() || a.Is4In6() }
+
+// NotOfOthers leaves out the listeners that another process than pid has, unless pid has opened them. owners finds
+// who has sockets open, by inode.
+func NotOfOthers(pid uint32, listeners []ports.Listener, owners func([]uint32) map[uint32]owner.Owner) []ports.Listener {
+	inodes := make([]uint32, 0, len(listeners))
+	for i := range listeners[:min(len(listeners), owner.MaxLookup)] {
+		inodes = append(inodes, listeners[i].Inode)
+	}
+	known := owners(inodes)
+	return slices.DeleteFunc(slices.Clone(listeners), func(l ports.Listener) bool {
+		o := known[l.Inode]
+		opened := o.Opener != nil && o.Opener.PID == int(pid)
+		return o.Known() && o.PID != int(pid) && !opened
+	})
+}

@@ -35,7 +35,15 @@ func New(burst int, pause time.Duration) *Limiter {
 
 // Allow says whether a line of the kind may be logged now. leftOut is how many lines of the kind
 // were not logged since the last one that was.
-func (l *Limiter) Allow(name string) (leftOut uint64, ok bool) {
+func (l *Limiter) Allow(name string) (leftOut uint64, ok bool) { return l.allow(name, l.burst) }
+
+// AllowRepeat is Allow for a line that says again what another one has said. It leaves half of a burst to lines
+// that are new.
+func (l *Limiter) AllowRepeat(name string) (leftOut uint64, ok bool) {
+	return l.allow(name, max(l.burst/2, 1))
+}
+
+func (l *Limiter) allow(name string, burst int) (leftOut uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -45,7 +53,7 @@ func (l *Limiter) Allow(name string) (leftOut uint64, ok bool) {
 		due = now
 	}
 	due = due.Add(l.pause)
-	if due.Sub(now) > time.Duration(l.burst)*l.pause {
+	if due.Sub(now) > time.Duration(burst)*l.pause {
 		k.leftOut++
 		return 0, false
 	}

@@ -61,18 +61,29 @@ func (i *Interfaces) State(addr netip.Addr, index uint32) sock.Address {
 		}
 		return out
 	}
-	if device, ok := i.disabledIPv6(addr, index, links); ok {
-		out.State, out.Device = sock.IPv6Disabled, device
+	if addr.Is4() {
+		return out
+	}
+	could, disabled := i.disabledIPv6(addr, index, links)
+	switch {
+	case could == 0 && index == 0 && i.sysctl("ipv6", "conf", "all", "disable_ipv6") == "1":
+		out.State = sock.IPv6Disabled
+	case len(disabled) == 0:
+	case len(disabled) < could:
+		out.Device, out.Disabled = disabled[0], len(disabled)
+	case could == 1:
+		out.State, out.Device = sock.IPv6Disabled, disabled[0]
+	default:
+		out.State = sock.IPv6Disabled
 	}
 	return out
 }
 
-// disabledIPv6 says whether the devices that could have the address have IPv6 disabled, and names one of
-// them if it is the only one.
-func (i *Interfaces) disabledIPv6(addr netip.Addr, index uint32, links []netlink.Link) (device string, ok bool) {
-	if addr.Is4() {
-		return "", false
-	}
+// maxDevices bounds the devices that are asked for a setting.
+const maxDevices = 64
+
+// disabledIPv6 counts the devices that could have the address, and names those with IPv6 disabled.
+func (i *Interfaces) disabledIPv6(addr netip.Addr, index uint32, links []netlink.Link) (could int, disabled []string) {
 	var names []string
 	for _, l := range links {
 		a := l.Attrs()
@@ -81,19 +92,12 @@ func (i *Interfaces) disabledIPv6(addr netip.Addr, index uint32, links []netlink
 			names = append(names, a.Name)
 		}
 	}
-	for _, name := range names {
-		if i.sysctl("ipv6", "conf", name, "disable_ipv6") != "1" {
-			return "", false
+	for _, name := range names[:min(len(names), maxDevices)] {
+		if i.sysctl("ipv6", "conf", name, "disable_ipv6") == "1" {
+			disabled = append(disabled, name)
 		}
 	}
-	switch len(names) {
-	case 0:
-		return "", index == 0 && i.sysctl("ipv6", "conf", "all", "disable_ipv6") == "1"
-	case 1:
-		return names[0], true
-	default:
-		return "", true
-	}
+	return len(names), disabled
 }
 
 func familyName(addr netip.Addr) string {

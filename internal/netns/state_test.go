@@ -107,7 +107,11 @@ func TestStateOfAnAddress(t *testing.T) {
 			t.Helper()
 			ns.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
 			ns.Sysctl(t, "net.ipv6.conf.d0.disable_ipv6", "0")
-		}, sock.Address{State: sock.AddressAbsent}},
+		}, sock.Address{State: sock.AddressAbsent, Device: "d0p", Disabled: 1}},
+		{"IPv6 disabled on one device", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+			t.Helper()
+			ns.Sysctl(t, "net.ipv6.conf.d0.disable_ipv6", "1")
+		}, sock.Address{State: sock.AddressAbsent, Device: "d0", Disabled: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)

@@ -4,10 +4,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/reporttest"
@@ -28,7 +33,7 @@ func TestPortsShowFailedBinds(t *testing.T) {
 			rows[r.Port] = r
 		}
 	}
-	for port, want := range map[uint16][]Problem{4840: {QueueFull, BindsFail}, 4841: {RestartBlocked, NoReuseAddr}, 4842: {Down, BindsFail, NoListener}} {
+	for port, want := range map[uint16][]Problem{4840: {QueueFull, BindsFail}, 4841: {RestartBlocked, BindsFailed, NoReuseAddr}, 4842: {Down, BindsFail, NoListener}} {
 		got := slices.Clone(rows[port].Problems)
 		slices.Sort(got)
 		slices.Sort(want)
@@ -41,6 +46,9 @@ func TestPortsShowFailedBinds(t *testing.T) {
 	}
 	if r := rows[4842]; r.Outcome != report.Free || r.Verdict[0].Text != "no socket is in the way, but binds fail" || rows[4840].Verdict[0].Text != "free" || r.FailedBinds == nil || r.FailedBinds.Diagnosis != codes.AddressMissing {
 		t.Errorf("4842: %s, %+v, %+v", r.Outcome, r.Verdict, r.FailedBinds)
+	}
+	if a := rows[4842].Advice; len(a) != 1 || !strings.HasSuffix(a[0], "#address_missing)") {
+		t.Errorf("4842: advice %q, want what explains the failure", a)
 	}
 	if f := rows[4843].FailedBinds; f != nil {
 		t.Errorf("4843: %+v, want none", f)
@@ -96,5 +104,70 @@ func TestOwnFailuresHaveTheirOwnSections(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+func TestAFullAcceptQueueHasAdvice(t *testing.T) {
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}))
+	g := &s.Listeners.Data[0]
+	g.Owner, g.QueueRatio = owner.Owner{Process: "slow", PID: 8, Processes: 1}, 1
+	r := portsPage(t, s, "").Ports[0]
+	if len(r.Advice) != 1 || !strings.HasPrefix(r.Advice[0], "slow (pid 8) does not call accept() fast enough: ") {
+		t.Errorf("advice %q", r.Advice)
+	}
+	g.QueueRatio = 0.9
+	if r := portsPage(t, s, "").Ports[0]; len(r.Advice) != 0 {
+		t.Errorf("advice %q, and the queue has room", r.Advice)
+	}
+}
+
+func TestBindsThatFailedLongAgoAreNoProblem(t *testing.T) {
+	s := hostWithFailures()
+	for i := range s.Binds.Data.Recent {
+		s.Binds.Data.Recent[i].Last = pageTime.Add(-lately)
+	}
+	for _, r := range portsPage(t, s, "&port=4841").Ports {
+		if slices.Contains(r.Problems, BindsFailed) {
+			t.Errorf("%d: problems %v", r.Port, r.Problems)
+		}
+	}
+}
+
+// What was in the way of the last bind is gone, and the server has not tried again.
+func TestAFailureThatIsOverIsNotDown(t *testing.T) {
+	s := watching(reporttest.SnapshotOf(nil))
+	port := s.Watch.Data.Ports[0].Number
+	s.Binds.Data.Failing = []failing.State{{Key: failing.Key{Netns: s.Inode, Port: port, Family: sock.FamilyIPv4}, Failing: true}}
+	latest := failures.Recent{
+		Netns: s.Inode, Port: port, PortKnown: true, Addr: any4, Protocol: sock.TCP, Errno: unix.EADDRINUSE, Count: 1, Last: pageTime.Add(-73 * time.Second),
+	}
+	for code, want := range map[codes.Code]struct {
+		problem Problem
+		text    string
+	}{
+		codes.TimeWait:    {NoListener, "the last bind failed 73 s ago (EADDRINUSE, time_wait); nothing is in the way now: start the server"},
+		codes.OwnListener: {Down, "no socket is in the way, but binds fail"},
+	} {
+		latest.Settle(&diagnosis.Diagnosis{Code: code, Sentence: "what"})
+		s.Binds.Data.Recent = []failures.Recent{latest}
+		r := portsPage(t, s, "").Ports[0]
+		if !slices.Contains(r.Problems, want.problem) || slices.Contains(r.Problems, Down) != (want.problem == Down) || r.Verdict[0].Text != want.text {
+			t.Errorf("%s: problems %v, %+v", code, r.Problems, r.Verdict)
+		}
+	}
+}
+
+func TestAdviceGoesByTheFlagOfTheLastSocket(t *testing.T) {
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{{
+		Addr: lo4, State: sock.StateTimeWait, Kind: sock.KindTimeWait, ReuseAddr: bindrule.No, ReusePort: bindrule.No, Count: 1, Expires: time.Minute,
+	}}))
+	for flag, want := range map[bindrule.Flag]codes.Code{bindrule.No: codes.TimeWait, bindrule.Yes: codes.TimeWaitOldFlags} {
+		s.Binds.Data.Recent = []failures.Recent{{
+			Netns: s.Inode, Port: s.Watch.Data.Ports[0].Number, PortKnown: true, Addr: any4, Protocol: sock.TCP, Errno: unix.EADDRINUSE,
+			Count: 1, Last: pageTime, Request: bindrule.Request{ReuseAddr: flag},
+		}}
+		if r := portsPage(t, s, "").Ports[0]; r.Diagnosis == nil || r.Diagnosis.Code != want || !strings.Contains(r.Advice[0], string(want)+")") {
+			t.Errorf("SO_REUSEADDR %v: %+v, want %s", flag, r.Diagnosis, want)
+		}
 	}
 }

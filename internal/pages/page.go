@@ -51,6 +51,7 @@ func parseTemplates() (*template.Template, string, error) {
 		"ago":   ago,
 
 		"marked": marked,
+		"advice": splitAdvice,
 	}).ParseFS(files, "html/*.html")
 	if err != nil {
 		return nil, "", err
@@ -207,4 +208,16 @@ func (p *page) Link(key, value string) string {
 		v.Set(key, value)
 	}
 	return "?" + v.Encode()
+}
+
+// Advice is a line of advice, and the code that /diagnoses explains; empty: none.
+type Advice struct{ Text, Code string }
+
+// splitAdvice cuts the reference off that report.Diagnosis.Line ends with.
+func splitAdvice(line string) Advice {
+	at := strings.LastIndex(line, report.Reference) // a process may be called like that
+	if at < 0 {
+		return Advice{Text: line}
+	}
+	return Advice{line[:at], strings.TrimSuffix(line[at+len(report.Reference):], ")")}
 }

@@ -349,6 +349,7 @@ func TestFilters(t *testing.T) {
 	}
 	for _, tt := range []struct{ query, want string }{
 		{"&port=4840", "4840"},
+		{"&port=0", "0 0"},
 		{"&port=0-0", ""},
 		{"&netns=" + url.QueryEscape("blue\x1b<b>"), "0"},
 		{"&netns=", "4840 4841 4842 80 53 8080 443 0 -"},
@@ -479,5 +480,17 @@ func TestPageThatCannotBeRenderedIsLoggedAtABoundedRate(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "page=ports"); n != logBurst {
 		t.Errorf("%d lines, want %d", n, logBurst)
+	}
+}
+
+func TestAdviceLinksToItsDiagnosis(t *testing.T) {
+	for line, want := range map[string]Advice{
+		"Wait. (docs/diagnoses.md#time_wait)":                          {"Wait.", "time_wait"},
+		"a (docs/diagnoses.md#b) listens. (docs/diagnoses.md#closing)": {"a (docs/diagnoses.md#b) listens.", "closing"},
+		"Wait.": {"Wait.", ""},
+	} {
+		if got := splitAdvice(line); got != want {
+			t.Errorf("%s: got %q, want %q", line, got, want)
+		}
 	}
 }

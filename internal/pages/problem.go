@@ -13,6 +13,7 @@ const (
 	QueueFull      Problem = "queue_full"
 	RestartBlocked Problem = "restart_blocked"
 	BindsFail      Problem = "binds_fail"
+	BindsFailed    Problem = "binds_failed"
 	Dropping       Problem = "dropping"
 	NotKnown       Problem = "unknown"
 	ListenerGone   Problem = "listener_gone"
@@ -35,6 +36,7 @@ var problems = [...]struct {
 	{QueueFull, "accept queue full", bad},             //
 	{RestartBlocked, "restart blocked", bad},          // it listens, and a restart would fail
 	{BindsFail, "binds fail", warn},                   // for any reason, and none has worked since
+	{BindsFailed, "binds failed", warn},               // in the last minutes, beside a server that is fine
 	{Dropping, "dropping", warn},                      // a UDP port dropped datagrams, and its queue is not empty
 	{NotKnown, "not known", warn},                     // whether a restart would fail
 	{ListenerGone, "listener gone", warn},             // it closed a short time ago

@@ -1,7 +1,10 @@
 package pages
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"time"
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/facts"
@@ -78,9 +81,12 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NotKnown, nobody && b.Outcome == bindrule.Unknown)
 		}
 	}
-	found.add(Down, p.bindsFail() && known && !listening) // for whatever reason
+	nobody := p.bindsFail() && known && !listening
+	over := nobody && p.failed.MayBeOver() && !found[Down.rank()] && !found[NotKnown.rank()]
+	found.add(Down, nobody && !over) // for whatever reason
 	found.add(BindsFail, p.bindsFail())
-	found.add(NoListener, known && !listening && p.port.Source == watch.SourceFlag)
+	found.add(BindsFailed, p.failed != nil && !p.failed.Failing && p.failed.Ago < lately.Seconds())
+	found.add(NoListener, over || known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
 	found.add(SplitPort, p.isSplit())
@@ -88,6 +94,9 @@ func (p *tcpPort) problems() (found problemSet) {
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
 }
+
+// lately is how long a bind that failed beside a server matters.
+const lately = 5 * time.Minute
 
 // bindsFail says that binds have failed, and none has worked since.
 func (p *tcpPort) bindsFail() bool { return p.failed != nil && p.failed.Failing }
@@ -108,7 +117,7 @@ func (p *tcpPort) row() PortRow {
 	if verdicts == nil {
 		verdicts = &verdict.Port{Number: p.port.Number}
 	}
-	judged := report.NewPort(verdicts, groups, &report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts})
+	judged := p.judge(verdicts, groups)
 	if p.listenersKnown {
 		r.Listeners = make([]ListenerRow, len(groups))
 		for i := range groups {
@@ -128,6 +137,19 @@ func (p *tcpPort) row() PortRow {
 	for i := range r.Verdict {
 		if s := &r.Verdict[i]; len(groups) == 0 && p.bindsFail() && s.Outcome == report.Free {
 			s.Text = "no socket is in the way, but binds fail"
+			if p.failed.MayBeOver() {
+				s.Text = fmt.Sprintf("the last bind failed %s (%s); nothing is in the way now: start the server", ago(p.failed.Ago), p.failed.Why())
+			}
+		}
+	}
+	if len(groups) == 0 && p.bindsFail() && !p.failed.MayBeOver() && p.failed.Advice != "" && !slices.Contains(r.Advice, p.failed.Advice) {
+		r.Advice = append(r.Advice, p.failed.Advice)
+	}
+	for i := range r.Listeners {
+		if l := &r.Listeners[i]; l.Full() {
+			r.Advice = append(r.Advice, cmp.Or(l.By(), "the server on "+l.Place())+
+				" does not call accept() fast enough: the accept queue is full, and new connections are dropped. "+
+				"Look whether it hangs, lacks file descriptors (LimitNOFILE=) or workers. A longer backlog helps only against bursts.")
 		}
 	}
 	for i := range judged.Restarts {
@@ -136,6 +158,20 @@ func (p *tcpPort) row() PortRow {
 		}
 	}
 	return r
+}
+
+// judge answers what a restart would meet. Where nobody has seen a server, the flag is that of the socket whose
+// bind failed last.
+func (p *tcpPort) judge(verdicts *verdict.Port, groups []ports.Group) report.PortReport {
+	q := report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts}
+	if p.failed != nil && p.failed.ReuseAddr == bindrule.Yes && len(verdicts.Restarts)+len(groups) == 0 {
+		q.ReuseAddr = true
+		if judged := report.NewPort(verdicts, groups, &q); judged.Diagnosis != nil {
+			return judged
+		}
+		q.ReuseAddr = false
+	}
+	return report.NewPort(verdicts, groups, &q)
 }
 
 // boundedGroups returns the groups that have a row, in their order. Each user keeps a share: any user may

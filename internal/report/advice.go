@@ -12,6 +12,7 @@ import (
 // answer to the question is not "free", then what else is wrong. A diagnosis is told once.
 func (p *PortReport) advise(q *Query, onlyIPv6 *Diagnosis) {
 	p.Advice, p.Diagnosis = []string{}, p.decides.Diagnosis
+	p.add(p.Split) // before advice to stop one of the servers
 	gone := false
 	for i := range p.Listeners {
 		if l := &p.Listeners[i]; l.asked {
@@ -30,7 +31,7 @@ func (p *PortReport) advise(q *Query, onlyIPv6 *Diagnosis) {
 	if b := p.notServed(q.ReuseAddr); p.InUse && b != nil {
 		p.add(b.answer(q.ReuseAddr).Diagnosis)
 	}
-	if p.add(p.Split); p.Split == nil {
+	if p.Split == nil {
 		p.add(onlyIPv6)
 	}
 	if on := withoutReuseAddr(p.Listeners); len(on) > 0 {

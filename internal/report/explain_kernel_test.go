@@ -165,8 +165,8 @@ func TestKernelCasesThatFoolPeople(t *testing.T) {
 				bind(t, ns, reuse)
 			},
 			"an outgoing connection from 127.0.0.1:4840 to 127.0.0.1:4000 (ESTABLISHED) uses the port as its source port. " +
-				"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports. " +
-				"The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT). SO_REUSEADDR does not help: the connection does not have it."},
+				"Wait until the connection is closed. The bind works then, or 60 s later if this side closes first (TIME_WAIT). SO_REUSEADDR does not help: the connection does not have it. " +
+				"Reserve the port, so that the kernel does not choose it for a client: add 4840 to net.ipv4.ip_local_reserved_ports."},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)

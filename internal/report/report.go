@@ -295,14 +295,15 @@ func newListener(port *bindrule.Port, g *ports.Group, restarts []RestartReport) 
 
 // A binder judges binds to a port.
 type binder struct {
-	look *facts.Look
-	q    *Query
+	look    *facts.Look
+	q       *Query
+	hadIPv6 bool // something listened on `::` a short time ago
 }
 
 // newBinds judges the addresses that are asked for. Where a group listens on one, the bind has
 // the IPV6_V6ONLY of the group.
 func newBinds(look *facts.Look, v *verdict.Port, groups []ports.Group, q *Query) []BindReport {
-	on := binder{look, q}
+	on := binder{look, q, slices.ContainsFunc(v.Restarts, func(r verdict.Restart) bool { return r.Address == netip.IPv6Unspecified() })}
 	again := func(g *ports.Group) BindReport {
 		return on.bind(Address{g.Address, g.Ifindex, words.Printable(g.Interface)}, g.V6Only)
 	}
@@ -360,9 +361,9 @@ func (on *binder) bind(a Address, only6 bool) BindReport {
 	return BindReport{Address: a.Addr, Interface: a.Interface, V6Only: v6only(a.Addr, only6), Without: answer(false), With: answer(true), asked: a}
 }
 
-// halfFree says that nothing is in the way of IPv6 alone, where a server is to have both wildcards.
+// halfFree says that nothing is in the way of IPv6 alone, where a server had both wildcards.
 func (on *binder) halfFree(r bindrule.Request) bool {
-	if r.Addr != netip.IPv4Unspecified() || len(on.look.Listeners) > 0 {
+	if r.Addr != netip.IPv4Unspecified() || len(on.look.Listeners) > 0 || !on.hadIPv6 {
 		return false
 	}
 	r.Addr, r.V6Only = netip.IPv6Unspecified(), bindrule.Yes

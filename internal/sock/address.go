@@ -5,6 +5,8 @@ type Address struct {
 	State AddressState
 	// Device has the address, or is the one on which IPv6 is disabled. Any bytes; empty: none.
 	Device string
+	// Disabled counts, for AddressAbsent, the devices with IPv6 disabled. Device is the first of them.
+	Disabled int
 	// Nonlocal says that net.ipv4.ip_nonlocal_bind or net.ipv6.ip_nonlocal_bind, that of the
 	// address's family, is set.
 	Nonlocal bool

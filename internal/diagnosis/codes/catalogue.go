@@ -86,13 +86,13 @@ func sockets() []Entry {
 	return []Entry{
 		{
 			SelfConnection, "A client is connected to itself on the port.",
-			"Restart the client that is connected to itself. " + reserve,
+			"Restart the client that is connected to itself. The port then stays in TIME_WAIT for 60 s, and the bind works after that. " + reserve,
 			"A client on this host connected again and again to the port while nothing listened there. Once, the kernel chose the same port as its local one, and the connection met itself. It stays until the client closes it.",
 			seeConnections + " The local and the peer address are the same.",
 		},
 		{
 			OutgoingConnection, "An outgoing connection uses the port as its source port.",
-			reserve + " The bind works as soon as the connection is closed, or 60 s later if this side closes it first (TIME_WAIT). SO_REUSEADDR does not help.",
+			"Wait until the connection is closed, or end its process. The bind works then, or 60 s later if this side closes it first (TIME_WAIT). SO_REUSEADDR does not help. " + reserve,
 			"The port lies in net.ipv4.ip_local_port_range, or a client bound to it. The kernel gave it to a connection that a process on this host opened. Such a connection does not have SO_REUSEADDR, so the flag does not help the server.",
 			seeConnections + " `sysctl net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports` shows which ports the kernel chooses from.",
 		},
@@ -157,7 +157,7 @@ func calls() []Entry {
 		{
 			AddressMissing, "The address is not one of this network namespace.",
 			"Configure the address first. net.ipv4.ip_nonlocal_bind or net.ipv6.ip_nonlocal_bind, or IP_FREEBIND, allows a bind before the address is there.",
-			"No network device has the address: it is not configured yet, or it is the address of another host or network namespace. Or its device is down, and it is an IPv6 address; the sentence says so.",
+			"No network device has the address: it is not configured yet, or it is the address of another host or network namespace. Or its device is down, and it is an IPv6 address; the sentence says so. It also names a device on which IPv6 is disabled: such a device has no IPv6 addresses.",
 			"`ip address` lists the addresses, and which devices are down.",
 		},
 		{

@@ -177,7 +177,7 @@ func situations() []situation {
 		},
 		{
 			code: codes.OutgoingConnection, name: "the client has bound", arrange: outgoing(server), bind: failsWithFlag,
-			holder: server, end: diagnosis.EndClosed, remedy: "The bind works as soon as the connection is closed", cure: func(s *scene) { peerCloses(s); s.process.stop() }, again: anyPort,
+			holder: server, end: diagnosis.EndClosed, remedy: "The bind works then, or 60 s later", cure: func(s *scene) { peerCloses(s); s.process.stop() }, again: anyPort,
 		},
 		{
 			code: codes.OutgoingConnection, name: "the kernel chose the port", arrange: outgoingByKernel, bind: failsWithFlag,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/failures"
@@ -23,6 +24,9 @@ type Binds struct {
 	Call      string     `json:"call"`
 	Errno     string     `json:"errno"`
 	Diagnosis codes.Code `json:"diagnosis"` // empty: not known
+
+	ReuseAddr bindrule.Flag `json:"-"`
+	Advice    string        `json:"-"` // the diagnosis in a line; empty: not known
 }
 
 type port struct {
@@ -49,6 +53,10 @@ func New(b *failures.Binds, now time.Time) Ports {
 			on = &Binds{
 				Last: f.Last.UTC().Truncate(time.Millisecond), Ago: report.Seconds(max(now.Sub(f.Last), 0)), Call: f.Op.String(),
 				Errno: cmp.Or(failures.ErrnoName(f.Errno), fmt.Sprintf("errno %d", int(f.Errno))), Diagnosis: d.Code,
+			}
+			on.ReuseAddr = f.Request.ReuseAddr
+			if told := report.NewDiagnosis(&d); told != nil {
+				on.Advice = told.Line()
 			}
 			out[key] = on
 		}
@@ -88,4 +96,9 @@ func (b *Binds) Why() string {
 		why += ", " + string(b.Diagnosis)
 	}
 	return why
+}
+
+// MayBeOver says that the latest call failed because of sockets of others: it works as soon as they are gone.
+func (b *Binds) MayBeOver() bool {
+	return b.Errno == "EADDRINUSE" && b.Diagnosis != codes.OwnListener && b.Diagnosis != codes.SecondListen
 }

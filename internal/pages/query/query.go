@@ -50,6 +50,10 @@ func Parse(r *http.Request) (Query, error) {
 		if s == "" {
 			continue // an empty field of the form
 		}
+		if s == "0" { // /failures has rows of binds to any free port
+			q.Ports = append(q.Ports, sock.PortRange{})
+			continue
+		}
 		r, err := watch.ParseRange(s)
 		if err != nil {
 			return Query{}, fmt.Errorf("port=%q: %w", s, err)
