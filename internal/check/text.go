@@ -175,7 +175,7 @@ func (t *text) details(p *report.PortReport) {
 func (t *text) holder(h *report.Holder) {
 	var sockets []string
 	for state, n := range h.Sockets {
-		sockets = append(sockets, fmt.Sprintf("%d %s", n, report.InState(state)))
+		sockets = append(sockets, fmt.Sprintf("%d %s", n, inState(state)))
 	}
 	slices.Sort(sockets)
 	t.line("  %s has open: %s", &h.Owner, strings.Join(sockets, ", "))
@@ -215,4 +215,12 @@ func (t *text) answers(b *report.BindReport) string {
 		return fmt.Sprintf("    %s or without%s: %s", with, and, first)
 	}
 	return fmt.Sprintf("    %s%s: %s\n    %s%s:    %s", without, and, first, with, and, second)
+}
+
+// inState is the state of a socket in words.
+func inState(state string) string {
+	if state == "close" {
+		return "bound"
+	}
+	return strings.ToUpper(state)
 }

@@ -1,8 +1,6 @@
 package pages
 
 import (
-	"strings"
-
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/sock"
 )
@@ -36,18 +34,3 @@ func (*DiagnosesPage) Title() string { return "Diagnoses" }
 
 // LackingFeatures are no matter here.
 func (*DiagnosesPage) LackingFeatures() []sock.Feature { return nil }
-
-// A span is a piece of text, or of code.
-type span struct {
-	Text string
-	Code bool
-}
-
-// marked tells text from what is between backticks.
-func marked(text string) []span {
-	var spans []span
-	for i, piece := range strings.Split(text, "`") {
-		spans = append(spans, span{piece, i%2 == 1})
-	}
-	return spans
-}

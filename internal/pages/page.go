@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
-	"fmt"
 	"html/template"
 	"net/url"
 	"strings"
@@ -12,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/pages/query"
+	"sockstate_exporter/internal/pages/texts"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/words"
@@ -47,11 +47,11 @@ func parseTemplates() (*template.Template, string, error) {
 		"name":  words.Name,
 		"wait":  words.Seconds,
 		"level": level,
-		"clock": clock,
-		"ago":   ago,
+		"clock": texts.Clock,
+		"ago":   texts.Ago,
 
-		"marked": marked,
-		"advice": splitAdvice,
+		"marked": texts.Marked,
+		"advice": texts.SplitAdvice,
 	}).ParseFS(files, "html/*.html")
 	if err != nil {
 		return nil, "", err
@@ -60,22 +60,6 @@ func parseTemplates() (*template.Template, string, error) {
 	policy := "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
 		"'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 	return t, policy, nil
-}
-
-func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
-
-// ago is how long ago something was, in the largest unit that says enough.
-func ago(seconds float64) string {
-	switch s := int64(seconds); {
-	case s < 120:
-		return fmt.Sprintf("%d s ago", s)
-	case s < 2*3600:
-		return fmt.Sprintf("%d min ago", s/60)
-	case s < 2*86400:
-		return fmt.Sprintf("%d h ago", s/3600)
-	default:
-		return fmt.Sprintf("%d days ago", s/86400)
-	}
 }
 
 // stamp is a time in milliseconds.
@@ -208,16 +192,4 @@ func (p *page) Link(key, value string) string {
 		v.Set(key, value)
 	}
 	return "?" + v.Encode()
-}
-
-// Advice is a line of advice, and the code that /diagnoses explains; empty: none.
-type Advice struct{ Text, Code string }
-
-// splitAdvice cuts the reference off that report.Diagnosis.Line ends with.
-func splitAdvice(line string) Advice {
-	at := strings.LastIndex(line, report.Reference) // a process may be called like that
-	if at < 0 {
-		return Advice{Text: line}
-	}
-	return Advice{line[:at], strings.TrimSuffix(line[at+len(report.Reference):], ")")}
 }

@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/pages/failed"
+	"sockstate_exporter/internal/pages/texts"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/share"
@@ -138,7 +139,7 @@ func (p *tcpPort) row() PortRow {
 		if s := &r.Verdict[i]; len(groups) == 0 && p.bindsFail() && s.Outcome == report.Free {
 			s.Text = "no socket is in the way, but binds fail"
 			if p.failed.MayBeOver() {
-				s.Text = fmt.Sprintf("the last bind failed %s (%s); nothing is in the way now: start the server", ago(p.failed.Ago), p.failed.Why())
+				s.Text = fmt.Sprintf("the last bind failed %s (%s); nothing is in the way now: start the server", texts.Ago(p.failed.Ago), p.failed.Why())
 			}
 		}
 	}

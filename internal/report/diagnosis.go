@@ -43,10 +43,7 @@ func NewDiagnosis(d *diagnosis.Diagnosis) *Diagnosis {
 }
 
 // Line is the diagnosis in one line, with the section of the documentation that explains it.
-func (d *Diagnosis) Line() string { return d.line + Reference + string(d.Code) + ")" }
-
-// Reference comes before the code at the end of a line.
-const Reference = " (docs/diagnoses.md#"
+func (d *Diagnosis) Line() string { return d.line + d.Code.Reference() }
 
 // add adds a diagnosis that says something new.
 func (p *PortReport) add(d *Diagnosis) {

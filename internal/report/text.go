@@ -24,14 +24,6 @@ func (l *ListenerReport) About() string {
 	return strings.Join(about, ", ")
 }
 
-// InState is the state of a socket in words.
-func InState(state string) string {
-	if state == "close" {
-		return "bound"
-	}
-	return strings.ToUpper(state)
-}
-
 // Place is the address and the device.
 func (b *BindReport) Place() string { return place(b.Address, b.Interface, b.V6Only) }
 

@@ -1,6 +1,9 @@
 package codes
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // A Code names a diagnosis. Codes are stable: they are values of the label `diagnosis`, and of JSON
 // fields.
@@ -81,4 +84,19 @@ func (c Code) rank() int {
 		return i
 	}
 	return len(codes)
+}
+
+// reference comes before the code at the end of a line.
+const reference = " (docs/diagnoses.md#"
+
+// Reference names the section of the documentation that explains the code, at the end of a line.
+func (c Code) Reference() string { return reference + string(c) + ")" }
+
+// CutReference cuts the reference off that a line ends with. The code is empty where there is none.
+func CutReference(line string) (text string, code Code) {
+	at := strings.LastIndex(line, reference) // a process may be called like that
+	if at < 0 {
+		return line, ""
+	}
+	return line[:at], Code(strings.TrimSuffix(line[at+len(reference):], ")"))
 }
