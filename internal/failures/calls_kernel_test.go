@@ -212,6 +212,9 @@ func TestKernelDiagnosisOfRefusedAddresses(t *testing.T) {
 	}
 	defer h.Close()
 	d0, err := h.LinkByName("d0")
+	if err == nil {
+		err = h.LinkSetARPOn(d0) // without it, the address of a dummy device is never tentative
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

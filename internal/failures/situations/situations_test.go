@@ -339,6 +339,9 @@ func tentative(s *scene) {
 	defer h.Close()
 	link, err := h.LinkByName(device)
 	if err == nil {
+		err = h.LinkSetARPOn(link) // without it, the address of a dummy device is never tentative
+	}
+	if err == nil {
 		err = h.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("2001:db8::7"), Mask: net.CIDRMask(64, 128)}})
 	}
 	if err != nil {
