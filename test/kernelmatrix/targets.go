@@ -150,9 +150,11 @@ func slow() []exclusion {
 			"TestEventsOfOtherPortsLeaveRoomForThoseOfWatchedOnes",
 			"TestSuccessfulBindsDoNotWakeTheReader",
 			"TestBindsAreTracedWhereConnectsCannotBe",
+			"TestCallsAtTheSameMomentLoseNothing",
 			"TestPortsWithoutASlotLoseNothing",
 			"TestFullRingLosesEventsOnly",
 		},
+		"sockstate_exporter/internal/bpf/sockflags": {"TestTwentyThousandTimeWaitAreCountedExactly"},
 		"sockstate_exporter/internal/bpf/sockwalk": {
 			"TestEqualSocketsAreFewGroups",
 			"TestMoreGroupsThanThereIsRoomFor",
