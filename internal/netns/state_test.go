@@ -103,15 +103,25 @@ func TestStateOfAnAddress(t *testing.T) {
 			ns.AddDummy(t, "d1")
 			ns.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
 		}, sock.Address{State: sock.IPv6Disabled}},
-		{"IPv6 enabled again on one device", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
+		{"IPv6 enabled again on all devices but one", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, h *netlink.Handle) {
 			t.Helper()
+			ns.AddDummy(t, "d1")
 			ns.Sysctl(t, "net.ipv6.conf.all.disable_ipv6", "1")
-			ns.Sysctl(t, "net.ipv6.conf.d0.disable_ipv6", "0")
-		}, sock.Address{State: sock.AddressAbsent, Device: "d0p", Disabled: 1}},
+			links, err := h.LinkList()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range links {
+				if name := l.Attrs().Name; name != "d1" {
+					ns.Sysctl(t, "net.ipv6.conf."+name+".disable_ipv6", "0")
+				}
+			}
+		}, sock.Address{State: sock.AddressAbsent, Device: "d1", Disabled: 1}},
 		{"IPv6 disabled on one device", "2001:db8::9", func(t *testing.T, ns *kerneltest.NetNS, _ *netlink.Handle) {
 			t.Helper()
-			ns.Sysctl(t, "net.ipv6.conf.d0.disable_ipv6", "1")
-		}, sock.Address{State: sock.AddressAbsent, Device: "d0", Disabled: 1}},
+			ns.AddDummy(t, "d1")
+			ns.Sysctl(t, "net.ipv6.conf.d1.disable_ipv6", "1")
+		}, sock.Address{State: sock.AddressAbsent, Device: "d1", Disabled: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := kerneltest.New(t)
