@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	vishnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -130,6 +131,10 @@ func stopHolder(s *scene) { s.process.stop() }
 
 func situations() []situation {
 	plain, reuse := kerneltest.Options{}, kerneltest.Options{ReuseAddr: true}
+	holderOfBound := "" // sock_diag shows sockets that are only bound from Linux 6.8 on
+	if version, err := features.LinuxVersionCode(); err == nil && version >= 6<<16|8<<8 {
+		holderOfBound = server
+	}
 	const anyPort = "bind=0.0.0.0:PORT"
 	const fails = "fail=0.0.0.0:PORT,EADDRINUSE"
 	const failsWithFlag = "fail=0.0.0.0:PORT,reuseaddr,EADDRINUSE"
@@ -246,7 +251,7 @@ func situations() []situation {
 		},
 		{
 			code: codes.PortsExhausted, fewPorts: true, bind: "fail=127.0.0.1:0,EADDRINUSE",
-			holder: server, end: diagnosis.EndClosed, afterwards: true, remedy: "Widen net.ipv4.ip_local_port_range",
+			holder: holderOfBound, end: diagnosis.EndClosed, afterwards: holderOfBound != "", remedy: "Widen net.ipv4.ip_local_port_range",
 			cure: func(s *scene) {
 				s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last+2))
 				s.later(func() {
