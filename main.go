@@ -38,6 +38,7 @@ import (
 	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/privilege"
+	"sockstate_exporter/internal/process"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
@@ -231,12 +232,13 @@ const maxPages = 10
 
 // newHandler serves all paths.
 func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (http.Handler, error) {
-	process := prometheus.NewRegistry()
-	process.MustRegister(
-		versioncollector.NewCollector(name),
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
+	own := prometheus.NewRegistry()
+	own.MustRegister(versioncollector.NewCollector(name), collectors.NewGoCollector())
+	if c, err := process.New(); err == nil {
+		own.MustRegister(c)
+	} else {
+		logger.Warn("no process_ metrics", "err", err)
+	}
 	host, _ := os.Hostname() // pages do without
 	pageHandlers, err := pages.New(pages.Config{Take: src.Take, Features: src.Features, Host: host, Logger: logger})
 	if err != nil {
@@ -260,7 +262,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	if err != nil {
 		return nil, fmt.Errorf("make landing page: %w", err)
 	}
-	metrics := collector.New(src.Take, src.Features, logger).Handler(process, logger)
+	metrics := collector.New(src.Take, src.Features, logger).Handler(own, logger)
 
 	scrapes := httplimit.NewSlots(opts.MaxRequests, fmt.Sprintf("%d scrapes are being served, the limit (--web.max-requests)", opts.MaxRequests))
 	shown := httplimit.NewSlots(maxPages, fmt.Sprintf("%d pages are being served, the limit", maxPages))

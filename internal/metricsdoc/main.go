@@ -93,7 +93,7 @@ A label without a value is not there. In PromQL, ` + "`" + `{netns=""}` + "`" + 
 
 ## Overview
 
-The exporter also serves client_golang's own ` + "`sockstate_exporter_build_info`, `go_*`, `process_*` and `promhttp_*`" + `.
+The exporter also serves ` + "`sockstate_exporter_build_info`" + `, and ` + "`go_*`, `process_*` and `promhttp_*`" + ` of itself, with the names and meaning of client_golang.
 
 | metric | type | labels | meaning |
 |---|---|---|---|

@@ -15,6 +15,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"sockstate_exporter/collector"
+	processmetrics "sockstate_exporter/internal/process"
 	"sockstate_exporter/internal/snapshot"
 )
 
@@ -52,12 +53,12 @@ func Known() (*Metrics, error) {
 // process are the exporter's metrics of itself, registered as main does. A scrape comes first,
 // as promhttp knows only then what it may count.
 func process() ([]*dto.MetricFamily, error) {
+	own, err := processmetrics.New()
+	if err != nil {
+		return nil, err
+	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(
-		versioncollector.NewCollector("sockstate_exporter"),
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
+	registry.MustRegister(versioncollector.NewCollector("sockstate_exporter"), collectors.NewGoCollector(), own)
 	logger := slog.New(slog.DiscardHandler)
 	take := func(context.Context) snapshot.Snapshot { return snapshot.Snapshot{} }
 	handler := collector.New(take, nil, logger).Handler(registry, logger)
