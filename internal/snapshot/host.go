@@ -76,11 +76,6 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	// The own namespace comes first, so that its ports are watched even if the budget does not
 	// suffice for all.
 	own.list(ctx)
-	own.beginOwners(ctx) // listeners do not wait for the walk
-	walk := h.mayWalk()
-	if !walk {
-		running.Go(func() { own.sockets(ctx) })
-	}
 
 	set, found := h.discover()
 	takings := []*taking{own}
@@ -96,10 +91,8 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 		s.Discovery = found
 	})
 	h.keep(set)
-	if walk && !h.wantsWalk(set) {
-		walk = false
-		running.Go(func() { own.sockets(ctx) })
-	}
+	walk := h.mayWalk() && h.wantsWalk(set)
+	alone := !walk && len(set.Namespaces) == 0
 	walked := make(chan struct{}) // closed after the walk, or without one
 	entered := make(chan struct{}, maxEntered)
 	enter := func(f func()) {
@@ -128,14 +121,19 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 			enter(func() { other.sockets(ctx) })
 		})
 	}
-	if walk {
+	switch {
+	case walk:
 		running.Go(func() {
+			own.nameOwners(ctx) // listeners do not wait for the walk
 			listed.Wait()
 			h.walk(ctx, takings)
 			close(walked)
 			own.sockets(ctx)
 		})
-	} else {
+	case !alone:
+		running.Go(func() { own.sockets(ctx) })
+		fallthrough
+	default:
 		close(walked)
 	}
 	listed.Wait()
@@ -156,6 +154,9 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 			h.others[ns.ID].noteFailures(&s.Others[i], binds.Data.Counts)
 		}
 	})
+	if alone {
+		own.sockets(ctx) // beside nothing, a goroutine of its own would only cost time
+	}
 }
 
 // discover finds the other namespaces that exist now. The caller closes the Set.

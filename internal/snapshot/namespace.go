@@ -53,10 +53,6 @@ type taking struct {
 	// searched is the count that a walk completes; nil: this namespace is asked on its own.
 	searched *count
 
-	begunOwners bool
-	owners      sync.WaitGroup // ends with nameOwners
-
-	mu     sync.Mutex
 	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
@@ -209,7 +205,7 @@ func (t *taking) readUDP(ctx context.Context) (ports.UDP, error) {
 // both.
 func (t *taking) sockets(ctx context.Context) {
 	var beside sync.WaitGroup
-	t.beginOwners(ctx)
+	t.nameOwners(ctx)
 	noConnections := t.searched == nil && t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
 	how := t.approach(noConnections, t.walks)
 	tcp := t.searched
@@ -236,7 +232,6 @@ func (t *taking) sockets(ctx context.Context) {
 		t.walks.spend(tcp.took)
 	}
 	beside.Wait()
-	t.owners.Wait()
 	t.few = tcp.err == nil && tcp.sockets() <= fewSockets
 	if how != walked {
 		t.slow = tcp.took > slowDump
@@ -245,14 +240,8 @@ func (t *taking) sockets(ctx context.Context) {
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
 }
 
-// setGroups changes the groups, and publishes those that are shown once they have their owners.
-func (t *taking) setGroups(change func(*Part[[]ports.Group])) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	change(&t.groups)
-	if !t.named {
-		return
-	}
+// publishGroups publishes the groups that are shown.
+func (t *taking) publishGroups() {
 	shown, dropped := t.shown()
 	t.publish(func(s *Namespace) { s.Listeners, s.GroupsDropped = shown, dropped })
 }
@@ -267,17 +256,13 @@ func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
 	return part, t.dropped
 }
 
-// beginOwners begins nameOwners where that has not begun. It can begin after list.
-func (t *taking) beginOwners(ctx context.Context) {
-	if !t.begunOwners {
-		t.begunOwners = true
-		t.owners.Go(func() { t.nameOwners(ctx) })
-	}
-}
-
-// nameOwners finds the owners of the listeners. That owners cannot be found is not this part's failure:
-// they are not known then.
+// nameOwners finds the owners of the listeners, once. That owners cannot be found is not this part's
+// failure: they are not known then.
 func (t *taking) nameOwners(ctx context.Context) {
+	if t.named {
+		return
+	}
+	t.named = true
 	start := time.Now()
 	var found map[uint64]owner.Owner
 	if t.cfg.Owners != nil && len(t.onWatched.Listeners) > 0 {
@@ -287,12 +272,10 @@ func (t *taking) nameOwners(ctx context.Context) {
 		}
 		found, _ = t.cfg.Owners.Find(ctx, sockets)
 	}
-	t.setGroups(func(groups *Part[[]ports.Group]) {
-		t.named = true
-		groups.Duration += time.Since(start)
-		ports.SetOwners(groups.Data, t.onWatched.Listeners, found)
-		t.boundNames(groups.Data, start)
-	})
+	t.groups.Duration += time.Since(start)
+	ports.SetOwners(t.groups.Data, t.onWatched.Listeners, found)
+	t.boundNames(t.groups.Data, start)
+	t.publishGroups()
 	t.namer.Name(ctx, t.udpPorts.Data, t.cfg.Owners)
 	t.publish(func(s *Namespace) { s.UDPPorts = t.udpPorts })
 }
@@ -361,9 +344,8 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	reuse := Part[[]uint16]{Err: part.Err, Duration: part.Duration}
 	if part.Err == nil {
 		reuse.Data = t.unreserved(part.Data.NamedPort)
-		t.setGroups(func(groups *Part[[]ports.Group]) {
-			ports.SetFlags(groups.Data, t.onWatched.Listeners, part.Data.Listeners)
-		})
+		ports.SetFlags(t.groups.Data, t.onWatched.Listeners, part.Data.Listeners)
+		t.publishGroups()
 	}
 	t.publish(func(s *Namespace) { s.Reuse = reuse })
 	return part
