@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -19,9 +20,19 @@ import (
 // It is not safe for concurrent use. The caller closes it.
 type Interfaces struct {
 	ns     int
-	handle *netlink.Handle
+	handle *rtnetlink
 	names  map[uint32]string // by index
 	taken  map[string]bool   // of names
+}
+
+// rtnetlink has what is used of a netlink.Handle. The linker keeps all methods of a type that reflect
+// could reach: with the Handle itself as a field, almost a megabyte of the binary that nothing calls.
+type rtnetlink struct {
+	addresses func(netlink.Link, int) ([]netlink.Addr, error)
+	link      func(int) (netlink.Link, error)
+	links     func() ([]netlink.Link, error)
+	route     func(net.IP) ([]netlink.Route, error)
+	close     func()
 }
 
 // NewInterfaces returns the Interfaces of the namespace that the descriptor refers to. 0 means the
@@ -72,7 +83,7 @@ func (i *Interfaces) Addresses() (map[netip.Addr]struct{}, error) {
 	if err := i.connect(); err != nil {
 		return nil, err
 	}
-	found, err := i.handle.AddrList(nil, netlink.FAMILY_ALL)
+	found, err := i.handle.addresses(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -89,7 +100,7 @@ func (i *Interfaces) Addresses() (map[netip.Addr]struct{}, error) {
 // others.
 func (i *Interfaces) Close() {
 	if i.handle != nil {
-		i.handle.Close()
+		i.handle.close()
 		i.handle = nil
 	}
 }
@@ -103,7 +114,7 @@ func (i *Interfaces) lookup(index uint32) (string, error) {
 	if err := i.connect(); err != nil {
 		return "", err
 	}
-	link, err := i.handle.LinkByIndex(int(index))
+	link, err := i.handle.link(int(index))
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return "", nil
 	}
@@ -118,11 +129,11 @@ func (i *Interfaces) connect() error {
 	if i.handle != nil {
 		return nil
 	}
-	handle, err := i.open()
+	h, err := i.open()
 	if err != nil {
 		return fmt.Errorf("open rtnetlink: %w", err)
 	}
-	i.handle = handle
+	i.handle = &rtnetlink{addresses: h.AddrList, link: h.LinkByIndex, links: h.LinkList, route: h.RouteGet, close: h.Close}
 	return nil
 }
 

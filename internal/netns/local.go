@@ -29,7 +29,7 @@ func (i *Interfaces) Has(addr netip.Addr, index uint32) (bool, error) {
 }
 
 func (i *Interfaces) hasIPv4(addr netip.Addr) (bool, error) {
-	routes, err := i.handle.RouteGet(addr.AsSlice())
+	routes, err := i.handle.route(addr.AsSlice())
 	switch {
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
 		return false, nil // no route, or one that refuses
@@ -45,7 +45,7 @@ func (i *Interfaces) hasIPv4(addr netip.Addr) (bool, error) {
 }
 
 func (i *Interfaces) hasIPv6(addr netip.Addr, index uint32) (bool, error) {
-	found, err := i.handle.AddrList(nil, unix.AF_INET6)
+	found, err := i.handle.addresses(nil, unix.AF_INET6)
 	if err != nil {
 		return false, fmt.Errorf("list addresses: %w", err)
 	}

@@ -30,11 +30,11 @@ func (i *Interfaces) State(addr netip.Addr, index uint32) sock.Address {
 	if addr.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	addresses, err := i.handle.AddrList(nil, family)
+	addresses, err := i.handle.addresses(nil, family)
 	if err != nil {
 		return out
 	}
-	links, err := i.handle.LinkList()
+	links, err := i.handle.links()
 	if err != nil {
 		return out
 	}
