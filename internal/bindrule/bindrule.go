@@ -20,7 +20,7 @@ type Port struct {
 	Incomplete bool
 
 	// MappedMeetsAny says whether a v4-mapped address conflicts with 0.0.0.0 and ::ffff:0.0.0.0. Linux
-	// 6.1.192: mostly with the first, never with the second; 6.12 and later: Yes.
+	// 6.12 and later: Yes. Before, it depends on Bucket.MappedMeetsAny.
 	MappedMeetsAny Flag
 
 	// Folding has folded some of the sockets. What it replaced is known for the requests that
@@ -122,6 +122,7 @@ func (p *Port) Bind(r Request) Verdict {
 		return v
 	}
 
+	mappedMeetsAny := or(p.MappedMeetsAny, is(p.Bucket.MappedMeetsAny))
 	expected := p.hasFolded() && p.Folding.expects(&r)
 	var doubtful time.Duration
 	var doubtfulForever bool
@@ -130,7 +131,7 @@ func (p *Port) Bind(r Request) Verdict {
 		if r.ListenersAside && s.State == sock.StateListen {
 			continue
 		}
-		switch and(conflict(&r, s, expected, p.MappedMeetsAny), not(shortcut)) {
+		switch and(conflict(&r, s, expected, mappedMeetsAny), not(shortcut)) {
 		case Yes:
 			v.Blockers = append(v.Blockers, i)
 			v.Until = max(v.Until, s.Expires)

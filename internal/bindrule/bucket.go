@@ -19,6 +19,10 @@ type Bucket struct {
 	UID    uint32     // fastuid
 	Addr   netip.Addr // fast_rcv_saddr or fast_v6_rcv_saddr, by fast_sk_family
 	V6Only bool       // fast_ipv6_only
+
+	// MappedMeetsAny is that of the Port where its kernel does not say, but the bind2 buckets of the
+	// wildcards do. False where that is not known.
+	MappedMeetsAny bool
 }
 
 // FastReusePort is numbered as in include/net/inet_hashtables.h.

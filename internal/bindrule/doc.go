@@ -55,10 +55,11 @@
 //   - The bucket. 6.1 sets fastreuse and FASTREUSEPORT_ANY with the first bind. 6.12 and
 //     6.18 never do, because their inet_csk_update_fastreuse finds no bucket empty.
 //
-// One difference is not part of the input: a request for a v4-mapped address that is no
-// wildcard, where 0.0.0.0 or ::ffff:0.0.0.0 is bound. Late 6.1 misses ::ffff:0.0.0.0
-// (inet_bind2_bucket_match_addr_any), and sometimes 0.0.0.0 (seen on one port of a random
-// run). Later kernels miss neither. Such a request is Unknown.
+// One difference is only partly in the input: a request for a v4-mapped address that is no
+// wildcard, where 0.0.0.0 or ::ffff:0.0.0.0 is bound. Before 6.8, sockets of both are in one
+// bind2 bucket, of the family of the first. Late 6.1 passes over one of AF_INET6
+// (inet_bind2_bucket_match_addr_any); early 6.1 does not. So such a request is Unknown unless
+// the bucket is of AF_INET (Bucket.MappedMeetsAny). Later kernels miss neither.
 //
 // Before 6.8 no interface of the kernel reports sockets that are bound, and neither listen
 // nor connect. There, Free may be wrong because of such a socket, and for no other reason.

@@ -46,6 +46,7 @@ func FuzzBind(f *testing.F) {
 		}
 		if !known.Bucket.Known {
 			known.Bucket = randomBucket(rng)
+			known.Bucket.MappedMeetsAny = p.Bucket.MappedMeetsAny
 			known.Bucket.Known, known.Bucket.FastReuse = true, false // see Bucket.admits
 		}
 		if known.Incomplete {
@@ -98,6 +99,7 @@ func randomBucket(rng *rand.Rand) Bucket {
 	return Bucket{
 		Known: rng.IntN(2) == 0, FastReuse: rng.IntN(4) == 0, FastReusePort: FastReusePort(rng.IntN(4)),
 		UID: rng.Uint32N(2), Addr: randomAddr(rng), V6Only: rng.IntN(2) == 0,
+		MappedMeetsAny: rng.IntN(2) == 0,
 	}
 }
 

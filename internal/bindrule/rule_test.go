@@ -282,6 +282,11 @@ func TestUnknownMattersOrNot(t *testing.T) {
 		{"all of the binder, nothing there", nil, Bucket{}, Request{Addr: addr("::")}, Free},
 		{"bucket, binder's SO_REUSEPORT unknown", []Socket{plain("0.0.0.0", bound)}, Bucket{},
 			asking(to("0.0.0.0"), func(r *Request) { r.ReusePort = FlagUnknown }), Unknown},
+		{"mapped address", []Socket{plain("0.0.0.0", bound)}, noBucket, to("::ffff:127.0.0.1"), Unknown},
+		{"mapped address that meets wildcards", []Socket{plain("0.0.0.0", bound)}, Bucket{Known: true, MappedMeetsAny: true},
+			to("::ffff:127.0.0.1"), Blocked},
+		{"mapped address that meets wildcards, in another family", []Socket{plain("::ffff:0.0.0.0", bound)},
+			Bucket{Known: true, MappedMeetsAny: true}, to("::ffff:127.0.0.1"), Blocked},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

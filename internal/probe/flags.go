@@ -107,8 +107,9 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 
 func (f *Flags) addBuckets(buckets map[uint16]bindbucket.Bucket) {
 	for port, b := range buckets {
-		of := sockflags.Bucket(b)
-		f.Buckets[port] = newBucket(&of)
+		bucket := newBucket(&sockflags.Bucket{FastReuse: b.FastReuse, FastReusePort: b.FastReusePort, UID: b.UID, Addr: b.Addr, V6Only: b.V6Only})
+		bucket.MappedMeetsAny = b.MappedMeetsAny
+		f.Buckets[port] = bucket
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // are none if they were gone before the exporter looked, cannot be seen, or their flags are not known.
 func Explain(seen *bindrule.Port, request bindrule.Request) []bindrule.Socket {
 	port := *seen
-	port.Bucket = bindrule.Bucket{Known: true} // it did not admit the request, or bind() would have succeeded
+	port.Bucket = bindrule.Bucket{Known: true, MappedMeetsAny: port.Bucket.MappedMeetsAny} // it did not admit the request, or bind() would have succeeded
 	verdict := port.Bind(request)
 	blockers := verdict.Blockers
 	if len(blockers) == 0 && !port.Incomplete && alike(port.Sockets, verdict.Doubtful) {

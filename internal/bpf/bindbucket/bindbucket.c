@@ -28,6 +28,14 @@ struct task_struct___bind {
 	struct nsproxy *nsproxy;
 };
 
+struct inet_bind2_bucket___family {
+	u16 family; /* before 6.8 */
+};
+
+struct inet_connection_sock___bind {
+	struct inet_bind2_bucket___family *icsk_bind2_hash;
+};
+
 #pragma clang attribute pop
 
 struct bucket_record {
@@ -39,7 +47,8 @@ struct bucket_record {
 	u8 v6only;
 	u8 found;  /* there is a bucket, which is of no VRF */
 	u8 broken; /* the port has to be read again */
-	u8 pad[2];
+	u8 mapped_meets_any; /* see meets_mapped() */
+	u8 pad;
 };
 
 /* The loader writes it before a run. */
@@ -73,15 +82,41 @@ static struct bucket_record *current_bucket(void)
 	return &res.buckets[(next - 1) & (MAX_PORTS - 1)];
 }
 
+/*
+ * Whether a bind to a v4-mapped address meets a socket on 0.0.0.0 or ::ffff:0.0.0.0. Before 6.8, both are
+ * in one bind2 bucket, of the family of the first one. Late 6.1 passes over a bucket of AF_INET6
+ * (inet_bind2_bucket_match_addr_any), early 6.1 asks every socket of the port. All meet one of AF_INET.
+ */
+static int meets_mapped(struct sock_common *sk)
+{
+	struct inet_connection_sock___bind *full = (void *)sk;
+	struct inet_bind2_bucket___family *tb2 = 0;
+	u16 family = 0;
+
+	return HAS(struct inet_bind2_bucket___family, family) && !FOLLOW(tb2, full->icsk_bind2_hash) &&
+	       !FOLLOW(family, tb2->family) && family == AF_INET;
+}
+
+static int is_any(const struct socket_record *s)
+{
+	if (s->v6 && (s->addr[0] || s->addr[1] || s->addr[2] != be32(0xffff)))
+		return 0;
+	return !s->timewait && !s->addr[s->v6 ? 3 : 0];
+}
+
 static void add_socket(struct sock_common *sk, struct common *c)
 {
+	struct socket_record *s;
 	u32 n = res.count;
 
 	if (n >= MAX_SOCKETS) {
 		res.overflow = 1;
 		return;
 	}
-	bhash_fill(&res.sockets[n & (MAX_SOCKETS - 1)], sk, c, req.orphans_are_roots);
+	s = &res.sockets[n & (MAX_SOCKETS - 1)];
+	bhash_fill(s, sk, c, req.orphans_are_roots);
+	if (is_any(s) && !meets_mapped(sk))
+		current_bucket()->mapped_meets_any = 0;
 	res.count = n + 1;
 }
 
@@ -94,6 +129,7 @@ static void add_bucket(struct inet_bind_bucket *tb)
 	if (READ(tb->l3mdev))
 		return;
 	b->found = 1;
+	b->mapped_meets_any = !req.buckets_only;
 	b->fastreuse = READ(tb->fastreuse);
 	b->fastreuseport = READ(tb->fastreuseport);
 	b->uid = READ(tb->fastuid.val);

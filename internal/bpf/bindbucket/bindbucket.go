@@ -42,6 +42,10 @@ type Bucket struct {
 	UID    uint32
 	Addr   netip.Addr
 	V6Only bool
+
+	// MappedMeetsAny says that a bind to a v4-mapped address meets all sockets on 0.0.0.0 and
+	// ::ffff:0.0.0.0. Linux 6.1 to 6.7 only, and not of ReadBuckets: false where that is not known.
+	MappedMeetsAny bool
 }
 
 // A Result is what one Read found.
@@ -225,7 +229,7 @@ func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error
 			broken[port] = true
 			again = append(again, port)
 		case b[24] != 0:
-			bucket := Bucket{FastReuse: int8(b[20]), FastReusePort: int8(b[21])}
+			bucket := Bucket{FastReuse: int8(b[20]), FastReusePort: int8(b[21]), MappedMeetsAny: b[26] != 0}
 			if bucket.FastReusePort > 0 {
 				bucket.UID, bucket.Addr, bucket.V6Only = native.Uint32(b[16:]), bhash.DecodeAddr(b, b[22] != 0), b[23] != 0
 			}

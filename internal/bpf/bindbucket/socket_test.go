@@ -325,3 +325,55 @@ func BenchmarkRead(b *testing.B) {
 		}
 	}
 }
+
+// Before Linux 6.8, the first socket on a wildcard decides what v4-mapped addresses meet.
+func TestMappedMeetsAny(t *testing.T) {
+	mappedAny, mapped := netip.MustParseAddr("::ffff:0.0.0.0"), netip.MustParseAddr("::ffff:127.0.0.1")
+	r := newReader(t)
+	for _, tt := range []struct {
+		sockets []netip.Addr
+		want    bool
+	}{
+		{[]netip.Addr{v4any}, before68(t)},
+		{[]netip.Addr{mappedAny}, false},
+		{[]netip.Addr{v4any, mappedAny}, before68(t)},
+		{[]netip.Addr{mappedAny, v4any}, false},
+		{[]netip.Addr{v4lo, v6any}, true},
+	} {
+		ns := kerneltest.New(t)
+		for _, addr := range tt.sockets {
+			ns.Bind(t, netip.AddrPortFrom(addr, port), kerneltest.Options{ReuseAddr: true})
+		}
+		got, err := r.Read(ns.FD(), []uint16{port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if meets := got.Buckets[port].MappedMeetsAny; meets != tt.want {
+			t.Errorf("%v: %v, want %v", tt.sockets, meets, tt.want)
+		}
+		s, err := ns.OpenBound(netip.AddrPortFrom(mapped, port), kerneltest.Options{})
+		if s != nil {
+			_ = s.Close()
+		}
+		if tt.want && !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("%v: bind %v: %v, want EADDRINUSE", tt.sockets, mapped, err)
+		}
+		buckets, err := r.ReadBuckets(ns.FD(), []uint16{port})
+		if err != nil || buckets[port].MappedMeetsAny {
+			t.Errorf("%v: buckets alone say %+v, %v", tt.sockets, buckets, err)
+		}
+	}
+}
+
+func before68(t *testing.T) bool {
+	t.Helper()
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	return major < 6 || major == 6 && minor < 8
+}
