@@ -67,7 +67,7 @@ func TestSocketsOfBucketsAreFolded(t *testing.T) {
 	listener := bindbucket.Socket{Port: 80, Cookie: 4, Addr: addr, State: sock.StateListen, ReuseFlags: sock.ReuseFlags{ReusePort: true}}
 	c := Config{Flags: new(walker), Buckets: &buckets{result: bindbucket.Result{
 		Sockets: []bindbucket.Socket{tw, bound, later, listener},
-		Buckets: map[uint16]bindbucket.Bucket{80: {FastReuse: 1, FastReusePort: -1}},
+		Buckets: map[uint16]bindbucket.Bucket{80: {FastReuse: 1, FastReusePort: -1, MappedMeetsAny: true}},
 		Missed:  map[uint16]bool{81: true},
 	}}}
 	flags, err := c.Own().Flags(t.Context(), FlagRequest{Ports: []uint16{80, 81}})
@@ -84,7 +84,7 @@ func TestSocketsOfBucketsAreFolded(t *testing.T) {
 	if got := flags.Listeners[4]; len(flags.Listeners) != 1 || !got.ReusePort || got.ReuseAddr {
 		t.Errorf("listeners %+v", flags.Listeners)
 	}
-	if b := flags.Buckets[80]; !b.Known || !b.FastReuse || b.FastReusePort != 0 || flags.Missed[81] == 0 {
+	if b := flags.Buckets[80]; !b.Known || !b.FastReuse || b.FastReusePort != 0 || !b.MappedMeetsAny || flags.Missed[81] == 0 {
 		t.Errorf("bucket %+v, missed %v", b, flags.Missed)
 	}
 }

@@ -160,6 +160,8 @@ func slow() []exclusion {
 			"TestMoreGroupsThanThereIsRoomFor",
 			"TestChainsThatAreTooLong",
 			"TestChainsThatAreTooLongOfOneNamespace",
+			"TestRunsAreBounded",
+			"TestManyListenersTakeRoom",
 		},
 	} {
 		for _, test := range tests {

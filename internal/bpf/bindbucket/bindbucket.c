@@ -16,7 +16,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define MAX_PORTS 2048
 #define MAX_SOCKETS 8192
-#define MAX_STEPS (1 << 16)
+#define MAX_STEPS (1 << 15)
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

@@ -14,7 +14,7 @@ import (
 )
 
 // maxHeadPorts is MAX_PORTS of sockwalk.c.
-const maxHeadPorts = 2048
+const maxHeadPorts = 1024
 
 // heads is struct heads.
 type heads struct {

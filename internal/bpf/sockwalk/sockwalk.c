@@ -33,8 +33,9 @@ char LICENSE[] SEC("license") = "GPL";
 #define MAX_BOUND 16384 /* sockets that are only bound */
 #define MAX_BOUND_EACH 1024 /* in a namespace, and so many lists */
 #define MAX_FOLLOWED 1024 /* sockets between two connections of a list */
-#define MAX_PORTS 2048 /* of one run of heads() */
-#define MAX_STEPS (1 << 16) /* of one run of heads() */
+#define MAX_FOLLOWED_RUN 4096 /* such sockets in a run, and those of one more bucket */
+#define MAX_PORTS 1024 /* of one run of heads() */
+#define MAX_STEPS (1 << 13) /* of one run of heads() */
 #define PAGE_BITS 17
 #define COPY_SIZE 216 /* all that is read of a TIME_WAIT socket */
 
@@ -292,6 +293,7 @@ struct scratch {
 	struct bound_socket bound;
 	u64 bucket; /* whose list it is */
 	u32 connected; /* the list led to a connection */
+	u32 followed;  /* by look_behind(), in this run */
 	u32 next_port; /* of hds */
 } own;
 
@@ -433,7 +435,7 @@ static long heads_step(u32 i, void *ctx)
 	if (w->socket) {
 		own.connected = 0;
 		if (look_at_next(n))
-			return 0;
+			return namespace_at(n)->incomplete & 1; /* the mask is for the verifier */
 		w->socket = 0;
 		if (own.connected && (!has_room(n) || bpf_map_update_elem(&lists, &own.bucket, &list, BPF_ANY)))
 			return miss_bound(n);
@@ -630,7 +632,17 @@ static u64 bucket_of(struct sock_common *sk, int timewait)
 	return timewait ? (u64)READ(tw->tw_tb2) : (u64)READ(full->icsk_bind2_hash);
 }
 
-static long follow(u32 i, void *ctx) { return !look_at_next(*(u32 *)ctx); }
+/* Listeners take room, too: a user can put a thousand behind each connection. */
+static long follow(u32 i, void *ctx)
+{
+	u32 n = *(u32 *)ctx;
+	int more = look_at_next(n);
+
+	own.followed++;
+	if (more && COPIED(&own.neighbour, struct sock_common, skc_state) == TCP_LISTEN)
+		has_room(n);
+	return !more || namespace_at(n)->incomplete;
+}
 
 /* Looks at what comes after a connection in the list of its bind bucket, up to the next connection. */
 static void look_behind(struct sock_common *sk, struct copy *c, u32 n, int timewait)
@@ -641,7 +653,8 @@ static void look_behind(struct sock_common *sk, struct copy *c, u32 n, int timew
 
 	if (timewait)
 		*page_of((u64)sk) = page_tag((u64)sk);
-	if (next && has_timewait((u64)next - OFFSET(struct sock_common___bhash, skc_bind_node)))
+	if (namespace_at(n)->incomplete ||
+	    (next && has_timewait((u64)next - OFFSET(struct sock_common___bhash, skc_bind_node))))
 		return;
 	own.list.net = (void *)COPIED(c, struct sock_common, skc_net.net);
 	own.list.port = COPIED(c, struct sock_common, skc_num);
@@ -892,6 +905,8 @@ static long step(u32 i, void *ctx)
 {
 	if (own.node)
 		return read_socket();
+	if (own.followed >= MAX_FOLLOWED_RUN)
+		return 1;
 	return begin_bucket();
 }
 
@@ -904,6 +919,7 @@ int walk(void *ctx)
 	own.block = 0;
 	own.last_net = 0;
 	own.last_port.port = 0;
+	own.followed = 0;
 	if (TYPE_SIZE(struct inet_ehash_bucket) != 8) {
 		res.unexpected = 1;
 		return 0;
