@@ -75,9 +75,9 @@ const (
 	portServes
 )
 
-func load(opts Options) (*programs, error) {
+func load(opts Options, types func() (*btf.Spec, error)) (*programs, error) {
 	p := &programs{steps: opts.Steps}
-	if err := p.load(); err != nil {
+	if err := p.load(types); err != nil {
 		_ = p.close()
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
@@ -88,12 +88,12 @@ func load(opts Options) (*programs, error) {
 	return p, nil
 }
 
-func (p *programs) load() error {
+func (p *programs) load(types func() (*btf.Spec, error)) error {
 	var err error
 	if p.tick, err = linux.Tick(); err != nil {
 		return err
 	}
-	kernel, err := btf.LoadKernelSpec()
+	kernel, err := types()
 	if err != nil {
 		return fmt.Errorf("read kernel BTF: %w", err)
 	}

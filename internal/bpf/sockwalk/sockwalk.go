@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
+
 	"sockstate_exporter/internal/bpf/loaderr"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
@@ -134,7 +136,10 @@ const feature = "walk of TCP connections"
 
 // New loads the programs, and tries them once. Where they do not work on this host, the error wraps a
 // *[sock.UnavailableError].
-func New(opts Options) (*Walker, error) {
+func New(opts Options) (*Walker, error) { return open(opts, btf.LoadKernelSpec) }
+
+// open is New for a kernel that has these types.
+func open(opts Options, types func() (*btf.Spec, error)) (*Walker, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -142,7 +147,7 @@ func New(opts Options) (*Walker, error) {
 		opts.Steps = DefaultSteps
 	}
 	opts.Steps = max(opts.Steps, minSteps)
-	p, err := load(opts)
+	p, err := load(opts, types)
 	if err != nil {
 		return nil, loaderr.Explain(sock.UnavailableError{
 			Feature: feature, Reason: sock.ReasonUnsupported, Need: "bpf_loop() and struct net as in Linux 6.1 and later",
