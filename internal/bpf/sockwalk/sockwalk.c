@@ -552,6 +552,13 @@ static u8 flags_of(struct copy *c)
 		}                                                                    \
 	} while (0)
 
+#define END(type, member) (OFFSET(type, member) + sizeof(((type *)0)->member))
+#define IN_COPY(type, member) (END(type, member) <= COPY_SIZE)
+
+/* No more than is looked at: most of the time goes to wait for memory. */
+#define READ_SIZE \
+	(IN_COPY(struct inet_timewait_sock, tw_timer.expires) ? END(struct inet_timewait_sock, tw_timer.expires) : COPY_SIZE)
+
 /* Whether the memory is still that of the socket that was copied, after other parts of it were read. */
 static int is_same(struct sock_common *sk, struct copy *c)
 {
@@ -592,8 +599,6 @@ static int add_local(struct group *g, struct sock_common *sk, struct copy *c)
 	}
 	return 1;
 }
-
-#define IN_COPY(type, member) (OFFSET(type, member) + sizeof(((type *)0)->member) <= COPY_SIZE)
 
 /* Reads the state and timer. Returns false where that could not be read. */
 static int read_timewait(struct group *g, struct sock_common *sk, struct copy *c)
@@ -791,7 +796,7 @@ static long read_socket(void)
 	struct sock_common *sk = (void *)own.node - OFFSET(struct sock_common___walk, skc_nulls_node);
 	struct copy *c = &own.copy;
 
-	if (bpf_probe_read_kernel(c, sizeof(*c), sk) ||
+	if (bpf_probe_read_kernel(c, READ_SIZE, sk) ||
 	    (COPIED(c, struct sock_common___walk, skc_hash) & res.mask) != res.bucket)
 		return again();
 	/* sock_diag passes over sockets without references, too. */
