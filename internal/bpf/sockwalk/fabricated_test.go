@@ -1,13 +1,16 @@
 package sockwalk
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
 )
@@ -61,7 +64,7 @@ func fabricate(t *testing.T) *fabricated {
 
 func newArray(t *testing.T, size uint32) *ebpf.Map {
 	t.Helper()
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: size, MaxEntries: 1})
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, Flags: unix.BPF_F_MMAPABLE, KeySize: 4, ValueSize: size, MaxEntries: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,8 +166,14 @@ func (f *fabricated) walk() (sockets uint64, err error) {
 	if err := f.memory.Put(uint32(0), f.b); err != nil {
 		f.t.Fatal(err)
 	}
-	err = f.w.programs.walkTable(f.t.Context(), f.of, new(Result), func(g *Group) { sockets += g.Count })
+	_, sockets, err = f.walkOnly()
 	return sockets, err
+}
+
+// walkOnly is walk with what the memory has.
+func (f *fabricated) walkOnly() (result Result, sockets uint64, err error) {
+	err = f.w.programs.walkTable(f.t.Context(), f.of, &result, func(g *Group) { sockets += g.Count })
+	return result, sockets, err
 }
 
 func (f *fabricated) check(want uint64) {
@@ -199,9 +208,62 @@ func TestChainsThatMoved(t *testing.T) {
 	f.next(1, 8) // what cannot be read
 	f.checkError(ErrIncomplete)
 	f.next(1, f.node(2))
+	binary.NativeEndian.PutUint32(f.member(1, "skc_hash"), 5) // in the chain, and of another bucket
+	f.checkError(ErrIncomplete)
+	f.chain(3, 0, 1, 2)
 	f.check(5)
 	f.put64(3*8, 0) // a bucket that has no end
 	f.checkError(errUnexpected)
+}
+
+// A chain that was only read again shows each of its sockets once.
+func TestChainsThatMoveWhileTheyAreRead(t *testing.T) {
+	f := fabricate(t)
+	const sockets = 300
+	var all []int
+	for i := range sockets {
+		all = append(all, i)
+	}
+	f.chain(3, all...)
+	f.check(sockets)
+	memory, err := f.memory.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		const socket = sockets - 1
+		at := int64(len(f.b) - len(f.member(socket, "skc_nulls_node")))
+		right := bytes.Clone(f.member(socket, "skc_nulls_node")[:8])
+		for wrong := make([]byte, 8); ; {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			_, _ = memory.WriteAt(wrong, at)
+			_, _ = memory.WriteAt(right, at)
+		}
+	}()
+	defer func() {
+		close(stop)
+		<-stopped
+	}()
+	again, deadline := 0, time.Now().Add(time.Minute)
+	for again < 20 && !t.Failed() {
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d chains were read again", again)
+		}
+		result, got, err := f.walkOnly()
+		switch {
+		case errors.Is(err, ErrIncomplete):
+		case err != nil || got != sockets:
+			t.Errorf("%d sockets, %v; want %d", got, err, sockets)
+		case result.Again > 0:
+			again++
+		}
+	}
 }
 
 // A bucket that a run has not read to its end is left to the next one, which counts its sockets anew.
