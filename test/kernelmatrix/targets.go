@@ -165,7 +165,6 @@ func slow() []exclusion {
 			"TestMoreGroupsThanThereIsRoomFor",
 			"TestChainsThatAreTooLong",
 			"TestChainsThatAreTooLongOfOneNamespace",
-			"TestRunsAreBounded",
 			"TestManyListenersTakeRoom",
 		},
 	} {

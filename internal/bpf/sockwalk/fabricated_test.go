@@ -35,12 +35,7 @@ const (
 
 func fabricate(t *testing.T) *fabricated {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	w, err := New(Options{Steps: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = w.Close() })
+	w := countedWalker(t, Options{Steps: 1})
 	f := &fabricated{t: t, w: w, offsets: memberOffsets(t, "sock_common")}
 	f.b = make([]byte, 8*fabricatedBuckets+fabricatedSockets*fabricatedSize)
 	f.memory = newArray(t, uint32(len(f.b)))
@@ -264,20 +259,6 @@ func TestChainsThatMoveWhileTheyAreRead(t *testing.T) {
 			again++
 		}
 	}
-}
-
-// A bucket that a run has not read to its end is left to the next one, which counts its sockets anew.
-func TestSocketsCountOnce(t *testing.T) {
-	f := fabricate(t)
-	const each = fabricatedSockets / fabricatedBuckets
-	for bucket := range fabricatedBuckets {
-		var sockets []int
-		for i := range each {
-			sockets = append(sockets, bucket*each+i)
-		}
-		f.chain(bucket, sockets...)
-	}
-	f.check(fabricatedBuckets * each)
 }
 
 func TestSocketsOfOthersAndFreeOnesDoNotCount(t *testing.T) {
