@@ -50,19 +50,11 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	return lines
 }
 
-// newTracer traces the namespace. If it needs a tracefs, the kernel unmounts that with the
-// thread.
+// newTracer traces the namespace.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	var tracer *bindtrace.Tracer
 	err := ns.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return err
-		}
-		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "") // fexit may do without
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
@@ -258,19 +256,11 @@ func TestKernelMissedNamespaceKeepsItsFailures(t *testing.T) {
 	failed("found again", 3)
 }
 
-// newTracer traces with the namespace as its own. The tracefs that it may need goes with the thread
-// that mounts it.
+// newTracer traces with the namespace as its own.
 func newTracer(t *testing.T, own *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	var tracer *bindtrace.Tracer
 	err := own.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return err
-		}
-		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "") // fexit does without
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})
