@@ -172,16 +172,7 @@ func (r *FailureRow) Where() string {
 }
 
 // NetnsText names the network namespace, unless it is the exporter's own.
-func (r *FailureRow) NetnsText() string {
-	switch {
-	case r.Netns == nil:
-		return fmt.Sprintf("network namespace %d, not watched", r.NetnsInode)
-	case *r.Netns == "":
-		return ""
-	default:
-		return "network namespace " + words.Name(*r.Netns)
-	}
-}
+func (r *FailureRow) NetnsText() string { return words.NetNS(r.Netns, r.NetnsInode) }
 
 // Flags are remarks on the socket.
 func (r *FailureRow) Flags() []Tag {
