@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
@@ -34,21 +33,12 @@ type traced struct {
 	sets   map[uint32][]watch.Set
 }
 
-// newTracer traces the namespace as its own. The tracefs that it may need goes with the
-// thread that mounts it.
+// newTracer traces the namespace as its own.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	kerneltest.RequireRoot(t)
 	var tracer *bindtrace.Tracer
 	err := ns.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return err
-		}
-		// Without it fexit may do.
-		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "")
 		tracer, err = bindtrace.New(bindtrace.Options{})
 		return err
 	})
@@ -224,14 +214,7 @@ func scenes() []scene {
 }
 
 // showsBoundInactive says whether sock_diag shows TCP sockets that are only bound: since Linux 6.8.
-func showsBoundInactive(t *testing.T) bool {
-	t.Helper()
-	code, err := features.LinuxVersionCode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return code >= 6<<16|8<<8
-}
+func showsBoundInactive(t *testing.T) bool { return kerneltest.KernelAtLeast(t, 6, 8) }
 
 func TestKernelDiagnosesOfConflicts(t *testing.T) {
 	inactive := showsBoundInactive(t)

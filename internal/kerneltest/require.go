@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"testing"
@@ -60,6 +61,41 @@ func RequireRoot(t testing.TB) {
 	case !HasCaps(unix.CAP_SYS_ADMIN):
 		Skip(t, "needs root with CAP_SYS_ADMIN, which was dropped")
 	}
+}
+
+// KernelAtLeast reports whether the kernel is of this release, or a later one.
+func KernelAtLeast(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	var x, y int
+	if _, err := fmt.Sscanf(release, "%d.%d", &x, &y); err != nil {
+		t.Fatalf("kernel release %q: %v", release, err)
+	}
+	return x > major || x == major && y >= minor
+}
+
+// OpenSince61 opens what reads from the kernel with eBPF programs, and closes it when the test ends. It skips
+// unless the process is root, and where opening fails on a kernel before 6.1.
+func OpenSince61[R io.Closer](t testing.TB, open func() (R, error)) R {
+	t.Helper()
+	RequireRoot(t)
+	r, err := open()
+	if err != nil {
+		if !KernelAtLeast(t, 6, 1) {
+			Skip(t, "%v", err)
+		}
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
 }
 
 // InInitUserNS reports whether this process is in the initial user namespace.

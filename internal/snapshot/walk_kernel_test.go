@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
@@ -52,24 +51,13 @@ func (w *countingWalker) Walk(ctx context.Context, req sockwalk.Request, visit f
 
 func newWalker(t testing.TB) *countingWalker {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	w, err := sockwalk.New(sockwalk.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = w.Close() })
-	return &countingWalker{Walker: w}
+	return &countingWalker{Walker: kerneltest.OpenSince61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(sockwalk.Options{}) })}
 }
 
 // walkConfig takes everything of a namespace as the own one, and of others. walker may be nil.
 func walkConfig(t testing.TB, walker *countingWalker, own *kerneltest.NetNS, others ...*kerneltest.NetNS) Config {
 	t.Helper()
-	const linux68 = 6<<16 | 8<<8
-	version, err := features.LinuxVersionCode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := &probe.Host{OwnInode: uint32(own.Inode()), BoundInactive: version >= linux68}
+	host := &probe.Host{OwnInode: uint32(own.Inode()), BoundInactive: kerneltest.KernelAtLeast(t, 6, 8)}
 	own.Do(t, func() {
 		var err error
 		if host.OwnCookie, err = linux.NetNSCookie(); err != nil {

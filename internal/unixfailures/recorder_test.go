@@ -1,7 +1,6 @@
 package unixfailures
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -84,19 +83,8 @@ func (h *host) run(t *testing.T, role string, args ...string) (pid int, says str
 	if slices.Contains(args, "private") {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close() })
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	_, out := kerneltest.StartPiped(t, cmd)
+	line, err := out.ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}

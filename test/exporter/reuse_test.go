@@ -155,17 +155,8 @@ func programs() map[string]func(*testing.T, *kerneltest.NetNS, []string) *kernel
 // opened starts the program and reads what it says of its listeners.
 func opened(t *testing.T, cmd *kerneltest.Cmd) [][4]string {
 	t.Helper()
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, stdout := kerneltest.StartPiped(t, cmd)
 	var out [][4]string
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() && lines.Text() != "end" {

@@ -3,7 +3,6 @@
 package bindtrace
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -213,18 +212,8 @@ func TestUserNamespaceIsOfTheUserWhoMadeIt(t *testing.T) {
 		cmd := ns.Command(t, "/proc/self/exe").As(hostileUID, hostileUID)
 		cmd.Env = reexec.RoleEnv("in-user-namespace")
 		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(out).ReadString('\n')
+		in, out := kerneltest.StartPiped(t, cmd)
+		line, err := out.ReadString('\n')
 		pid, atoiErr := strconv.Atoi(strings.TrimSpace(line))
 		if err != nil || atoiErr != nil {
 			_ = cmd.Wait()

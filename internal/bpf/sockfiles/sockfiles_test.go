@@ -119,17 +119,7 @@ func inherit(t testing.TB, socket *os.File, namespaces uintptr) int {
 	t.Helper()
 	cmd := command(t, "stay", namespaces)
 	cmd.ExtraFiles = []*os.File{socket}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := kerneltest.StartPiped(t, cmd)
 	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
 	if _, err := io.ReadFull(stdout, make([]byte, len("ready"))); err != nil {
 		t.Fatal(err)

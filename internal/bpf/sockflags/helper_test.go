@@ -52,16 +52,7 @@ func start(t *testing.T, ns *kerneltest.NetNS, do task, caps ...uintptr) (report
 	}
 	cmd.Env = append(os.Environ(), helperEnv+"="+string(arg))
 	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, stdout := kerneltest.StartPiped(t, cmd)
 	var got report
 	if err := json.NewDecoder(stdout).Decode(&got); err != nil {
 		t.Fatalf("helper process: %v", err)
