@@ -339,8 +339,8 @@ func TestSuccessfulBindsDoNotWakeTheReader(t *testing.T) {
 		if got := r.own.Load(); got != 1 {
 			t.Errorf("%d events of this namespace, want 1", got)
 		}
-		// Failures of others on this host wake it as well, and it may have been about to sleep.
-		if others := r.events.Load() - eventsBefore; after-before > others+1 {
+		// Failures of others on this host wake it as well, and on a busy host it sleeps for other reasons, too.
+		if others := r.events.Load() - eventsBefore; after-before > others+calls/1000 {
 			t.Errorf("the reader was woken %d times by %d binds that worked, and had %d events", after-before, calls, others)
 		}
 		if got := total(countsOf(t, tr, uint32(ns.Inode()))); got != 1 {
