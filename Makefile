@@ -92,7 +92,6 @@ screenshots: ## Take pictures of the pages into ./screenshots, and docs/ports.pn
 .PHONY: test-kernels
 test-kernels: ## Run the kernel tests on other kernels, in qemu: all but the slow ones, and on arm64 some
 	go run -C test ./kernelmatrix -env SOCKSTATE_BINDRULE_SEED=1 -env SOCKSTATE_SITUATIONS_RUNS=1
-	go run -C test ./kernelmatrix -kernel 6.1,6.12 -modules none -run WithoutModules ./internal/snapshot
 
 .PHONY: release
 release: ## Write tarballs, packages and their checksums to ./dist (nfpm)

@@ -163,13 +163,13 @@ func makePlan(tests []testBinary, modules []debkernel.Module, skip func(testBina
 		if s := skip(b); s != "" {
 			args = append(args, "-test.skip="+s)
 		}
-		plan.Runs = append(plan.Runs, guest.Run{Package: b.pkg, Dir: guestDir(b), Args: args, KillAfter: timeout + killDelay})
+		plan.Runs = append(plan.Runs, guest.Run{Package: b.pkg, Dir: guestDir(b), Args: args, NoModules: b.noModules, KillAfter: timeout + killDelay})
 	}
 	return plan
 }
 
 // guestEnv is the environment of the tests; see the package documentation.
-func guestEnv(k debkernel.Kernel, modules string, extra []string) []string {
+func guestEnv(k debkernel.Kernel, extra []string) []string {
 	modes := "kprobe,tracepoint"
 	if k.Fexit {
 		modes = "fexit," + modes
@@ -181,6 +181,5 @@ func guestEnv(k debkernel.Kernel, modules string, extra []string) []string {
 		"SOCKSTATE_GUEST=1",
 		"SOCKSTATE_REQUIRE_ALL=1",
 		"SOCKSTATE_BPF_MODES=" + modes,
-		"SOCKSTATE_GUEST_MODULES=" + modules,
 	}, extra...)
 }

@@ -25,14 +25,22 @@ var defaultPackages = []string{
 
 // suite is what to run of some packages.
 type suite struct {
-	packages []string
-	sel      selection
-	named    []string // tests that must be there
+	packages  []string
+	sel       selection
+	named     []string // tests that must be there
+	noModules bool     // as in testBinary
 }
 
 // testsOf is a suite of one package.
 func testsOf(pkg string, tests ...string) suite {
-	return suite{[]string{pkg}, selection{run: "^(" + strings.Join(tests, "|") + ")$"}, tests}
+	return suite{packages: []string{pkg}, sel: selection{run: "^(" + strings.Join(tests, "|") + ")$"}, named: tests}
+}
+
+// withoutModules comes first in a guest: no module is loaded yet that answers sock_diag.
+func withoutModules() suite {
+	s := testsOf("./internal/snapshot", "TestWithoutModulesTheRestIsServed")
+	s.noModules = true
+	return s
 }
 
 // missing returns the named tests that are not there.
@@ -101,7 +109,7 @@ var short = map[string][]suite{
 }
 
 // diagModules answer sock_diag. On a real host the kernel loads them on demand;
-// in a guest nothing could, and -modules=none leaves them out.
+// in a guest nothing could.
 var diagModules = []string{"inet_diag", "tcp_diag", "udp_diag", "unix_diag"}
 
 // hostModules make what tests bind to or count: interfaces and protocols.
