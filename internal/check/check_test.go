@@ -58,11 +58,7 @@ func wantAnswer(t *testing.T, what string, got *report.Answer, want answer) {
 // requireFlags skips where the flags of sockets in TIME_WAIT cannot be read.
 func requireFlags(t *testing.T) {
 	t.Helper()
-	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	flags.Close()
+	kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 }
 
 func TestFreePortExitsWith0(t *testing.T) {

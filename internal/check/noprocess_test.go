@@ -14,11 +14,7 @@ import (
 
 func requireFiles(t *testing.T) {
 	t.Helper()
-	files, err := sockfiles.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	_ = files.Close()
+	kerneltest.OpenOrSkip(t, sockfiles.New)
 }
 
 // A listener on its way through a Unix socket is in no process. Root has seen them all, so ss would not say more.

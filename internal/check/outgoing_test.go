@@ -39,11 +39,7 @@ func outgoing(t *testing.T, ns *kerneltest.NetNS, from uint16) {
 
 func requireBuckets(t *testing.T) {
 	t.Helper()
-	buckets, err := bindbucket.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	_ = buckets.Close()
+	kerneltest.OpenOrSkip(t, bindbucket.New)
 }
 
 // Whether a server lived here before is not known to a program that has just begun. The kernel knows who

@@ -37,19 +37,13 @@ type traced struct {
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	var tracer *bindtrace.Tracer
-	err := ns.Run(func() (err error) {
-		tracer, err = bindtrace.New(bindtrace.Options{})
-		return err
+	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = ns.Run(func() error {
+			tracer, err = bindtrace.New(bindtrace.Options{})
+			return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	switch {
-	case errors.As(err, &unavailable):
-		kerneltest.Skip(t, "%v", err)
-	case err != nil:
-		t.Fatal(err)
-	}
-	return tracer
 }
 
 // trace follows the failed binds of a new namespace, with the flags read in a mode; none
@@ -71,17 +65,7 @@ func traceWith(t *testing.T, mode sockflags.Mode, change func(*kerneltest.NetNS,
 	}
 	host := &probe.Host{Config: probe.Config{NetNS: ns.FD()}, OwnInode: inode}
 	if mode != "" {
-		flags, err := sockflags.New(sockflags.Options{Mode: mode})
-		var unavailable *sock.UnavailableError
-		if errors.As(err, &unavailable) {
-			_ = tr.tracer.Close()
-			kerneltest.Skip(t, "%v", err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = flags.Close() })
-		host.Flags = flags
+		host.Flags = kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: mode}) })
 	}
 	cfg := Config{Tracer: tr.tracer, Host: host}
 	change(ns, &cfg)

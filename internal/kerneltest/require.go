@@ -78,6 +78,17 @@ func KernelAtLeast(t testing.TB, major, minor int) bool {
 	return x > major || x == major && y >= minor
 }
 
+// OpenOrSkip opens what a host may refuse, and closes it when the test ends.
+func OpenOrSkip[R io.Closer](t testing.TB, open func() (R, error)) R {
+	t.Helper()
+	r, err := open()
+	if err != nil {
+		Skip(t, "%v", err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
 // OpenSince61 opens what reads from the kernel with eBPF programs, and closes it when the test ends. It skips
 // unless the process is root, and where opening fails on a kernel before 6.1.
 func OpenSince61[R io.Closer](t testing.TB, open func() (R, error)) R {

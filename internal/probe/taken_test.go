@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"errors"
 	"net/netip"
 	"testing"
 
@@ -15,15 +14,7 @@ import (
 // A port that bind() took serves one socket. One that connect() chose serves other destinations, too.
 func TestTakenPortsTellBindFromConnect(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	buckets, err := bindbucket.New()
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = buckets.Close() })
+	buckets := kerneltest.OpenOrSkip(t, bindbucket.New)
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40003")
 	lo := netip.MustParseAddr("127.0.0.1")

@@ -14,22 +14,13 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/sock"
 )
 
 // explained explains each failed bind of a namespace.
 func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var lacking *sock.UnavailableError
-	if errors.As(err, &lacking) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = flags.Close() })
+	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 	tracer := newTracer(t, ns)
 	lines := make(chan string, 100)
 	recorder := failures.New(failures.Config{
@@ -53,19 +44,13 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 // newTracer traces the namespace.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
-	var tracer *bindtrace.Tracer
-	err := ns.Run(func() (err error) {
-		tracer, err = bindtrace.New(bindtrace.Options{})
-		return err
+	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = ns.Run(func() error {
+			tracer, err = bindtrace.New(bindtrace.Options{})
+			return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tracer
 }
 
 // next is the next line, with N for numbers that differ between runs.

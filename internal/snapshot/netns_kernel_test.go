@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -41,11 +40,7 @@ func hostTaker(t *testing.T, own *kerneltest.NetNS, others ...*kerneltest.NetNS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags, err := sockflags.New(sockflags.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = flags.Close() })
+	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
 	return newTaker(t, Config{
 		Host: &probe.Host{
 			Config: probe.Config{NetNS: own.FD(), Flags: flags, TCPSockets: reader.TCPSockets},
@@ -259,20 +254,13 @@ func TestKernelMissedNamespaceKeepsItsFailures(t *testing.T) {
 // newTracer traces with the namespace as its own.
 func newTracer(t *testing.T, own *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
-	var tracer *bindtrace.Tracer
-	err := own.Run(func() (err error) {
-		tracer, err = bindtrace.New(bindtrace.Options{})
-		return err
+	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = own.Run(func() error {
+			tracer, err = bindtrace.New(bindtrace.Options{})
+			return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tracer.Close() })
-	return tracer
 }
 
 // onlyID is that of the one namespace beside the own.

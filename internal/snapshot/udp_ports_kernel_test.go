@@ -18,11 +18,7 @@ import (
 // A snapshot has the sockets of each watched UDP port, with flags and owner, and without eBPF the owner.
 func TestUDPPortsHaveFlagsAndOwner(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	reader, err := udphash.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	defer reader.Close()
+	reader := kerneltest.OpenOrSkip(t, udphash.New)
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)

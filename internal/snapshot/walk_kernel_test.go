@@ -85,16 +85,8 @@ func walkConfig(t testing.TB, walker *countingWalker, own *kerneltest.NetNS, oth
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags, err := sockflags.New(sockflags.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = flags.Close() })
-	buckets, err := bindbucket.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = buckets.Close() })
+	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
+	buckets := kerneltest.OpenOrSkip(t, bindbucket.New)
 	host.Config = probe.Config{
 		NetNS: own.FD(), Flags: flags, Buckets: buckets, TCPSockets: reader.TCPSockets, LocalPorts: reader.LocalPorts,
 	}

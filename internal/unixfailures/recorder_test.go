@@ -1,7 +1,6 @@
 package unixfailures
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,7 +18,6 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/unixsock/unixlook"
 )
@@ -36,14 +34,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	tracer, err := bindtrace.New(bindtrace.Options{NoConnects: true})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tracer := kerneltest.OpenOrSkip(t, func() (*bindtrace.Tracer, error) { return bindtrace.New(bindtrace.Options{NoConnects: true}) })
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)
