@@ -8,9 +8,9 @@ import (
 	"sockstate_exporter/internal/words"
 )
 
-// sameProgram says that the holder is another instance of the program that made the call. A name proves
+// SameProgram says that the holder is another instance of the program that made the call. A name proves
 // nothing: any process can have it. So it takes the executable, or the systemd service, too.
-func (f *Facts) sameProgram(b *Blocker) bool {
+func (f *Facts) SameProgram(b *Blocker) bool {
 	h := &b.Holder
 	sameExe := h.Exe != "" && h.Exe == f.By.Exe && h.Container == f.By.Container && !runsOthers(path.Base(h.Exe))
 	sameService := strings.HasSuffix(h.Unit, ".service") && h.Unit == f.By.Unit && h.Container == f.By.Container && h.Process == f.Process
@@ -19,7 +19,7 @@ func (f *Facts) sameProgram(b *Blocker) bool {
 
 // namesake says that the holder may be another instance.
 func (f *Facts) namesake(b *Blocker) bool {
-	return f.sameProgram(b) || f.Process != "" && b.Holder.Process == f.Process && !runsOthers(f.Process) && !runsOthers(path.Base(b.Holder.Exe))
+	return f.SameProgram(b) || f.Process != "" && b.Holder.Process == f.Process && !runsOthers(f.Process) && !runsOthers(path.Base(b.Holder.Exe))
 }
 
 // runsOthers says that a program runs other programs, or serves for others: two of its processes may be of
