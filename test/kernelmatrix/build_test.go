@@ -71,9 +71,18 @@ func TestPlan(t *testing.T) {
 }
 
 func TestModesOfAKernel(t *testing.T) {
-	for fexit, want := range map[bool]string{true: "fexit,kprobe,tracepoint", false: "kprobe,tracepoint"} {
-		env := guestEnv(debkernel.Kernel{Fexit: fexit}, nil)
-		if want := "SOCKSTATE_BPF_MODES=" + want; !slices.Contains(env, want) {
+	for _, tt := range []struct {
+		arch         string
+		fexit, short bool
+		want         string
+	}{
+		{"amd64", true, false, "fexit,kprobe,tracepoint"},
+		{"amd64", true, true, "fexit,kprobe"},
+		{"arm64", true, true, "fexit,kprobe,tracepoint"},
+		{"arm64", false, true, "kprobe,tracepoint"},
+	} {
+		env := guestEnv(debkernel.Kernel{Arch: tt.arch, Fexit: tt.fexit}, tt.short, nil)
+		if want := "SOCKSTATE_BPF_MODES=" + tt.want; !slices.Contains(env, want) {
 			t.Errorf("environment %q lacks %s", env, want)
 		}
 	}

@@ -105,13 +105,16 @@ func (cfg *config) complete() error {
 	return nil
 }
 
+// short says that what takes long does not run.
+func (cfg *config) short() bool { return cfg.allPackages && cfg.sel.complete() && !cfg.long }
+
 // suites are what runs on an architecture.
 func (cfg *config) suites(arch string) []suite {
 	named := suite{packages: cfg.packages, sel: cfg.sel}
 	switch {
 	case !cfg.allPackages || !cfg.sel.complete():
 		return []suite{named}
-	case !cfg.long && short[arch] != nil:
+	case cfg.short() && short[arch] != nil:
 		return short[arch]
 	default:
 		return []suite{withoutModules(), named}
@@ -120,7 +123,7 @@ func (cfg *config) suites(arch string) []suite {
 
 // exclusions are the tests that do not run. The slow ones run where their package is named.
 func (cfg *config) exclusions() []exclusion {
-	if cfg.allPackages && cfg.sel.complete() && !cfg.long {
+	if cfg.short() {
 		return slices.Concat(never, slow())
 	}
 	return never

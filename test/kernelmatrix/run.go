@@ -128,7 +128,7 @@ func (m *matrix) runKernel(ctx context.Context, k debkernel.Kernel, dir string) 
 		return err
 	}
 	skip := func(b testBinary) string { return skipPattern(excluded(m.cfg.exclusions(), b.pkg)) }
-	plan := makePlan(m.tests[k.Arch], modules, skip, m.cfg.timeout, guestEnv(k, m.cfg.env))
+	plan := makePlan(m.tests[k.Arch], modules, skip, m.cfg.timeout, guestEnv(k, m.cfg.short(), m.cfg.env))
 	initramfs := filepath.Join(dir, "initramfs")
 	im := image{init: m.init(k.Arch), plan: plan, modules: modules, tests: m.tests[k.Arch]}
 	if err := im.write(initramfs); err != nil {
