@@ -59,7 +59,7 @@ const (
 )
 
 // boundInactive says whether the kernel reports bound-inactive sockets.
-func boundInactive(t testing.TB) bool { return kerneltest.KernelAtLeast(t, 6, 8) }
+func boundInactive(t *testing.T) bool { return kerneltest.KernelAtLeast(t, 6, 8) }
 
 // dialNetNS opens a Conn to the namespace that is closed when the test ends.
 func dialNetNS(t testing.TB, ns *kerneltest.NetNS) *netlinkdiag.Conn {
