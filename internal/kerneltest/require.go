@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -89,14 +90,20 @@ func OpenOrSkip[R io.Closer](t testing.TB, open func() (R, error)) R {
 	return r
 }
 
-// OpenSince61 opens what reads from the kernel with eBPF programs, and closes it when the test ends. It skips
-// unless the process is root, and where opening fails on a kernel before 6.1.
+// OpenSince61 is OpenAsRoot for what fails on kernels before 6.1 only.
 func OpenSince61[R io.Closer](t testing.TB, open func() (R, error)) R {
+	t.Helper()
+	return OpenAsRoot(t, open, func(error) bool { return !KernelAtLeast(t, 6, 1) })
+}
+
+// OpenAsRoot opens what reads from the kernel with eBPF programs, and closes it when the test ends. It skips unless the
+// process is root, and where it fails with an error that is allowed.
+func OpenAsRoot[R io.Closer](t testing.TB, open func() (R, error), allowed ...func(error) bool) R {
 	t.Helper()
 	RequireRoot(t)
 	r, err := open()
 	if err != nil {
-		if !KernelAtLeast(t, 6, 1) {
+		if slices.ContainsFunc(allowed, func(f func(error) bool) bool { return f(err) }) {
 			Skip(t, "%v", err)
 		}
 		t.Fatal(err)

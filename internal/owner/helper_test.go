@@ -89,21 +89,10 @@ func eachWay(t *testing.T, test func(*testing.T, Options)) {
 
 func searcher(t testing.TB) Searcher {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	r, err := sockfiles.New()
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
+	return kerneltest.OpenAsRoot(t, sockfiles.New, func(err error) bool {
+		var unavailable *sock.UnavailableError
+		return errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason)
 	})
-	return r
 }
 
 func asNobody(caps ...uintptr) func(*kerneltest.Cmd) {

@@ -21,21 +21,10 @@ import (
 
 func newReader(t testing.TB) *Reader {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	r, err := New()
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) && unavailable.Reason == sock.ReasonPIDNamespace {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
+	return kerneltest.OpenAsRoot(t, New, func(err error) bool {
+		var unavailable *sock.UnavailableError
+		return errors.As(err, &unavailable) && unavailable.Reason == sock.ReasonPIDNamespace
 	})
-	return r
 }
 
 func openSocket() (fd int, inode uint32, err error) {

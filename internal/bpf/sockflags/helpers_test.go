@@ -27,17 +27,7 @@ var (
 
 func newReader(t testing.TB, opts sockflags.Options) *sockflags.Reader {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	r, err := sockflags.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return kerneltest.OpenAsRoot(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
 }
 
 func read(t testing.TB, r *sockflags.Reader, req sockflags.Request) *sockflags.Result {
