@@ -58,6 +58,7 @@ func wantAnswer(t *testing.T, what string, got *report.Answer, want answer) {
 // requireFlags skips where the flags of sockets in TIME_WAIT cannot be read.
 func requireFlags(t *testing.T) {
 	t.Helper()
+	kerneltest.RequireRoot(t)
 	kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 }
 

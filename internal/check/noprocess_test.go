@@ -14,6 +14,7 @@ import (
 
 func requireFiles(t *testing.T) {
 	t.Helper()
+	kerneltest.RequireRoot(t)
 	kerneltest.OpenOrSkip(t, sockfiles.New)
 }
 

@@ -39,6 +39,7 @@ func outgoing(t *testing.T, ns *kerneltest.NetNS, from uint16) {
 
 func requireBuckets(t *testing.T) {
 	t.Helper()
+	kerneltest.RequireRoot(t)
 	kerneltest.OpenOrSkip(t, bindbucket.New)
 }
 
