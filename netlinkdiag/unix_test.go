@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -50,13 +51,13 @@ func inodeOf(t *testing.T, fd int) uint32 {
 func TestUnixListenersHaveTheirFileTheirQueueAndTheirOwner(t *testing.T) {
 	ns := kerneltest.New(t)
 	path := filepath.Join(t.TempDir(), "app.sock")
-	listener := ns.UnixSocket(t, unix.SOCK_STREAM, path)
+	listener := unixsocket.Open(t, ns, unix.SOCK_STREAM, path)
 	if err := unix.Listen(listener, 5); err != nil {
 		t.Fatal(err)
 	}
 	var clients []int
 	for range 3 {
-		client := ns.UnixSocket(t, unix.SOCK_STREAM, "")
+		client := unixsocket.Open(t, ns, unix.SOCK_STREAM, "")
 		if err := unix.Connect(client, &unix.SockaddrUnix{Name: path}); err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +112,7 @@ func TestUnixNamesAndTypes(t *testing.T) {
 		{unix.SOCK_DGRAM, "", "", false, false},
 		{unix.SOCK_STREAM, long[:107], long[:107], false, true},
 	} {
-		inode := inodeOf(t, ns.UnixSocket(t, test.typ, test.bind))
+		inode := inodeOf(t, unixsocket.Open(t, ns, test.typ, test.bind))
 		got := dumpUnix(t, ns, netlinkdiag.UnixRequest{States: netlinkdiag.States(netlinkdiag.StateClose)})[inode]
 		if int(got.Type) != test.typ || got.Name != test.name || got.Abstract != test.abstract || got.HasFile != test.file || got.State != netlinkdiag.StateClose {
 			t.Errorf("socket bound to %q is %+v, want %+v", test.bind, got, test)
@@ -122,11 +123,11 @@ func TestUnixNamesAndTypes(t *testing.T) {
 func TestUnixNameStaysWhenTheFileIsGone(t *testing.T) {
 	ns := kerneltest.New(t)
 	path := filepath.Join(t.TempDir(), "app.sock")
-	first := ns.UnixSocket(t, unix.SOCK_DGRAM, path)
+	first := unixsocket.Open(t, ns, unix.SOCK_DGRAM, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	second := ns.UnixSocket(t, unix.SOCK_DGRAM, path)
+	second := unixsocket.Open(t, ns, unix.SOCK_DGRAM, path)
 	all := dumpUnix(t, ns, netlinkdiag.UnixRequest{})
 	a, b := all[inodeOf(t, first)], all[inodeOf(t, second)]
 	if a.Name != path || b.Name != path || a.File.Inode == b.File.Inode {
@@ -144,7 +145,7 @@ func TestUnixSocketsAreThoseOfProcfs(t *testing.T) {
 	ns := kerneltest.New(t)
 	dir := t.TempDir()
 	for i := range 200 {
-		fd := ns.UnixSocket(t, []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET}[i%3], filepath.Join(dir, fmt.Sprint(i)))
+		fd := unixsocket.Open(t, ns, []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET}[i%3], filepath.Join(dir, fmt.Sprint(i)))
 		if i%3 == 0 && i%2 == 0 {
 			if err := unix.Listen(fd, i); err != nil {
 				t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/words"
@@ -59,7 +60,7 @@ func wantAnswer(t *testing.T, what string, got *report.Answer, want answer) {
 func requireFlags(t *testing.T) {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
+	opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 }
 
 func TestFreePortExitsWith0(t *testing.T) {

@@ -262,7 +262,7 @@ func TestKernelDiagnosisOfTheSecondListen(t *testing.T) {
 	at := netip.AddrPortFrom(netip.IPv4Unspecified(), 4001)
 	cmd := c.ns.Command(t, "/proc/self/exe")
 	cmd.Env, cmd.Stderr = reexec.RoleEnv("listen-second"), os.Stderr
-	in, out := kerneltest.StartPiped(t, cmd)
+	in, out := reexec.StartPiped(t, cmd)
 	if _, err := out.ReadByte(); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -37,7 +38,7 @@ type traced struct {
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
 		err = ns.Run(func() error {
 			tracer, err = bindtrace.New(bindtrace.Options{})
 			return err
@@ -65,7 +66,7 @@ func traceWith(t *testing.T, mode sockflags.Mode, change func(*kerneltest.NetNS,
 	}
 	host := &probe.Host{Config: probe.Config{NetNS: ns.FD()}, OwnInode: inode}
 	if mode != "" {
-		host.Flags = kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: mode}) })
+		host.Flags = opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: mode}) })
 	}
 	cfg := Config{Tracer: tr.tracer, Host: host}
 	change(ns, &cfg)

@@ -1,10 +1,8 @@
 package kerneltest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"io"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -78,29 +76,6 @@ func (c *Cmd) Start() error {
 		}
 	}()
 	return <-started
-}
-
-// StartPiped starts an [exec.Cmd] or a [Cmd] with pipes to its standard input and from its standard output. The
-// input is closed when the test ends, if not before.
-func StartPiped(t testing.TB, cmd interface {
-	StdinPipe() (io.WriteCloser, error)
-	StdoutPipe() (io.ReadCloser, error)
-	Start() error
-}) (in io.WriteCloser, out *bufio.Reader) {
-	t.Helper()
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = in.Close() })
-	pipe, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return in, bufio.NewReader(pipe)
 }
 
 // Run starts the process and waits for it.

@@ -3,10 +3,8 @@ package kerneltest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -77,43 +75,6 @@ func KernelAtLeast(t testing.TB, major, minor int) bool {
 		t.Fatalf("kernel release %q: %v", release, err)
 	}
 	return x > major || x == major && y >= minor
-}
-
-// OpenOrSkip opens what a host may refuse, and closes it when the test ends.
-func OpenOrSkip[R io.Closer](t testing.TB, open func() (R, error)) R {
-	t.Helper()
-	r, err := open()
-	if err != nil {
-		Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = r.Close() })
-	return r
-}
-
-// OpenSince61 is OpenAsRoot for what fails on kernels before 6.1 only.
-func OpenSince61[R io.Closer](t testing.TB, open func() (R, error)) R {
-	t.Helper()
-	return OpenAsRoot(t, open, func(error) bool { return !KernelAtLeast(t, 6, 1) })
-}
-
-// OpenAsRoot opens what reads from the kernel with eBPF programs, and closes it when the test ends. It skips unless the
-// process is root, and where it fails with an error that is allowed.
-func OpenAsRoot[R io.Closer](t testing.TB, open func() (R, error), allowed ...func(error) bool) R {
-	t.Helper()
-	RequireRoot(t)
-	r, err := open()
-	if err != nil {
-		if slices.ContainsFunc(allowed, func(f func(error) bool) bool { return f(err) }) {
-			Skip(t, "%v", err)
-		}
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
 }
 
 // InInitUserNS reports whether this process is in the initial user namespace.

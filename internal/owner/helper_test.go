@@ -20,6 +20,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -72,7 +74,7 @@ func start(t *testing.T, ns *kerneltest.NetNS, do task, prepare func(*kerneltest
 		prepare(cmd)
 	}
 	// Children have its end of the pipe, too, and end when this one is closed.
-	_, stdout := kerneltest.StartPiped(t, cmd)
+	_, stdout := reexec.StartPiped(t, cmd)
 	var got report
 	if err := json.NewDecoder(stdout).Decode(&got); err != nil {
 		t.Fatalf("helper process: %v", err)
@@ -89,7 +91,7 @@ func eachWay(t *testing.T, test func(*testing.T, Options)) {
 
 func searcher(t testing.TB) Searcher {
 	t.Helper()
-	return kerneltest.OpenAsRoot(t, sockfiles.New, func(err error) bool {
+	return opener.AsRoot(t, sockfiles.New, func(err error) bool {
 		var unavailable *sock.UnavailableError
 		return errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason)
 	})

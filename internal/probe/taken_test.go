@@ -8,13 +8,14 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/sock"
 )
 
 // A port that bind() took serves one socket. One that connect() chose serves other destinations, too.
 func TestTakenPortsTellBindFromConnect(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	buckets := kerneltest.OpenOrSkip(t, bindbucket.New)
+	buckets := opener.OrSkip(t, bindbucket.New)
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40003")
 	lo := netip.MustParseAddr("127.0.0.1")

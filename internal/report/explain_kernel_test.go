@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/probe"
 )
 
@@ -20,7 +21,7 @@ import (
 func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 	tracer := newTracer(t, ns)
 	lines := make(chan string, 100)
 	recorder := failures.New(failures.Config{
@@ -44,7 +45,7 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 // newTracer traces the namespace.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
-	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
 		err = ns.Run(func() error {
 			tracer, err = bindtrace.New(bindtrace.Options{})
 			return err

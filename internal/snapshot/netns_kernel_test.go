@@ -13,6 +13,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -40,7 +41,7 @@ func hostTaker(t *testing.T, own *kerneltest.NetNS, others ...*kerneltest.NetNS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
 	return newTaker(t, Config{
 		Host: &probe.Host{
 			Config: probe.Config{NetNS: own.FD(), Flags: flags, TCPSockets: reader.TCPSockets},
@@ -254,7 +255,7 @@ func TestKernelMissedNamespaceKeepsItsFailures(t *testing.T) {
 // newTracer traces with the namespace as its own.
 func newTracer(t *testing.T, own *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
-	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
 		err = own.Run(func() error {
 			tracer, err = bindtrace.New(bindtrace.Options{})
 			return err

@@ -11,6 +11,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/watch"
@@ -21,7 +22,7 @@ import (
 func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Taker {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
 	return newTaker(t, Config{
 		Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags}},
 		Retention: retention,

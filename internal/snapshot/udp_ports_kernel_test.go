@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/udp"
@@ -18,7 +19,7 @@ import (
 // A snapshot has the sockets of each watched UDP port, with flags and owner, and without eBPF the owner.
 func TestUDPPortsHaveFlagsAndOwner(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	reader := kerneltest.OpenOrSkip(t, udphash.New)
+	reader := opener.OrSkip(t, udphash.New)
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)

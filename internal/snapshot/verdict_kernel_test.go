@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -35,7 +36,7 @@ func verdictTaker(t *testing.T, ns *kerneltest.NetNS, flags probe.FlagReader, nu
 func bpfFlags(t *testing.T) probe.FlagReader {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	return kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
+	return opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 }
 
 // bindBuckets reads them where the kernel lets it, as the exporter does.

@@ -20,6 +20,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
@@ -51,7 +52,7 @@ func (w *countingWalker) Walk(ctx context.Context, req sockwalk.Request, visit f
 
 func newWalker(t testing.TB) *countingWalker {
 	t.Helper()
-	return &countingWalker{Walker: kerneltest.OpenSince61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(sockwalk.Options{}) })}
+	return &countingWalker{Walker: opener.Since61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(sockwalk.Options{}) })}
 }
 
 // walkConfig takes everything of a namespace as the own one, and of others. walker may be nil.
@@ -85,8 +86,8 @@ func walkConfig(t testing.TB, walker *countingWalker, own *kerneltest.NetNS, oth
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags := kerneltest.OpenOrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
-	buckets := kerneltest.OpenOrSkip(t, bindbucket.New)
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
+	buckets := opener.OrSkip(t, bindbucket.New)
 	host.Config = probe.Config{
 		NetNS: own.FD(), Flags: flags, Buckets: buckets, TCPSockets: reader.TCPSockets, LocalPorts: reader.LocalPorts,
 	}

@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/unixsock"
@@ -34,7 +35,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	tracer := kerneltest.OpenOrSkip(t, func() (*bindtrace.Tracer, error) { return bindtrace.New(bindtrace.Options{NoConnects: true}) })
+	tracer := opener.OrSkip(t, func() (*bindtrace.Tracer, error) { return bindtrace.New(bindtrace.Options{NoConnects: true}) })
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +75,7 @@ func (h *host) run(t *testing.T, role string, args ...string) (pid int, says str
 	if slices.Contains(args, "private") {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	}
-	_, out := kerneltest.StartPiped(t, cmd)
+	_, out := reexec.StartPiped(t, cmd)
 	line, err := out.ReadString('\n')
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/test/launch"
 )
 
@@ -156,7 +157,7 @@ func programs() map[string]func(*testing.T, *kerneltest.NetNS, []string) *kernel
 func opened(t *testing.T, cmd *kerneltest.Cmd) [][4]string {
 	t.Helper()
 	cmd.Stderr = os.Stderr
-	_, stdout := kerneltest.StartPiped(t, cmd)
+	_, stdout := reexec.StartPiped(t, cmd)
 	var out [][4]string
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() && lines.Text() != "end" {

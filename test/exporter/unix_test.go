@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 )
 
 // unixSamples are the metrics of watched paths, without the directory.
@@ -34,7 +35,7 @@ func TestWatchedUnixSockets(t *testing.T) {
 	if got := unixSamples(t, e, dir); len(got) != 0 {
 		t.Errorf("before anything listens: %v", got)
 	}
-	ns.ListenUnix(t, path)
+	unixsocket.Listen(t, ns, path)
 	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +51,7 @@ func TestWatchedUnixSockets(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	ns.ListenUnix(t, path)
+	unixsocket.Listen(t, ns, path)
 	want[`listener_accept_queue{path="app.sock"}`] = 0
 	want[`path_unreached_listeners{diagnosis="unix_shadowed",path="app.sock"}`] = 1
 	if got := unixSamples(t, e, dir); !maps.Equal(got, want) {
@@ -66,8 +67,8 @@ func TestFailedBindOfAUnixSocket(t *testing.T) {
 	ns, dir := kerneltest.New(t), t.TempDir()
 	path := filepath.Join(dir, "app.sock")
 	e := startTracing(t, ns)
-	ns.ListenUnix(t, path)
-	fd := ns.UnixSocket(t, unix.SOCK_STREAM, "")
+	unixsocket.Listen(t, ns, path)
+	fd := unixsocket.Open(t, ns, unix.SOCK_STREAM, "")
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); !errors.Is(err, unix.EADDRINUSE) {
 		t.Fatal(err)
 	}

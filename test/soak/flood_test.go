@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/test/launch"
 )
 
@@ -151,7 +152,7 @@ func failOnce() error {
 // begin starts a role and waits until it is ready. end tells it to end, and returns what it said.
 func begin(t *testing.T, cmd *kerneltest.Cmd) (end func() string) {
 	t.Helper()
-	stdin, stdout := kerneltest.StartPiped(t, cmd)
+	stdin, stdout := reexec.StartPiped(t, cmd)
 	lines := bufio.NewScanner(stdout)
 	if !lines.Scan() || lines.Text() != "ready" {
 		t.Fatalf("a role is not ready, it said %q", lines.Text())

@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
@@ -153,7 +154,7 @@ func TestUsersAreThoseOfSockDiag(t *testing.T) {
 // The kernel chose the port where the program named none.
 func TestNamedPort(t *testing.T) {
 	r := newReader(t)
-	kerneltest.EachNamedPort(t, port, func(t *testing.T, ns *kerneltest.NetNS, named bool) {
+	opener.EachNamedPort(t, port, func(t *testing.T, ns *kerneltest.NetNS, named bool) {
 		got := on(t, r, ns, sock.StateListen)
 		if len(got) != 1 || got[0].NamedPort != named {
 			t.Errorf("%+v, want one listener with NamedPort %t", got, named)

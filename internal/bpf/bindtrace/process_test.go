@@ -177,7 +177,7 @@ func modeEnvOf(mode Mode) string { return modeEnv + "=" + strconv.Itoa(int(mode)
 func TestKilledTracerLeavesNothingInTheKernel(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		cmd := roleCommand("trace", modeEnvOf(tr.Mode()))
-		_, stdout := kerneltest.StartPiped(t, cmd)
+		_, stdout := reexec.StartPiped(t, cmd)
 		defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
 		var k inKernel
 		if err := json.NewDecoder(stdout).Decode(&k); err != nil {

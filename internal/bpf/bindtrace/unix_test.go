@@ -17,6 +17,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 )
 
 // sunOf is a sockaddr_un with the bytes as its path.
@@ -64,10 +65,10 @@ func TestFailedBindsOfUnixSockets(t *testing.T) {
 		watchOnly(t, tr, ns)
 		unixEvents(t, tr, netns)
 		stale := filepath.Join(dir, "a\nb\xff.sock")
-		if err := bindRaw(ns.UnixSocket(t, unix.SOCK_STREAM, ""), sunOf(stale)); err != nil {
+		if err := bindRaw(unixsocket.Open(t, ns, unix.SOCK_STREAM, ""), sunOf(stale)); err != nil {
 			t.Fatal(err)
 		}
-		if err := bindRaw(ns.UnixSocket(t, unix.SOCK_DGRAM, ""), sunOf("\x00name\x00x")); err != nil {
+		if err := bindRaw(unixsocket.Open(t, ns, unix.SOCK_DGRAM, ""), sunOf("\x00name\x00x")); err != nil {
 			t.Fatal(err)
 		}
 		longest := "/" + strings.Repeat("n", 107)
@@ -91,7 +92,7 @@ func TestFailedBindsOfUnixSockets(t *testing.T) {
 			{unix.SOCK_STREAM, make([]byte, 16), unix.EINVAL, "\x00\x00", true}, // AF_UNSPEC
 		} {
 			before := unixCounts(t, tr, netns)
-			if err := bindRaw(ns.UnixSocket(t, test.typ, ""), test.sockaddr); !errors.Is(err, test.errno) {
+			if err := bindRaw(unixsocket.Open(t, ns, test.typ, ""), test.sockaddr); !errors.Is(err, test.errno) {
 				t.Errorf("bind to %q: %v, want %v", test.sockaddr, err, test.errno)
 				continue
 			}
@@ -162,7 +163,7 @@ func TestStormOfUnixBindsLeavesRoomForOthers(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		if err := bindRaw(ns.UnixSocket(t, unix.SOCK_STREAM, ""), sunOf("/dev/null/own.sock")); !errors.Is(err, unix.ENOTDIR) {
+		if err := bindRaw(unixsocket.Open(t, ns, unix.SOCK_STREAM, ""), sunOf("/dev/null/own.sock")); !errors.Is(err, unix.ENOTDIR) {
 			t.Fatal(err)
 		}
 		if n := unixCounts(t, tr, netns)[unix.ENOTDIR]; n != 5001 {

@@ -212,7 +212,7 @@ func TestUserNamespaceIsOfTheUserWhoMadeIt(t *testing.T) {
 		cmd := ns.Command(t, "/proc/self/exe").As(hostileUID, hostileUID)
 		cmd.Env = reexec.RoleEnv("in-user-namespace")
 		cmd.Stderr = os.Stderr
-		in, out := kerneltest.StartPiped(t, cmd)
+		in, out := reexec.StartPiped(t, cmd)
 		line, err := out.ReadString('\n')
 		pid, atoiErr := strconv.Atoi(strings.TrimSpace(line))
 		if err != nil || atoiErr != nil {

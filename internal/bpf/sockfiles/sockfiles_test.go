@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
@@ -21,7 +22,7 @@ import (
 
 func newReader(t testing.TB) *Reader {
 	t.Helper()
-	return kerneltest.OpenAsRoot(t, New, func(err error) bool {
+	return opener.AsRoot(t, New, func(err error) bool {
 		var unavailable *sock.UnavailableError
 		return errors.As(err, &unavailable) && unavailable.Reason == sock.ReasonPIDNamespace
 	})
@@ -108,7 +109,7 @@ func inherit(t testing.TB, socket *os.File, namespaces uintptr) int {
 	t.Helper()
 	cmd := command(t, "stay", namespaces)
 	cmd.ExtraFiles = []*os.File{socket}
-	stdin, stdout := kerneltest.StartPiped(t, cmd)
+	stdin, stdout := reexec.StartPiped(t, cmd)
 	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
 	if _, err := io.ReadFull(stdout, make([]byte, len("ready"))); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -27,7 +28,7 @@ var (
 
 func newReader(t testing.TB, opts sockflags.Options) *sockflags.Reader {
 	t.Helper()
-	return kerneltest.OpenAsRoot(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
+	return opener.AsRoot(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
 }
 
 func read(t testing.TB, r *sockflags.Reader, req sockflags.Request) *sockflags.Result {

@@ -14,6 +14,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -148,7 +150,7 @@ func TestListenersOfPython(t *testing.T) {
 			r := newReader(t, sockflags.Options{Mode: mode})
 			ns := kerneltest.New(t)
 			cmd := ns.Command(t, python, "-c", pythonListener, fmt.Sprint(port))
-			_, stdout := kerneltest.StartPiped(t, cmd)
+			_, stdout := reexec.StartPiped(t, cmd)
 			if _, err := stdout.ReadString('\n'); err != nil {
 				t.Fatalf("python does not listen: %v", err)
 			}
@@ -303,7 +305,7 @@ func TestListenersOnlyWhereThereAreNone(t *testing.T) {
 // The kernel chose the port where the program named none.
 func TestNamedPort(t *testing.T) {
 	r := newReader(t, sockflags.Options{Mode: sockflags.ModeBPF})
-	kerneltest.EachNamedPort(t, port, func(t *testing.T, ns *kerneltest.NetNS, named bool) {
+	opener.EachNamedPort(t, port, func(t *testing.T, ns *kerneltest.NetNS, named bool) {
 		for _, listenersOnly := range []bool{false, true} {
 			got := read(t, r, sockflags.Request{NetNS: ns.FD(), Ports: []uint16{port}, ListenersOnly: listenersOnly})
 			if len(got.Listeners) != 1 {

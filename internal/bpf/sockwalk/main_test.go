@@ -5,6 +5,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/linux"
 )
 
@@ -12,7 +13,7 @@ func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 func newWalker(t testing.TB, opts sockwalk.Options) *sockwalk.Walker {
 	t.Helper()
-	return kerneltest.OpenSince61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(opts) })
+	return opener.Since61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(opts) })
 }
 
 // of names a namespace.

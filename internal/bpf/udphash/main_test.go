@@ -5,11 +5,12 @@ import (
 
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 )
 
 func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 func newReader(t testing.TB) *udphash.Reader {
 	t.Helper()
-	return kerneltest.OpenSince61(t, udphash.New)
+	return opener.Since61(t, udphash.New)
 }

@@ -23,6 +23,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
@@ -141,13 +142,13 @@ func shareHost(t *testing.T) {
 
 func newUDPReader(t *testing.T) *udphash.Reader {
 	t.Helper()
-	return kerneltest.OpenOrSkip(t, udphash.New)
+	return opener.OrSkip(t, udphash.New)
 }
 
 // newTracer traces the namespace as its own.
 func newTracer(t *testing.T, ns *kerneltest.NetNS, opts bindtrace.Options) *bindtrace.Tracer {
 	t.Helper()
-	return kerneltest.OpenOrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
 		err = ns.Run(func() error {
 			tracer, err = bindtrace.New(opts)
 			return err

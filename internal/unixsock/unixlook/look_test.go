@@ -14,6 +14,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/unixsock"
@@ -77,7 +78,7 @@ func TestFileOfAServerThatIsGoneIsStale(t *testing.T) {
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Free, nil, nil)
 
-	fd := ns.ListenUnix(t, path)
+	fd := unixsocket.Listen(t, ns, path)
 	v = look(t, ns, path)
 	want(t, &v, unixsock.InUse, []uint32{inode(t, fd)}, nil)
 	if v.Holders[0].Owner.PID != os.Getpid() {
@@ -101,7 +102,7 @@ func TestSocketsOfAnyTypeHoldTheirPath(t *testing.T) {
 	ns := kerneltest.New(t)
 	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
 		path := filepath.Join(t.TempDir(), "app.sock")
-		fd := ns.UnixSocket(t, typ, path)
+		fd := unixsocket.Open(t, ns, typ, path)
 		v := look(t, ns, path)
 		want(t, &v, unixsock.InUse, []uint32{inode(t, fd)}, nil)
 	}
@@ -110,9 +111,9 @@ func TestSocketsOfAnyTypeHoldTheirPath(t *testing.T) {
 // An accepted connection has the name and the file of its listener.
 func TestAcceptedConnectionDoesNotHoldThePath(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	fd := ns.ListenUnix(t, path)
+	fd := unixsocket.Listen(t, ns, path)
 	// The kernel makes it in the network namespace of the client (unix_stream_connect).
-	client := ns.UnixSocket(t, unix.SOCK_STREAM, "")
+	client := unixsocket.Open(t, ns, unix.SOCK_STREAM, "")
 	if err := unix.Connect(client, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +130,7 @@ func TestAcceptedConnectionDoesNotHoldThePath(t *testing.T) {
 // HAProxy and supervisord bind to another name.
 func TestRenamedFileBelongsToItsSocket(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	fd := ns.ListenUnix(t, path+".1234.tmp")
+	fd := unixsocket.Listen(t, ns, path+".1234.tmp")
 	if err := os.Rename(path+".1234.tmp", path); err != nil {
 		t.Fatal(err)
 	}
@@ -139,14 +140,14 @@ func TestRenamedFileBelongsToItsSocket(t *testing.T) {
 
 func TestFirstOfTwoListenersIsCutOff(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	first := ns.ListenUnix(t, path)
+	first := unixsocket.Listen(t, ns, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Free, nil, []uint32{inode(t, first)})
 
-	second := ns.ListenUnix(t, path)
+	second := unixsocket.Listen(t, ns, path)
 	v = look(t, ns, path)
 	want(t, &v, unixsock.InUse, []uint32{inode(t, second)}, []uint32{inode(t, first)})
 
@@ -163,7 +164,7 @@ func TestSymbolicLinksToTheDirectoryAreFollowed(t *testing.T) {
 	if err := os.Symlink("run", filepath.Join(dir, "var-run")); err != nil {
 		t.Fatal(err)
 	}
-	first := ns.ListenUnix(t, filepath.Join(dir, "var-run/app.sock"))
+	first := unixsocket.Listen(t, ns, filepath.Join(dir, "var-run/app.sock"))
 	if err := os.Remove(filepath.Join(dir, "run/app.sock")); err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func start(t *testing.T, ns *kerneltest.NetNS, path, how string) int {
 	if how == "private" {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	}
-	_, out := kerneltest.StartPiped(t, cmd)
+	_, out := reexec.StartPiped(t, cmd)
 	if line, err := out.ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("server says %q, %v", line, err)
 	}
@@ -193,7 +194,7 @@ func TestSameNameInAnotherMountNamespaceIsAnotherPlace(t *testing.T) {
 	start(t, ns, path, "private")
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Free, nil, nil)
-	here := ns.ListenUnix(t, path)
+	here := unixsocket.Listen(t, ns, path)
 	v = look(t, ns, path)
 	want(t, &v, unixsock.InUse, []uint32{inode(t, here)}, nil)
 	if len(v.Unclear) != 0 {
@@ -228,7 +229,7 @@ func TestRelativeNamesMeanTheDirectoryOfTheirProcess(t *testing.T) {
 func TestOtherNetworkNamespaces(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
 	other := kerneltest.New(t)
-	fd := other.ListenUnix(t, path)
+	fd := unixsocket.Listen(t, other, path)
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Stale, nil, nil)
 	if v.Certain() {
@@ -252,7 +253,7 @@ func TestOtherNetworkNamespaces(t *testing.T) {
 		t.Errorf("the holder is %+v, want its namespace", v.Holders[0])
 	}
 
-	other.ListenUnix(t, "@sockstate-test")
+	unixsocket.Listen(t, other, "@sockstate-test")
 	v = look(t, ns, "@sockstate-test", func(c *Config) { c.Others = discoverer.Open })
 	want(t, &v, unixsock.Free, nil, nil)
 	v = look(t, other, "@sockstate-test")
@@ -355,7 +356,7 @@ func TestWhoLeftTheFileIsRemembered(t *testing.T) {
 		}
 		return verdicts[0]
 	}
-	fd := ns.ListenUnix(t, path)
+	fd := unixsocket.Listen(t, ns, path)
 	if v := lookAgain(); v.State != unixsock.InUse {
 		t.Fatalf("got %+v", v)
 	}
@@ -366,7 +367,7 @@ func TestWhoLeftTheFileIsRemembered(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	_ = unix.Close(ns.ListenUnix(t, path))
+	_ = unix.Close(unixsocket.Listen(t, ns, path))
 	if v := lookAgain(); v.State != unixsock.Stale || v.Left.Known() {
 		t.Errorf("another file is left over from %+v", v.Left)
 	}
@@ -375,7 +376,7 @@ func TestWhoLeftTheFileIsRemembered(t *testing.T) {
 // A path is what it is for the process that uses it.
 func TestPathOfAProcessInAnotherMountNamespace(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	_ = unix.Close(ns.ListenUnix(t, path)) // stale here, and in use there
+	_ = unix.Close(unixsocket.Listen(t, ns, path)) // stale here, and in use there
 	pid := start(t, ns, path, "private")
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {

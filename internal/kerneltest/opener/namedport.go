@@ -1,4 +1,4 @@
-package kerneltest
+package opener
 
 import (
 	"fmt"
@@ -6,34 +6,36 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
 )
 
 // EachNamedPort runs a test for each way in which a listener gets the port, the only one that the kernel may
 // choose in the namespace. named says that the program chose it.
-func EachNamedPort(t *testing.T, port uint16, test func(t *testing.T, ns *NetNS, named bool)) {
+func EachNamedPort(t *testing.T, port uint16, test func(t *testing.T, ns *kerneltest.NetNS, named bool)) {
 	t.Helper()
 	v6only := true
 	for _, tt := range []struct {
 		name  string
 		addr  netip.Addr
 		port  uint16
-		opts  Options
+		opts  kerneltest.Options
 		named bool
 	}{
-		{"ipv4", netip.AddrFrom4([4]byte{127, 0, 0, 1}), port, Options{}, true},
-		{"ipv6", netip.IPv6Unspecified(), port, Options{V6Only: &v6only}, true},
-		{"mptcp", netip.IPv4Unspecified(), port, Options{MPTCP: true}, true},
-		{"port 0", netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0, Options{}, false},
-		{"port 0 of ipv6", netip.IPv6Unspecified(), 0, Options{}, false},
-		{"no bind", netip.Addr{}, 0, Options{}, false},
+		{"ipv4", netip.AddrFrom4([4]byte{127, 0, 0, 1}), port, kerneltest.Options{}, true},
+		{"ipv6", netip.IPv6Unspecified(), port, kerneltest.Options{V6Only: &v6only}, true},
+		{"mptcp", netip.IPv4Unspecified(), port, kerneltest.Options{MPTCP: true}, true},
+		{"port 0", netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0, kerneltest.Options{}, false},
+		{"port 0 of ipv6", netip.IPv6Unspecified(), 0, kerneltest.Options{}, false},
+		{"no bind", netip.Addr{}, 0, kerneltest.Options{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ns := New(t)
+			ns := kerneltest.New(t)
 			ns.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
 			if tt.addr.IsValid() {
 				ns.Listen(t, netip.AddrPortFrom(tt.addr, tt.port), tt.opts)
 			} else {
-				ns.listenUnbound(t)
+				listenUnbound(t, ns)
 			}
 			test(t, ns, tt.named)
 		})
@@ -41,9 +43,9 @@ func EachNamedPort(t *testing.T, port uint16, test func(t *testing.T, ns *NetNS,
 }
 
 // listenUnbound listens without bind().
-func (n *NetNS) listenUnbound(t testing.TB) {
+func listenUnbound(t testing.TB, ns *kerneltest.NetNS) {
 	t.Helper()
-	n.Do(t, func() {
+	ns.Do(t, func() {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -1,17 +1,20 @@
-package kerneltest
+// Package unixsocket makes Unix sockets for tests.
+package unixsocket
 
 import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"sockstate_exporter/internal/kerneltest"
 )
 
-// UnixSocket opens a Unix socket in the namespace, which does not block, and binds it unless name is empty. It is
+// Open opens a Unix socket in the namespace, which does not block, and binds it unless name is empty. It is
 // closed when the test ends.
-func (n *NetNS) UnixSocket(t testing.TB, typ int, name string) int {
+func Open(t testing.TB, ns *kerneltest.NetNS, typ int, name string) int {
 	t.Helper()
 	fd := -1
-	err := n.Run(func() (err error) {
+	err := ns.Run(func() (err error) {
 		fd, err = unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
 	})
@@ -28,10 +31,10 @@ func (n *NetNS) UnixSocket(t testing.TB, typ int, name string) int {
 	return fd
 }
 
-// ListenUnix listens on a Unix socket, with a backlog of 5.
-func (n *NetNS) ListenUnix(t testing.TB, name string) int {
+// Listen listens on a Unix socket, with a backlog of 5.
+func Listen(t testing.TB, ns *kerneltest.NetNS, name string) int {
 	t.Helper()
-	fd := n.UnixSocket(t, unix.SOCK_STREAM, name)
+	fd := Open(t, ns, unix.SOCK_STREAM, name)
 	if err := unix.Listen(fd, 5); err != nil {
 		t.Fatal(err)
 	}
