@@ -127,7 +127,7 @@ How usual servers open their TCP listeners, and whether one can be restarted rig
     apt-get install --no-install-recommends $(go -C test run ./servers -packages)
     go -C test run ./servers >docs/servers.md
 
-Each server has the configuration of [test/servers/servers.go](../test/servers/servers.go): the packaged one, or the least that makes it listen on all addresses.
+Each server has the configuration of test/servers/servers.go: the packaged one, or the least that makes it listen on all addresses.
 
 %s
 
