@@ -85,7 +85,7 @@ demo: build ## Show a restart that fails, and what the exporter says (root, or u
 .PHONY: screenshots
 screenshots: ## Take pictures of the pages into ./screenshots, and docs/ports.png anew (root, Chromium)
 	mkdir -p screenshots
-	SOCKSTATE_TEST_SCREENSHOTS='$(CURDIR)/screenshots' go -C test test ./exporter -count=1 -run 'TestPagesInABrowser|TestPortsPageShowsTheStoryOfREADME'
+	SOCKSTATE_TEST_SCREENSHOTS='$(CURDIR)/screenshots' go -C test test ./exporter -count=1 -run 'InABrowser|TestPortsPageShowsTheStoryOfREADME'
 	cp screenshots/readme.png docs/ports.png
 
 # The same random binds each time: what fails is a change, and not a rare quirk of an old

@@ -125,10 +125,15 @@ func checkSBOM(t *testing.T, path string) {
 	}
 }
 
-// unpack gives the folder in a tarball.
+// unpack gives the folder in a tarball, which every user may enter.
 func unpack(t *testing.T, tarball string) string {
 	t.Helper()
 	dir := t.TempDir()
+	for _, path := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // other users run what is in there
+			t.Fatal(err)
+		}
+	}
 	run(t, exec.Command("tar", "--extract", "--file", tarball, "--directory", dir))
 	return only(t, dir+"/*")
 }
