@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -74,6 +75,25 @@ func checkCommandsOfREADME(t *testing.T, dir string) {
 		if !slices.Contains(found, command) {
 			t.Errorf("README has no %q", command)
 		}
+	}
+}
+
+// The modules have no public path yet.
+func TestPagesOfferNoModulePath(t *testing.T) {
+	if n := len(strings.Fields(read(t, root+"/README.md"))); n > 1500 {
+		t.Errorf("README has %d words, want 1,500 at most", n)
+	}
+	offer := regexp.MustCompile(`go (install|get) \S*sockstate_exporter`)
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".md") {
+			if found := offer.FindString(read(t, path)); found != "" {
+				t.Errorf("%s says %q", path, found)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

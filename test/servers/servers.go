@@ -14,7 +14,7 @@ type server struct {
 
 // servers are those that are measured. self is this program.
 func servers(self string) []server {
-	return append(daemons(), languages(self)...)
+	return append(append(daemons(), more()...), languages(self)...)
 }
 
 // daemons are programs that come with a configuration.
