@@ -147,7 +147,6 @@ func small() []server {
 		},
 		{name: "sslh", pkg: "sslh", version: []string{"sslh", "-V"}, command: []string{"sslh-select", "-f", "-p", "0.0.0.0:{port}", "--ssh", "127.0.0.1:1"}},
 		{name: "svnserve", pkg: "subversion", version: []string{"svnserve", "--version"}, command: []string{"svnserve", "-d", "--foreground", "-r", "{dir}", "--listen-port", "{port}"}},
-		{name: "systemd-socket-activate", pkg: "systemd", version: []string{"dpkg-query", "-Wf", "${Version}", "systemd"}, command: []string{"systemd-socket-activate", "-l", "{port}", "/bin/cat"}},
 		{name: "tcpserver", pkg: "ucspi-tcp", version: []string{"dpkg-query", "-Wf", "${Version}", "ucspi-tcp"}, command: []string{"tcpserver", "-HRl0", "0", "{port}", "cat"}},
 		{name: "tcpsvd", pkg: "ipsvd", version: []string{"dpkg-query", "-Wf", "${Version}", "ipsvd"}, command: []string{"tcpsvd", "0", "{port}", "cat"}},
 		{name: "webfsd", pkg: "webfs", version: []string{"dpkg-query", "-Wf", "${Version}", "webfs"}, command: []string{"webfsd", "-F", "-p", "{port}", "-r", "{dir}"}},
@@ -181,7 +180,7 @@ func frameworks() []server {
 		},
 		{name: "Gunicorn", pkg: "gunicorn", version: []string{"gunicorn", "--version"}, files: app, command: []string{"gunicorn", "-b", "[::]:{port}", "app:application"}},
 		{
-			name: "LuaSocket bind", pkg: "lua-socket", version: []string{"lua5.4", "-e", "print(require('socket')._VERSION)"},
+			name: "LuaSocket bind", pkg: "lua5.4 lua-socket", version: []string{"lua5.4", "-e", "print(require('socket')._VERSION)"},
 			command: []string{"lua5.4", "-e", "local s = assert(require('socket').bind('*', {port})); local c = {}; while true do c[#c + 1] = s:accept() end"},
 		},
 		{name: "Node.js --inspect", pkg: "nodejs", version: []string{"node", "--version"}, command: []string{"node", "--inspect=0.0.0.0:{port}", "-e", "setInterval(() => {}, 1000)"}},

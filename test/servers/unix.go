@@ -52,6 +52,11 @@ func measureUnix(ctx context.Context, s server) (unixRow, error) {
 
 func (t *trial) path() string { return filepath.Join(t.dir, "s") }
 
+func (t *trial) fileExists() bool {
+	_, err := os.Lstat(t.path())
+	return err == nil
+}
+
 // answers says whether somebody listens on the path.
 func (t *trial) answers(ctx context.Context) bool {
 	c, err := t.ns.DialContext(ctx, "unix", t.path())
@@ -103,10 +108,10 @@ func (t *trial) fileAfter(ctx context.Context) (string, error) {
 	if err := t.stop(ctx, unix.SIGTERM); err != nil {
 		return "", err
 	}
-	if _, err := os.Lstat(t.path()); err != nil {
-		return no, nil
+	if t.fileExists() {
+		return yes, nil
 	}
-	return yes, nil
+	return no, nil
 }
 
 // besideStaleFile says what the server does with the file of one that was killed.
@@ -117,8 +122,8 @@ func (t *trial) besideStaleFile(ctx context.Context) (string, error) {
 	if err := t.stop(ctx, unix.SIGKILL); err != nil {
 		return "", err
 	}
-	if _, err := os.Lstat(t.path()); err != nil {
-		return "", fmt.Errorf("after SIGKILL: %w", err)
+	if !t.fileExists() {
+		return "", errors.New("no file is left after SIGKILL")
 	}
 	ok, err := t.serves(ctx, func() bool { return t.answers(ctx) })
 	if err != nil {
@@ -136,24 +141,8 @@ func (t *trial) besideLiveSocket(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
-	other, ok := l.(*net.UnixListener)
-	if !ok {
-		return "", fmt.Errorf("listen: %T", l)
-	}
-	other.SetUnlinkOnClose(false)
-	defer other.Close()
-	if err := os.Chmod(t.path(), 0o777); err != nil { // whoever the server is may ask who listens
-		return "", fmt.Errorf("make it public: %w", err)
-	}
-	go func() {
-		for {
-			c, err := other.Accept()
-			if err != nil {
-				return
-			}
-			defer c.Close() // it answers nothing
-		}
-	}()
+	defer l.Close()
+	go acceptAll(l)
 	before, err := os.Lstat(t.path())
 	if err != nil {
 		return "", err
@@ -163,7 +152,7 @@ func (t *trial) besideLiveSocket(ctx context.Context) (string, error) {
 		now, err := os.Lstat(t.path())
 		return err == nil && !os.SameFile(before, now) && t.answers(ctx)
 	}
-	ok, err = t.serves(ctx, taken)
+	ok, err := t.serves(ctx, taken)
 	switch {
 	case err != nil:
 		return "", err
@@ -171,5 +160,22 @@ func (t *trial) besideLiveSocket(ctx context.Context) (string, error) {
 		return takesOver, nil
 	default:
 		return refuses, nil
+	}
+}
+
+// acceptAll accepts connections, and answers nothing.
+func acceptAll(l net.Listener) {
+	var open []net.Conn
+	defer func() {
+		for _, c := range open {
+			_ = c.Close()
+		}
+	}()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		open = append(open, c)
 	}
 }
