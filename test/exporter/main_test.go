@@ -108,7 +108,7 @@ func TestServesPages(t *testing.T) {
 		"/ports":    `<span class="port">10048</span>`,
 		"/failures": "Whether binds have failed is not known",
 	} {
-		if !strings.Contains(landing, `href="`+path+`"`) {
+		if !strings.Contains(landing, `href="`+path[1:]+`"`) {
 			t.Errorf("landing page does not link %s:\n%s", path, landing)
 		}
 		if body := e.Get(t, path); !strings.Contains(body, holds) {

@@ -68,7 +68,7 @@ func built(t testing.TB, binary func() (*os.File, error)) *os.File {
 
 // build builds the exporter in its own module, and gives the open file.
 func build(env, flag string) (file *os.File, err error) {
-	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sockstate_exporter").Output()
+	module, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", "sockstate_exporter/internal/kerneltest").Output()
 	if err != nil {
 		return nil, fmt.Errorf("find the module: %w", err)
 	}
