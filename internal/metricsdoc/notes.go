@@ -295,7 +295,7 @@ func notes() map[string]note {
 		},
 		"udp_port_shared": {
 			unit: flags,
-			details: "Servers are different as in `sockstate_tcp_port_shared`. Sockets that have joined a multicast group or may broadcast do not count: each of them gets a copy of what is sent to the group. " +
+			details: "Servers are different as in `sockstate_tcp_port_shared`. Sockets that have joined a multicast group do not count, nor two that both may broadcast: each of them gets a copy of what is sent to many. " +
 				"Each unicast datagram reaches only one of the servers.",
 			absent: "before the port was first seen so; without eBPF, which reads the flags",
 			source: "`udp_table`, by eBPF, and the owners of the sockets",

@@ -35,7 +35,9 @@ type Socket struct {
 	Handler string
 
 	Chosen bool // the kernel has chosen the port: it is a client's
-	Many   bool // it can get what is sent to a multicast group, or by broadcast
+
+	Multicast bool // it has joined a multicast group
+	Broadcast bool // it may broadcast (SO_BROADCAST)
 
 	Interface string // name of the device; empty for none
 	Owner     owner.Owner

@@ -76,7 +76,7 @@ func fromHash(number uint16, read *udphash.Port) Port {
 				ReuseAddr: bindrule.FlagOf(s.ReuseAddr), ReusePort: bindrule.FlagOf(s.ReusePort),
 				UID: bindrule.UIDOf(s.UID), State: s.State, Count: s.Count,
 			},
-			Cookie: s.Cookie, Inode: uint32(s.Inode), Kernel: s.Kernel, Handler: s.Handler, Chosen: !s.NamedPort, Many: s.Many,
+			Cookie: s.Cookie, Inode: uint32(s.Inode), Kernel: s.Kernel, Handler: s.Handler, Chosen: !s.NamedPort, Multicast: s.Multicast, Broadcast: s.Broadcast,
 		})
 	}
 	return p

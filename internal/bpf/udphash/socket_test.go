@@ -63,7 +63,7 @@ func TestSocketsHaveTheirFlags(t *testing.T) {
 					x := got.Sockets[0]
 					only6 := v6only || a.Is6() && !a.Is4In6() && !a.IsUnspecified()
 					if x.Addr != a || x.ReuseFlags != flags || x.V6Only != only6 || x.UID != 1000 || x.Ifindex != 1 ||
-						x.State != sock.StateClose || x.Inode != inode(t, s) || x.Count != 1 || x.Kernel || !x.NamedPort || x.Many {
+						x.State != sock.StateClose || x.Inode != inode(t, s) || x.Count != 1 || x.Kernel || !x.NamedPort || x.Multicast || x.Broadcast {
 						t.Errorf("got %+v", x)
 					}
 				})
@@ -179,13 +179,13 @@ func TestSocketsThatServeMany(t *testing.T) {
 				at = "[::]:5300"
 			}
 			s := ns.ListenUDP(t, netip.MustParseAddrPort(at), kerneltest.Options{ReuseAddr: true})
-			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Many {
+			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Multicast || got.Sockets[0].Broadcast {
 				t.Fatalf("before: %+v", got.Sockets)
 			}
 			if err := join(s.FD()); err != nil {
 				t.Fatal(err)
 			}
-			if got := on(t, r, ns); len(got.Sockets) != 1 || !got.Sockets[0].Many {
+			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Broadcast != (name == "broadcast") || got.Sockets[0].Multicast == got.Sockets[0].Broadcast {
 				t.Errorf("after: %+v", got.Sockets)
 			}
 		})

@@ -68,8 +68,9 @@ struct record {
 	u64 inode;
 	u32 count; /* sockets one after the other that bind() cannot tell apart, connected ones only */
 	u8 kernel; /* no process can have it open: the kernel made it */
-	u8 many;   /* it has joined a multicast group, or may broadcast */
-	u8 pad[2];
+	u8 multicast; /* it has joined a multicast group */
+	u8 broadcast; /* it may broadcast */
+	u8 pad;
 	char handler[NAME_SIZE]; /* of kernel: the function that gets its packets */
 };
 
@@ -126,12 +127,17 @@ static __always_inline int same_to_bind(const struct socket_record *a, const str
 
 enum { SOCK_BROADCAST = 1 << 6 }; /* bit of enum sock_flags, include/net/sock.h */
 
-static __always_inline u8 serves_many(struct sock_common *sk, u8 v6)
+static __always_inline u8 may_broadcast(struct sock_common *sk)
+{
+	return !!(READ(((struct sock_common___options *)sk)->skc_flags) & SOCK_BROADCAST);
+}
+
+static __always_inline u8 has_joined(struct sock_common *sk, u8 v6)
 {
 	struct inet_sock *inet = (void *)sk;
 	struct ipv6_pinfo *pinfo = 0;
 
-	if (READ(((struct sock_common___options *)sk)->skc_flags) & SOCK_BROADCAST || READ(inet->mc_list))
+	if (READ(inet->mc_list))
 		return 1;
 	if (!v6 || !HAS(struct inet_sock, pinet6) || FOLLOW(pinfo, inet->pinet6) || !pinfo)
 		return 0;
@@ -159,7 +165,8 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 	}
 	r->count = 1;
 	r->inode = r->kernel = r->handler[0] = 0;
-	r->many = serves_many(sk, r->socket.v6);
+	r->multicast = has_joined(sk, r->socket.v6);
+	r->broadcast = may_broadcast(sk);
 	FOLLOW(socket, full->sk_socket);
 	if (socket) {
 		struct socket_alloc *alloc = (void *)socket - OFFSET(struct socket_alloc, socket);
