@@ -136,7 +136,7 @@ func TestGroupsAreBoundedFairly(t *testing.T) {
 	if len(kept) != 16 || leftOut != 85 || kept[0].Cookie != 1000 || kept[15].Owner.Process != "late" {
 		t.Errorf("%d groups and %d more: %+v", len(kept), leftOut, kept)
 	}
-	if asks := p.Asks(); len(asks) != 101 || asks[0].Cookie != 1000 || asks[100].Cookie != 5000 {
+	if asks := p.Asks(); len(asks) != 101 || asks[0].Cookie != 1000 || asks[1].Cookie != 5000 || asks[100].Cookie != 1099 {
 		t.Errorf("asks for %v", asks)
 	}
 }

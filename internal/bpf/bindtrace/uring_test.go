@@ -18,15 +18,17 @@ import (
 // IORING_OP_BIND of include/uapi/linux/io_uring.h, since Linux 6.11.
 const uringBind = 56
 
-// bindByRing binds by io_uring. ok is false where the kernel has no io_uring, or none that can bind.
-func bindByRing(t *testing.T, fd int, sockaddr []byte) (err error, ok bool) {
+var errNoRing = errors.New("the kernel has no io_uring, or none that can bind")
+
+// bindByRing binds by io_uring.
+func bindByRing(t *testing.T, fd int, sockaddr []byte) error {
 	t.Helper()
 	const entries, paramsSize, sqeSize, cqeSize = 1, 120, 64, 16
 	native := binary.NativeEndian
 	params := make([]byte, paramsSize)
 	ringFD, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, entries, uintptr(unsafe.Pointer(&params[0])), 0)
 	if errno == unix.ENOSYS || errno == unix.EPERM {
-		return nil, false
+		return errNoRing
 	}
 	if errno != 0 {
 		t.Fatalf("io_uring_setup: %v", errno)
@@ -66,11 +68,11 @@ func bindByRing(t *testing.T, fd int, sockaddr []byte) (err error, ok bool) {
 	result := int32(native.Uint32(ring[cq(cqes)+8:]))
 	switch {
 	case result == -int32(unix.EINVAL):
-		return nil, false
+		return errNoRing
 	case result < 0:
-		return unix.Errno(-result), true
+		return unix.Errno(-result)
 	}
-	return nil, true
+	return nil
 }
 
 // The feature bind_tracing_io_uring says so. Where this fails, say there that they are seen.
@@ -92,9 +94,9 @@ func TestBindsByIOUringAreNotSeen(t *testing.T) {
 		binary.NativeEndian.PutUint16(sockaddr, unix.AF_INET)
 		binary.BigEndian.PutUint16(sockaddr[2:], at.Port())
 		copy(sockaddr[4:], at.Addr().AsSlice())
-		err, ok := bindByRing(t, fd, sockaddr)
-		if !ok {
-			t.Log("this kernel cannot bind by io_uring")
+		err := bindByRing(t, fd, sockaddr)
+		if errors.Is(err, errNoRing) {
+			t.Log(err)
 			return
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {

@@ -103,6 +103,7 @@ struct position {
 	u32 port;    /* index of the next port */
 	u32 first;   /* socket of the port */
 	u32 steps;   /* of the port */
+	u32 older;   /* sockets of the port that came after its share was full */
 } pos SEC(".data.position");
 
 /* The mask shows the verifier that the index is in range. */
@@ -152,14 +153,20 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 	struct record *r, *before;
 	u64 handler;
 
-	if (n >= MAX_SOCKETS || n - pos.first >= req.most_sockets) {
+	if (n >= MAX_SOCKETS) {
 		current_port()->more = 1;
 		return;
+	}
+	if (n - pos.first >= req.most_sockets) {
+		/* The newest come first. They keep half of the share, and the oldest the other half: any user
+		 * can open sockets that are newer than a server's. */
+		current_port()->more = 1;
+		n = pos.first + req.most_sockets / 2 + pos.older++ % (req.most_sockets - req.most_sockets / 2);
 	}
 	r = record_at(n);
 	bhash_fill(&r->socket, sk, c, req.orphans_are_roots);
 	before = record_at(n - 1);
-	if (n > pos.first && r->socket.state != TCP_CLOSE && same_to_bind(&before->socket, &r->socket)) {
+	if (!pos.older && n > pos.first && r->socket.state != TCP_CLOSE && same_to_bind(&before->socket, &r->socket)) {
 		before->count++;
 		return;
 	}
@@ -179,7 +186,8 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 		if (handler)
 			bpf_snprintf(r->handler, NAME_SIZE, symbol, &handler, sizeof(handler));
 	}
-	res.count = n + 1;
+	if (!pos.older)
+		res.count = n + 1;
 }
 
 static long step(u32 index, void *ctx)
@@ -201,7 +209,7 @@ static long step(u32 index, void *ctx)
 		return 1;
 	} else {
 		pos.port = i + 1;
-		pos.steps = 0;
+		pos.steps = pos.older = 0;
 		pos.first = res.count;
 		udphash_start(w, req.ports[i]);
 		current_port()->crowd = w->crowd;

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -222,10 +223,15 @@ func start(t *testing.T, ns *kerneltest.NetNS, path, how string) int {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	awaitReady(t, out)
+	return cmd.Process.Pid
+}
+
+func awaitReady(t *testing.T, out io.Reader) {
+	t.Helper()
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("server says %q, %v", line, err)
 	}
-	return cmd.Process.Pid
 }
 
 // A server in another mount namespace has the same name, and its clients there reach it.
