@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"testing"
-	"unsafe"
+	"unsafe" //nolint:depguard // io_uring wants addresses
 
 	"golang.org/x/sys/unix"
 
