@@ -180,7 +180,7 @@ func TestOrdinaryUserGetsEverySeriesThatNeedsNoPrivilege(t *testing.T) {
 	nobody.Cmd.As(65534, 65534)
 	ordinary := series(t, nobody)
 	// Of these families nothing, or how they work, depends on privileges.
-	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|connect_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|unix_bind_|feature_available|exposition_series)|collector="(bind|connect|unix)"`)
+	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|connect_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|unix_bind_|vsock_|feature_available|exposition_series)|collector="(bind|connect|unix)"`)
 	root = slices.DeleteFunc(root, privileged.MatchString)
 	ordinary = slices.DeleteFunc(ordinary, privileged.MatchString)
 	if len(root) < 35 || !slices.Equal(root, ordinary) {

@@ -42,9 +42,8 @@ type Socket struct {
 	Kernel  bool
 	Handler string
 
-	// Many says that it can get what is sent to many: it has joined a multicast group, or may
-	// broadcast.
-	Many bool
+	// Multicast says that it has joined a multicast group, and Broadcast that it may broadcast (SO_BROADCAST).
+	Multicast, Broadcast bool
 }
 
 // A Port is what is on one port.
@@ -218,6 +217,6 @@ func decode(b []byte) Socket {
 	name, _, _ := bytes.Cut(extra[16:], []byte{0})
 	return Socket{
 		Socket: bhash.DecodeSocket(b, 0, 0), Inode: native.Uint64(extra), Count: uint64(native.Uint32(extra[8:])),
-		Kernel: extra[12] != 0, Handler: string(name), Many: extra[13] != 0,
+		Kernel: extra[12] != 0, Handler: string(name), Multicast: extra[13] != 0, Broadcast: extra[14] != 0,
 	}
 }

@@ -99,11 +99,11 @@ func (m *Report) OffParts() string {
 	return strings.Join(out, ", ")
 }
 
-// LackingFeatures are the features that do not work on this host.
+// LackingFeatures are the features that do not work on this host, and could.
 func (m *Report) LackingFeatures() []string {
 	var out []string
 	for i := range m.Features {
-		if f := &m.Features[i]; !f.Works {
+		if f := &m.Features[i]; !f.Works && f.Reason != sock.ReasonNotTraced {
 			out = append(out, "On this host: "+Line(f)+".")
 		}
 	}

@@ -1,6 +1,7 @@
 package unixlook
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -182,10 +183,15 @@ func start(t *testing.T, ns *kerneltest.NetNS, path, how string) int {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	}
 	_, out := reexec.StartPiped(t, cmd)
+	awaitReady(t, out)
+	return cmd.Process.Pid
+}
+
+func awaitReady(t *testing.T, out *bufio.Reader) {
+	t.Helper()
 	if line, err := out.ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("server says %q, %v", line, err)
 	}
-	return cmd.Process.Pid
 }
 
 // A server in another mount namespace has the same name, and its clients there reach it.
