@@ -164,7 +164,7 @@ func (p *tcpPort) row() PortRow {
 // judge answers what a restart would meet. Where nobody has seen a server, the flag is that of the socket whose
 // bind failed last.
 func (p *tcpPort) judge(verdicts *verdict.Port, groups []ports.Group) report.PortReport {
-	q := report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts}
+	q := report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts, Open: p.ns.Open}
 	if p.failed != nil && p.failed.ReuseAddr == bindrule.Yes && len(verdicts.Restarts)+len(groups) == 0 {
 		q.ReuseAddr = true
 		if judged := report.NewPort(verdicts, groups, &q); judged.Diagnosis != nil {

@@ -419,17 +419,7 @@ func TestHeldSocketsHaveInodesAndPeers(t *testing.T) {
 func TestConnectionsInAnAcceptQueueBelongToNoProcess(t *testing.T) {
 	r := newReader(t)
 	ns := kerneltest.New(t)
-	ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{Backlog: 4})
-	ns.Do(t, func() {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = unix.Close(fd) })
-		if err := unix.Connect(fd, kerneltest.Sockaddr(netip.AddrPortFrom(v4lo, port))); err != nil {
-			t.Fatal(err)
-		}
-	})
+	ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{Backlog: 4}).Queue(t, 1, v4lo)
 	held := heldIn(t, r, ns, sock.StateEstablished)
 	if len(held) != 1 || !held[0].NoProcess || held[0].Inode != 0 || held[0].Peer.Addr() != v4lo {
 		t.Errorf("got %+v, want one that no process has", held)

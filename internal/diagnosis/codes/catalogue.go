@@ -99,7 +99,7 @@ func sockets() []Entry {
 		{
 			AcceptedConnection, "A connection that the old server accepted is still open.",
 			"Set SO_REUSEADDR before bind(): then open connections do not block the port. Connections that were opened without it block until they are closed.",
-			"The server is gone, but a process, often a child of the server, still has one of its connections open. In CLOSE_WAIT the peer has closed it, and the process here has not.",
+			"The server is gone, but a process, often a child of the server, still has one of its connections open. In CLOSE_WAIT the peer has closed it, and the process here has not: such a connection ends with its process as soon as the peer confirms that, without TIME_WAIT. So nobody knows before a restart whether it would work at once: where a peer does not answer any more, the kernel tries for some minutes (LAST_ACK).",
 			seeConnections,
 		},
 		{
