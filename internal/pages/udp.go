@@ -5,6 +5,7 @@ import (
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/udprow"
 	"sockstate_exporter/internal/watch"
@@ -52,6 +53,8 @@ func (p *udpPort) problems() (found problemSet) {
 	if p.found != nil {
 		_, shared := p.found.Shared()
 		found.add(SharedPort, shared)
+		_, _, apart := split.Apart(p.found.Servers())
+		found.add(SplitPort, apart)
 		found.add(RestartBlocked, p.found.RestartBlocked())
 	}
 	return found
@@ -80,7 +83,7 @@ func (r *PortRow) judgeUDP(found *udp.Port) *report.UDPPort {
 	if judged.InUse {
 		what = "restart"
 	}
-	r.Outcome, r.Diagnosis, r.Advice = judged.Outcome, judged.Diagnosis, judged.Advice
+	r.Outcome, r.Diagnosis, r.Split, r.Advice = judged.Outcome, judged.Diagnosis, judged.Split, judged.Advice
 	r.Verdict = []report.Sentence{{What: what, Outcome: judged.Outcome, Text: judged.Decides.String()}}
 	return &judged
 }

@@ -87,6 +87,14 @@ func TestUDPPortsAreJudged(t *testing.T) {
 	if !slices.Equal(row.Problems, []Problem{RestartBlocked}) || row.Outcome != report.Blocked || row.Diagnosis == nil || row.Diagnosis.Holder.Process != "helper" {
 		t.Errorf("blocked: %+v, %+v", row, row.Diagnosis)
 	}
+	half := udpServer("::", "ntpd")
+	half.Owner.Unit, half.Owner.PID = "ntp.service", 2
+	s.UDPPorts.Data[0].Sockets = []udp.Socket{server, half}
+	row = portsPage(t, s, "").Ports[0]
+	if !slices.Equal(row.Problems, []Problem{SplitPort}) || row.Split == nil || !strings.Contains(row.Split.Sentence, ", and IPv6 by ntpd") {
+		t.Errorf("split: %+v, %+v", row, row.Split)
+	}
+	s.UDPPorts.Data[0].Sockets = []udp.Socket{server, child}
 	body := get(t, newPages(t, s).Ports(), "/ports")
 	for _, want := range []string{"0.0.0.0", "chronyd", "chrony.service", "restart blocked"} {
 		if !strings.Contains(body, want) {
