@@ -52,6 +52,9 @@ func TestPortsShowFailedBinds(t *testing.T) {
 	if a := rows[4842].Advice; len(a) != 1 || !strings.HasSuffix(a[0], "#address_missing)") {
 		t.Errorf("4842: advice %q, want what explains the failure", a)
 	}
+	if a := rows[4840].Advice; !slices.ContainsFunc(a, func(a string) bool { return strings.HasSuffix(a, "#time_wait)") }) {
+		t.Errorf("4840: advice %q, want what explains the failure beside the server", a)
+	}
 	if f := rows[4843].FailedBinds; f != nil {
 		t.Errorf("4843: %+v, want none", f)
 	}

@@ -143,7 +143,7 @@ func (p *tcpPort) row() PortRow {
 			}
 		}
 	}
-	if len(groups) == 0 && p.bindsFail() && !p.failed.MayBeOver() && p.failed.Advice != "" && !slices.Contains(r.Advice, p.failed.Advice) {
+	if p.bindsFail() && p.failed.Explains(r.Diagnosis, len(groups) > 0) && !slices.Contains(r.Advice, p.failed.Advice) {
 		r.Advice = append(r.Advice, p.failed.Advice)
 	}
 	for i := range r.Listeners {

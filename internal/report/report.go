@@ -85,6 +85,7 @@ type PortReport struct {
 	Advice    []string         `json:"advice"`
 
 	decides         *Answer
+	told            []*Diagnosis // in Advice
 	privilegedBelow int // as in Query
 
 	// Restarts are the answers for the listeners, and for those that closed a short time ago.
