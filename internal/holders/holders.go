@@ -6,7 +6,6 @@ package holders
 import (
 	"context"
 	"net/netip"
-	"slices"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
@@ -89,13 +88,10 @@ func blocked(judged []verdict.Port) []uint16 {
 	return ask
 }
 
-// inTheWay has no sockets where something listens, or where only sockets block that no process has.
+// inTheWay has no sockets where something listens, or where only sockets block that no process has. It runs for
+// every watched port.
 func inTheWay(p *verdict.Port) candidate {
 	c := candidate{port: p.Number}
-	fails := slices.ContainsFunc(p.Binds, func(b verdict.Bind) bool { return b.Outcome != bindrule.Free })
-	if !fails {
-		return c
-	}
 	for i := range p.Port.Sockets {
 		s := &p.Port.Sockets[i]
 		switch {
@@ -108,7 +104,12 @@ func inTheWay(p *verdict.Port) candidate {
 			c.sockets += s.Count
 		}
 	}
-	return c
+	for i := range p.Binds {
+		if p.Binds[i].Outcome != bindrule.Free {
+			return c
+		}
+	}
+	return candidate{}
 }
 
 // firstOfEach returns inodes to look up: first one of each port, then the others.
