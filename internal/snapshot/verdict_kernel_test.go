@@ -387,7 +387,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 
 		{"another address of the port", func(s *testPort) {
 			s.t.Helper()
-			s.peers(s.listen("127.0.0.1", kerneltest.Options{}), kerneltest.StateCloseWait, localhost4)
+			s.peers(s.listen("127.0.0.1", kerneltest.Options{}), kerneltest.StateEstablished, localhost4)
 			s.listen("127.0.0.2", kerneltest.Options{})
 		}, answers{
 			"127.0.0.1": blocked, "127.0.0.1 reuse": blocked, "127.0.0.1 restart": blocked,

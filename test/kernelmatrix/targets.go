@@ -19,6 +19,7 @@ var defaultPackages = []string{
 	"./internal/netns",
 	"./internal/owner",
 	"./internal/failures/situations",
+	"./internal/holders",
 	"./internal/unixsock/unixlook",
 	"./internal/unixfailures",
 }
@@ -85,6 +86,7 @@ var short = map[string][]suite{
 			"TestListenersAreThoseOfSockDiag",
 			"TestUsersAreThoseOfSockDiag",
 			"TestSocketsThatAreOnlyBound",
+			"TestHeldSocketsHaveInodesAndPeers",
 		),
 		testsOf("./internal/bpf/sockflags",
 			"TestBucketRemembersTheLastReusePort",
