@@ -43,11 +43,7 @@ func tcpPortOf(ns *snapshot.Namespace, i int, binds *failed.Binds) tcpPort {
 	if ns.Verdicts.Err == nil && i < len(ns.Verdicts.Data) {
 		p.verdicts = &ns.Verdicts.Data[i]
 	}
-	for i := range ns.Split {
-		if ns.Split[i].Number == p.port.Number {
-			p.split = append(p.split, ns.Split[i])
-		}
-	}
+	p.split = splitNow(ns.Split, p.port.Number)
 	if !p.listenersKnown {
 		return p
 	}
@@ -90,8 +86,8 @@ func (p *tcpPort) problems() (found problemSet) {
 	found.add(NoListener, over || known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
-	found.add(SplitPort, p.isSplit())
-	found.add(OnlyIPv6, !p.isSplit() && report.OnlyIPv6(p.listeners))
+	found.add(SplitPort, len(p.split) > 0)
+	found.add(OnlyIPv6, len(p.split) == 0 && report.OnlyIPv6(p.listeners))
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
 }
@@ -102,8 +98,14 @@ const lately = 5 * time.Minute
 // bindsFail says that binds have failed, and none has worked since.
 func (p *tcpPort) bindsFail() bool { return p.failed != nil && p.failed.Failing }
 
-func (p *tcpPort) isSplit() bool {
-	return slices.ContainsFunc(p.split, func(s split.Port) bool { return s.Now })
+// splitNow says how a port is split.
+func splitNow(known []split.Port, number uint16) (on []split.Port) {
+	for i := range known {
+		if known[i].Number == number && known[i].Now {
+			on = append(on, known[i])
+		}
+	}
+	return on
 }
 
 // row makes the row that shows the port.

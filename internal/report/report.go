@@ -86,7 +86,7 @@ type PortReport struct {
 
 	decides         *Answer
 	told            []*Diagnosis // in Advice
-	privilegedBelow int // as in Query
+	privilegedBelow int          // as in Query
 
 	// Restarts are the answers for the listeners, and for those that closed a short time ago.
 	Restarts []RestartReport `json:"-"`

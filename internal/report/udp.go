@@ -106,7 +106,7 @@ func NewUDP(p *udp.Port, q *Query) UDPPort {
 		d := udpcause.Shared(p.Number, shared.Owners(), shared.Flag)
 		out.Shared = NewDiagnosis(&d)
 	}
-	out.Split = newSplit(p.Servers(), nil)
+	out.Split = newSplit(p.Servers(), q.Split)
 	for _, d := range []*Diagnosis{out.Split, restart.Diagnosis, decides.Diagnosis, out.Shared} {
 		if d != nil && !slices.Contains(out.Advice, d.Line()) {
 			out.Advice = append(out.Advice, d.Line())

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/holders"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
@@ -284,12 +284,15 @@ func (t *taking) nameOwners(ctx context.Context) {
 }
 
 // noteSplit says which ports are split. It comes after all other steps.
-func (t *taking) noteSplit(states []failing.State) {
-	if t.groups.Err != nil {
-		return
+func (t *taking) noteSplit(binds *failures.Binds) {
+	if t.groups.Err == nil {
+		found := t.split.Update(t.set, t.groups.Data, uint32(t.id.Inode), binds.Failing)
+		t.publish(func(s *Namespace) { s.Split = found })
 	}
-	found := t.split.Update(t.set, t.groups.Data, uint32(t.id.Inode), states)
-	t.publish(func(s *Namespace) { s.Split = found })
+	if t.udp != nil && t.udpPorts.Err == nil {
+		found := t.splitUDP.Update(t.udp.Set(), udp.Servers(t.udpPorts.Data), uint32(t.id.Inode), binds.FailingUDP)
+		t.publish(func(s *Namespace) { s.SplitUDP = found })
+	}
 }
 
 // boundNames leaves out names of owners where a port has had too many of them.

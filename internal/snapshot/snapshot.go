@@ -114,8 +114,8 @@ type Namespace struct {
 	Open map[uint16][]facts.Open
 
 	// Split are the ports whose IPv4 and IPv6 were in different hands, or one of them missing, at some
-	// time since they are watched.
-	Split []split.Port
+	// time since they are watched. SplitUDP are the UDP ports.
+	Split, SplitUDP []split.Port
 
 	// Stack has the namespace's counters and limits. What could be read is there also where Err
 	// is not nil.

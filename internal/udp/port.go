@@ -111,6 +111,15 @@ func (p *Port) Listeners() []ports.Listener {
 	return out
 }
 
+// Servers are those of all ports.
+func Servers(found []Port) []ports.Group {
+	var out []ports.Group
+	for i := range found {
+		out = append(out, found[i].Servers()...)
+	}
+	return out
+}
+
 // Servers are the sockets of servers, in the form of groups of TCP listeners.
 func (p *Port) Servers() []ports.Group {
 	var out []ports.Group
