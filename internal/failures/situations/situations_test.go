@@ -124,6 +124,8 @@ func leaves(state kerneltest.State, opts kerneltest.Options) func(*scene) {
 		if err != nil || l.Close() != nil {
 			s.t.Fatal(err)
 		}
+		// A process that another test has forked has the listener until it executes its program.
+		eventually(s.t, "the listener is closed", func() bool { return len(s.listeners(s.t, s.port)) == 0 })
 	}
 }
 
