@@ -56,7 +56,7 @@ func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
 func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
 	names := holders(sockets)
 	if f.sameProgram(&sockets[0]) {
-		return "The program runs already: stop that instance before you start another one."
+		return "The program runs already: stop that instance before you start another one." + leftOver(&sockets[0].Holder)
 	}
 	switch {
 	case f.Seen == Now && len(names) > 0: // a healthy server, as far as anybody knows

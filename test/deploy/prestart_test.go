@@ -25,11 +25,11 @@ import (
 const systemdScript = `
 set -e
 mount --make-rprivate /
-mount -t tmpfs tmpfs /run
+mount -t tmpfs none /run
 echo $$ >"$CGROUP/cgroup.procs"
 umount -R /sys/fs/cgroup || true
 exec unshare --cgroup --pid --fork --mount-proc --uts --ipc --kill-child bash -ec '
-	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+	mount -t cgroup2 none /sys/fs/cgroup
 	exec env -i container=test PATH="$PATH" SYSTEMD_UNIT_PATH="$UNITS" \
 		"$SYSTEMD" --system --unit=test.target --show-status=no --log-target=console'
 `
