@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 GOLANGCI_LINT_VERSION := 2.15.0
 NFPM_VERSION := 2.43.0
+CYCLONEDX_VERSION := 1.9.0
 ACTIONLINT_VERSION := 1.7.7
 GOTESTSUM_VERSION := 1.13.0
 HELM_VERSION := 3.22.0
@@ -53,11 +54,12 @@ soak: ## Put the exporter under each load of docs/reliability.md for SOAKTIME (1
 	SOCKSTATE_SOAK=$(SOAKTIME) go -C test test ./soak -count=1 -v -timeout 24h
 
 .PHONY: test-long
-test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, each diagnosis 100 times, 110 pods, all tests in the guests, fuzzing (root)
+test-long: soak ## Run what takes too long for every change: soak, 100,000 random binds, each diagnosis 100 times, 110 pods, the deb on a fresh Debian (mmdebstrap), all tests in the guests, fuzzing (root)
 	SOCKSTATE_BINDRULE_CASES=100000 go test ./internal/bindrule -count=1 -timeout 24h
 	SOCKSTATE_SITUATIONS_RUNS=100 go test ./internal/failures/situations -count=1 -v -run Diagnoses -timeout 24h
 	SOCKSTATE_CONTAINERS_PODS=110 go -C test test ./containers -count=1 -v -run PodsThatAreGone -timeout 24h
-	go run -C test ./kernelmatrix -long
+	SOCKSTATE_FRESH_DEBIAN=1 go -C test test ./deploy -count=1 -v -run TestReleases/deb
+	go run -C test ./kernelmatrix -long -env SOCKSTATE_BINDRULE_CASES=10000
 	bash .ci/fuzz 1m
 
 .PHONY: bench
@@ -83,7 +85,7 @@ demo: build ## Show a restart that fails, and what the exporter says (root, or u
 .PHONY: screenshots
 screenshots: ## Take pictures of the pages into ./screenshots, and docs/ports.png anew (root, Chromium)
 	mkdir -p screenshots
-	SOCKSTATE_TEST_SCREENSHOTS='$(CURDIR)/screenshots' go -C test test ./exporter -count=1 -run 'TestPagesInABrowser|TestPortsPageShowsTheStoryOfREADME'
+	SOCKSTATE_TEST_SCREENSHOTS='$(CURDIR)/screenshots' go -C test test ./exporter -count=1 -run 'InABrowser|TestPortsPageShowsTheStoryOfREADME'
 	cp screenshots/readme.png docs/ports.png
 
 # The same random binds each time: what fails is a change, and not a rare quirk of an old
@@ -92,16 +94,19 @@ screenshots: ## Take pictures of the pages into ./screenshots, and docs/ports.pn
 .PHONY: test-kernels
 test-kernels: ## Run the kernel tests on other kernels, in qemu: all but the slow ones, and on arm64 some
 	go run -C test ./kernelmatrix -env SOCKSTATE_BINDRULE_SEED=1 -env SOCKSTATE_SITUATIONS_RUNS=1
-	go run -C test ./kernelmatrix -kernel 6.1,6.12 -modules none -run WithoutModules ./internal/snapshot
 
 .PHONY: release
-release: ## Write tarballs, packages and their checksums to ./dist (nfpm)
-	VERSION='$(VERSION)' bash deploy/release dist
+release: release-tools ## Write tarballs, packages, SBOMs and checksums to ./dist: HOMEPAGE and MAINTAINER are fields of the packages
+	PATH="$$PATH:$$(go env GOPATH)/bin" VERSION='$(VERSION)' HOMEPAGE='$(HOMEPAGE)' MAINTAINER='$(MAINTAINER)' bash deploy/release dist
 
-.PHONY: nfpm
-nfpm: ## Install what builds the packages, unless it is there
-	@if [[ $$(nfpm --version 2>/dev/null) != *$(NFPM_VERSION)* ]]; then \
+.PHONY: release-tools
+release-tools: ## Install what builds packages and SBOMs, unless it is there
+	@export PATH="$$PATH:$$(go env GOPATH)/bin"; \
+	if [[ $$(nfpm --version 2>/dev/null) != *$(NFPM_VERSION)* ]]; then \
 		GOFLAGS= go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v$(NFPM_VERSION); \
+	fi; \
+	if [[ $$(cyclonedx-gomod version 2>/dev/null) != *$(CYCLONEDX_VERSION)* ]]; then \
+		GOFLAGS= go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v$(CYCLONEDX_VERSION); \
 	fi
 
 .PHONY: generate
@@ -141,7 +146,7 @@ dashboards: ## Write the dashboards with your address of the runbooks into a fol
 	done
 
 .PHONY: lint
-lint: lint-format lint-modules lint-sizes lint-vet lint-go lint-shell lint-workflows lint-chart ## Run all linters
+lint: lint-format lint-modules lint-sizes lint-vet lint-rename lint-go lint-shell lint-workflows lint-chart ## Run all linters
 
 .PHONY: lint-format
 lint-format:
@@ -162,6 +167,10 @@ lint-sizes:
 lint-vet:
 	go vet ./...
 	go -C test vet ./...
+
+.PHONY: lint-rename
+lint-rename:
+	bash .ci/rename-module --try
 
 .PHONY: lint-go
 lint-go:

@@ -4,11 +4,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"log/slog"
 	"net"
@@ -35,13 +33,16 @@ import (
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/httplimit"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/pages"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/privilege"
 	"sockstate_exporter/internal/process"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/sources"
 	"sockstate_exporter/internal/unixfailures"
 )
@@ -247,27 +248,9 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		logger.Warn("no process_ metrics", "err", err)
 	}
 	host, _ := os.Hostname() // pages do without
-	pageHandlers, err := pages.New(pages.Config{Take: src.Take, Features: src.Features, Host: host, Logger: logger})
+	pageHandlers, err := pages.New(pages.Config{Take: src.Take, Features: src.Features, Hint: hint(src.Features), Host: host, Version: version.Info(), Logger: logger})
 	if err != nil {
 		return nil, err
-	}
-	landing, err := web.NewLandingPage(web.LandingConfig{
-		Name:        name,
-		Description: "Socket state of " + html.EscapeString(cmp.Or(host, "this host")) + ", for Prometheus",
-		Version:     version.Info(),
-		Profiling:   "false",
-		ExtraHTML:   pages.FeatureList(src.Features),
-		Links: []web.LandingLinks{
-			{Address: "/ports", Text: "Ports", Description: "who listens, and what a restart would meet"},
-			{Address: "/failures", Text: "Failed binds", Description: "the latest, and why"},
-			{Address: "/diagnoses", Text: "Diagnoses", Description: "what each means, and what to do"},
-			{Address: "/metrics", Text: "Metrics"},
-			{Address: "/-/ready", Text: "Ready", Description: "whether sock_diag has answered"},
-			{Address: "/-/healthy", Text: "Healthy"},
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("make landing page: %w", err)
 	}
 	metrics := collector.New(src.Take, src.Features, logger).Handler(own, logger)
 
@@ -275,7 +258,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 	shown := httplimit.NewSlots(maxPages, fmt.Sprintf("%d pages are being served, the limit", maxPages))
 
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", landing)
+	mux.Handle("GET /{$}", pageHandlers.Index())
 	mux.Handle("GET /metrics", scrapes.Limit(metrics))
 	mux.Handle("GET /ports", shown.Limit(httplimit.Compressed(pageHandlers.Ports())))
 	mux.Handle("GET /failures", shown.Limit(httplimit.Compressed(pageHandlers.Failures())))
@@ -291,6 +274,15 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		fmt.Fprintln(w, "ready")
 	})
 	return mux, nil
+}
+
+// hint says what the exporter may not see.
+func hint(features []sock.Feature) missing.Hint {
+	program, err := os.Executable()
+	if err != nil {
+		program = name
+	}
+	return missing.NewHint(missing.Host{Features: features, Root: os.Geteuid() == 0, Ptrace: linux.HasCap(unix.CAP_SYS_PTRACE), Program: program})
 }
 
 // warmUp takes snapshots until sock_diag has answered, so that the exporter watches the ports that

@@ -24,6 +24,7 @@ type bindFamily struct {
 	last           *metric.Desc
 	lost           *metric.Desc
 	unattributed   *metric.Desc
+	vsock          *metric.Desc
 	missed         *metric.Desc
 	slotsUsed      *metric.Desc
 	slotsLimit     *metric.Desc
@@ -47,6 +48,8 @@ func newBindFamily() *bindFamily {
 			"Failed calls that were counted but whose details were lost."),
 		unattributed: metric.Counter("bind_failures_unattributed_total",
 			"Failed calls that were not counted because their socket could not be identified."),
+		vsock: metric.Counter("vsock_bind_failures_total",
+			"Failed bind() calls of vsock sockets, which have ports of their own."),
 		missed: metric.Counter("bind_tracer_missed_runs_total",
 			"Runs of the tracing programs that the kernel skipped."),
 		slotsUsed: metric.Gauge("bind_tracer_slots_used",
@@ -61,7 +64,7 @@ func newBindFamily() *bindFamily {
 func (*bindFamily) name() string { return "bind" }
 
 func (f *bindFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.failures, f.listenFailures, f.conflicts, f.failing, f.last, f.lost, f.unattributed, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
+	return []*metric.Desc{f.failures, f.listenFailures, f.conflicts, f.failing, f.last, f.lost, f.unattributed, f.vsock, f.missed, f.slotsUsed, f.slotsLimit, f.slotsLacking}
 }
 
 func (*bindFamily) outcome(s *snapshot.Snapshot) result {
@@ -85,6 +88,7 @@ func (f *bindFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	}
 	ch.Put(f.lost, float64(s.Binds.Data.Stats.Lost))
 	ch.Put(f.unattributed, float64(s.Binds.Data.Stats.Unattributed))
+	ch.Put(f.vsock, float64(s.Binds.Data.Stats.VSOCK))
 	ch.Put(f.missed, float64(s.Binds.Data.Stats.Missed))
 	ch.Put(f.slotsUsed, float64(s.Binds.Data.Stats.SlotsUsed))
 	ch.Put(f.slotsLimit, float64(s.Binds.Data.Stats.SlotsLimit))

@@ -227,7 +227,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		watched = "sockstate_watched_port_info sockstate_watched_ports sockstate_watched_ports_limit sockstate_watched_ports_dropped"
 		reuse   = "sockstate_tcp_listener_reuseaddr sockstate_tcp_listener_reuseport sockstate_tcp_port_unreserved"
 		bind    = "sockstate_bind_failures_total sockstate_listen_failures_total sockstate_bind_conflicts_total sockstate_bind_failing sockstate_bind_last_failure_timestamp_seconds " +
-			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_bind_tracer_missed_runs_total " +
+			"sockstate_bind_events_lost_total sockstate_bind_failures_unattributed_total sockstate_vsock_bind_failures_total sockstate_bind_tracer_missed_runs_total " +
 			"sockstate_bind_tracer_slots_used sockstate_bind_tracer_slots_limit sockstate_bind_tracer_slots_lacking sockstate_connect_failures_total"
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds sockstate_tcp_restart_info"
 		feature = "sockstate_feature_available"

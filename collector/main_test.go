@@ -222,7 +222,7 @@ func someBinds() failures.Binds {
 			N: 2,
 		}},
 		Connects: true,
-		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
+		Stats:    bindtrace.Stats{Lost: 4, Unattributed: 5, Missed: 6, VSOCK: 9, SlotsUsed: 7, SlotsLimit: 1536, SlotsLacking: 8},
 		Failing: []failing.State{
 			{Key: failing.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv4}, Failing: true},
 			{Key: failing.Key{Netns: ownNetns, Port: 80, Family: sock.FamilyIPv6}},

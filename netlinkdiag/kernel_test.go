@@ -2,7 +2,6 @@ package netlinkdiag_test
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -60,19 +59,7 @@ const (
 )
 
 // boundInactive says whether the kernel reports bound-inactive sockets.
-func boundInactive(t testing.TB) bool {
-	t.Helper()
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		t.Fatal(err)
-	}
-	release := unix.ByteSliceToString(name.Release[:])
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		t.Fatalf("release %q: %v", release, err)
-	}
-	return major > 6 || major == 6 && minor >= 8
-}
+func boundInactive(t *testing.T) bool { return kerneltest.KernelAtLeast(t, 6, 8) }
 
 // dialNetNS opens a Conn to the namespace that is closed when the test ends.
 func dialNetNS(t testing.TB, ns *kerneltest.NetNS) *netlinkdiag.Conn {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -38,25 +39,6 @@ func dumpUnix(t *testing.T, ns *kerneltest.NetNS, req netlinkdiag.UnixRequest) m
 	return out
 }
 
-// unixSocket opens a Unix socket in the namespace, and binds it unless name is empty.
-func unixSocket(t *testing.T, ns *kerneltest.NetNS, typ int, name string) int {
-	t.Helper()
-	fd := -1
-	ns.Do(t, func() {
-		var err error
-		if fd, err = unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	t.Cleanup(func() { unix.Close(fd) })
-	if name != "" {
-		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
-			t.Fatalf("bind to %s: %v", name, err)
-		}
-	}
-	return fd
-}
-
 func inodeOf(t *testing.T, fd int) uint32 {
 	t.Helper()
 	var st unix.Stat_t
@@ -69,13 +51,13 @@ func inodeOf(t *testing.T, fd int) uint32 {
 func TestUnixListenersHaveTheirFileTheirQueueAndTheirOwner(t *testing.T) {
 	ns := kerneltest.New(t)
 	path := filepath.Join(t.TempDir(), "app.sock")
-	listener := unixSocket(t, ns, unix.SOCK_STREAM, path)
+	listener := unixsocket.Open(t, ns, unix.SOCK_STREAM, path)
 	if err := unix.Listen(listener, 5); err != nil {
 		t.Fatal(err)
 	}
 	var clients []int
 	for range 3 {
-		client := unixSocket(t, ns, unix.SOCK_STREAM, "")
+		client := unixsocket.Open(t, ns, unix.SOCK_STREAM, "")
 		if err := unix.Connect(client, &unix.SockaddrUnix{Name: path}); err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +112,7 @@ func TestUnixNamesAndTypes(t *testing.T) {
 		{unix.SOCK_DGRAM, "", "", false, false},
 		{unix.SOCK_STREAM, long[:107], long[:107], false, true},
 	} {
-		inode := inodeOf(t, unixSocket(t, ns, test.typ, test.bind))
+		inode := inodeOf(t, unixsocket.Open(t, ns, test.typ, test.bind))
 		got := dumpUnix(t, ns, netlinkdiag.UnixRequest{States: netlinkdiag.States(netlinkdiag.StateClose)})[inode]
 		if int(got.Type) != test.typ || got.Name != test.name || got.Abstract != test.abstract || got.HasFile != test.file || got.State != netlinkdiag.StateClose {
 			t.Errorf("socket bound to %q is %+v, want %+v", test.bind, got, test)
@@ -141,11 +123,11 @@ func TestUnixNamesAndTypes(t *testing.T) {
 func TestUnixNameStaysWhenTheFileIsGone(t *testing.T) {
 	ns := kerneltest.New(t)
 	path := filepath.Join(t.TempDir(), "app.sock")
-	first := unixSocket(t, ns, unix.SOCK_DGRAM, path)
+	first := unixsocket.Open(t, ns, unix.SOCK_DGRAM, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	second := unixSocket(t, ns, unix.SOCK_DGRAM, path)
+	second := unixsocket.Open(t, ns, unix.SOCK_DGRAM, path)
 	all := dumpUnix(t, ns, netlinkdiag.UnixRequest{})
 	a, b := all[inodeOf(t, first)], all[inodeOf(t, second)]
 	if a.Name != path || b.Name != path || a.File.Inode == b.File.Inode {
@@ -163,7 +145,7 @@ func TestUnixSocketsAreThoseOfProcfs(t *testing.T) {
 	ns := kerneltest.New(t)
 	dir := t.TempDir()
 	for i := range 200 {
-		fd := unixSocket(t, ns, []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET}[i%3], filepath.Join(dir, fmt.Sprint(i)))
+		fd := unixsocket.Open(t, ns, []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET}[i%3], filepath.Join(dir, fmt.Sprint(i)))
 		if i%3 == 0 && i%2 == 0 {
 			if err := unix.Listen(fd, i); err != nil {
 				t.Fatal(err)

@@ -63,8 +63,8 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer diag.Close()
-		c := &comparison{t: t, diag: diag, flags: flags, buckets: buckets, tally: &n, before68: olderThan(t, 6, 8)}
-		if !olderThan(t, 6, 12) {
+		c := &comparison{t: t, diag: diag, flags: flags, buckets: buckets, tally: &n, before68: !kerneltest.KernelAtLeast(t, 6, 8)}
+		if kerneltest.KernelAtLeast(t, 6, 12) {
 			c.mappedMeetsAny = bindrule.Yes
 		}
 		devices := []device{{}, {"lo", ifindex(t, "lo")}, {"dummy0", ifindex(t, "dummy0")}}
@@ -106,7 +106,7 @@ func (n *tally) check(t *testing.T) {
 		t.Errorf("nothing compared: %+v", *n)
 	}
 	percent := 1
-	if olderThan(t, 6, 12) {
+	if !kerneltest.KernelAtLeast(t, 6, 12) {
 		percent = 2 // where a socket is on ::ffff:0.0.0.0; half a percent of very many cases
 	}
 	if n.unknownRead*100 > n.cases*percent {
@@ -455,20 +455,6 @@ func number(t *testing.T, env string, otherwise uint64) uint64 {
 		t.Fatalf("%s: %v", env, err)
 	}
 	return n
-}
-
-func olderThan(t *testing.T, major, minor int) bool {
-	t.Helper()
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	release := unix.ByteSliceToString(u.Release[:])
-	var a, b int
-	if _, err := fmt.Sscanf(release, "%d.%d", &a, &b); err != nil {
-		t.Fatalf("kernel release %q: %v", release, err)
-	}
-	return a < major || a == major && b < minor
 }
 
 // literal returns a case for the table of TestBind.

@@ -41,6 +41,7 @@ enum { BPF_RB_AVAIL_DATA = 0 };
 
 #define AF_UNSPEC 0
 #define AF_UNIX 1
+#define AF_VSOCK 40
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_RAW 3

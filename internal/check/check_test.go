@@ -19,6 +19,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/words"
@@ -58,11 +59,8 @@ func wantAnswer(t *testing.T, what string, got *report.Answer, want answer) {
 // requireFlags skips where the flags of sockets in TIME_WAIT cannot be read.
 func requireFlags(t *testing.T) {
 	t.Helper()
-	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	flags.Close()
+	kerneltest.RequireRoot(t)
+	opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 }
 
 func TestFreePortExitsWith0(t *testing.T) {

@@ -9,16 +9,14 @@ import (
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/report"
 )
 
 func requireFiles(t *testing.T) {
 	t.Helper()
-	files, err := sockfiles.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	_ = files.Close()
+	kerneltest.RequireRoot(t)
+	opener.OrSkip(t, sockfiles.New)
 }
 
 // A listener on its way through a Unix socket is in no process. Root has seen them all, so ss would not say more.

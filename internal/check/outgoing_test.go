@@ -9,6 +9,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 )
 
 // outgoing connects to a server of another port. Port 0 lets the kernel choose.
@@ -39,11 +40,8 @@ func outgoing(t *testing.T, ns *kerneltest.NetNS, from uint16) {
 
 func requireBuckets(t *testing.T) {
 	t.Helper()
-	buckets, err := bindbucket.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	_ = buckets.Close()
+	kerneltest.RequireRoot(t)
+	opener.OrSkip(t, bindbucket.New)
 }
 
 // Whether a server lived here before is not known to a program that has just begun. The kernel knows who

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/check/args"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/words"
@@ -233,11 +234,7 @@ func TestFreePortThatNeedsAPrivilege(t *testing.T) {
 // The command asks whether an address is one of the host's. A bind() that fails would count.
 func TestCommandMakesNoBindFail(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	tracer, err := bindtrace.New(bindtrace.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	defer tracer.Close()
+	tracer := opener.OrSkip(t, func() (*bindtrace.Tracer, error) { return bindtrace.New(bindtrace.Options{}) })
 	ns := kerneltest.New(t)
 	ns.Do(t, func() {
 		for _, args := range []string{"--address=192.0.2.1 80", "192.0.2.1:80", "[2001:db8::1]:80", "127.0.0.1:80", "--wait=1ms 80"} {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
@@ -129,15 +130,8 @@ func (src *sources) openBuckets() {
 
 // hidesBound: the kernel does not know TCPF_BOUND_INACTIVE in a dump.
 func hidesBound() bool {
-	var uts unix.Utsname
-	var major, minor int
-	if err := unix.Uname(&uts); err != nil {
-		return false
-	}
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
-		return false
-	}
-	return major < 6 || major == 6 && minor < 8
+	code, err := features.LinuxVersionCode()
+	return err == nil && code < 6<<16|8<<8
 }
 
 // look looks at the ports and at the Unix sockets. It looks for owners only if asked to: that

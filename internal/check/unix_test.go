@@ -2,7 +2,6 @@ package check
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,26 +12,10 @@ import (
 
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/report/unixreport"
 )
-
-// unixListener listens on the path in the namespace, until the test ends.
-func unixListener(t *testing.T, ns *kerneltest.NetNS, path string) int {
-	t.Helper()
-	fd := -1
-	ns.Do(t, func() {
-		var err error
-		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 5)); err != nil {
-		t.Fatal(err)
-	}
-	return fd
-}
 
 // checkUnix runs the command with --json, wants the exit status and the code, and returns the place.
 func checkUnix(t *testing.T, ns *kerneltest.NetNS, code int, diagnosis codes.Code, args ...string) unixreport.Place {
@@ -70,7 +53,7 @@ func TestUnixSocket(t *testing.T) {
 	checkUnix(t, ns, ExitFree, "", path)
 	text(path + ": free")
 
-	fd := unixListener(t, ns, path)
+	fd := unixsocket.Listen(t, ns, path)
 	p := checkUnix(t, ns, ExitBlocked, codes.UnixInUse, path)
 	if len(p.Sockets) != 1 || p.Sockets[0].Owner == nil || int(p.Sockets[0].Owner.PID) != os.Getpid() || *p.Sockets[0].Limit != 5 || !*p.Sockets[0].Reached {
 		t.Errorf("in use by %+v, want this process", p.Sockets)
@@ -87,7 +70,7 @@ func TestUnixSocket(t *testing.T) {
 
 func TestUnixListenerThatIsCutOff(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	unixListener(t, ns, path)
+	unixsocket.Listen(t, ns, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +78,7 @@ func TestUnixListenerThatIsCutOff(t *testing.T) {
 	if p.Unreached == nil || p.Unreached.Code != codes.UnixUnlinked || len(p.Sockets) != 1 || *p.Sockets[0].Reached {
 		t.Errorf("a listener without its file: %+v", p)
 	}
-	unixListener(t, ns, path)
+	unixsocket.Listen(t, ns, path)
 	p = checkUnix(t, ns, ExitBlocked, codes.UnixInUse, path)
 	if p.Unreached == nil || p.Unreached.Code != codes.UnixShadowed || len(p.Sockets) != 2 {
 		t.Errorf("two listeners: %+v", p)
@@ -106,7 +89,7 @@ func TestUnixListenerThatIsCutOff(t *testing.T) {
 func TestUnixSocketOfAnotherNetworkNamespace(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	path := filepath.Join(t.TempDir(), "app.sock")
-	unixListener(t, kerneltest.New(t), path)
+	unixsocket.Listen(t, kerneltest.New(t), path)
 	// No process runs in that namespace: only connect() shows that somebody listens.
 	checkUnix(t, kerneltest.New(t), ExitBlocked, codes.UnixInUse, path)
 }
@@ -114,7 +97,7 @@ func TestUnixSocketOfAnotherNetworkNamespace(t *testing.T) {
 func TestUnixAbstractName(t *testing.T) {
 	ns := kerneltest.New(t)
 	checkUnix(t, ns, ExitFree, "", "@sockstate-check")
-	unixListener(t, ns, "@sockstate-check")
+	unixsocket.Listen(t, ns, "@sockstate-check")
 	p := checkUnix(t, ns, ExitBlocked, codes.UnixInUse, "@sockstate-check")
 	if p.Name != "@sockstate-check" || p.Remove != "" {
 		t.Errorf("got %+v", p)
@@ -134,7 +117,7 @@ func TestUnixPathThatCannotBeBound(t *testing.T) {
 
 func TestUnixSocketBesideAPort(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	_ = unix.Close(unixListener(t, ns, path))
+	_ = unix.Close(unixsocket.Listen(t, ns, path))
 	r := run(t, command(t, ns, "4840", path))
 	if lines := strings.Split(r.stdout, "\n"); r.code != ExitBlocked || lines[0] != "4840: free" || !strings.HasPrefix(lines[1], path+": blocked") {
 		t.Errorf("exit status %d\n%s", r.code, r.stdout)
@@ -143,7 +126,7 @@ func TestUnixSocketBesideAPort(t *testing.T) {
 
 func TestWaitForUnixSocket(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	fd := unixListener(t, ns, path)
+	fd := unixsocket.Listen(t, ns, path)
 	cmd := command(t, ns, "--wait=10m", path)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

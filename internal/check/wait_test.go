@@ -77,7 +77,7 @@ func TestWaitsUntilTheListenerIsClosed(t *testing.T) {
 // An orphan in FIN_WAIT2 has the timer of TIME_WAIT, and its length can be set.
 func TestWaitsUntilTheKernelsTimerEnds(t *testing.T) {
 	ns := kerneltest.New(t)
-	ns.Sysctl(t, "net.ipv4.tcp_fin_timeout", "3")
+	ns.Sysctl(t, "net.ipv4.tcp_fin_timeout", "6")
 	l := ns.Listen(t, at(any4), kerneltest.Options{})
 	for _, p := range l.Peers(t, kerneltest.StateFinWait2, 3, lo4) {
 		if err := p.Local.Orphan(); err != nil {

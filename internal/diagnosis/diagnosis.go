@@ -57,8 +57,8 @@ func Of(f *Facts) Diagnosis {
 	}
 }
 
-// simple is the diagnosis of a code that says everything.
-func simple(code codes.Code, end End, sentence string) Diagnosis {
+// Simple is the diagnosis of a code that says everything.
+func Simple(code codes.Code, end End, sentence string) Diagnosis {
 	return Diagnosis{Code: code, Sentence: sentence, Remedy: code.Remedy(), End: end}
 }
 
@@ -66,21 +66,21 @@ func simple(code codes.Code, end End, sentence string) Diagnosis {
 func ofPort(f *Facts) Diagnosis {
 	switch {
 	case f.OwnRange && f.Call == Connect:
-		return simple(codes.PortsExhaustedForSocket, untilChanged(),
+		return Simple(codes.PortsExhaustedForSocket, UntilChanged(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for "+f.destination())
 	case f.OwnRange:
-		return simple(codes.PortsExhaustedForSocket, untilClosed(),
+		return Simple(codes.PortsExhaustedForSocket, UntilClosed(),
 			"the socket limits itself to a few ports (IP_LOCAL_PORT_RANGE), and none of them is free for this address")
 	case f.Call == Connect && f.Errno == syscall.EADDRNOTAVAIL:
 		return f.withUsers(ofDestination(f))
 	case f.Call == Connect:
-		return f.withUsers(simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts)))
+		return f.withUsers(Simple(codes.PortsExhausted, UntilClosed(), "no port of net.ipv4.ip_local_port_range is free"+rangeText(f.Host.LocalPorts)))
 	case f.PortKnown && f.Port == 0:
-		return f.withUsers(simple(codes.PortsExhausted, untilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts)))
+		return f.withUsers(Simple(codes.PortsExhausted, UntilClosed(), "no port of net.ipv4.ip_local_port_range is free for this address"+rangeText(f.Host.LocalPorts)))
 	case f.Protocol == sock.UDP:
-		return simple(codes.UDPInUse, untilClosed(), "another UDP socket has the port, and the exporter has not looked for it")
+		return Simple(codes.UDPInUse, UntilClosed(), "another UDP socket has the port, and the exporter has not looked for it")
 	case f.Protocol != sock.TCP && f.Protocol != sock.MPTCP:
-		return simple(codes.Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
+		return Simple(codes.Unknown, End{}, "another socket has the port; the exporter looks for TCP sockets only")
 	default:
 		return ofSockets(f)
 	}
@@ -93,15 +93,15 @@ func ofDestination(f *Facts) Diagnosis {
 	var d Diagnosis
 	switch {
 	case taken.Bound > 0 && taken.Chosen == 0:
-		d = simple(codes.PortsExhausted, untilClosed(), "sockets that were bound to a port have every local port"+rangeText(f.Host.LocalPorts)+
+		d = Simple(codes.PortsExhausted, UntilClosed(), "sockets that were bound to a port have every local port"+rangeText(f.Host.LocalPorts)+
 			", so that none is free for "+f.destination()+" or for another destination")
 	case taken.Chosen > 0:
-		d = simple(codes.PortsExhaustedForDest, untilClosed(), "every local port"+rangeText(f.Host.LocalPorts)+" is in use for "+f.destination()+"; other destinations still work")
+		d = Simple(codes.PortsExhaustedForDest, UntilClosed(), "every local port"+rangeText(f.Host.LocalPorts)+" is in use for "+f.destination()+"; other destinations still work")
 		if taken.Bound > 0 {
 			d.Sentence += fmt.Sprintf(", without the ports that sockets were bound to (%d of %d that were looked at)", taken.Bound, taken.Bound+taken.Chosen)
 		}
 	default:
-		return simple(codes.PortsExhaustedForDest, untilClosed(), "no local port"+rangeText(f.Host.LocalPorts)+" is free for "+f.destination())
+		return Simple(codes.PortsExhaustedForDest, UntilClosed(), "no local port"+rangeText(f.Host.LocalPorts)+" is free for "+f.destination())
 	}
 	d.Afterwards = true
 	return d

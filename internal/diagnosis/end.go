@@ -27,8 +27,11 @@ const (
 	EndChanged EndKind = "changed"  // somebody has to change a setting, or the program
 )
 
-func untilClosed() End  { return End{Kind: EndClosed} }
-func untilChanged() End { return End{Kind: EndChanged} }
+// UntilClosed is the end of what somebody has to close.
+func UntilClosed() End { return End{Kind: EndClosed} }
+
+// UntilChanged is the end of what somebody has to change.
+func UntilChanged() End { return End{Kind: EndChanged} }
 
 // endOf is when the last of the sockets is gone.
 func endOf(blockers []Blocker) End {

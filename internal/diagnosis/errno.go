@@ -18,15 +18,15 @@ func ofErrno(f *Facts) Diagnosis {
 	case syscall.EACCES:
 		return ofPrivilege(f)
 	case syscall.EPERM:
-		return simple(codes.DeniedByPolicy, untilChanged(), "a security module, or a BPF program of the process's cgroup, refused the call")
+		return Simple(codes.DeniedByPolicy, UntilChanged(), "a security module, or a BPF program of the process's cgroup, refused the call")
 	case syscall.EINVAL:
-		return simple(codes.InvalidCall, untilChanged(), "the socket is bound already, or the address makes no sense for it")
+		return Simple(codes.InvalidCall, UntilChanged(), "the socket is bound already, or the address makes no sense for it")
 	case syscall.EAFNOSUPPORT:
-		return simple(codes.InvalidCall, untilChanged(), "the address is of another family than the socket")
+		return Simple(codes.InvalidCall, UntilChanged(), "the address is of another family than the socket")
 	case syscall.ENODEV:
-		return simple(codes.DeviceMissing, untilChanged(), "the network device of the address's scope does not exist")
+		return Simple(codes.DeviceMissing, UntilChanged(), "the network device of the address's scope does not exist")
 	case syscall.ENOBUFS, syscall.ENOMEM:
-		return simple(codes.OutOfMemory, End{}, "the kernel was short of memory")
+		return Simple(codes.OutOfMemory, End{}, "the kernel was short of memory")
 	default:
 		return Diagnosis{Code: codes.Unknown}
 	}
@@ -40,15 +40,15 @@ func ofAddress(f *Facts) Diagnosis {
 	switch is.State {
 	case sock.IPv6Disabled:
 		setting := "net.ipv6.conf." + cmp.Or(is.Device, "all") + ".disable_ipv6"
-		d = simple(codes.FamilyDisabled, untilChanged(), fmt.Sprintf("IPv6 is disabled: %s is 1, so that %s cannot be an address here", words.OneLine(setting), addr))
+		d = Simple(codes.FamilyDisabled, UntilChanged(), fmt.Sprintf("IPv6 is disabled: %s is 1, so that %s cannot be an address here", words.OneLine(setting), addr))
 		d.Remedy = fmt.Sprintf("Set %s to 0, or remove the IPv6 address from the server's configuration.", words.OneLine(setting))
 	case sock.AddressTentative:
-		d = simple(codes.AddressTentative, End{}, fmt.Sprintf("%s on %s is tentative: IPv6 duplicate address detection has not finished", addr, device))
+		d = Simple(codes.AddressTentative, End{}, fmt.Sprintf("%s on %s is tentative: IPv6 duplicate address detection has not finished", addr, device))
 	case sock.AddressDuplicate:
-		d = simple(codes.AddressTentative, untilChanged(), fmt.Sprintf("another host has %s too: IPv6 duplicate address detection on %s has failed (dadfailed)", addr, device))
+		d = Simple(codes.AddressTentative, UntilChanged(), fmt.Sprintf("another host has %s too: IPv6 duplicate address detection on %s has failed (dadfailed)", addr, device))
 		d.Remedy = "Give one of the two hosts another address."
 	case sock.AddressDown:
-		d = simple(codes.AddressMissing, untilChanged(), fmt.Sprintf("%s is an address of %s, which is down", addr, device))
+		d = Simple(codes.AddressMissing, UntilChanged(), fmt.Sprintf("%s is an address of %s, which is down", addr, device))
 		d.Remedy = fmt.Sprintf("Set the device up before the server starts: ip link set %s up.", device)
 	default:
 		d = ofAbsent(f)
@@ -84,7 +84,7 @@ func ofAbsent(f *Facts) Diagnosis {
 			sentence += fmt.Sprintf(" and %d more", is.Disabled-1)
 		}
 	}
-	d := simple(codes.AddressMissing, untilChanged(), sentence)
+	d := Simple(codes.AddressMissing, UntilChanged(), sentence)
 	d.Remedy = "Configure the address before the server starts, for example with After=network-online.target in the unit."
 	if is.State == sock.AddressAbsent && is.Disabled > 0 {
 		setting := words.OneLine("net.ipv6.conf." + is.Device + ".disable_ipv6")
@@ -101,19 +101,19 @@ func ofPrivilege(f *Facts) Diagnosis {
 	start := f.Host.UnprivilegedPortStart
 	switch {
 	case start < 0 || !f.PortKnown:
-		d := simple(codes.Unknown, untilChanged(), "the port needs CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start), or a security module refused the call")
+		d := Simple(codes.Unknown, UntilChanged(), "the port needs CAP_NET_BIND_SERVICE (net.ipv4.ip_unprivileged_port_start), or a security module refused the call")
 		d.Remedy = codes.DeniedByPolicy.Remedy()
 		return d
 	case int(f.Port) < start && f.Port != 0 && f.Host.PrivilegeLacked:
-		d := simple(codes.PortPrivileged, untilChanged(),
+		d := Simple(codes.PortPrivileged, UntilChanged(),
 			fmt.Sprintf("port %d is below net.ipv4.ip_unprivileged_port_start (%d), and the process lacks CAP_NET_BIND_SERVICE", f.Port, start))
 		d.Remedy = fmt.Sprintf("Give the process the capability (AmbientCapabilities=CAP_NET_BIND_SERVICE in its unit), pass it the socket, or set net.ipv4.ip_unprivileged_port_start to %d or less.", f.Port)
 		return d
 	case int(f.Port) < start && f.Port != 0:
-		return simple(codes.DeniedByPolicy, untilChanged(),
+		return Simple(codes.DeniedByPolicy, UntilChanged(),
 			fmt.Sprintf("a security module refused the call: the process has CAP_NET_BIND_SERVICE, so that it may bind to %s", words.Port(f.Port)))
 	default:
-		return simple(codes.DeniedByPolicy, untilChanged(),
+		return Simple(codes.DeniedByPolicy, UntilChanged(),
 			fmt.Sprintf("a security module refused the call: %s needs no privilege, since net.ipv4.ip_unprivileged_port_start is %d", words.Port(f.Port), start))
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"sockstate_exporter/internal/words"
 )
 
-// sameProgram says that the holder is another instance of the program that made the call. A name proves
+// SameProgram says that the holder is another instance of the program that made the call. A name proves
 // nothing: any process can have it. So it takes the executable, or the systemd service, too.
-func (f *Facts) sameProgram(b *Blocker) bool {
+func (f *Facts) SameProgram(b *Blocker) bool {
 	h := &b.Holder
 	sameExe := h.Exe != "" && h.Exe == f.By.Exe && h.Container == f.By.Container && !owner.RunsOthers(path.Base(h.Exe))
 	sameService := strings.HasSuffix(h.Unit, ".service") && h.Unit == f.By.Unit && h.Container == f.By.Container && h.Process == f.Process
@@ -20,7 +20,7 @@ func (f *Facts) sameProgram(b *Blocker) bool {
 
 // namesake says that the holder may be another instance.
 func (f *Facts) namesake(b *Blocker) bool {
-	return f.sameProgram(b) || f.Process != "" && b.Holder.Process == f.Process && !owner.RunsOthers(f.Process) && !owner.RunsOthers(path.Base(b.Holder.Exe))
+	return f.SameProgram(b) || f.Process != "" && b.Holder.Process == f.Process && !owner.RunsOthers(f.Process) && !owner.RunsOthers(path.Base(b.Holder.Exe))
 }
 
 // leftOver follows the remedy where the process that opened the socket is gone, and another one of the program has
@@ -29,7 +29,7 @@ func leftOver(h *owner.Owner) string {
 	if h.Opener == nil || !h.Opener.Ended || !h.Opener.SameProgram {
 		return ""
 	}
-	return fmt.Sprintf(" If its main process (pid %d) was killed, end what is left of it: %s.", h.Opener.PID, process(h))
+	return fmt.Sprintf(" If its main process (pid %d) was killed, end what is left of it: %s.", h.Opener.PID, Process(h))
 }
 
 // otherInstance follows the remedy where the holder has the name of the program that made the call, and

@@ -90,7 +90,7 @@ func (f *Facts) mayLast(end End) *End {
 func (f *Facts) brief(end End, bound *End) string {
 	line := counted(f.Blockers)
 	connections := slices.DeleteFunc(slices.Clone(f.Blockers), func(b Blocker) bool { return b.State == sock.StateListen })
-	if names := holders(connections); len(names) > 0 && !f.heldByCaller(connections) {
+	if names := Holders(connections); len(names) > 0 && !f.heldByCaller(connections) {
 		line += ", open in " + strings.Join(words.FirstOf(names), ", ")
 	}
 	switch {
@@ -165,9 +165,9 @@ type Halves struct {
 
 // OfSplit is the diagnosis of a port whose halves are not in the same hands.
 func OfSplit(h *Halves) Diagnosis {
-	d := simple(codes.SplitPort, untilChanged(), "")
+	d := Simple(codes.SplitPort, UntilChanged(), "")
 	if h.Missing == 0 {
-		d.Sentence = "IPv4 is served by " + names(h.IPv4) + ", and IPv6 by " + names(h.IPv6)
+		d.Sentence = "IPv4 is served by " + Names(h.IPv4) + ", and IPv6 by " + Names(h.IPv6)
 		return d
 	}
 	present, other := h.IPv4, sock.FamilyIPv4
@@ -178,7 +178,7 @@ func OfSplit(h *Halves) Diagnosis {
 	d.Sentence = "only " + FamilyName(other) + " is served"
 	if len(present) > 0 {
 		d.Holder = present[0]
-		d.Sentence += ", by " + names(present)
+		d.Sentence += ", by " + Names(present)
 	}
 	switch {
 	case h.Failed:
@@ -199,10 +199,11 @@ func FamilyName(f sock.Family) string {
 	return "IPv6"
 }
 
-func names(owners []owner.Owner) string {
+// Names names processes, the first few of them.
+func Names(owners []owner.Owner) string {
 	var out []string
 	for i := range owners {
-		out = append(out, process(&owners[i]))
+		out = append(out, Process(&owners[i]))
 	}
 	slices.Sort(out)
 	return words.And(words.FirstOf(slices.Compact(out)))
@@ -214,7 +215,7 @@ func OfNoReuseAddr(on []netip.Addr) Diagnosis {
 	for _, a := range on {
 		places = append(places, a.String())
 	}
-	return simple(codes.NoReuseAddr, untilChanged(), "the listener on "+words.And(words.FirstOf(places))+
+	return Simple(codes.NoReuseAddr, UntilChanged(), "the listener on "+words.And(words.FirstOf(places))+
 		" lacks SO_REUSEADDR: each connection that it closes first blocks its restart for 60 s (TIME_WAIT)")
 }
 

@@ -20,7 +20,7 @@ func TestConnectionWhoseOpenerNobodyHasSeen(t *testing.T) {
 		f.Host.Listened = listened
 		want := map[bool]codes.Code{false: codes.Unknown, true: codes.AcceptedConnection}[listened]
 		d := Of(&f)
-		if d.Code != want || d.End != untilClosed() || strings.Contains(d.Sentence, "new socket") {
+		if d.Code != want || d.End != UntilClosed() || strings.Contains(d.Sentence, "new socket") {
 			t.Errorf("listened %t: %+v, want %s until closed", listened, d, want)
 		}
 		if reserve := strings.Contains(d.Remedy, "add 7020 to net.ipv4.ip_local_reserved_ports"); reserve == listened {
@@ -63,14 +63,14 @@ func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
 		{"it depends on flags", doubtful(wouldFail(yes), waiting(3, unknown, time.Second)), codes.Unknown, End{},
 			"it depends on flags of 3 sockets in TIME_WAIT, gone in 1 s", "Wait 1 s"},
 		{"nothing is known", but(wouldFail(yes), func(f *Facts) { f.Partial = true }), codes.Unknown, End{}, "not all sockets were seen", ""},
-		{"a healthy server", wouldFail(no, listen.with(held(nginx))), codes.OtherListener, untilClosed(),
+		{"a healthy server", wouldFail(no, listen.with(held(nginx))), codes.OtherListener, UntilClosed(),
 			"1 socket in LISTEN without SO_REUSEADDR, until closed", "To run another server here, stop nginx (pid 7, nginx.service) first, or use another port or address."},
-		{"a listener that the exporter may not look at", wouldFail(no, listen.with(held(owner.Owner{Absence: owner.Hidden}))), codes.OtherListener, untilClosed(),
+		{"a listener that the exporter may not look at", wouldFail(no, listen.with(held(owner.Owner{Absence: owner.Hidden}))), codes.OtherListener, UntilClosed(),
 			"1 socket in LISTEN without SO_REUSEADDR, until closed", "Not all processes could be looked into; `ss -Htlnp 'sport = :4840'`, as root on the host, may name it."},
-		{"a restart of a server with open connections", restart(no, open.with(held(nginx)), open.with(held(nginx))), codes.AcceptedConnection, untilClosed(),
+		{"a restart of a server with open connections", restart(no, open.with(held(nginx)), open.with(held(nginx))), codes.AcceptedConnection, UntilClosed(),
 			"2 connections of the server are open (2 ESTABLISHED, peer 127.0.0.1:5000), and those that it closes first stay in TIME_WAIT for 60 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
 			"Set SO_REUSEADDR before bind(). For the restart that brings the flag: stop the server, wait 60 s"},
-		{"another process has the server's connection", restart(yes, open.with(held(curl))), codes.AcceptedConnection, untilClosed(),
+		{"another process has the server's connection", restart(yes, open.with(held(curl))), codes.AcceptedConnection, UntilClosed(),
 			"1 connection of the server is open (1 ESTABLISHED, peer 127.0.0.1:5000), held by curl (pid 8), and those that it closes first stay in TIME_WAIT for 60 s; the new socket sets SO_REUSEADDR, but it was opened without SO_REUSEADDR",
 			"Stop the server, wait 60 s"},
 		{"a server that does not close what its clients have closed", doubtful(restart(no), leaked, leaked, leaked), codes.AcceptedConnection, End{Kind: EndKernel},
@@ -78,7 +78,7 @@ func TestDiagnosesOfBindsThatNobodyHasMade(t *testing.T) {
 			"Find out why the server does not close connections that the peer has closed: it leaks descriptors. When the server ends, the kernel closes them"},
 		{"and that has closed others first", doubtful(restart(no, waiting(5, no, 42*time.Second)), leaked), codes.TimeWait, End{EndTime, 42 * time.Second},
 			"5 sockets in TIME_WAIT without SO_REUSEADDR, for 42 s", "Set SO_REUSEADDR before bind(). This time also wait 42 s"},
-		{"one of them is not closed yet", restart(no, leaked, open.with(held(nginx))), codes.AcceptedConnection, untilClosed(),
+		{"one of them is not closed yet", restart(no, leaked, open.with(held(nginx))), codes.AcceptedConnection, UntilClosed(),
 			"2 connections of the server are open (1 CLOSE_WAIT, 1 ESTABLISHED, peer 127.0.0.1:5000), and those that it closes first stay in TIME_WAIT for 60 s; they were opened without SO_REUSEADDR, and the new socket lacks it too",
 			"Set SO_REUSEADDR before bind(). For the restart that brings the flag: stop the server, wait 60 s"},
 	} {

@@ -16,30 +16,31 @@ import (
 func (f *Facts) remedy(code codes.Code, sockets []Blocker) string {
 	switch code {
 	case codes.OwnListener:
-		return f.remedyOfOwnListener(sockets)
+		return f.RemedyOfOwn(sockets)
 	case codes.InheritedListener:
 		unless := ""
 		if !sockets[0].Opener.Known() { // it may be a server that got the socket, and is busy
 			unless = " if it does not serve the port"
 		}
-		return "End " + f.who(sockets) + unless + ", and open the server's socket with SOCK_CLOEXEC, so that children do not inherit it."
+		return "End " + f.Who(sockets) + unless + ", and open the server's socket with SOCK_CLOEXEC, so that children do not inherit it."
 	case codes.OtherListener:
 		return f.remedyOfOtherListener(sockets)
 	case codes.SelfConnection:
-		return f.closeFirst(sockets, "Restart the client") + " The port then stays in TIME_WAIT for 60 s, and the bind works after that. " + f.reserve()
+		return f.CloseFirst(sockets, "Restart the client") + " The port then stays in TIME_WAIT for 60 s, and the bind works after that. " + f.Reserve()
 	case codes.OutgoingConnection:
 		return f.remedyOfOutgoing(sockets)
 	case codes.AcceptedConnection, codes.Closing, codes.TimeWait, codes.TimeWaitOldFlags:
 		return f.remedyByFlag(code, sockets)
 	case codes.Unknown:
 		return "The bind works once they are closed. If a server that is gone accepted them, set SO_REUSEADDR before bind(): then such connections do not block it. " +
-			"If a client opened them, the flag does not help. " + f.reserve()
+			"If a client opened them, the flag does not help. " + f.Reserve()
 	default:
 		return code.Remedy()
 	}
 }
 
-func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
+// RemedyOfOwn is what to do about a socket of the binder itself.
+func (f *Facts) RemedyOfOwn(sockets []Blocker) string {
 	b := &sockets[0]
 	if b.Addr.Unmap() != f.Request.Addr.Unmap() && b.Addr.IsUnspecified() && b.Addr.Is6() {
 		return "Set IPV6_V6ONLY on the socket that listens on ::, or do not listen on IPv4 as well."
@@ -54,8 +55,8 @@ func (f *Facts) remedyOfOwnListener(sockets []Blocker) string {
 }
 
 func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
-	names := holders(sockets)
-	if f.sameProgram(&sockets[0]) {
+	names := Holders(sockets)
+	if f.SameProgram(&sockets[0]) {
 		return "The program runs already: stop that instance before you start another one." + leftOver(&sockets[0].Holder)
 	}
 	switch {
@@ -79,24 +80,25 @@ func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
 	return codes.OtherListener.Remedy()
 }
 
-// closeFirst names the process that has to close its socket.
-func (f *Facts) closeFirst(sockets []Blocker, otherwise string) string {
-	if names := holders(sockets); len(names) > 0 {
+// CloseFirst names the process that has to close its socket.
+func (f *Facts) CloseFirst(sockets []Blocker, otherwise string) string {
+	if names := Holders(sockets); len(names) > 0 {
 		return "Restart " + words.And(words.FirstOf(names)) + "."
 	}
 	return otherwise + "."
 }
 
-func (f *Facts) reserve() string {
+// Reserve says how to keep the kernel from choosing the port.
+func (f *Facts) Reserve() string {
 	return fmt.Sprintf("Reserve the port, so that the kernel does not choose it for a client: add %d to net.ipv4.ip_local_reserved_ports.", f.Port)
 }
 
 func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
 	now := "Wait until the connection is closed"
-	if total(sockets) > 1 {
+	if Total(sockets) > 1 {
 		now = "Wait until the connections are closed"
 	}
-	if names := holders(sockets); len(names) > 0 {
+	if names := Holders(sockets); len(names) > 0 {
 		now += ", or end " + words.And(words.FirstOf(names))
 	}
 	now += ". The bind works then, or 60 s later if this side closes first (TIME_WAIT)."
@@ -104,9 +106,9 @@ func (f *Facts) remedyOfOutgoing(sockets []Blocker) string {
 		now = "Wait " + words.Wait(end.Left) + "."
 	}
 	if common(sockets, func(b *Blocker) bindrule.Flag { return b.ReuseAddr }) == bindrule.Yes {
-		return now + " With SO_REUSEADDR on the new socket it works now. " + f.reserve()
+		return now + " With SO_REUSEADDR on the new socket it works now. " + f.Reserve()
 	}
-	return now + " SO_REUSEADDR does not help: the connection does not have it. " + f.reserve()
+	return now + " SO_REUSEADDR does not help: the connection does not have it. " + f.Reserve()
 }
 
 // remedyByFlag: sockets that do not listen do not block where both sides set SO_REUSEADDR.
@@ -114,7 +116,7 @@ func (f *Facts) remedyByFlag(code codes.Code, sockets []Blocker) string {
 	lacking := withoutReuseAddr(f.Blockers)
 	wait := endText(endOf(lacking))
 	after := ""
-	if names := holders(sockets); code == codes.AcceptedConnection && len(names) > 0 && f.Seen != Now {
+	if names := Holders(sockets); code == codes.AcceptedConnection && len(names) > 0 && f.Seen != Now {
 		wait += ", or end " + words.And(words.FirstOf(names)) + ", which has the old connections open"
 	}
 	if slices.ContainsFunc(lacking, func(b Blocker) bool { return b.State == sock.StateEstablished }) {

@@ -24,7 +24,7 @@ func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 	case codes.InheritedListener:
 		return f.inherited(sockets)
 	case codes.ReusePortOtherUser:
-		return f.who(sockets) + " listens on " + f.where(sockets) + " with SO_REUSEPORT as " + uids(sockets) +
+		return f.Who(sockets) + " listens on " + f.Where(sockets) + " with SO_REUSEPORT as " + UIDs(sockets) +
 			", and the new socket belongs to uid " + strconv.FormatUint(uint64(f.Request.UID.ID), 10)
 	case codes.ReusePortMissing:
 		which := "the new socket sets SO_REUSEPORT, and that listener does not"
@@ -35,9 +35,9 @@ func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 	case codes.OtherListener:
 		return f.listens(sockets)
 	case codes.SelfConnection:
-		return f.who(sockets) + " is connected to itself on " + f.endpoint(&sockets[0])
+		return f.Who(sockets) + " is connected to itself on " + f.Endpoint(&sockets[0])
 	case codes.BoundOnly:
-		return f.who(sockets) + " has bound " + f.where(sockets) + " and does not listen" + f.flagNote(sockets)
+		return f.Who(sockets) + " has bound " + f.Where(sockets) + " and does not listen" + f.flagNote(sockets)
 	case codes.OutgoingConnection:
 		return f.outgoing(sockets)
 	case codes.AcceptedConnection, codes.Unknown:
@@ -52,9 +52,9 @@ func (f *Facts) sentence(code codes.Code, sockets []Blocker) string {
 
 func (f *Facts) inherited(sockets []Blocker) string {
 	if opener := &sockets[0].Opener; opener.Known() {
-		return f.who(sockets) + " still has the listening socket on " + f.where(sockets) + " open that " + process(opener) + " opened, which is gone"
+		return f.Who(sockets) + " still has the listening socket on " + f.Where(sockets) + " open that " + Process(opener) + " opened, which is gone"
 	}
-	return f.who(sockets) + " has the listening socket on " + f.where(sockets) + " open, but has not opened it, and nobody waits for its connections: whoever opened it does not have it any more"
+	return f.Who(sockets) + " has the listening socket on " + f.Where(sockets) + " open, but has not opened it, and nobody waits for its connections: whoever opened it does not have it any more"
 }
 
 func (f *Facts) ownListener(sockets []Blocker) string {
@@ -62,7 +62,7 @@ func (f *Facts) ownListener(sockets []Blocker) string {
 	if f.Process != "" {
 		who = words.Name(f.Process)
 	}
-	line := who + " itself listens on " + f.where(sockets) + " already"
+	line := who + " itself listens on " + f.Where(sockets) + " already"
 	if addr := sockets[0].Addr; addr.Is6() && addr.IsUnspecified() && f.Request.Addr.Is4() {
 		line += ", and that socket covers IPv4 too (no IPV6_V6ONLY)"
 	}
@@ -71,23 +71,23 @@ func (f *Facts) ownListener(sockets []Blocker) string {
 
 func (f *Facts) listens(sockets []Blocker) string {
 	verb := " listens on "
-	if len(holders(sockets)) > 1 || sockets[0].Holder.Processes > 1 {
+	if len(Holders(sockets)) > 1 || sockets[0].Holder.Processes > 1 {
 		verb = " listen on "
 	}
-	return f.who(sockets) + verb + f.where(sockets)
+	return f.Who(sockets) + verb + f.Where(sockets)
 }
 
 func (f *Facts) outgoing(sockets []Blocker) string {
 	b := &sockets[0]
-	if n := total(sockets); n > 1 || !b.Peer.IsValid() {
+	if n := Total(sockets); n > 1 || !b.Peer.IsValid() {
 		return count(sockets, "outgoing connection") + " (" + states(sockets) + ") " + verb(sockets, "uses", "use") +
 			" the port as source port" + heldBy(sockets)
 	}
 	line := "an outgoing connection"
 	if b.Holder.Known() {
-		line += " of " + process(&b.Holder)
+		line += " of " + Process(&b.Holder)
 	}
-	return line + fmt.Sprintf(" from %s to %s (%s) uses the port as its source port", f.endpoint(b), b.Peer, state(b)) + left(sockets)
+	return line + fmt.Sprintf(" from %s to %s (%s) uses the port as its source port", f.Endpoint(b), b.Peer, state(b)) + left(sockets)
 }
 
 func (f *Facts) accepted(sockets []Blocker) string {
@@ -174,9 +174,9 @@ func others(groups map[codes.Code][]Blocker, told codes.Code) string {
 	return count(rest, "other socket") + " (" + states(rest) + ") " + verb(rest, "blocks", "block") + " it too"
 }
 
-// who names the holders, or says what is known of why there is none.
-func (f *Facts) who(sockets []Blocker) string {
-	switch names := holders(sockets); {
+// Who names the holders, or says what is known of why there is none.
+func (f *Facts) Who(sockets []Blocker) string {
+	switch names := Holders(sockets); {
 	case len(names) > 0 && f.MoreHolders > 0 && sockets[0].State == sock.StateListen:
 		return words.And(append(names, strconv.Itoa(f.MoreHolders)+" more"))
 	case len(names) > 0:
@@ -186,15 +186,16 @@ func (f *Facts) who(sockets []Blocker) string {
 	case sockets[0].Holder.Absence == owner.NoProcess:
 		return "a socket that no process shows"
 	default:
-		return "a process of " + uids(sockets)
+		return "a process of " + UIDs(sockets)
 	}
 }
 
-func holders(sockets []Blocker) []string {
+// Holders names the processes that are known to have the sockets.
+func Holders(sockets []Blocker) []string {
 	var names []string
 	for i := range sockets {
 		if h := &sockets[i].Holder; h.Known() {
-			names = append(names, process(h))
+			names = append(names, Process(h))
 		}
 	}
 	slices.Sort(names)
@@ -202,14 +203,15 @@ func holders(sockets []Blocker) []string {
 }
 
 func heldBy(sockets []Blocker) string {
-	names := holders(sockets)
+	names := Holders(sockets)
 	if len(names) == 0 {
 		return ""
 	}
 	return ", held by " + words.And(words.FirstOf(names))
 }
 
-func process(o *owner.Owner) string {
+// Process names a process.
+func Process(o *owner.Owner) string {
 	return words.Process(o.Process, o.PID, placeOf(o), max(o.Processes-1, 0))
 }
 
@@ -217,7 +219,8 @@ func placeOf(o *owner.Owner) words.Place {
 	return words.Place{Unit: o.ShownUnit(), Pod: o.Named.PodName(), Container: o.ShownContainer()}
 }
 
-func uids(sockets []Blocker) string {
+// UIDs are the users of the sockets.
+func UIDs(sockets []Blocker) string {
 	var ids []string
 	for i := range sockets {
 		if uid := sockets[i].UID; uid.Known && uid.ID != sock.OtherUID {
@@ -230,16 +233,17 @@ func uids(sockets []Blocker) string {
 	return "uid " + words.Few(ids)
 }
 
-// where are the addresses of the sockets.
-func (f *Facts) where(sockets []Blocker) string {
+// Where are the addresses of the sockets.
+func (f *Facts) Where(sockets []Blocker) string {
 	var out []string
 	for i := range sockets {
-		out = append(out, f.endpoint(&sockets[i]))
+		out = append(out, f.Endpoint(&sockets[i]))
 	}
 	return words.Few(out)
 }
 
-func (f *Facts) endpoint(b *Blocker) string {
+// Endpoint is the address and port of a socket.
+func (f *Facts) Endpoint(b *Blocker) string {
 	switch {
 	case b.Elsewhere == sock.FamilyIPv4:
 		return words.Port(f.Port) + " of other IPv4 addresses"
@@ -280,17 +284,18 @@ func states(sockets []Blocker) string {
 	return strings.Join(out, ", ")
 }
 
-func total(sockets []Blocker) (n uint64) {
+// Total is the number of sockets.
+func Total(sockets []Blocker) (n uint64) {
 	for i := range sockets {
 		n += sockets[i].Count
 	}
 	return n
 }
 
-func count(sockets []Blocker, what string) string { return words.Plural(total(sockets), what) }
+func count(sockets []Blocker, what string) string { return words.Plural(Total(sockets), what) }
 
 func verb(sockets []Blocker, one, many string) string {
-	if total(sockets) == 1 {
+	if Total(sockets) == 1 {
 		return one
 	}
 	return many
@@ -305,7 +310,7 @@ func left(sockets []Blocker) string {
 	switch {
 	case last <= 0:
 		return ""
-	case total(sockets) == 1:
+	case Total(sockets) == 1:
 		return ", for " + words.Wait(last)
 	default:
 		return ", the last one for " + words.Wait(last)

@@ -14,26 +14,9 @@ func ofSockets(f *Facts) Diagnosis {
 	if len(f.Blockers) == 0 {
 		return notSeen(f)
 	}
-	groups := make(map[codes.Code][]Blocker)
-	first := codes.Unknown
-	for i := range f.Blockers {
-		code := f.classify(&f.Blockers[i])
-		groups[code] = append(groups[code], f.Blockers[i])
-		if code.Before(first) {
-			first = code
-		}
-	}
-	sockets := groups[first]
-	d := Diagnosis{
-		Code: first, Sentence: f.sentence(first, sockets), Remedy: f.remedy(first, sockets), End: endOf(f.Blockers),
-		Afterwards: f.Seen == Afterwards, State: sockets[0].State.String(),
-	}
-	if holder := f.holderOf(sockets); holder != nil {
-		d.Holder = *holder
-	}
-	if sockets[0].Peer.IsValid() {
-		d.Peer = sockets[0].Peer.String()
-	}
+	d, groups := f.Decide(f.classify)
+	first, sockets := d.Code, groups[d.Code]
+	d.Sentence, d.Remedy, d.End = f.sentence(first, sockets), f.remedy(first, sockets), endOf(f.Blockers)
 	if f.Call == Listen && isListenerCode(first) {
 		d.Code = codes.SecondListen
 		d.Remedy = codes.SecondListen.Remedy()
@@ -42,6 +25,29 @@ func ofSockets(f *Facts) Diagnosis {
 		d.Sentence += "; " + rest
 	}
 	return d
+}
+
+// Decide classifies the blockers. The sockets of the first code decide the diagnosis, which has its code and what
+// these sockets are.
+func (f *Facts) Decide(classify func(*Blocker) codes.Code) (Diagnosis, map[codes.Code][]Blocker) {
+	groups := make(map[codes.Code][]Blocker)
+	first := codes.Unknown
+	for i := range f.Blockers {
+		code := classify(&f.Blockers[i])
+		groups[code] = append(groups[code], f.Blockers[i])
+		if code.Before(first) {
+			first = code
+		}
+	}
+	sockets := groups[first]
+	d := Diagnosis{Code: first, Afterwards: f.Seen == Afterwards, State: sockets[0].State.String()}
+	if holder := f.holderOf(sockets); holder != nil {
+		d.Holder = *holder
+	}
+	if sockets[0].Peer.IsValid() {
+		d.Peer = sockets[0].Peer.String()
+	}
+	return d, groups
 }
 
 func isListenerCode(c codes.Code) bool { return c.Before(codes.SecondListen) && c != codes.OwnListener }

@@ -18,7 +18,7 @@ func (t *Taken) by() string {
 	var parts []string
 	for i := range t.Users[:min(len(t.Users), maxUsers)] {
 		u := &t.Users[i]
-		parts = append(parts, fmt.Sprintf("%d of %s", u.Sockets, process(&u.Owner)))
+		parts = append(parts, fmt.Sprintf("%d of %s", u.Sockets, Process(&u.Owner)))
 	}
 	if t.TimeWait > 0 {
 		parts = append(parts, fmt.Sprintf("%d in TIME_WAIT", t.TimeWait))

@@ -262,18 +262,8 @@ func TestKernelDiagnosisOfTheSecondListen(t *testing.T) {
 	at := netip.AddrPortFrom(netip.IPv4Unspecified(), 4001)
 	cmd := c.ns.Command(t, "/proc/self/exe")
 	cmd.Env, cmd.Stderr = reexec.RoleEnv("listen-second"), os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.Read(make([]byte, 16)); err != nil {
+	in, out := reexec.StartPiped(t, cmd)
+	if _, err := out.ReadByte(); err != nil {
 		t.Fatal(err)
 	}
 	c.ns.Listen(t, at, kerneltest.Options{ReuseAddr: true})

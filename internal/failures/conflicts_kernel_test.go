@@ -8,13 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -34,32 +34,17 @@ type traced struct {
 	sets   map[uint32][]watch.Set
 }
 
-// newTracer traces the namespace as its own. The tracefs that it may need goes with the
-// thread that mounts it.
+// newTracer traces the namespace as its own.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	var tracer *bindtrace.Tracer
-	err := ns.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = ns.Run(func() error {
+			tracer, err = bindtrace.New(bindtrace.Options{})
 			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return err
-		}
-		// Without it fexit may do.
-		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "")
-		tracer, err = bindtrace.New(bindtrace.Options{})
-		return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	switch {
-	case errors.As(err, &unavailable):
-		kerneltest.Skip(t, "%v", err)
-	case err != nil:
-		t.Fatal(err)
-	}
-	return tracer
 }
 
 // trace follows the failed binds of a new namespace, with the flags read in a mode; none
@@ -81,17 +66,7 @@ func traceWith(t *testing.T, mode sockflags.Mode, change func(*kerneltest.NetNS,
 	}
 	host := &probe.Host{Config: probe.Config{NetNS: ns.FD()}, OwnInode: inode}
 	if mode != "" {
-		flags, err := sockflags.New(sockflags.Options{Mode: mode})
-		var unavailable *sock.UnavailableError
-		if errors.As(err, &unavailable) {
-			_ = tr.tracer.Close()
-			kerneltest.Skip(t, "%v", err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = flags.Close() })
-		host.Flags = flags
+		host.Flags = opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: mode}) })
 	}
 	cfg := Config{Tracer: tr.tracer, Host: host}
 	change(ns, &cfg)
@@ -224,14 +199,7 @@ func scenes() []scene {
 }
 
 // showsBoundInactive says whether sock_diag shows TCP sockets that are only bound: since Linux 6.8.
-func showsBoundInactive(t *testing.T) bool {
-	t.Helper()
-	code, err := features.LinuxVersionCode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return code >= 6<<16|8<<8
-}
+func showsBoundInactive(t *testing.T) bool { return kerneltest.KernelAtLeast(t, 6, 8) }
 
 func TestKernelDiagnosesOfConflicts(t *testing.T) {
 	inactive := showsBoundInactive(t)

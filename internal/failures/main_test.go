@@ -11,6 +11,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -21,6 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	reexec.Play(map[string]func([]string) error{"listen-second": listenSecond, "own-in-a-storm": ownInAStorm})
+	mounts.PrivateTracefs()
 	kerneltest.Main(m)
 }
 

@@ -5,11 +5,14 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe/probetest"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
+
+func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 // Any user may listen on every loopback address. The cause of another one's failure is known all the
 // same.

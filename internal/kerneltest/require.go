@@ -62,6 +62,21 @@ func RequireRoot(t testing.TB) {
 	}
 }
 
+// KernelAtLeast reports whether the kernel is of this release, or a later one.
+func KernelAtLeast(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	var x, y int
+	if _, err := fmt.Sscanf(release, "%d.%d", &x, &y); err != nil {
+		t.Fatalf("kernel release %q: %v", release, err)
+	}
+	return x > major || x == major && y >= minor
+}
+
 // InInitUserNS reports whether this process is in the initial user namespace.
 func InInitUserNS() (bool, error) {
 	var st unix.Stat_t

@@ -197,6 +197,11 @@ func notes() map[string]note {
 			details: "Another thread closed the socket during the call, or the tracer could not keep the arguments of the call. So the port and the protocol are not known.",
 			source:  "eBPF",
 		},
+		"vsock_bind_failures_total": {
+			unit:    calls,
+			details: "A vsock socket connects a virtual machine with its host. Its port is a number of its own and no port of the network, so these calls count in no other metric. Of all network namespaces.",
+			source:  "eBPF, `__sys_bind`",
+		},
 		"bind_tracer_missed_runs_total": {
 			unit:    "runs, since the exporter started",
 			details: "The skipped runs belong to calls that failed and to calls that worked. While this rises, failures may be missing from the counters. In the mode `kprobe`, Linux before 6.7 does not say which calls found no free return probe.",
@@ -295,7 +300,7 @@ func notes() map[string]note {
 		},
 		"udp_port_shared": {
 			unit: flags,
-			details: "Servers are different as in `sockstate_tcp_port_shared`. Sockets that have joined a multicast group or may broadcast do not count: each of them gets a copy of what is sent to the group. " +
+			details: "Servers are different as in `sockstate_tcp_port_shared`. Sockets that have joined a multicast group do not count, nor two that both may broadcast: each of them gets a copy of what is sent to many. " +
 				"Each unicast datagram reaches only one of the servers.",
 			absent: "before the port was first seen so; without eBPF, which reads the flags",
 			source: "`udp_table`, by eBPF, and the owners of the sockets",

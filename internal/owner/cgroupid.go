@@ -4,21 +4,20 @@ import (
 	"sync"
 
 	"sockstate_exporter/internal/container/cgroup"
-	"sockstate_exporter/internal/owner/cgroupid"
 )
 
 const maxCgroups = 1024 // places kept
 
 // cgroupIDs turns ids of the unified cgroup hierarchy into places.
 type cgroupIDs struct {
-	*cgroupid.Hierarchy
+	*cgroup.Hierarchy
 
 	mu    sync.Mutex
 	known map[uint64]cgroup.Place // the kernel does not use an id twice
 }
 
 func openCgroupIDs(path string) *cgroupIDs {
-	return &cgroupIDs{Hierarchy: cgroupid.Open(path), known: make(map[uint64]cgroup.Place)}
+	return &cgroupIDs{Hierarchy: cgroup.OpenHierarchy(path), known: make(map[uint64]cgroup.Place)}
 }
 
 // place returns the place of a cgroup, also of one without a process.

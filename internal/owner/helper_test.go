@@ -20,6 +20,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -72,16 +74,7 @@ func start(t *testing.T, ns *kerneltest.NetNS, do task, prepare func(*kerneltest
 		prepare(cmd)
 	}
 	// Children have its end of the pipe, too, and end when this one is closed.
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, stdout := reexec.StartPiped(t, cmd)
 	var got report
 	if err := json.NewDecoder(stdout).Decode(&got); err != nil {
 		t.Fatalf("helper process: %v", err)
@@ -98,21 +91,10 @@ func eachWay(t *testing.T, test func(*testing.T, Options)) {
 
 func searcher(t testing.TB) Searcher {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	r, err := sockfiles.New()
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
+	return opener.AsRoot(t, sockfiles.New, func(err error) bool {
+		var unavailable *sock.UnavailableError
+		return errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason)
 	})
-	return r
 }
 
 func asNobody(caps ...uintptr) func(*kerneltest.Cmd) {

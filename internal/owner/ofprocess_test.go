@@ -14,7 +14,6 @@ import (
 
 	"sockstate_exporter/internal/container/cgroup"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/owner/cgroupid"
 )
 
 const sliceName, sliceSuffix = "sockstate-owner-test-", ".slice"
@@ -24,7 +23,7 @@ const sliceName, sliceSuffix = "sockstate-owner-test-", ".slice"
 func newCgroup(t *testing.T, path string) (dir string, id uint64) {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	hierarchy := cgroupid.Open("/sys/fs/cgroup")
+	hierarchy := cgroup.OpenHierarchy("/sys/fs/cgroup")
 	defer hierarchy.Close()
 	root := hierarchy.Root()
 	if root == "" {

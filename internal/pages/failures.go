@@ -9,6 +9,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
@@ -22,7 +23,7 @@ type FailuresPage struct {
 	FailuresLeftOut int                  `json:"failures_left_out"`
 	Unix            []unixreport.Failure `json:"unix"` // the latest first
 	Lost            *uint64              `json:"lost"` // failures whose details were lost, since the start
-	missing
+	missing.Report
 }
 
 // A FailureRow is a call that failed, once or more.
@@ -51,8 +52,8 @@ type FailureRow struct {
 }
 
 func newFailuresPage(s *snapshot.Snapshot, q request) *FailuresPage {
-	p := &FailuresPage{page: newPage("failures", q), Failures: []FailureRow{}, missing: newMissing(q.features)}
-	p.add("", "bind", s.Binds.Err, s.Binds.Off())
+	p := &FailuresPage{page: newPage("failures", q), Failures: []FailureRow{}, Report: missing.New(q.features, q.hint)}
+	p.Add("", "bind", s.Binds.Err, s.Binds.Off())
 	if s.Binds.Err == nil {
 		p.Lost = &s.Binds.Data.Stats.Lost
 	}
@@ -172,16 +173,7 @@ func (r *FailureRow) Where() string {
 }
 
 // NetnsText names the network namespace, unless it is the exporter's own.
-func (r *FailureRow) NetnsText() string {
-	switch {
-	case r.Netns == nil:
-		return fmt.Sprintf("network namespace %d, not watched", r.NetnsInode)
-	case *r.Netns == "":
-		return ""
-	default:
-		return "network namespace " + words.Name(*r.Netns)
-	}
-}
+func (r *FailureRow) NetnsText() string { return words.NetNS(r.Netns, r.NetnsInode) }
 
 // Flags are remarks on the socket.
 func (r *FailureRow) Flags() []Tag {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
 )
@@ -74,26 +75,36 @@ func FuzzNamesStayNames(f *testing.F) {
 		}
 		plainPages, pages := newPages(t, named("x")), newPages(t, named(s), sock.Feature{Name: s, Reason: s})
 		plainPages.cfg.Features = []sock.Feature{{Name: "x", Reason: "x"}}
-		for _, path := range []string{"/ports", "/failures"} {
+		denied := []sock.Feature{{Name: "bind_tracing", Reason: sock.ReasonCapBPF}}
+		pages.cfg.Hint = missing.NewHint(missing.Host{Features: denied, Program: s})
+		plainPages.cfg.Hint = missing.NewHint(missing.Host{Features: denied, Program: "x"})
+		for _, path := range []string{"/", "/ports", "/ports?port=1-65535", "/failures"} {
 			h, plainHandler := pages.Ports(), plainPages.Ports()
-			if path == "/failures" {
+			switch path {
+			case "/failures":
 				h, plainHandler = pages.Failures(), plainPages.Failures()
+			case "/":
+				h, plainHandler = pages.Index(), plainPages.Index()
 			}
-			body := get(t, h, path+"?refresh=off")
-			if got, want := elements(t, body), elements(t, get(t, plainHandler, path+"?refresh=off")); !slices.Equal(got, want) {
+			body := get(t, h, with(path, "refresh=off"))
+			if got, want := elements(t, body), elements(t, get(t, plainHandler, with(path, "refresh=off"))); !slices.Equal(got, want) {
 				t.Errorf("%s with %q has other elements than with a plain name:\n%q\n%q", path, s, got, want)
 			}
 			if i := strings.IndexFunc(body, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) || r == utf8.RuneError }); i >= 0 {
 				t.Errorf("%s with %q holds %q", path, s, body[i:min(i+20, len(body))])
 			}
-			form := get(t, h, path+"?format=json")
+			form := get(t, h, with(path, "format=json"))
 			if !json.Valid([]byte(form)) || !utf8.ValidString(form) {
 				t.Errorf("%s with %q is no JSON:\n%s", path, s, form)
 			}
 		}
-		landing := FeatureList([]sock.Feature{{Name: s, Reason: s}})
-		if got, want := elements(t, landing), elements(t, FeatureList([]sock.Feature{{Name: "x", Reason: "x"}})); !slices.Equal(got, want) {
-			t.Errorf("the landing page has %q, want %q", got, want)
-		}
 	})
+}
+
+// with adds to the query of a path.
+func with(path, query string) string {
+	if strings.Contains(path, "?") {
+		return path + "&" + query
+	}
+	return path + "?" + query
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"sockstate_exporter/internal/bpf/bindtrace"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -45,7 +46,7 @@ func TestWhatIsNotKnownOfANamespaceIsNull(t *testing.T) {
 	if row.TimeWait == nil || *row.TimeWait != 31_337 || row.EphemeralLimit == nil || row.TimeWaitLimit != nil || row.Ephemeral != nil || row.ConnectFailures != nil {
 		t.Errorf("got %+v, want what of the stack could be read alone", row)
 	}
-	want := []PartReport{{Part: "ephemeral", State: partOff}, {Part: "stack", State: partFailed, Error: s.Stack.Err.Error()}}
+	want := []missing.Part{{Part: "ephemeral", State: missing.Off}, {Part: "stack", State: missing.Failed, Error: s.Stack.Err.Error()}}
 	if !slices.Equal(page.Parts, want) {
 		t.Errorf("parts %+v, want %+v", page.Parts, want)
 	}
@@ -62,7 +63,7 @@ func TestConnectsThatCouldNotBeCountedAreSaid(t *testing.T) {
 	s := troubledHost()
 	s.Binds.Err = errors.New("read counts: no")
 	page := portsPage(t, s, "&netns=")
-	if want := []PartReport{{Part: "connect", State: partFailed, Error: "read counts: no"}}; !slices.Equal(page.Parts, want) || page.Namespaces[0].ConnectFailures != nil {
+	if want := []missing.Part{{Part: "connect", State: missing.Failed, Error: "read counts: no"}}; !slices.Equal(page.Parts, want) || page.Namespaces[0].ConnectFailures != nil {
 		t.Errorf("parts %+v and %v failures, want %+v and none", page.Parts, page.Namespaces[0].ConnectFailures, want)
 	}
 }

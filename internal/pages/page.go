@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/pages/query"
 	"sockstate_exporter/internal/pages/texts"
 	"sockstate_exporter/internal/report"
@@ -22,7 +23,6 @@ var files embed.FS
 
 // What a page shows at most.
 const (
-	maxParts      = 20
 	maxRows       = 500
 	maxFailures   = 640 // as many as a snapshot has
 	maxListeners  = 16  // of a port
@@ -124,6 +124,7 @@ type request struct {
 	host     string
 	now      time.Time
 	features []sock.Feature
+	hint     missing.Hint
 }
 
 func newPage(path string, q request) page {
@@ -177,6 +178,9 @@ func (p *page) Hidden() (out []field) {
 
 // Path is the page without filters.
 func (p *page) Path() string { return p.path }
+
+// HasPorts says whether the page can be about some ports only.
+func (p *page) HasPorts() bool { return p.path == "ports" || p.path == "failures" }
 
 // Link is the page with one value of the query set, or left out if it is empty.
 func (p *page) Link(key, value string) string {

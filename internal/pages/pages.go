@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/loglimit"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/pages/query"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
@@ -22,8 +23,10 @@ import (
 type Config struct {
 	Take     func(context.Context) snapshot.Snapshot
 	Features []sock.Feature
+	Hint     missing.Hint
 	Host     string           // its name, in the head of each page
 	Now      func() time.Time // default: time.Now
+	Version  string           // of the exporter
 	Logger   *slog.Logger
 }
 
@@ -52,6 +55,11 @@ func New(cfg Config) (*Pages, error) {
 		return nil, fmt.Errorf("read page templates: %w", err)
 	}
 	return &Pages{cfg: cfg, limit: loglimit.New(logBurst, logPause), templates: templates, policy: policy}, nil
+}
+
+// Index serves where everything is, and what works on this host. It takes no snapshot.
+func (p *Pages) Index() http.Handler {
+	return p.answers("index", func(_ context.Context, q request) any { return newIndexPage(q, p.cfg.Version) })
 }
 
 // Ports serves who listens on which port, and whether a restart could bind. The worst ports
@@ -99,7 +107,7 @@ func (p *Pages) answers(name string, content func(context.Context, request) any)
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		p.render(w, name, asked.JSON, content(r.Context(), request{asked, p.cfg.Host, p.cfg.Now(), p.cfg.Features}))
+		p.render(w, name, asked.JSON, content(r.Context(), request{asked, p.cfg.Host, p.cfg.Now(), p.cfg.Features, p.cfg.Hint}))
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/reporttest"
@@ -255,7 +256,7 @@ func TestWhatFailedIsSaidAndNothingIsGoodForIt(t *testing.T) {
 			s := watching(reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes)}))
 			tt.spoil(s)
 			page := portsPage(t, s, "")
-			if want := []PartReport{{Part: tt.part, State: partFailed, Error: broken.Error()}}; !slices.Equal(page.Parts, want) {
+			if want := []missing.Part{{Part: tt.part, State: missing.Failed, Error: broken.Error()}}; !slices.Equal(page.Parts, want) {
 				t.Errorf("parts %+v, want %+v", page.Parts, want)
 			}
 			row := page.Ports[0]
@@ -309,7 +310,7 @@ func manyPorts() *snapshot.Snapshot {
 func TestPageIsBoundedAndSaysWhatItLeavesOut(t *testing.T) {
 	s := manyPorts()
 	page := portsPage(t, s, "")
-	if len(page.Ports) != maxRows || page.PortsLeftOut != 499*512+1-maxRows || len(page.Parts) != maxParts || page.PartsLeftOut != 499-maxParts {
+	if len(page.Ports) != maxRows || page.PortsLeftOut != 499*512+1-maxRows || len(page.Parts) != 20 || page.PartsLeftOut != 499-20 {
 		t.Errorf("%d ports, %d left out, %d parts, %d left out", len(page.Ports), page.PortsLeftOut, len(page.Parts), page.PartsLeftOut)
 	}
 	if first := page.Ports[0]; first.Netns != "ns498" || first.Outcome != report.Blocked {

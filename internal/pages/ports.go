@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"sockstate_exporter/internal/pages/failed"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/report/unixreport"
 	"sockstate_exporter/internal/snapshot"
@@ -26,7 +27,7 @@ type PortsPage struct {
 	Namespaces        []NamespaceRow     `json:"namespaces"`        // the exporter's own first, then the fullest
 	NamespacesLeftOut int                `json:"namespaces_left_out"`
 	Unix              []unixreport.Place `json:"unix"` // of --watch.unix, those with a problem first
-	missing
+	missing.Report
 
 	byProblem [len(problems)]int // ports, by the rank of their worst problem
 	total     int
@@ -63,7 +64,7 @@ func (c candidate) row() (r PortRow) {
 }
 
 func newPortsPage(s *snapshot.Snapshot, q request) *PortsPage {
-	p := &PortsPage{page: newPage("ports", q), Ports: []PortRow{}, Namespaces: []NamespaceRow{}, missing: newMissing(q.features)}
+	p := &PortsPage{page: newPage("ports", q), Ports: []PortRow{}, Namespaces: []NamespaceRow{}, Report: missing.New(q.features, q.hint)}
 	var byProblem [len(problems)][]candidate
 	consider := func(c candidate, port watch.Port) {
 		if q.WantsPort(port.Number) {
@@ -77,7 +78,7 @@ func newPortsPage(s *snapshot.Snapshot, q request) *PortsPage {
 		if !q.WantsNetns(ns) {
 			continue
 		}
-		p.addNetns(ns)
+		p.AddNetns(ns)
 		p.Namespaces = append(p.Namespaces, newNamespaceRow(ns, failures))
 		p.PortsNotWatched += ns.Watch.Data.Dropped + ns.UDP.Data.Watch.Dropped
 		for i, port := range ns.Watch.Data.Ports {
@@ -101,9 +102,9 @@ func newPortsPage(s *snapshot.Snapshot, q request) *PortsPage {
 	p.Namespaces, p.NamespacesLeftOut = bounded(p.Namespaces, maxNamespaces)
 	p.Unix = unixreport.Watched(s, len(q.Ports) == 0 && q.Netns == nil)
 	if !s.Binds.Off() { // a feature says why it is off
-		p.add("", "connect", s.Binds.Err, false)
+		p.Add("", "connect", s.Binds.Err, false)
 	}
-	p.Parts, p.PartsLeftOut = bounded(p.Parts, maxParts)
+	p.Bound()
 	return p
 }
 
@@ -158,6 +159,7 @@ type PortRow struct {
 	Split            *report.Diagnosis      `json:"split"` // nil: not split, or not known
 	Advice           []string               `json:"advice"`
 	FailedBinds      *failed.Binds          `json:"failed_binds"` // nil: none
+	Own              bool                   `json:"-"`            // the exporter's own
 }
 
 func newPortRow(ns *snapshot.Namespace, port *watch.Port, protocol sock.Protocol, found problemSet) PortRow {

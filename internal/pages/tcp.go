@@ -3,6 +3,7 @@ package pages
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -69,7 +70,7 @@ func (p *tcpPort) problems() (found problemSet) {
 			found.add(NoReuseAddr, r.Listening && r.ReuseAddr == bindrule.No)
 			found.add(Down, !r.Listening && r.Outcome == bindrule.Blocked)
 			found.add(ListenerGone, !r.Listening)
-			found.add(NotKnown, r.Outcome == bindrule.Unknown)
+			found.add(NotKnown, r.Outcome == bindrule.Unknown && !p.own())
 		}
 		for i := range p.verdicts.Binds {
 			b := &p.verdicts.Binds[i]
@@ -108,9 +109,17 @@ func splitNow(known []split.Port, number uint16) (on []split.Port) {
 	return on
 }
 
+// own says that only the exporter itself listens. Its connections are those that ask for pages and metrics: they come
+// and go with each request, have the flag of its listener, and tell nobody anything.
+func (p *tcpPort) own() bool {
+	self := func(g ports.Group) bool { return g.Owner.PID == os.Getpid() && g.ReuseAddr == bindrule.Yes }
+	return len(p.listeners) > 0 && !slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return !self(g) })
+}
+
 // row makes the row that shows the port.
 func (p *tcpPort) row() PortRow {
 	r := newPortRow(p.ns, p.port, sock.TCP, p.problems())
+	r.Own = p.own()
 	if p.tcp != nil {
 		r.Sockets, r.TimeWait = socketCounts(p.tcp), p.timeWait()
 	}
@@ -137,6 +146,9 @@ func (p *tcpPort) row() PortRow {
 	}
 	r.Binds, r.Advice, r.Diagnosis, r.Split = judged.Binds, judged.Advice, judged.Diagnosis, judged.Split
 	r.Outcome, r.Verdict = judged.Verdict()
+	if r.Own && r.Outcome == report.Unknown {
+		r.Verdict, r.Advice, r.Diagnosis = []report.Sentence{}, []string{}, nil
+	}
 	for i := range r.Verdict {
 		if s := &r.Verdict[i]; len(groups) == 0 && p.bindsFail() && s.Outcome == report.Free {
 			s.Text = "no socket is in the way, but binds fail"
@@ -150,7 +162,7 @@ func (p *tcpPort) row() PortRow {
 	}
 	for i := range r.Listeners {
 		if l := &r.Listeners[i]; l.Full() {
-			r.Advice = append(r.Advice, cmp.Or(l.By(), "the server on "+l.Place())+
+			r.Advice = slices.Insert(r.Advice, 0, cmp.Or(l.By(), "the server on "+l.Place())+
 				" does not call accept() fast enough: the accept queue is full, and new connections are dropped. "+
 				"Look whether it hangs, lacks file descriptors (LimitNOFILE=) or workers. A longer backlog helps only against bursts.")
 		}

@@ -9,6 +9,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
+	"sockstate_exporter/internal/pages/missing"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
@@ -117,7 +118,7 @@ func TestUDPPortThatCouldNotBeSeenIsNotKnown(t *testing.T) {
 	watchUDP(&s.Namespace, watch.Port{Number: 53, Source: watch.SourceFlag}, datagrams(0, 0, 0), datagrams(0, 0, 0))
 	s.UDP.Err = errors.New("dump udp sockets: <broken>")
 	page := portsPage(t, s, "")
-	if want := []PartReport{{Part: "udp", State: partFailed, Error: s.UDP.Err.Error()}}; !slices.Equal(page.Parts, want) {
+	if want := []missing.Part{{Part: "udp", State: missing.Failed, Error: s.UDP.Err.Error()}}; !slices.Equal(page.Parts, want) {
 		t.Errorf("parts %+v, want %+v", page.Parts, want)
 	}
 	if row := page.Ports[0]; !slices.Equal(row.Problems, []Problem{NotKnown}) || row.UDP != nil {

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"errors"
 	"net/netip"
 	"testing"
 
@@ -9,21 +8,14 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/sock"
 )
 
 // A port that bind() took serves one socket. One that connect() chose serves other destinations, too.
 func TestTakenPortsTellBindFromConnect(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	buckets, err := bindbucket.New()
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = buckets.Close() })
+	buckets := opener.OrSkip(t, bindbucket.New)
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40003")
 	lo := netip.MustParseAddr("127.0.0.1")

@@ -13,23 +13,15 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/sock"
 )
 
 // explained explains each failed bind of a namespace.
 func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var lacking *sock.UnavailableError
-	if errors.As(err, &lacking) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = flags.Close() })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 	tracer := newTracer(t, ns)
 	lines := make(chan string, 100)
 	recorder := failures.New(failures.Config{
@@ -50,30 +42,16 @@ func explained(t *testing.T, ns *kerneltest.NetNS) <-chan string {
 	return lines
 }
 
-// newTracer traces the namespace. If it needs a tracefs, the kernel unmounts that with the
-// thread.
+// newTracer traces the namespace.
 func newTracer(t *testing.T, ns *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
-	var tracer *bindtrace.Tracer
-	err := ns.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = ns.Run(func() error {
+			tracer, err = bindtrace.New(bindtrace.Options{})
 			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return err
-		}
-		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "") // fexit may do without
-		tracer, err = bindtrace.New(bindtrace.Options{})
-		return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tracer
 }
 
 // next is the next line, with N for numbers that differ between runs.

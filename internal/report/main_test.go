@@ -6,9 +6,13 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 )
 
-func TestMain(m *testing.M) { kerneltest.Main(m) }
+func TestMain(m *testing.M) {
+	mounts.PrivateTracefs()
+	kerneltest.Main(m)
+}
 
 var (
 	any4 = netip.IPv4Unspecified()

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
@@ -49,22 +47,7 @@ func kernelTaker(t *testing.T, ns *kerneltest.NetNS, watched watch.Config) *Take
 
 // showsBoundInactive: the kernel dumps sockets that are bound and nothing more, from
 // Linux 6.8 on (TCP_BOUND_INACTIVE).
-func showsBoundInactive(t *testing.T) bool {
-	t.Helper()
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		t.Fatal(err)
-	}
-	release := unix.ByteSliceToString(name.Release[:])
-	major, rest, _ := strings.Cut(release, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	x, errX := strconv.Atoi(major)
-	y, errY := strconv.Atoi(minor)
-	if errX != nil || errY != nil {
-		t.Fatalf("kernel release %q", release)
-	}
-	return x > 6 || x == 6 && y >= 8
-}
+func showsBoundInactive(t *testing.T) bool { return kerneltest.KernelAtLeast(t, 6, 8) }
 
 func TestKernelSocketsInEveryState(t *testing.T) {
 	inactive := showsBoundInactive(t)

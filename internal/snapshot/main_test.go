@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -19,7 +20,10 @@ import (
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
 
-func TestMain(m *testing.M) { kerneltest.Main(m) }
+func TestMain(m *testing.M) {
+	mounts.PrivateTracefs()
+	kerneltest.Main(m)
+}
 
 const retention = 10 * time.Minute
 

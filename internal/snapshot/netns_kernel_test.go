@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -9,13 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -43,11 +41,7 @@ func hostTaker(t *testing.T, own *kerneltest.NetNS, others ...*kerneltest.NetNS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags, err := sockflags.New(sockflags.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = flags.Close() })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
 	return newTaker(t, Config{
 		Host: &probe.Host{
 			Config: probe.Config{NetNS: own.FD(), Flags: flags, TCPSockets: reader.TCPSockets},
@@ -258,31 +252,16 @@ func TestKernelMissedNamespaceKeepsItsFailures(t *testing.T) {
 	failed("found again", 3)
 }
 
-// newTracer traces with the namespace as its own. The tracefs that it may need goes with the thread
-// that mounts it.
+// newTracer traces with the namespace as its own.
 func newTracer(t *testing.T, own *kerneltest.NetNS) *bindtrace.Tracer {
 	t.Helper()
-	var tracer *bindtrace.Tracer
-	err := own.Run(func() (err error) {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = own.Run(func() error {
+			tracer, err = bindtrace.New(bindtrace.Options{})
 			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return err
-		}
-		_ = unix.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, "") // fexit does without
-		tracer, err = bindtrace.New(bindtrace.Options{})
-		return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tracer.Close() })
-	return tracer
 }
 
 // onlyID is that of the one namespace beside the own.

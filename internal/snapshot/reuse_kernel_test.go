@@ -11,9 +11,9 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
 )
@@ -22,15 +22,7 @@ import (
 func flagTaker(t *testing.T, ns *kerneltest.NetNS, opts sockflags.Options) *Taker {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	flags, err := sockflags.New(opts)
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { flags.Close() })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
 	return newTaker(t, Config{
 		Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags}},
 		Retention: retention,

@@ -6,11 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/watch"
 )
@@ -18,11 +22,7 @@ import (
 // A snapshot has the sockets of each watched UDP port, with flags and owner, and without eBPF the owner.
 func TestUDPPortsHaveFlagsAndOwner(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	reader, err := udphash.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	defer reader.Close()
+	reader := opener.OrSkip(t, udphash.New)
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +60,58 @@ func TestUDPPortsHaveFlagsAndOwner(t *testing.T) {
 			outcome := map[bindrule.Flag]bindrule.Outcome{bindrule.Yes: bindrule.Free, bindrule.FlagUnknown: bindrule.Unknown}[want]
 			if got := rule.Bind(request).Outcome; got != outcome {
 				t.Errorf("bind: %v, want %v", got, outcome)
+			}
+		})
+	}
+}
+
+// Another user opens thousands of sockets on other addresses of the port.
+func TestCrowdOnAUDPPortDoesNotHideItsServer(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	reader, err := udphash.New()
+	if err != nil {
+		kerneltest.Skip(t, "%v", err)
+	}
+	defer reader.Close()
+	finder, err := owner.New(owner.Options{Wait: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer finder.Close()
+	server := netip.MustParseAddrPort("127.0.0.53:53")
+	for name, flags := range map[string]probe.UDPReader{"flags": reader, "no flags": nil} {
+		t.Run(name, func(t *testing.T) {
+			ns := kerneltest.New(t)
+			ns.ListenUDP(t, server, kerneltest.Options{})
+			taker := newTaker(t, Config{
+				Host:      &probe.Host{Config: probe.Config{NetNS: ns.FD(), UDP: flags}},
+				Retention: retention, Parts: Parts{UDP: true}, Owners: finder,
+			}, watch.Config{Listeners: true, MaxPorts: 8})
+			for i := range 3000 {
+				at := netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)})
+				fd := ns.ListenUDP(t, netip.AddrPortFrom(at, server.Port()), kerneltest.Options{}).FD()
+				if err := unix.Fchown(fd, 65534, -1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := taker.Take(t.Context())
+			if s.UDPPorts.Err != nil || len(s.UDPPorts.Data) != 1 {
+				t.Fatalf("%d ports, %v", len(s.UDPPorts.Data), s.UDPPorts.Err)
+			}
+			p := &s.UDPPorts.Data[0]
+			if !p.Incomplete || len(p.Sockets) > 256 {
+				t.Errorf("%d sockets, incomplete %v", len(p.Sockets), p.Incomplete)
+			}
+			groups, _ := udp.Bounded(p.Groups(), 16)
+			found := false
+			for _, g := range groups {
+				found = found || g.Addr == server.Addr() && g.Owner.PID == os.Getpid()
+			}
+			if !found {
+				t.Errorf("the server is not among %d groups of %d sockets, or its owner is not known", len(groups), len(p.Sockets))
+			}
+			if half := s.UDP.Data.Ports[0].Of(sock.FamilyIPv4); half.Sockets != 3001 {
+				t.Errorf("%d sockets are counted, want 3001", half.Sockets)
 			}
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -35,16 +36,7 @@ func verdictTaker(t *testing.T, ns *kerneltest.NetNS, flags probe.FlagReader, nu
 func bpfFlags(t *testing.T) probe.FlagReader {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	flags, err := sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { flags.Close() })
-	return flags
+	return opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{Mode: sockflags.ModeBPF}) })
 }
 
 // bindBuckets reads them where the kernel lets it, as the exporter does.

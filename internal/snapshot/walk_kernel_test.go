@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bindrule"
@@ -21,6 +20,7 @@ import (
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
@@ -52,24 +52,13 @@ func (w *countingWalker) Walk(ctx context.Context, req sockwalk.Request, visit f
 
 func newWalker(t testing.TB) *countingWalker {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	w, err := sockwalk.New(sockwalk.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = w.Close() })
-	return &countingWalker{Walker: w}
+	return &countingWalker{Walker: opener.Since61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(sockwalk.Options{}) })}
 }
 
 // walkConfig takes everything of a namespace as the own one, and of others. walker may be nil.
 func walkConfig(t testing.TB, walker *countingWalker, own *kerneltest.NetNS, others ...*kerneltest.NetNS) Config {
 	t.Helper()
-	const linux68 = 6<<16 | 8<<8
-	version, err := features.LinuxVersionCode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := &probe.Host{OwnInode: uint32(own.Inode()), BoundInactive: version >= linux68}
+	host := &probe.Host{OwnInode: uint32(own.Inode()), BoundInactive: kerneltest.KernelAtLeast(t, 6, 8)}
 	own.Do(t, func() {
 		var err error
 		if host.OwnCookie, err = linux.NetNSCookie(); err != nil {
@@ -97,16 +86,8 @@ func walkConfig(t testing.TB, walker *countingWalker, own *kerneltest.NetNS, oth
 	if err != nil {
 		t.Fatal(err)
 	}
-	flags, err := sockflags.New(sockflags.Options{})
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = flags.Close() })
-	buckets, err := bindbucket.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = buckets.Close() })
+	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
+	buckets := opener.OrSkip(t, bindbucket.New)
 	host.Config = probe.Config{
 		NetNS: own.FD(), Flags: flags, Buckets: buckets, TCPSockets: reader.TCPSockets, LocalPorts: reader.LocalPorts,
 	}

@@ -13,6 +13,7 @@ const (
 	ReasonBPFFailed    = "bpf_failed"    // any other error of bpf(2)
 	ReasonUnsupported  = "unsupported"   // the kernel lacks a feature
 	ReasonAttachFailed = "attach_failed" // any other error while programs were attached
+	ReasonNotTraced    = "not_traced"    // the mode does not trace such calls
 	ReasonNothingSeen  = "nothing_seen"  // the programs are attached and did not see a call
 
 	ReasonNoTracefs     = "no_tracefs"          // tracefs is not mounted

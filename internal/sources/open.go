@@ -15,6 +15,7 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/netlinkdiag"
 )
 
 // works records a feature that works, and logs it. details are attributes of the log line.
@@ -37,7 +38,10 @@ func (s *Sources) fails(logger *slog.Logger, name string, err error) {
 // reasonOf returns the value of the label "reason".
 func reasonOf(err error) string {
 	var unavailable *sock.UnavailableError
+	var lacking *netlinkdiag.ModuleError
 	switch {
+	case errors.As(err, &lacking):
+		return "no module " + lacking.Module
 	case errors.As(err, &unavailable):
 		return unavailable.Reason
 	case errors.Is(err, linux.ErrNeedsSysAdmin):
@@ -110,6 +114,7 @@ func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	s.tracer = tracer
 	mode := tracer.Mode().String()
 	s.works(logger, sock.Feature{Name: "bind_tracing", Mode: mode})
+	s.Features = append(s.Features, traced(tracer.Mode(), isLinux(6, 11))...)
 	if !opts.Connect {
 		return
 	}
@@ -118,6 +123,19 @@ func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 		return
 	}
 	s.works(logger, sock.Feature{Name: "connect_tracing", Mode: mode})
+}
+
+// traced says which calls the tracer sees that are no system calls of 64-bit programs. uring says whether
+// io_uring can bind and listen (Linux 6.11).
+func traced(mode bindtrace.Mode, uring bool) []sock.Feature {
+	compat := sock.Feature{Name: "bind_tracing_32bit", Mode: mode.String(), Works: true}
+	if mode == bindtrace.ModeTracepoint {
+		compat.Works, compat.Reason = false, sock.ReasonNotTraced
+	}
+	if !uring {
+		return []sock.Feature{compat}
+	}
+	return []sock.Feature{compat, {Name: "bind_tracing_io_uring", Mode: mode.String(), Reason: sock.ReasonNotTraced}}
 }
 
 // tracerSlots is how many slots the tracer needs for all ports and namespaces that can be watched.

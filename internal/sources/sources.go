@@ -137,7 +137,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfai
 	}
 	s.Taker = snapshot.New(cfg)
 	if opts.Unix {
-		s.openUnix(host, onUnix)
+		s.openUnix(host, onUnix, logger)
 	}
 	return s
 }

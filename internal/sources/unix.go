@@ -9,9 +9,11 @@ import (
 	"sockstate_exporter/internal/failures/callers"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/unixfailures"
 	"sockstate_exporter/internal/unixsock/unixlook"
 	"sockstate_exporter/internal/unixwatch"
+	"sockstate_exporter/netlinkdiag"
 )
 
 // unixOwnersWait is how long the look after a failed bind waits for owners.
@@ -19,11 +21,16 @@ const unixOwnersWait = 5 * time.Second
 
 // openUnix opens what looks at Unix sockets: at the watched paths, and after failed binds. They share what
 // they know of files.
-func (s *Sources) openUnix(host *probe.Host, onFailure func(unixfailures.Failure)) {
+func (s *Sources) openUnix(host *probe.Host, onFailure func(unixfailures.Failure), logger *slog.Logger) {
 	cfg := unixlook.Config{AllProcesses: s.opts.Processes}
 	var finder callers.Finder
 	if s.owners != nil {
 		cfg.Owners, finder = s.owners, s.owners
+	}
+	if err := unixDiag(); err != nil {
+		s.fails(logger, "unix_diag", err)
+	} else {
+		s.works(logger, sock.Feature{Name: "unix_diag"})
 	}
 	if host.Others != nil {
 		cfg.Others = host.Open
@@ -37,6 +44,21 @@ func (s *Sources) openUnix(host *probe.Host, onFailure func(unixfailures.Failure
 			Tracer: s.tracer, Owners: finder, Looker: looker.Waiting(unixOwnersWait), OwnNetns: host.OwnInode, OnFailure: onFailure,
 		})
 	}
+}
+
+// unixDiag says why Unix sockets cannot be listed. It asks for a state that none of them has.
+func unixDiag() error {
+	c, err := netlinkdiag.Dial(nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, err := range c.DumpUnix(context.Background(), netlinkdiag.UnixRequest{States: netlinkdiag.States(netlinkdiag.StateTimeWait)}) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *Sources) followUnix(logger *slog.Logger) {

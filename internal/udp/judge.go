@@ -49,8 +49,9 @@ func (s *Sharing) Owners() []owner.Owner {
 	return out
 }
 
-// Shared says who shares the port. Sockets that can get what is sent to many do not count: to share is right
-// for them. ok is false where nobody shares it, or the flags or owners are not known.
+// Shared says who shares the port. Sockets for what is sent to many do not count: to share is right for them.
+// Two that may broadcast are such sockets. One alone is not: chronyd sets SO_BROADCAST to answer clients.
+// ok is false where nobody shares the port, or the flags or owners are not known.
 func (p *Port) Shared() (of Sharing, ok bool) {
 	for i := range p.Sockets {
 		a := &p.Sockets[i]
@@ -59,7 +60,7 @@ func (p *Port) Shared() (of Sharing, ok bool) {
 		}
 		for j := range i {
 			b := &p.Sockets[j]
-			if !b.mayShare() || sameServer(a, b) || !overlaps(a, b) {
+			if !b.mayShare() || a.Broadcast && b.Broadcast || sameServer(a, b) || !overlaps(a, b) {
 				continue
 			}
 			for _, s := range []*Socket{b, a} {
@@ -77,7 +78,7 @@ func (p *Port) Shared() (of Sharing, ok bool) {
 }
 
 func (s *Socket) mayShare() bool {
-	return s.Serves() && !s.Many && s.Owner.Known() && !s.Addr.IsMulticast() &&
+	return s.Serves() && !s.Multicast && s.Owner.Known() && !s.Addr.IsMulticast() &&
 		(s.ReuseAddr == bindrule.Yes || s.ReusePort == bindrule.Yes)
 }
 

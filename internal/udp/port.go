@@ -35,7 +35,9 @@ type Socket struct {
 	Handler string
 
 	Chosen bool // the kernel has chosen the port: it is a client's
-	Many   bool // it can get what is sent to a multicast group, or by broadcast
+
+	Multicast bool // it has joined a multicast group
+	Broadcast bool // it may broadcast (SO_BROADCAST)
 
 	Interface string // name of the device; empty for none
 	Owner     owner.Owner
@@ -60,24 +62,30 @@ func (p *Port) Rule(aside func(*Socket) bool) (rule bindrule.UDPPort, index []in
 	return rule, index
 }
 
-// Asks are the sockets whose owners are looked for: those that anybody can send to first, and the oldest first of
-// these. A user can open many on a port of their own.
+// Asks are the sockets whose owners are looked for: those that anybody can send to first. Whoever cuts the slice
+// leaves each user a share of these, and of it the oldest. A user can open many on a port of their own.
 func (p *Port) Asks() []owner.Socket {
+	var serving []*Socket
 	var out, connected []owner.Socket
 	for i := range p.Sockets {
 		s := &p.Sockets[i]
-		switch ask := (owner.Socket{Cookie: s.Cookie, Inode: s.Inode}); {
+		switch {
 		case s.Kernel || s.Inode == 0:
 		case s.Connected():
-			connected = append(connected, ask)
+			connected = append(connected, s.ask())
 		default:
-			out = append(out, ask)
+			serving = append(serving, s)
 		}
 	}
-	byAge := func(a, b owner.Socket) int { return cmp.Compare(a.Cookie-1, b.Cookie-1) } // 0 is not known: a new one
-	slices.SortStableFunc(out, byAge)
+	byAge := func(a, b **Socket) int { return cmp.Compare((*a).Cookie-1, (*b).Cookie-1) } // 0 is not known: a new one
+	share.Fairly(serving, byAge, share.ByUser(func(s **Socket) bindrule.UID { return (*s).UID })...)
+	for _, s := range serving {
+		out = append(out, s.ask())
+	}
 	return append(out, connected...)
 }
+
+func (s *Socket) ask() owner.Socket { return owner.Socket{Cookie: s.Cookie, Inode: s.Inode} }
 
 // SetOwners sets the owners of the sockets, by cookie.
 func (p *Port) SetOwners(owners map[uint64]owner.Owner) {

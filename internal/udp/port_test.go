@@ -36,7 +36,8 @@ func port(sockets ...Socket) *Port {
 }
 
 func TestSharedPort(t *testing.T) {
-	many := func(s *Socket) { s.Many = true }
+	many := func(s *Socket) { s.Multicast = true }
+	broadcasts := func(s *Socket) { s.Broadcast = true }
 	inUnit := func(s *Socket) { s.Owner.Unit = "dns.service" }
 	for _, tt := range []struct {
 		name    string
@@ -58,6 +59,8 @@ func TestSharedPort(t *testing.T) {
 		{"workers of one unit", []Socket{but(server("0.0.0.0", "a"), inUnit), but(server("0.0.0.0", "b"), inUnit)}, nil, ""},
 		{"multicast", []Socket{but(server("0.0.0.0", "avahi"), many), but(server("0.0.0.0", "browser"), many)}, nil, ""},
 		{"one for multicast", []Socket{but(server("0.0.0.0", "avahi"), many), server("0.0.0.0", "browser")}, nil, ""},
+		{"broadcast", []Socket{but(server("0.0.0.0", "a"), broadcasts), but(server("0.0.0.0", "b"), broadcasts)}, nil, ""},
+		{"one that may broadcast", []Socket{but(server("0.0.0.0", "chronyd"), broadcasts), server("0.0.0.0", "ntpd")}, []string{"chronyd", "ntpd"}, "SO_REUSEADDR"},
 		{"a multicast address", []Socket{server("224.0.0.251", "a"), server("224.0.0.251", "b")}, nil, ""},
 		{"a connected one", []Socket{server("127.0.0.1", "a"), but(server("127.0.0.1", "b"), func(s *Socket) { s.State = sock.StateEstablished })}, nil, ""},
 		{"flags not known", []Socket{
@@ -133,7 +136,7 @@ func TestGroupsAreBoundedFairly(t *testing.T) {
 	if len(kept) != 16 || leftOut != 85 || kept[0].Cookie != 1000 || kept[15].Owner.Process != "late" {
 		t.Errorf("%d groups and %d more: %+v", len(kept), leftOut, kept)
 	}
-	if asks := p.Asks(); len(asks) != 101 || asks[0].Cookie != 1000 || asks[100].Cookie != 5000 {
+	if asks := p.Asks(); len(asks) != 101 || asks[0].Cookie != 1000 || asks[1].Cookie != 5000 || asks[100].Cookie != 1099 {
 		t.Errorf("asks for %v", asks)
 	}
 }

@@ -76,7 +76,7 @@ func fromHash(number uint16, read *udphash.Port) Port {
 				ReuseAddr: bindrule.FlagOf(s.ReuseAddr), ReusePort: bindrule.FlagOf(s.ReusePort),
 				UID: bindrule.UIDOf(s.UID), State: s.State, Count: s.Count,
 			},
-			Cookie: s.Cookie, Inode: uint32(s.Inode), Kernel: s.Kernel, Handler: s.Handler, Chosen: !s.NamedPort, Many: s.Many,
+			Cookie: s.Cookie, Inode: uint32(s.Inode), Kernel: s.Kernel, Handler: s.Handler, Chosen: !s.NamedPort, Multicast: s.Multicast, Broadcast: s.Broadcast,
 		})
 	}
 	return p
@@ -145,7 +145,8 @@ func (d *dump) Reset() {
 }
 
 // Add implements probe.Visitor. A port has a bounded number of sockets, and rather those that anybody can
-// send to.
+// send to. The kernel shows the newest first: these keep half of the room, and the oldest the other half. Any
+// user can open sockets that are newer than a server's.
 func (d *dump) Add(s *netlinkdiag.Socket) {
 	i, ok := d.index[s.Local.Port()]
 	if !ok {
@@ -155,8 +156,12 @@ func (d *dump) Add(s *netlinkdiag.Socket) {
 	at := len(p.Sockets)
 	if at == maxSockets {
 		p.Incomplete = true
-		if at = slices.IndexFunc(p.Sockets, func(o Socket) bool { return o.Connected() }); at < 0 || s.State != sock.StateClose {
+		at = slices.IndexFunc(p.Sockets, func(o Socket) bool { return o.Connected() })
+		switch {
+		case s.State != sock.StateClose:
 			return
+		case at < 0:
+			at = maxSockets / 2
 		}
 		p.Sockets = slices.Delete(p.Sockets, at, at+1)
 	}

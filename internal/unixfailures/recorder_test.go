@@ -1,8 +1,6 @@
 package unixfailures
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,9 +16,9 @@ import (
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/diagnosis/codes"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/owner"
-	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/internal/unixsock/unixlook"
 )
@@ -37,14 +35,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	tracer, err := bindtrace.New(bindtrace.Options{NoConnects: true})
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	tracer := opener.OrSkip(t, func() (*bindtrace.Tracer, error) { return bindtrace.New(bindtrace.Options{NoConnects: true}) })
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -84,19 +75,8 @@ func (h *host) run(t *testing.T, role string, args ...string) (pid int, says str
 	if slices.Contains(args, "private") {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close() })
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	_, out := reexec.StartPiped(t, cmd)
+	line, err := out.ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}

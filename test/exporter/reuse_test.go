@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/test/launch"
 )
 
@@ -155,17 +156,8 @@ func programs() map[string]func(*testing.T, *kerneltest.NetNS, []string) *kernel
 // opened starts the program and reads what it says of its listeners.
 func opened(t *testing.T, cmd *kerneltest.Cmd) [][4]string {
 	t.Helper()
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, stdout := reexec.StartPiped(t, cmd)
 	var out [][4]string
 	lines := bufio.NewScanner(stdout)
 	for lines.Scan() && lines.Text() != "end" {

@@ -15,24 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 )
-
-// unixListener listens on the path in the namespace until the test ends.
-func unixListener(t *testing.T, ns *kerneltest.NetNS, path string) int {
-	t.Helper()
-	fd := -1
-	ns.Do(t, func() {
-		var err error
-		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 5)); err != nil {
-		t.Fatal(err)
-	}
-	return fd
-}
 
 // unixSamples are the metrics of watched paths, without the directory.
 func unixSamples(t *testing.T, e *exporter, dir string) map[string]float64 {
@@ -51,7 +35,7 @@ func TestWatchedUnixSockets(t *testing.T) {
 	if got := unixSamples(t, e, dir); len(got) != 0 {
 		t.Errorf("before anything listens: %v", got)
 	}
-	unixListener(t, ns, path)
+	unixsocket.Listen(t, ns, path)
 	client, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +51,7 @@ func TestWatchedUnixSockets(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	unixListener(t, ns, path)
+	unixsocket.Listen(t, ns, path)
 	want[`listener_accept_queue{path="app.sock"}`] = 0
 	want[`path_unreached_listeners{diagnosis="unix_shadowed",path="app.sock"}`] = 1
 	if got := unixSamples(t, e, dir); !maps.Equal(got, want) {
@@ -83,15 +67,8 @@ func TestFailedBindOfAUnixSocket(t *testing.T) {
 	ns, dir := kerneltest.New(t), t.TempDir()
 	path := filepath.Join(dir, "app.sock")
 	e := startTracing(t, ns)
-	unixListener(t, ns, path)
-	fd := -1
-	ns.Do(t, func() {
-		var err error
-		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	defer unix.Close(fd)
+	unixsocket.Listen(t, ns, path)
+	fd := unixsocket.Open(t, ns, unix.SOCK_STREAM, "")
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); !errors.Is(err, unix.EADDRINUSE) {
 		t.Fatal(err)
 	}

@@ -31,12 +31,13 @@ type goPackage struct {
 
 // testBinary is a package's tests, built for the guest.
 type testBinary struct {
-	pkg   string // import path
-	dir   string // on this host
-	rel   string // dir, relative to the module
-	file  string
-	tests []string // what has to run: top-level tests, or benchmarks
-	sel   selection
+	pkg       string // import path
+	dir       string // on this host
+	rel       string // dir, relative to the module
+	file      string
+	tests     []string // what has to run: top-level tests, or benchmarks
+	sel       selection
+	noModules bool // runs before any module is loaded
 }
 
 // selection is the choice of tests.

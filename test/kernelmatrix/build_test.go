@@ -51,7 +51,7 @@ func TestSelection(t *testing.T) {
 
 func TestPlan(t *testing.T) {
 	sel := selection{run: "Test"}
-	tests := []testBinary{{pkg: "m/a", rel: "a", sel: sel}, {pkg: "m", rel: ".", sel: sel}}
+	tests := []testBinary{{pkg: "m/a", rel: "a", sel: sel}, {pkg: "m", rel: ".", sel: sel, noModules: true}}
 	skip := func(b testBinary) string { return map[string]string{"m": "^TestX$"}[b.pkg] }
 	got := makePlan(tests, []debkernel.Module{{Name: "inet_diag"}}, skip, time.Minute, []string{"A=B"})
 	args := func(first string, rest ...string) []string {
@@ -62,7 +62,7 @@ func TestPlan(t *testing.T) {
 		Env:     []string{"A=B"},
 		Runs: []guest.Run{
 			{Package: "m/a", Dir: "/src/a", Args: args("/src/a/a.test"), KillAfter: 75 * time.Second},
-			{Package: "m", Dir: "/src", Args: args("/src/m.test", "-test.skip=^TestX$"), KillAfter: 75 * time.Second},
+			{Package: "m", Dir: "/src", Args: args("/src/m.test", "-test.skip=^TestX$"), NoModules: true, KillAfter: 75 * time.Second},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -71,9 +71,18 @@ func TestPlan(t *testing.T) {
 }
 
 func TestModesOfAKernel(t *testing.T) {
-	for fexit, want := range map[bool]string{true: "fexit,kprobe,tracepoint", false: "kprobe,tracepoint"} {
-		env := guestEnv(debkernel.Kernel{Fexit: fexit}, "all", nil)
-		if want := "SOCKSTATE_BPF_MODES=" + want; !slices.Contains(env, want) {
+	for _, tt := range []struct {
+		arch         string
+		fexit, short bool
+		want         string
+	}{
+		{"amd64", true, false, "fexit,kprobe,tracepoint"},
+		{"amd64", true, true, "fexit,kprobe"},
+		{"arm64", true, true, "fexit,kprobe,tracepoint"},
+		{"arm64", false, true, "kprobe,tracepoint"},
+	} {
+		env := guestEnv(debkernel.Kernel{Arch: tt.arch, Fexit: tt.fexit}, tt.short, nil)
+		if want := "SOCKSTATE_BPF_MODES=" + tt.want; !slices.Contains(env, want) {
 			t.Errorf("environment %q lacks %s", env, want)
 		}
 	}

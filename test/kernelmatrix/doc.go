@@ -24,7 +24,7 @@
 //	SOCKSTATE_GUEST=1                            they run in such a guest
 //	SOCKSTATE_REQUIRE_ALL=1                      skipping is failing
 //	SOCKSTATE_BPF_MODES=fexit,kprobe,tracepoint  what this kernel must be able to do
-//	SOCKSTATE_GUEST_MODULES=all|none             none: no sock_diag modules
+//	SOCKSTATE_GUEST_NO_MODULES=1                       no kernel module is loaded yet
 //
 // They run as root in the initial namespaces. The guest holds no other
 // programs: no shell, no ip, no go tool.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"sockstate_exporter/test/kernelmatrix/debkernel"
@@ -163,16 +164,21 @@ func makePlan(tests []testBinary, modules []debkernel.Module, skip func(testBina
 		if s := skip(b); s != "" {
 			args = append(args, "-test.skip="+s)
 		}
-		plan.Runs = append(plan.Runs, guest.Run{Package: b.pkg, Dir: guestDir(b), Args: args, KillAfter: timeout + killDelay})
+		plan.Runs = append(plan.Runs, guest.Run{Package: b.pkg, Dir: guestDir(b), Args: args, NoModules: b.noModules, KillAfter: timeout + killDelay})
 	}
 	return plan
 }
 
-// guestEnv is the environment of the tests; see the package documentation.
-func guestEnv(k debkernel.Kernel, modules string, extra []string) []string {
-	modes := "kprobe,tracepoint"
+// guestEnv is the environment of the tests; see the package documentation. short leaves out the tracer's mode that the
+// tests on the host and on another architecture take: it is for kernels that refuse the others.
+func guestEnv(k debkernel.Kernel, short bool, extra []string) []string {
+	var modes []string
 	if k.Fexit {
-		modes = "fexit," + modes
+		modes = append(modes, "fexit")
+	}
+	modes = append(modes, "kprobe")
+	if !short || k.Arch != "amd64" {
+		modes = append(modes, "tracepoint")
 	}
 	return append([]string{
 		"PATH=/bin",
@@ -180,7 +186,6 @@ func guestEnv(k debkernel.Kernel, modules string, extra []string) []string {
 		"TMPDIR=/tmp",
 		"SOCKSTATE_GUEST=1",
 		"SOCKSTATE_REQUIRE_ALL=1",
-		"SOCKSTATE_BPF_MODES=" + modes,
-		"SOCKSTATE_GUEST_MODULES=" + modules,
+		"SOCKSTATE_BPF_MODES=" + strings.Join(modes, ","),
 	}, extra...)
 }

@@ -47,7 +47,6 @@ type config struct {
 	long        bool
 	kernels     []string
 	cache       string
-	modules     string
 	sel         selection
 	env         []string
 	jobs        int
@@ -66,13 +65,12 @@ func parseFlags(args []string) (config, error) {
 	}
 	fs.StringVar(&cfg.dir, "C", "..", "module `directory` to test")
 	fs.StringVar(&cfg.cache, "cache", "", "`directory` for kernels (default: in the user's cache directory)")
-	fs.StringVar(&cfg.modules, "modules", "all", "`all`, or none: without the modules that answer sock_diag")
 	fs.StringVar(&cfg.sel.run, "run", "", "run only tests that match `regexp`")
 	fs.BoolVar(&cfg.long, "long", false, "run all tests of the default packages: the slow ones, and on arm64 not only some")
 	fs.StringVar(&cfg.sel.bench, "bench", "", "run benchmarks that match `regexp`, and no tests")
 	fs.StringVar(&cfg.sel.benchtime, "benchtime", "1s", "as go test -benchtime")
 	fs.IntVar(&cfg.jobs, "j", cfg.jobs, "`guests` that run at a time, each on one CPU of the host")
-	fs.DurationVar(&cfg.bootTimeout, "boot-timeout", 5*time.Minute, "how long a guest may take to come up")
+	fs.DurationVar(&cfg.bootTimeout, "boot-timeout", 10*time.Minute, "how long a guest may take to come up")
 	fs.DurationVar(&cfg.timeout, "timeout", 30*time.Minute, "how long a package's tests may take")
 	fs.BoolVar(&cfg.verbose, "v", false, "print all output, tests' and kernels'")
 	kernels := fs.String("kernel", defaultKernels, "series of Debian cloud `kernels`, of amd64 unless :arm64 follows, or directories (with a slash) where such a package is unpacked; comma separated")
@@ -90,9 +88,6 @@ func parseFlags(args []string) (config, error) {
 }
 
 func (cfg *config) complete() error {
-	if cfg.modules != "all" && cfg.modules != "none" {
-		return fmt.Errorf("-modules=%s: want all or none", cfg.modules)
-	}
 	if cfg.jobs < 1 {
 		return fmt.Errorf("-j=%d: want 1 or more", cfg.jobs)
 	}
@@ -110,17 +105,25 @@ func (cfg *config) complete() error {
 	return nil
 }
 
+// short says that what takes long does not run.
+func (cfg *config) short() bool { return cfg.allPackages && cfg.sel.complete() && !cfg.long }
+
 // suites are what runs on an architecture.
 func (cfg *config) suites(arch string) []suite {
-	if cfg.allPackages && cfg.sel.complete() && !cfg.long && short[arch] != nil {
+	named := suite{packages: cfg.packages, sel: cfg.sel}
+	switch {
+	case !cfg.allPackages || !cfg.sel.complete():
+		return []suite{named}
+	case cfg.short() && short[arch] != nil:
 		return short[arch]
+	default:
+		return []suite{withoutModules(), named}
 	}
-	return []suite{{packages: cfg.packages, sel: cfg.sel}}
 }
 
 // exclusions are the tests that do not run. The slow ones run where their package is named.
 func (cfg *config) exclusions() []exclusion {
-	if cfg.allPackages && cfg.sel.complete() && !cfg.long {
+	if cfg.short() {
 		return slices.Concat(never, slow())
 	}
 	return never

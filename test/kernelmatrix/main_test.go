@@ -6,11 +6,11 @@ import (
 )
 
 func TestFlags(t *testing.T) {
-	cfg, err := parseFlags([]string{"-C", "/m", "-cache", "/c", "-kernel", "6.1,/k", "-modules=none", "-env", "X=Y", "./p"})
+	cfg, err := parseFlags([]string{"-C", "/m", "-cache", "/c", "-kernel", "6.1,/k", "-env", "X=Y", "./p"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.dir != "/m" || cfg.cache != "/c" || cfg.modules != "none" || cfg.allPackages {
+	if cfg.dir != "/m" || cfg.cache != "/c" || cfg.allPackages {
 		t.Errorf("parsed %+v", cfg)
 	}
 	if want := []string{"6.1", "/k"}; !reflect.DeepEqual(cfg.kernels, want) {
@@ -36,7 +36,6 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-modules=some", "p"}, "-modules=some: want all or none"},
 		{[]string{"-j=0", "p"}, "-j=0: want 1 or more"},
 	} {
 		if _, err := parseFlags(tt.args); err == nil || err.Error() != tt.want {
@@ -65,9 +64,9 @@ func TestArm64RunsSomeTestsWhereNothingIsSelected(t *testing.T) {
 		args []string
 		want []suite
 	}{
-		{"amd64", nil, whole(defaultPackages...)},
+		{"amd64", nil, append([]suite{withoutModules()}, whole(defaultPackages...)...)},
 		{"arm64", nil, short["arm64"]},
-		{"arm64", []string{"-long"}, whole(defaultPackages...)},
+		{"arm64", []string{"-long"}, append([]suite{withoutModules()}, whole(defaultPackages...)...)},
 		{"arm64", []string{"./p"}, whole("./p")},
 		{"arm64", []string{"-run=TestA"}, []suite{{packages: defaultPackages, sel: selection{run: "TestA", benchtime: "1s"}}}},
 	} {

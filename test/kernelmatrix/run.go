@@ -82,6 +82,9 @@ func (m *matrix) build(ctx context.Context, arch string) error {
 		if missing := s.missing(tests); len(missing) > 0 {
 			return fmt.Errorf("no test %s in %s", strings.Join(missing, ", "), s.packages[0])
 		}
+		for i := range tests {
+			tests[i].noModules = s.noModules
+		}
 		m.tests[arch] = append(m.tests[arch], tests...)
 		if s.sel.complete() {
 			if err := checkExclusions(m.cfg.exclusions(), tests, m.cfg.allPackages); err != nil {
@@ -120,16 +123,12 @@ func (m *matrix) runKernel(ctx context.Context, k debkernel.Kernel, dir string) 
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	wanted := hostModules
-	if m.cfg.modules == "all" {
-		wanted = slices.Concat(diagModules, hostModules)
-	}
-	modules, err := k.Modules(ctx, wanted)
+	modules, err := k.Modules(ctx, slices.Concat(diagModules, hostModules))
 	if err != nil {
 		return err
 	}
 	skip := func(b testBinary) string { return skipPattern(excluded(m.cfg.exclusions(), b.pkg)) }
-	plan := makePlan(m.tests[k.Arch], modules, skip, m.cfg.timeout, guestEnv(k, m.cfg.modules, m.cfg.env))
+	plan := makePlan(m.tests[k.Arch], modules, skip, m.cfg.timeout, guestEnv(k, m.cfg.short(), m.cfg.env))
 	initramfs := filepath.Join(dir, "initramfs")
 	im := image{init: m.init(k.Arch), plan: plan, modules: modules, tests: m.tests[k.Arch]}
 	if err := im.write(initramfs); err != nil {

@@ -17,10 +17,10 @@ import (
 // The builds, one of each for a test process.
 var (
 	static = sync.OnceValues(func() (*os.File, error) {
-		return build([]string{"CGO_ENABLED=0"})
+		return build("CGO_ENABLED=0", "-trimpath")
 	})
 	checked = sync.OnceValues(func() (*os.File, error) {
-		return build([]string{"CGO_ENABLED=1"}, "-race")
+		return build("CGO_ENABLED=1", "-race") // of what the go command has compiled for the tests of its packages
 	})
 )
 
@@ -67,8 +67,8 @@ func built(t testing.TB, binary func() (*os.File, error)) *os.File {
 }
 
 // build builds the exporter in its own module, and gives the open file.
-func build(env []string, flags ...string) (file *os.File, err error) {
-	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sockstate_exporter").Output()
+func build(env, flag string) (file *os.File, err error) {
+	module, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", "sockstate_exporter/internal/kerneltest").Output()
 	if err != nil {
 		return nil, fmt.Errorf("find the module: %w", err)
 	}
@@ -78,9 +78,8 @@ func build(env []string, flags ...string) (file *os.File, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "sockstate_exporter")
-	args := append([]string{"-C", strings.TrimSpace(string(module)), "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", path}, flags...)
-	cmd := exec.Command("go", append(args, ".")...)
-	cmd.Env = append(os.Environ(), env...)
+	cmd := exec.Command("go", "-C", strings.TrimSpace(string(module)), "build", flag, "-buildvcs=false", "-ldflags=-s -w", "-o", path, ".")
+	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, out)
 	}

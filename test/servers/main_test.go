@@ -50,6 +50,24 @@ func TestMeasuresFlagsAndRestarts(t *testing.T) {
 	}
 }
 
+func TestMeasuresWhatAServerDoesWithTheFileOfAUnixSocket(t *testing.T) {
+	kerneltest.RequireRoot(t)
+	kerneltest.New(t) // or it is skipped
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range chosen(unixServers(self), []string{"Go net.Listen"}) {
+		r, err := measureUnix(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "| **refuses** | refuses | yes |"; !strings.Contains(r.String(), want) {
+			t.Errorf("got %s, want %s in it", r, want)
+		}
+	}
+}
+
 func TestNamesPackages(t *testing.T) {
 	var out strings.Builder
 	if err := run(context.Background(), []string{"-packages"}, &out, &out); err != nil {

@@ -327,7 +327,7 @@ func (t *trial) startBeside(ctx context.Context, taken netip.Addr) (string, erro
 	return stays, nil
 }
 
-var number = regexp.MustCompile(`\d+(\.\d+)+[\w.]*`)
+var number = regexp.MustCompile(`\d+(\.\d+)+(\w+(\.\w+)*)?`)
 
 // versionText is the first version number that the command writes.
 func (s server) versionText(ctx context.Context) (string, error) {

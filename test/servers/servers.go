@@ -4,7 +4,7 @@ package main
 // its port and an empty directory.
 type server struct {
 	name    string
-	pkg     string            // Debian's package, if the program is in one
+	pkg     string            // Debian's packages, if the program is in one
 	version []string          // a command that writes its version
 	files   map[string]string // that it needs in its directory
 	setup   [][]string        // commands that come before, in its directory
@@ -14,7 +14,7 @@ type server struct {
 
 // servers are those that are measured. self is this program.
 func servers(self string) []server {
-	return append(daemons(), languages(self)...)
+	return append(append(daemons(), more()...), languages(self)...)
 }
 
 // daemons are programs that come with a configuration.

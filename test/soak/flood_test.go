@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/test/launch"
 )
 
@@ -151,17 +152,7 @@ func failOnce() error {
 // begin starts a role and waits until it is ready. end tells it to end, and returns what it said.
 func begin(t *testing.T, cmd *kerneltest.Cmd) (end func() string) {
 	t.Helper()
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := reexec.StartPiped(t, cmd)
 	lines := bufio.NewScanner(stdout)
 	if !lines.Scan() || lines.Text() != "ready" {
 		t.Fatalf("a role is not ready, it said %q", lines.Text())

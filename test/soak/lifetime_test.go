@@ -1,83 +1,25 @@
 package soak
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bpftest"
 	"sockstate_exporter/internal/kerneltest"
 )
-
-// loaded are the kernel's numbers of what a process has loaded and attached, such as "prog_id 7".
-type loaded map[string]struct{}
-
-// loadedBy adds what the process, which stands still, has open.
-func (l loaded) loadedBy(t *testing.T, pid int) {
-	t.Helper()
-	infos, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, info := range infos {
-		f, err := os.Open(info)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			what, number, _ := strings.Cut(lines.Text(), ":")
-			if what == "prog_id" || what == "map_id" || what == "link_id" {
-				l[what+" "+strings.TrimSpace(number)] = struct{}{}
-			}
-		}
-		_ = f.Close()
-	}
-}
-
-// left are those that are still there.
-func (l loaded) left(t *testing.T) (left []string) {
-	t.Helper()
-	for id := range l {
-		what, number, _ := strings.Cut(id, " ")
-		n, err := strconv.ParseUint(number, 10, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var closer interface{ Close() error }
-		switch what {
-		case "prog_id":
-			closer, err = ebpf.NewProgramFromID(ebpf.ProgramID(n))
-		case "map_id":
-			closer, err = ebpf.NewMapFromID(ebpf.MapID(n))
-		case "link_id":
-			closer, err = link.NewFromID(link.ID(n))
-		}
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		left = append(left, id)
-		if err == nil {
-			_ = closer.Close()
-		}
-	}
-	return left
-}
 
 func TestKilledAtAnyMomentLeavesNothing(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	ns := kerneltest.New(t)
-	all := make(loaded)
+	all := make(bpftest.Loaded)
 	kills, began := 0, time.Now()
 	for ; kills < 10 || soaking() && time.Since(began) < loadTime(t); kills++ {
 		e := prepare(t, ns, 10048)
@@ -94,14 +36,14 @@ func TestKilledAtAnyMomentLeavesNothing(t *testing.T) {
 			}
 			return ""
 		})
-		all.loadedBy(t, pid)
+		all.Add(t, pid)
 		e.Stop()
 		e.Client.CloseIdleConnections()
 	}
 	if len(all) == 0 {
 		t.Fatal("the exporter never had loaded anything")
 	}
-	eventually(t, "all is gone", func() string { return strings.Join(all.left(t), ", ") })
+	eventually(t, "all is gone", func() string { return strings.Join(all.Left(t), ", ") })
 	t.Logf("killed %d times, with %d programs, maps and links", kills, len(all))
 
 	e := start(t, ns, 10048, fmt.Sprintf("--watch.port=%d", takenPort))

@@ -9,12 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf"
 	"sockstate_exporter/internal/bpf/bhash"
+	"sockstate_exporter/internal/bpf/portread"
 	"sockstate_exporter/internal/linux"
 )
 
@@ -69,17 +68,10 @@ type Result struct {
 
 // A Reader reads bind buckets. Its methods may be called from any goroutine.
 type Reader struct {
-	mu   sync.Mutex
-	objs struct {
-		bindbucketPrograms
-		Request  *ebpf.Map `ebpf:".data.request"`
-		Results  *ebpf.Map `ebpf:".bss"`
-		Position *ebpf.Map `ebpf:".data.position"`
-	}
-	memory *ebpf.Memory // of Results
-	tick   time.Duration
-	roots  bool // see bpf.OrphansAreRoots
-	buf    []byte
+	mu      sync.Mutex
+	program *portread.Program
+	tick    time.Duration
+	roots   bool // see bpf.OrphansAreRoots
 }
 
 // New loads the program, and tries it once. Where that does not work on this kernel, the error
@@ -87,7 +79,6 @@ type Reader struct {
 func New() (*Reader, error) {
 	r := new(Reader)
 	if err := r.load(); err != nil {
-		_ = r.Close()
 		return nil, err
 	}
 	if _, err := r.Read(0, nil); err != nil {
@@ -111,27 +102,17 @@ func (r *Reader) load() error {
 	if err != nil {
 		return err
 	}
-	for _, m := range spec.Maps {
-		m.Flags |= unix.BPF_F_MMAPABLE
-	}
-	if err := spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: kernel}}); err != nil {
-		return fmt.Errorf("load: %w", err)
-	}
-	if r.memory, err = r.objs.Results.Memory(); err != nil {
-		return fmt.Errorf("map results: %w", err)
-	}
-	return nil
+	r.program, err = portread.Load(spec, kernel)
+	return err
 }
 
 // Close unloads the program.
 func (r *Reader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(r.objs.bindbucketPrograms.Close(), r.objs.Request.Close(), r.objs.Results.Close(), r.objs.Position.Close())
+	r.program.Close()
+	return nil
 }
-
-// tries is how often a port is read whose list changed meanwhile.
-const tries = 3
 
 // Read reads the sockets on the ports in the network namespace that a descriptor refers to, or, if
 // that is 0, in that of the calling thread. It takes about a third of a microsecond a socket.
@@ -157,22 +138,19 @@ func (r *Reader) readPorts(netns int, ports []uint16, req bindbucketRequest) (*R
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := &Result{Buckets: make(map[uint16]Bucket), Missed: make(map[uint16]bool)}
-	for range tries {
-		if len(ports) > MaxPorts {
-			return nil, ErrTooMany
-		}
+	if len(ports) > MaxPorts {
+		return nil, ErrTooMany
+	}
+	missed, err := portread.Retry(ports, func(ports []uint16) ([]uint16, error) {
 		if err := r.run(netns, ports, req); err != nil {
 			return nil, err
 		}
-		again, err := r.collect(ports, req.Details != 0, out)
-		if err != nil {
-			return nil, err
-		}
-		if ports = again; len(ports) == 0 {
-			break
-		}
+		return r.collect(ports, req.Details != 0, out)
+	})
+	if err != nil {
+		return nil, err
 	}
-	for _, p := range ports {
+	for _, p := range missed {
 		out.Missed[p] = true
 	}
 	return out, nil
@@ -183,18 +161,7 @@ func (r *Reader) run(netns int, ports []uint16, req bindbucketRequest) error {
 	if r.roots {
 		req.OrphansAreRoots = 1
 	}
-	if err := r.objs.Request.Put(uint32(0), &req); err != nil {
-		return fmt.Errorf("set ports: %w", err)
-	}
-	run := func() error {
-		_, err := r.objs.Bindbucket.Run(&ebpf.RunOptions{})
-		return err
-	}
-	if netns != 0 {
-		inside := run
-		run = func() error { return linux.RunInNetNS(netns, inside) }
-	}
-	if err := run(); err != nil {
+	if err := r.program.Run(netns, &req); err != nil {
 		return fmt.Errorf("read bind buckets: %w", err)
 	}
 	return nil
@@ -215,7 +182,7 @@ var errUnsupported = errors.New("read bind buckets: this kernel keeps them in an
 
 // collect takes what a run has found, and returns the ports that have to be read again.
 func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uint16, err error) {
-	end, err := r.read(endOffset, endSize)
+	end, err := r.program.Read(endOffset, endSize)
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +197,7 @@ func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uin
 	}
 	out.At = time.Now()
 	broken := make(map[uint16]bool)
-	buckets, err := r.read(bucketsOffset, len(ports)*bucketSize)
+	buckets, err := r.program.Read(bucketsOffset, len(ports)*bucketSize)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +215,7 @@ func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uin
 			out.Buckets[port] = bucket
 		}
 	}
-	sockets, err := r.read(0, int(count)*socketSize)
+	sockets, err := r.program.Read(0, int(count)*socketSize)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +238,7 @@ func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uin
 func (r *Reader) collectHeld(out *Result, first int) error {
 	found := out.Sockets[first:]
 	found = found[:min(len(found), maxHeld)]
-	details, err := r.read(heldOffset, len(found)*heldSize)
+	details, err := r.program.Read(heldOffset, len(found)*heldSize)
 	if err != nil {
 		return err
 	}
@@ -285,18 +252,4 @@ func (r *Reader) collectHeld(out *Result, first int) error {
 		out.Held = append(out.Held, held)
 	}
 	return nil
-}
-
-// read reads n bytes of the results. They are valid until the next call.
-func (r *Reader) read(offset int64, n int) ([]byte, error) {
-	if n == 0 {
-		return nil, nil
-	}
-	if cap(r.buf) < n {
-		r.buf = make([]byte, n)
-	}
-	if _, err := r.memory.ReadAt(r.buf[:n], offset); err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	}
-	return r.buf[:n], nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/timewait"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
@@ -153,50 +154,12 @@ func TestUsersAreThoseOfSockDiag(t *testing.T) {
 // The kernel chose the port where the program named none.
 func TestNamedPort(t *testing.T) {
 	r := newReader(t)
-	v6only := true
-	for _, tt := range []struct {
-		name  string
-		open  func(*testing.T, *kerneltest.NetNS)
-		named bool
-	}{
-		{"ipv4", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v4lo, port), kerneltest.Options{})
-		}, true},
-		{"ipv6", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v6any, port), kerneltest.Options{V6Only: &v6only})
-		}, true},
-		{"mptcp", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{MPTCP: true})
-		}, true},
-		{"port 0", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v4lo, 0), kerneltest.Options{})
-		}, false},
-		{"port 0 of ipv6", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v6any, 0), kerneltest.Options{})
-		}, false},
-		{"no bind", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Do(t, func() {
-				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = unix.Close(fd) })
-				if err := unix.Listen(fd, 1); err != nil {
-					t.Fatal(err)
-				}
-			})
-		}, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			ns := kerneltest.New(t)
-			ns.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
-			tt.open(t, ns)
-			got := on(t, r, ns, sock.StateListen)
-			if len(got) != 1 || got[0].NamedPort != tt.named {
-				t.Errorf("%+v, want one listener with NamedPort %t", got, tt.named)
-			}
-		})
-	}
+	opener.EachNamedPort(t, port, func(t *testing.T, ns *kerneltest.NetNS, named bool) {
+		got := on(t, r, ns, sock.StateListen)
+		if len(got) != 1 || got[0].NamedPort != named {
+			t.Errorf("%+v, want one listener with NamedPort %t", got, named)
+		}
+	})
 }
 
 func TestSocketsThatAreOnlyBound(t *testing.T) {

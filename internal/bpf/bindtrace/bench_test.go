@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -237,14 +240,14 @@ func BenchmarkCapture(b *testing.B) {
 				{"captured", Options{Mode: mode, NoConnects: true, RingSize: 1 << 24}, true},
 			} {
 				b.Run(fmt.Sprintf("%v/%d/%s", mode, sockets, c.name), func(b *testing.B) {
-					benchmarkCapture(b, ns, c.opts, c.traced)
+					benchmarkCapture(b, ns, unix.SOCK_STREAM, c.opts, c.traced)
 				})
 			}
 		}
 	}
 }
 
-func benchmarkCapture(b *testing.B, ns *kerneltest.NetNS, opts Options, traced bool) {
+func benchmarkCapture(b *testing.B, ns *kerneltest.NetNS, typ int, opts Options, traced bool) {
 	b.Helper()
 	const batch = 100
 	var tr *Tracer
@@ -254,7 +257,7 @@ func benchmarkCapture(b *testing.B, ns *kerneltest.NetNS, opts Options, traced b
 			b.Fatal(err)
 		}
 	}
-	fd := openForBenchmarkIn(b, ns)
+	fd := openForBenchmarkIn(b, ns, typ)
 	addr := sockaddrOf(v4any, testPort)
 	var captured, calls int
 	for calls = 0; b.Loop(); calls++ {
@@ -277,8 +280,99 @@ func benchmarkCapture(b *testing.B, ns *kerneltest.NetNS, opts Options, traced b
 	}
 }
 
-func openForBenchmarkIn(b *testing.B, ns *kerneltest.NetNS) (fd int) {
+func openForBenchmarkIn(b *testing.B, ns *kerneltest.NetNS, typ int) (fd int) {
 	b.Helper()
-	ns.Do(b, func() { fd = openForBenchmark(b, unix.SOCK_STREAM) })
+	ns.Do(b, func() { fd = openForBenchmark(b, typ) })
 	return fd
+}
+
+// BenchmarkCaptureUDP is BenchmarkCapture for UDP, whose sockets are in one chain.
+func BenchmarkCaptureUDP(b *testing.B) {
+	kerneltest.RequireRoot(b)
+	for _, sockets := range []int{1, 8, 1000} {
+		ns := kerneltest.New(b)
+		for i := range sockets {
+			at := netip.AddrFrom4([4]byte{127, 0, byte(i >> 8), byte(i)})
+			ns.ListenUDP(b, netip.AddrPortFrom(at, testPort), kerneltest.Options{})
+		}
+		for _, c := range []struct {
+			name   string
+			opts   Options
+			traced bool
+		}{
+			{"off", Options{}, false},
+			{"traced", Options{Mode: ModeTracepoint, NoConnects: true, RingSize: 1 << 24, noCapture: true}, true},
+			{"captured", Options{Mode: ModeTracepoint, NoConnects: true, RingSize: 1 << 24}, true},
+		} {
+			b.Run(fmt.Sprintf("%d/%s", sockets, c.name), func(b *testing.B) {
+				benchmarkCapture(b, ns, unix.SOCK_DGRAM, c.opts, c.traced)
+			})
+		}
+	}
+}
+
+// BenchmarkUnixBind measures what the tracer adds to a bind of a Unix socket that fails with EADDRINUSE. Where
+// the user's share of events is used up, it is only counted.
+func BenchmarkUnixBind(b *testing.B) {
+	kerneltest.RequireRoot(b)
+	ns, path := kerneltest.New(b), filepath.Join(b.TempDir(), "app.sock")
+	open := func() (fd int) {
+		ns.Do(b, func() {
+			var err error
+			if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+				b.Fatal(err)
+			}
+		})
+		b.Cleanup(func() { _ = unix.Close(fd) })
+		return fd
+	}
+	if err := bindRaw(open(), sunOf(path)); err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range []struct {
+		name           string
+		traced, events bool
+	}{{"off", false, false}, {"counted", true, false}, {"event", true, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			var tr *Tracer
+			if c.traced {
+				tr = attachForBenchmark(b, Options{Mode: ModeTracepoint, NoConnects: true})
+				if err := tr.SetWatch([]uint32{uint32(ns.Inode())}, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+			fd, addr := open(), sunOf(path)
+			events, calls := 0, 0
+			for ; b.Loop(); calls++ {
+				if c.events && calls%20 == 0 {
+					b.StopTimer()
+					events += drainUnix(b, tr)
+					_ = tr.objects.UnixUsers.Delete(bpfUser{Netns: uint32(ns.Inode())})
+					b.StartTimer()
+				}
+				if err := bindRaw(fd, addr); err != unix.EADDRINUSE {
+					b.Fatal(err)
+				}
+			}
+			if c.events && events < calls-20 {
+				b.Errorf("%d events of %d calls", events, calls)
+			}
+		})
+	}
+}
+
+// drainUnix reads all events, and returns how many there were.
+func drainUnix(b *testing.B, tr *Tracer) (n int) {
+	b.Helper()
+	for {
+		var e UnixEvent
+		switch err := tr.ReadUnix(time.Now(), &e); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return n
+		case err != nil:
+			b.Fatal(err)
+		default:
+			n++
+		}
+	}
 }

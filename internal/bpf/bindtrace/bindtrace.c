@@ -100,6 +100,7 @@ u64 connect_probes_seen;
 
 /* Failures that have no event: the ring was full, or the user's share of it was. */
 u64 events_lost;
+u64 vsock_binds; /* failed ones: their ports are no ports of the network */
 
 /* Failures whose socket is not known: another thread closed it before the call returned, or there
  * was no memory to keep the arguments of the call. */
@@ -599,6 +600,8 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 	family = READ(sk->__sk_common.skc_family);
 	if (family == AF_UNIX && op == OP_BIND)
 		unix_bind_failed(sk, addr, addrlen, error);
+	if (family == AF_VSOCK && op == OP_BIND)
+		__sync_fetch_and_add(&vsock_binds, 1);
 	if (family != AF_INET && family != AF_INET6)
 		return;
 

@@ -163,6 +163,7 @@ const (
 	bpfVarUnixErrnoClass             = "unix_errno_class"
 	bpfVarUnixEventType              = "unix_event_type"
 	bpfVarUnixRingSize               = "unix_ring_size"
+	bpfVarVsockBinds                 = "vsock_binds"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -270,6 +271,7 @@ type bpfVariableSpecs struct {
 	UnixErrnoClass     *ebpf.VariableSpec `ebpf:"unix_errno_class"`
 	UnixEventType      *ebpf.VariableSpec `ebpf:"unix_event_type"`
 	UnixRingSize       *ebpf.VariableSpec `ebpf:"unix_ring_size"`
+	VsockBinds         *ebpf.VariableSpec `ebpf:"vsock_binds"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -342,6 +344,7 @@ type bpfVariables struct {
 	UnixErrnoClass     *ebpf.Variable `ebpf:"unix_errno_class"`
 	UnixEventType      *ebpf.Variable `ebpf:"unix_event_type"`
 	UnixRingSize       *ebpf.Variable `ebpf:"unix_ring_size"`
+	VsockBinds         *ebpf.Variable `ebpf:"vsock_binds"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

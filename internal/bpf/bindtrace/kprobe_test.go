@@ -103,18 +103,7 @@ func TestConnectsThatWaitDoNotHideOthers(t *testing.T) {
 }
 
 // saysMissed tells whether the kernel says how many returns a kprobe missed.
-func saysMissed(t *testing.T) bool {
-	t.Helper()
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		t.Fatal(err)
-	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
-		t.Fatal(err)
-	}
-	return major > 6 || major == 6 && minor >= 7
-}
+func saysMissed(t *testing.T) bool { return kerneltest.KernelAtLeast(t, 6, 7) }
 
 // With kprobes, failed binds that wait at the same time are missed where there are more than the
 // kernel has return probes. The tracer says how many, and sees the next ones.

@@ -3,7 +3,6 @@
 package bindtrace
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -178,21 +177,10 @@ func modeEnvOf(mode Mode) string { return modeEnv + "=" + strconv.Itoa(int(mode)
 func TestKilledTracerLeavesNothingInTheKernel(t *testing.T) {
 	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
 		cmd := roleCommand("trace", modeEnvOf(tr.Mode()))
-		stdin, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer stdin.Close()
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		_, stdout := reexec.StartPiped(t, cmd)
 		defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
 		var k inKernel
-		if err := json.NewDecoder(bufio.NewReader(stdout)).Decode(&k); err != nil {
+		if err := json.NewDecoder(stdout).Decode(&k); err != nil {
 			t.Fatal(err)
 		}
 		if len(k.Programs) < 2 || len(k.Links) < 2 {

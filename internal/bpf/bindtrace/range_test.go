@@ -4,7 +4,6 @@ package bindtrace
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"testing"
 
@@ -63,26 +62,12 @@ func rangedTargets(t *testing.T, ns *kerneltest.NetNS) []target {
 			with = append(with, tg)
 		case !errors.Is(err, unix.ENOPROTOOPT) && !errors.Is(err, unix.EOPNOTSUPP):
 			t.Fatalf("set the range of %s: %v", tg.name, err)
-		case tg.protocol != sock.MPTCP && release(t) >= 6003:
+		case tg.protocol != sock.MPTCP && kerneltest.KernelAtLeast(t, 6, 3):
 			t.Fatalf("%s has no IP_LOCAL_PORT_RANGE on this kernel: %v", tg.name, err)
 		}
 	}
 	t.Logf("%d kinds of sockets have IP_LOCAL_PORT_RANGE", len(with))
 	return with
-}
-
-// release is the version of the kernel: 6003 is 6.3.
-func release(t *testing.T) int {
-	t.Helper()
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		t.Fatal(err)
-	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
-		t.Fatal(err)
-	}
-	return 1000*major + minor
 }
 
 // eachRange runs use with a socket of each range and kind, until the range has no port left, and once

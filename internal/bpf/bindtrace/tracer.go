@@ -175,6 +175,9 @@ type Stats struct {
 	// Lost events: failures that were counted, but had no event. The ring was full, or the user
 	// had more events than a user may have.
 	Lost uint64
+	// VSOCK is the number of failed bind calls of vsock sockets, in all network namespaces.
+	VSOCK uint64
+
 	// Unattributed failures were seen and not counted: the socket was closed when the call
 	// returned, or there was no memory to keep the arguments of the call.
 	Unattributed uint64
@@ -193,7 +196,7 @@ func (t *Tracer) Stats() (Stats, error) {
 	t.watchMu.Lock()
 	defer t.watchMu.Unlock()
 	err := t.whileOpen(func() error {
-		err := errors.Join(t.objects.EventsLost.Get(&s.Lost), t.objects.Unattributed.Get(&s.Unattributed))
+		err := errors.Join(t.objects.EventsLost.Get(&s.Lost), t.objects.Unattributed.Get(&s.Unattributed), t.objects.VsockBinds.Get(&s.VSOCK))
 		if err != nil {
 			return fmt.Errorf("read tracer's counters: %w", err)
 		}

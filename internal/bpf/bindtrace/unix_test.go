@@ -17,25 +17,12 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 )
 
 // sunOf is a sockaddr_un with the bytes as its path.
 func sunOf(path string) []byte {
 	return append(binary.NativeEndian.AppendUint16(nil, unix.AF_UNIX), path...)
-}
-
-// unixSocket opens a Unix socket in the namespace.
-func unixSocket(t *testing.T, ns *kerneltest.NetNS, typ int) int {
-	t.Helper()
-	fd := -1
-	ns.Do(t, func() {
-		var err error
-		if fd, err = unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	return fd
 }
 
 // unixEvents reads the events of a network namespace until there is none.
@@ -78,10 +65,10 @@ func TestFailedBindsOfUnixSockets(t *testing.T) {
 		watchOnly(t, tr, ns)
 		unixEvents(t, tr, netns)
 		stale := filepath.Join(dir, "a\nb\xff.sock")
-		if err := bindRaw(unixSocket(t, ns, unix.SOCK_STREAM), sunOf(stale)); err != nil {
+		if err := bindRaw(unixsocket.Open(t, ns, unix.SOCK_STREAM, ""), sunOf(stale)); err != nil {
 			t.Fatal(err)
 		}
-		if err := bindRaw(unixSocket(t, ns, unix.SOCK_DGRAM), sunOf("\x00name\x00x")); err != nil {
+		if err := bindRaw(unixsocket.Open(t, ns, unix.SOCK_DGRAM, ""), sunOf("\x00name\x00x")); err != nil {
 			t.Fatal(err)
 		}
 		longest := "/" + strings.Repeat("n", 107)
@@ -105,7 +92,7 @@ func TestFailedBindsOfUnixSockets(t *testing.T) {
 			{unix.SOCK_STREAM, make([]byte, 16), unix.EINVAL, "\x00\x00", true}, // AF_UNSPEC
 		} {
 			before := unixCounts(t, tr, netns)
-			if err := bindRaw(unixSocket(t, ns, test.typ), test.sockaddr); !errors.Is(err, test.errno) {
+			if err := bindRaw(unixsocket.Open(t, ns, test.typ, ""), test.sockaddr); !errors.Is(err, test.errno) {
 				t.Errorf("bind to %q: %v, want %v", test.sockaddr, err, test.errno)
 				continue
 			}
@@ -176,7 +163,7 @@ func TestStormOfUnixBindsLeavesRoomForOthers(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		if err := bindRaw(unixSocket(t, ns, unix.SOCK_STREAM), sunOf("/dev/null/own.sock")); !errors.Is(err, unix.ENOTDIR) {
+		if err := bindRaw(unixsocket.Open(t, ns, unix.SOCK_STREAM, ""), sunOf("/dev/null/own.sock")); !errors.Is(err, unix.ENOTDIR) {
 			t.Fatal(err)
 		}
 		if n := unixCounts(t, tr, netns)[unix.ENOTDIR]; n != 5001 {

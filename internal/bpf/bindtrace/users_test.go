@@ -3,7 +3,6 @@
 package bindtrace
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -213,18 +212,8 @@ func TestUserNamespaceIsOfTheUserWhoMadeIt(t *testing.T) {
 		cmd := ns.Command(t, "/proc/self/exe").As(hostileUID, hostileUID)
 		cmd.Env = reexec.RoleEnv("in-user-namespace")
 		cmd.Stderr = os.Stderr
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(out).ReadString('\n')
+		in, out := reexec.StartPiped(t, cmd)
+		line, err := out.ReadString('\n')
 		pid, atoiErr := strconv.Atoi(strings.TrimSpace(line))
 		if err != nil || atoiErr != nil {
 			_ = cmd.Wait()
@@ -350,8 +339,8 @@ func TestSuccessfulBindsDoNotWakeTheReader(t *testing.T) {
 		if got := r.own.Load(); got != 1 {
 			t.Errorf("%d events of this namespace, want 1", got)
 		}
-		// Failures of others on this host wake it as well, and it may have been about to sleep.
-		if others := r.events.Load() - eventsBefore; after-before > others+1 {
+		// Failures of others on this host wake it as well, and on a busy host it sleeps for other reasons, too.
+		if others := r.events.Load() - eventsBefore; after-before > others+calls/1000 {
 			t.Errorf("the reader was woken %d times by %d binds that worked, and had %d events", after-before, calls, others)
 		}
 		if got := total(countsOf(t, tr, uint32(ns.Inode()))); got != 1 {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
@@ -21,21 +22,10 @@ import (
 
 func newReader(t testing.TB) *Reader {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	r, err := New()
-	var unavailable *sock.UnavailableError
-	if errors.As(err, &unavailable) && unavailable.Reason == sock.ReasonPIDNamespace {
-		kerneltest.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
+	return opener.AsRoot(t, New, func(err error) bool {
+		var unavailable *sock.UnavailableError
+		return errors.As(err, &unavailable) && unavailable.Reason == sock.ReasonPIDNamespace
 	})
-	return r
 }
 
 func openSocket() (fd int, inode uint32, err error) {
@@ -119,17 +109,7 @@ func inherit(t testing.TB, socket *os.File, namespaces uintptr) int {
 	t.Helper()
 	cmd := command(t, "stay", namespaces)
 	cmd.ExtraFiles = []*os.File{socket}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stdin, stdout := reexec.StartPiped(t, cmd)
 	t.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() })
 	if _, err := io.ReadFull(stdout, make([]byte, len("ready"))); err != nil {
 		t.Fatal(err)

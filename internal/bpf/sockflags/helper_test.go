@@ -14,6 +14,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -52,16 +53,7 @@ func start(t *testing.T, ns *kerneltest.NetNS, do task, caps ...uintptr) (report
 	}
 	cmd.Env = append(os.Environ(), helperEnv+"="+string(arg))
 	cmd.Stderr = os.Stderr
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, stdout := reexec.StartPiped(t, cmd)
 	var got report
 	if err := json.NewDecoder(stdout).Decode(&got); err != nil {
 		t.Fatalf("helper process: %v", err)

@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -27,17 +28,7 @@ var (
 
 func newReader(t testing.TB, opts sockflags.Options) *sockflags.Reader {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	r, err := sockflags.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+	return opener.AsRoot(t, func() (*sockflags.Reader, error) { return sockflags.New(opts) })
 }
 
 func read(t testing.TB, r *sockflags.Reader, req sockflags.Request) *sockflags.Result {

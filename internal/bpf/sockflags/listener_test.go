@@ -1,7 +1,6 @@
 package sockflags_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"maps"
@@ -15,6 +14,8 @@ import (
 
 	"sockstate_exporter/internal/bpf/sockflags"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
+	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -149,19 +150,8 @@ func TestListenersOfPython(t *testing.T) {
 			r := newReader(t, sockflags.Options{Mode: mode})
 			ns := kerneltest.New(t)
 			cmd := ns.Command(t, python, "-c", pythonListener, fmt.Sprint(port))
-			stdin, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer stdin.Close()
-			stdout, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+			_, stdout := reexec.StartPiped(t, cmd)
+			if _, err := stdout.ReadString('\n'); err != nil {
 				t.Fatalf("python does not listen: %v", err)
 			}
 			id := listenerIn(t, ns, unix.AF_INET)
@@ -315,55 +305,17 @@ func TestListenersOnlyWhereThereAreNone(t *testing.T) {
 // The kernel chose the port where the program named none.
 func TestNamedPort(t *testing.T) {
 	r := newReader(t, sockflags.Options{Mode: sockflags.ModeBPF})
-	v6only := true
-	for _, tt := range []struct {
-		name  string
-		open  func(*testing.T, *kerneltest.NetNS)
-		named bool
-	}{
-		{"ipv4", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v4lo, port), kerneltest.Options{})
-		}, true},
-		{"ipv6", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v6any, port), kerneltest.Options{V6Only: &v6only})
-		}, true},
-		{"mptcp", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{MPTCP: true})
-		}, true},
-		{"port 0", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v4lo, 0), kerneltest.Options{})
-		}, false},
-		{"port 0 of ipv6", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Listen(t, netip.AddrPortFrom(v6any, 0), kerneltest.Options{})
-		}, false},
-		{"no bind", func(t *testing.T, ns *kerneltest.NetNS) {
-			ns.Do(t, func() {
-				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = unix.Close(fd) })
-				if err := unix.Listen(fd, 1); err != nil {
-					t.Fatal(err)
-				}
-			})
-		}, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			ns := kerneltest.New(t)
-			ns.Sysctl(t, "net.ipv4.ip_local_port_range", fmt.Sprintf("%d %d", port, port))
-			tt.open(t, ns)
-			for _, listenersOnly := range []bool{false, true} {
-				got := read(t, r, sockflags.Request{NetNS: ns.FD(), Ports: []uint16{port}, ListenersOnly: listenersOnly})
-				if len(got.Listeners) != 1 {
-					t.Fatalf("listeners %+v, want one", got.Listeners)
-				}
-				for cookie := range got.Listeners {
-					if got.NamedPort[cookie] != tt.named {
-						t.Errorf("NamedPort %t, want %t", got.NamedPort[cookie], tt.named)
-					}
+	opener.EachNamedPort(t, port, func(t *testing.T, ns *kerneltest.NetNS, named bool) {
+		for _, listenersOnly := range []bool{false, true} {
+			got := read(t, r, sockflags.Request{NetNS: ns.FD(), Ports: []uint16{port}, ListenersOnly: listenersOnly})
+			if len(got.Listeners) != 1 {
+				t.Fatalf("listeners %+v, want one", got.Listeners)
+			}
+			for cookie := range got.Listeners {
+				if got.NamedPort[cookie] != named {
+					t.Errorf("NamedPort %t, want %t", got.NamedPort[cookie], named)
 				}
 			}
-		})
-	}
+		}
+	})
 }

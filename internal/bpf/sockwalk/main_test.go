@@ -3,33 +3,17 @@ package sockwalk_test
 import (
 	"testing"
 
-	"github.com/cilium/ebpf/features"
-
 	"sockstate_exporter/internal/bpf/sockwalk"
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/linux"
 )
 
 func TestMain(m *testing.M) { kerneltest.Main(m) }
 
-// newWalker leaves the test out on kernels before 6.1 only.
 func newWalker(t testing.TB, opts sockwalk.Options) *sockwalk.Walker {
 	t.Helper()
-	kerneltest.RequireRoot(t)
-	w, err := sockwalk.New(opts)
-	if err != nil {
-		const linux61 = 6<<16 | 1<<8
-		if version, verr := features.LinuxVersionCode(); verr == nil && version < linux61 {
-			kerneltest.Skip(t, "%v", err)
-		}
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return w
+	return opener.Since61(t, func() (*sockwalk.Walker, error) { return sockwalk.New(opts) })
 }
 
 // of names a namespace.

@@ -63,7 +63,7 @@ func TestSocketsHaveTheirFlags(t *testing.T) {
 					x := got.Sockets[0]
 					only6 := v6only || a.Is6() && !a.Is4In6() && !a.IsUnspecified()
 					if x.Addr != a || x.ReuseFlags != flags || x.V6Only != only6 || x.UID != 1000 || x.Ifindex != 1 ||
-						x.State != sock.StateClose || x.Inode != inode(t, s) || x.Count != 1 || x.Kernel || !x.NamedPort || x.Many {
+						x.State != sock.StateClose || x.Inode != inode(t, s) || x.Count != 1 || x.Kernel || !x.NamedPort || x.Multicast || x.Broadcast {
 						t.Errorf("got %+v", x)
 					}
 				})
@@ -107,20 +107,31 @@ func TestConnectedSocketsAreFolded(t *testing.T) {
 	}
 }
 
-// A port with more sockets than its share says so, and does not take the share of another one.
+// A port with more sockets than its share says so, and does not take the share of another one. Its oldest socket
+// is there: a server's, where another user has opened many on other addresses.
 func TestSocketsBeyondTheShareOfAPort(t *testing.T) {
 	r := newReader(t)
 	ns := kerneltest.New(t)
-	for range 300 {
-		ns.ListenUDP(t, netip.MustParseAddrPort("127.0.0.1:5301"), kerneltest.Options{ReuseAddr: true})
+	server := ns.ListenUDP(t, netip.MustParseAddrPort("127.0.0.53:5301"), kerneltest.Options{ReuseAddr: true})
+	var newest *kerneltest.Socket
+	for range 600 {
+		newest = ns.ListenUDP(t, netip.MustParseAddrPort("127.0.0.1:5301"), kerneltest.Options{ReuseAddr: true})
 	}
 	ns.ListenUDP(t, netip.MustParseAddrPort("127.0.0.1:5300"), kerneltest.Options{})
 	got, err := r.Read(ns.FD(), []uint16{5301, port})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := got[5301]; !p.Missed || len(p.Sockets) != 256 {
+	p := got[5301]
+	if !p.Missed || len(p.Sockets) != 256 {
 		t.Errorf("%d sockets, missed %v", len(p.Sockets), p.Missed)
+	}
+	there := make(map[uint64]int)
+	for _, s := range p.Sockets {
+		there[s.Inode]++
+	}
+	if len(there) != 256 || there[inode(t, server)] != 1 || p.Sockets[0].Inode != inode(t, newest) {
+		t.Errorf("%d different sockets, the oldest %d times, the first is the newest: %v", len(there), there[inode(t, server)], p.Sockets[0].Inode == inode(t, newest))
 	}
 	if p := got[port]; p.Missed || len(p.Sockets) != 1 {
 		t.Errorf("%d sockets beside, missed %v", len(p.Sockets), p.Missed)
@@ -179,13 +190,13 @@ func TestSocketsThatServeMany(t *testing.T) {
 				at = "[::]:5300"
 			}
 			s := ns.ListenUDP(t, netip.MustParseAddrPort(at), kerneltest.Options{ReuseAddr: true})
-			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Many {
+			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Multicast || got.Sockets[0].Broadcast {
 				t.Fatalf("before: %+v", got.Sockets)
 			}
 			if err := join(s.FD()); err != nil {
 				t.Fatal(err)
 			}
-			if got := on(t, r, ns); len(got.Sockets) != 1 || !got.Sockets[0].Many {
+			if got := on(t, r, ns); len(got.Sockets) != 1 || got.Sockets[0].Broadcast != (name == "broadcast") || got.Sockets[0].Multicast == got.Sockets[0].Broadcast {
 				t.Errorf("after: %+v", got.Sockets)
 			}
 		})

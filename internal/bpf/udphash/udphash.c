@@ -55,8 +55,9 @@ struct record {
 	u64 inode;
 	u32 count; /* sockets one after the other that bind() cannot tell apart, connected ones only */
 	u8 kernel; /* no process can have it open: the kernel made it */
-	u8 many;   /* it has joined a multicast group, or may broadcast */
-	u8 pad[2];
+	u8 multicast; /* it has joined a multicast group */
+	u8 broadcast; /* it may broadcast */
+	u8 pad;
 	char handler[NAME_SIZE]; /* of kernel: the function that gets its packets */
 };
 
@@ -89,6 +90,7 @@ struct position {
 	u32 port;    /* index of the next port */
 	u32 first;   /* socket of the port */
 	u32 steps;   /* of the port */
+	u32 older;   /* sockets of the port that came after its share was full */
 } pos SEC(".data.position");
 
 /* The mask shows the verifier that the index is in range. */
@@ -113,12 +115,17 @@ static __always_inline int same_to_bind(const struct socket_record *a, const str
 
 enum { SOCK_BROADCAST = 1 << 6 }; /* bit of enum sock_flags, include/net/sock.h */
 
-static __always_inline u8 serves_many(struct sock_common *sk, u8 v6)
+static __always_inline u8 may_broadcast(struct sock_common *sk)
+{
+	return !!(READ(((struct sock_common___options *)sk)->skc_flags) & SOCK_BROADCAST);
+}
+
+static __always_inline u8 has_joined(struct sock_common *sk, u8 v6)
 {
 	struct inet_sock *inet = (void *)sk;
 	struct ipv6_pinfo *pinfo = 0;
 
-	if (READ(((struct sock_common___options *)sk)->skc_flags) & SOCK_BROADCAST || READ(inet->mc_list))
+	if (READ(inet->mc_list))
 		return 1;
 	if (!v6 || !HAS(struct inet_sock, pinet6) || FOLLOW(pinfo, inet->pinet6) || !pinfo)
 		return 0;
@@ -133,20 +140,27 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 	struct record *r, *before;
 	u64 handler;
 
-	if (n >= MAX_SOCKETS || n - pos.first >= req.most_sockets) {
+	if (n >= MAX_SOCKETS) {
 		current_port()->more = 1;
 		return;
+	}
+	if (n - pos.first >= req.most_sockets) {
+		/* The newest come first. They keep half of the share, and the oldest the other half: any user
+		 * can open sockets that are newer than a server's. */
+		current_port()->more = 1;
+		n = pos.first + req.most_sockets / 2 + pos.older++ % (req.most_sockets - req.most_sockets / 2);
 	}
 	r = record_at(n);
 	bhash_fill(&r->socket, sk, c, req.orphans_are_roots);
 	before = record_at(n - 1);
-	if (n > pos.first && r->socket.state != TCP_CLOSE && same_to_bind(&before->socket, &r->socket)) {
+	if (!pos.older && n > pos.first && r->socket.state != TCP_CLOSE && same_to_bind(&before->socket, &r->socket)) {
 		before->count++;
 		return;
 	}
 	r->count = 1;
 	r->inode = r->kernel = r->handler[0] = 0;
-	r->many = serves_many(sk, r->socket.v6);
+	r->multicast = has_joined(sk, r->socket.v6);
+	r->broadcast = may_broadcast(sk);
 	FOLLOW(socket, full->sk_socket);
 	if (socket) {
 		r->inode = bhash_inode((void *)socket);
@@ -157,7 +171,8 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 		if (handler)
 			bpf_snprintf(r->handler, NAME_SIZE, symbol, &handler, sizeof(handler));
 	}
-	res.count = n + 1;
+	if (!pos.older)
+		res.count = n + 1;
 }
 
 static long step(u32 index, void *ctx)
@@ -179,7 +194,7 @@ static long step(u32 index, void *ctx)
 		return 1;
 	} else {
 		pos.port = i + 1;
-		pos.steps = 0;
+		pos.steps = pos.older = 0;
 		pos.first = res.count;
 		udphash_start(w, req.ports[i]);
 		current_port()->crowd = w->crowd;

@@ -8,14 +8,13 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/bpf"
 	"sockstate_exporter/internal/bpf/bhash"
 	"sockstate_exporter/internal/bpf/loaderr"
-	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/bpf/portread"
 	"sockstate_exporter/internal/sock"
 )
 
@@ -43,9 +42,8 @@ type Socket struct {
 	Kernel  bool
 	Handler string
 
-	// Many says that it can get what is sent to many: it has joined a multicast group, or may
-	// broadcast.
-	Many bool
+	// Multicast says that it has joined a multicast group, and Broadcast that it may broadcast (SO_BROADCAST).
+	Multicast, Broadcast bool
 }
 
 // A Port is what is on one port.
@@ -57,17 +55,10 @@ type Port struct {
 
 // A Reader reads UDP sockets. Its methods may be called from any goroutine.
 type Reader struct {
-	mu   sync.Mutex
-	objs struct {
-		udphashPrograms
-		Request  *ebpf.Map `ebpf:".data.request"`
-		Results  *ebpf.Map `ebpf:".bss"`
-		Position *ebpf.Map `ebpf:".data.position"`
-	}
-	memory *ebpf.Memory // of Results
-	roots  bool         // see bpf.OrphansAreRoots
-	fd     int          // of a UDP socket, or -1 where it is not needed
-	buf    []byte
+	mu      sync.Mutex
+	program *portread.Program
+	roots   bool // see bpf.OrphansAreRoots
+	fd      int  // of a UDP socket, or -1 where it is not needed
 }
 
 // New loads the program, and tries it once. Where that does not work on this kernel, the error
@@ -102,14 +93,8 @@ func (r *Reader) load() error {
 	if err != nil {
 		return err
 	}
-	spec.Maps[".bss"].Flags |= unix.BPF_F_MMAPABLE
-	if err := spec.LoadAndAssign(&r.objs, &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: kernel}}); err != nil {
-		return fmt.Errorf("load: %w", err)
-	}
-	if r.memory, err = r.objs.Results.Memory(); err != nil {
-		return fmt.Errorf("map results: %w", err)
-	}
-	return nil
+	r.program, err = portread.Load(spec, kernel)
+	return err
 }
 
 // namespacesHaveTables: since Linux 6.2 a network namespace says which table it uses.
@@ -129,11 +114,11 @@ func (r *Reader) Close() error {
 		_ = unix.Close(r.fd)
 		r.fd = -1
 	}
-	return errors.Join(r.objs.udphashPrograms.Close(), r.objs.Request.Close(), r.objs.Results.Close(), r.objs.Position.Close())
+	if r.program != nil {
+		r.program.Close()
+	}
+	return nil
 }
-
-// tries is how often a port is read whose list changed meanwhile.
-const tries = 3
 
 // Read reads the sockets on the ports in the network namespace that a descriptor refers to, or, if
 // that is 0, in that of the calling thread.
@@ -145,17 +130,14 @@ func (r *Reader) Read(netns int, ports []uint16) (map[uint16]*Port, error) {
 		return out, r.run(netns, nil)
 	}
 	for some := range slices.Chunk(ports, maxPorts) {
-		for range tries {
-			if err := r.run(netns, some); err != nil {
+		_, err := portread.Retry(some, func(ports []uint16) ([]uint16, error) {
+			if err := r.run(netns, ports); err != nil {
 				return nil, err
 			}
-			again, err := r.collect(some, out)
-			if err != nil {
-				return nil, err
-			}
-			if some = again; len(some) == 0 {
-				break
-			}
+			return r.collect(ports, out)
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
@@ -170,18 +152,7 @@ func (r *Reader) run(netns int, ports []uint16) error {
 	if r.roots {
 		req.OrphansAreRoots = 1
 	}
-	if err := r.objs.Request.Put(uint32(0), &req); err != nil {
-		return fmt.Errorf("set ports: %w", err)
-	}
-	run := func() error {
-		_, err := r.objs.Udphash.Run(&ebpf.RunOptions{})
-		return err
-	}
-	if netns != 0 {
-		inside := run
-		run = func() error { return linux.RunInNetNS(netns, inside) }
-	}
-	if err := run(); err != nil {
+	if err := r.program.Run(netns, &req); err != nil {
 		return fmt.Errorf("read UDP sockets: %w", err)
 	}
 	return r.supported()
@@ -199,7 +170,7 @@ const (
 var errUnsupported = errors.New("read UDP sockets: this kernel keeps them in another way")
 
 func (r *Reader) supported() error {
-	end, err := r.read(endOffset, endSize)
+	end, err := r.program.Read(endOffset, endSize)
 	if err == nil && binary.NativeEndian.Uint32(end[4:]) != 0 {
 		err = errUnsupported
 	}
@@ -208,13 +179,13 @@ func (r *Reader) supported() error {
 
 // collect takes what a run has found, and returns the ports that have to be read again.
 func (r *Reader) collect(ports []uint16, out map[uint16]*Port) (again []uint16, err error) {
-	end, err := r.read(endOffset, endSize)
+	end, err := r.program.Read(endOffset, endSize)
 	if err != nil {
 		return nil, err
 	}
 	native := binary.NativeEndian
 	count := native.Uint32(end)
-	records, err := r.read(portsOffset, len(ports)*portSize)
+	records, err := r.program.Read(portsOffset, len(ports)*portSize)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +197,7 @@ func (r *Reader) collect(ports []uint16, out map[uint16]*Port) (again []uint16, 
 			again = append(again, number)
 		}
 	}
-	sockets, err := r.read(0, int(count)*recordSize)
+	sockets, err := r.program.Read(0, int(count)*recordSize)
 	if err != nil {
 		return nil, err
 	}
@@ -246,20 +217,6 @@ func decode(b []byte) Socket {
 	name, _, _ := bytes.Cut(extra[16:], []byte{0})
 	return Socket{
 		Socket: bhash.DecodeSocket(b, 0, 0), Inode: native.Uint64(extra), Count: uint64(native.Uint32(extra[8:])),
-		Kernel: extra[12] != 0, Handler: string(name), Many: extra[13] != 0,
+		Kernel: extra[12] != 0, Handler: string(name), Multicast: extra[13] != 0, Broadcast: extra[14] != 0,
 	}
-}
-
-// read reads n bytes of the results. They are valid until the next call.
-func (r *Reader) read(offset int64, n int) ([]byte, error) {
-	if n == 0 {
-		return nil, nil
-	}
-	if cap(r.buf) < n {
-		r.buf = make([]byte, n)
-	}
-	if _, err := r.memory.ReadAt(r.buf[:n], offset); err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	}
-	return r.buf[:n], nil
 }

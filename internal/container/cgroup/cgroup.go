@@ -1,4 +1,5 @@
-// Package cgroup reads the systemd unit and the container of a process from the paths of its cgroups.
+// Package cgroup finds the paths of cgroups by their ids, and reads the systemd unit and the container of a process
+// from the paths of its cgroups.
 //
 // The documentation of package owner says what counts as a unit and as a container.
 package cgroup

@@ -41,7 +41,7 @@ func udpShared() Entry {
 	return Entry{
 		UDPShared, "Different servers share the UDP port by SO_REUSEADDR or SO_REUSEPORT.",
 		"Stop one of the servers, or give it another port or address.",
-		"Both servers set the flag, so both binds work, and neither logs an error. But each unicast datagram reaches only one of them: with SO_REUSEADDR mostly the one that was bound last, with SO_REUSEPORT one by a hash of the addresses. Sockets that have joined a multicast group or may broadcast do not count: there, each gets a copy. Nor do several processes of one unit.",
+		"Both servers set the flag, so both binds work, and neither logs an error. But each unicast datagram reaches only one of them: with SO_REUSEADDR mostly the one that was bound last, with SO_REUSEPORT one by a hash of the addresses. Sockets that have joined a multicast group do not count, nor two that both may broadcast: there, each gets a copy. Nor do several processes of one unit.",
 		seeUDP + " `sockstate_udp_port_shared` is 1 as long as it lasts.",
 	}
 }

@@ -24,26 +24,9 @@ func Of(of *diagnosis.Facts) diagnosis.Diagnosis {
 	if len(f.Blockers) == 0 {
 		return f.notSeen()
 	}
-	groups := make(map[codes.Code][]diagnosis.Blocker)
-	first := codes.Unknown
-	for i := range f.Blockers {
-		code := f.classify(&f.Blockers[i])
-		groups[code] = append(groups[code], f.Blockers[i])
-		if code.Before(first) {
-			first = code
-		}
-	}
-	sockets := groups[first]
-	d := diagnosis.Diagnosis{
-		Code: first, Sentence: f.holders(sockets) + f.flagNote(first, sockets), Remedy: f.remedy(first, sockets), End: diagnosis.UntilClosed(),
-		Afterwards: f.Seen == diagnosis.Afterwards, State: sockets[0].State.String(),
-	}
-	if holder := f.HolderOf(sockets); holder != nil {
-		d.Holder = *holder
-	}
-	if sockets[0].Peer.IsValid() {
-		d.Peer = sockets[0].Peer.String()
-	}
+	d, groups := f.Decide(f.classify)
+	sockets := groups[d.Code]
+	d.Sentence, d.Remedy, d.End = f.holders(sockets)+f.flagNote(d.Code, sockets), f.remedy(d.Code, sockets), diagnosis.UntilClosed()
 	if rest := len(f.Blockers) - len(sockets); rest > 0 {
 		d.Sentence += "; " + words.Plural(uint64(rest), "other socket") + " would block it too"
 	}

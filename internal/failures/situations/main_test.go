@@ -23,6 +23,7 @@ import (
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
+	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
@@ -141,29 +142,19 @@ func shareHost(t *testing.T) {
 
 func newUDPReader(t *testing.T) *udphash.Reader {
 	t.Helper()
-	r, err := udphash.New()
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = r.Close() })
-	return r
+	return opener.OrSkip(t, udphash.New)
 }
 
 // newTracer traces the namespace as its own.
-func newTracer(t *testing.T, ns *kerneltest.NetNS, opts bindtrace.Options) (tracer *bindtrace.Tracer) {
+func newTracer(t *testing.T, ns *kerneltest.NetNS, opts bindtrace.Options) *bindtrace.Tracer {
 	t.Helper()
-	err := ns.Run(func() (err error) {
-		tracer, err = bindtrace.New(opts)
-		return err
+	return opener.OrSkip(t, func() (tracer *bindtrace.Tracer, err error) {
+		err = ns.Run(func() error {
+			tracer, err = bindtrace.New(opts)
+			return err
+		})
+		return tracer, err
 	})
-	var unavailable *sock.UnavailableError
-	switch {
-	case errors.As(err, &unavailable):
-		kerneltest.Skip(t, "%v", err)
-	case err != nil:
-		t.Fatal(err)
-	}
-	return tracer
 }
 
 func (h *host) recent(t *testing.T) []failures.Recent {

@@ -78,16 +78,7 @@ func (f *Failure) Where() string {
 }
 
 // NetnsText names the network namespace, unless it is the exporter's own.
-func (f *Failure) NetnsText() string {
-	switch {
-	case f.Netns == nil:
-		return fmt.Sprintf("network namespace %d, not watched", f.NetnsInode)
-	case *f.Netns == "":
-		return ""
-	default:
-		return "network namespace " + words.Name(*f.Netns)
-	}
-}
+func (f *Failure) NetnsText() string { return words.NetNS(f.Netns, f.NetnsInode) }
 
 // Explain says in one line why a bind failed.
 func Explain(f *unixfailures.Failure) string {

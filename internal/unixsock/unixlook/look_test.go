@@ -15,40 +15,12 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/unixsocket"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/unixsock"
 	"sockstate_exporter/netlinkdiag"
 )
-
-// socket opens a socket in the namespace, and binds it unless name is empty. It is closed at the end of the test.
-func socket(t *testing.T, ns *kerneltest.NetNS, typ int, name string) int {
-	t.Helper()
-	fd := -1
-	ns.Do(t, func() {
-		var err error
-		if fd, err = unix.Socket(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-			t.Fatal(err)
-		}
-	})
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	if name == "" {
-		return fd
-	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
-		t.Fatalf("bind to %s: %v", name, err)
-	}
-	return fd
-}
-
-func listener(t *testing.T, ns *kerneltest.NetNS, name string) int {
-	t.Helper()
-	fd := socket(t, ns, unix.SOCK_STREAM, name)
-	if err := unix.Listen(fd, 5); err != nil {
-		t.Fatal(err)
-	}
-	return fd
-}
 
 func inode(t *testing.T, fd int) uint32 {
 	t.Helper()
@@ -107,7 +79,7 @@ func TestFileOfAServerThatIsGoneIsStale(t *testing.T) {
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Free, nil, nil)
 
-	fd := listener(t, ns, path)
+	fd := unixsocket.Listen(t, ns, path)
 	v = look(t, ns, path)
 	want(t, &v, unixsock.InUse, []uint32{inode(t, fd)}, nil)
 	if v.Holders[0].Owner.PID != os.Getpid() {
@@ -131,7 +103,7 @@ func TestSocketsOfAnyTypeHoldTheirPath(t *testing.T) {
 	ns := kerneltest.New(t)
 	for _, typ := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM, unix.SOCK_SEQPACKET} {
 		path := filepath.Join(t.TempDir(), "app.sock")
-		fd := socket(t, ns, typ, path)
+		fd := unixsocket.Open(t, ns, typ, path)
 		v := look(t, ns, path)
 		want(t, &v, unixsock.InUse, []uint32{inode(t, fd)}, nil)
 	}
@@ -140,9 +112,9 @@ func TestSocketsOfAnyTypeHoldTheirPath(t *testing.T) {
 // An accepted connection has the name and the file of its listener.
 func TestAcceptedConnectionDoesNotHoldThePath(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	fd := listener(t, ns, path)
+	fd := unixsocket.Listen(t, ns, path)
 	// The kernel makes it in the network namespace of the client (unix_stream_connect).
-	client := socket(t, ns, unix.SOCK_STREAM, "")
+	client := unixsocket.Open(t, ns, unix.SOCK_STREAM, "")
 	if err := unix.Connect(client, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +131,7 @@ func TestAcceptedConnectionDoesNotHoldThePath(t *testing.T) {
 // HAProxy and supervisord bind to another name.
 func TestRenamedFileBelongsToItsSocket(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	fd := listener(t, ns, path+".1234.tmp")
+	fd := unixsocket.Listen(t, ns, path+".1234.tmp")
 	if err := os.Rename(path+".1234.tmp", path); err != nil {
 		t.Fatal(err)
 	}
@@ -169,14 +141,14 @@ func TestRenamedFileBelongsToItsSocket(t *testing.T) {
 
 func TestFirstOfTwoListenersIsCutOff(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	first := listener(t, ns, path)
+	first := unixsocket.Listen(t, ns, path)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Free, nil, []uint32{inode(t, first)})
 
-	second := listener(t, ns, path)
+	second := unixsocket.Listen(t, ns, path)
 	v = look(t, ns, path)
 	want(t, &v, unixsock.InUse, []uint32{inode(t, second)}, []uint32{inode(t, first)})
 
@@ -193,7 +165,7 @@ func TestSymbolicLinksToTheDirectoryAreFollowed(t *testing.T) {
 	if err := os.Symlink("run", filepath.Join(dir, "var-run")); err != nil {
 		t.Fatal(err)
 	}
-	first := listener(t, ns, filepath.Join(dir, "var-run/app.sock"))
+	first := unixsocket.Listen(t, ns, filepath.Join(dir, "var-run/app.sock"))
 	if err := os.Remove(filepath.Join(dir, "run/app.sock")); err != nil {
 		t.Fatal(err)
 	}
@@ -210,22 +182,16 @@ func start(t *testing.T, ns *kerneltest.NetNS, path, how string) int {
 	if how == "private" {
 		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
 	}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close() })
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+	_, out := reexec.StartPiped(t, cmd)
+	awaitReady(t, out)
+	return cmd.Process.Pid
+}
+
+func awaitReady(t *testing.T, out *bufio.Reader) {
+	t.Helper()
+	if line, err := out.ReadString('\n'); err != nil || line != "ready\n" {
 		t.Fatalf("server says %q, %v", line, err)
 	}
-	return cmd.Process.Pid
 }
 
 // A server in another mount namespace has the same name, and its clients there reach it.
@@ -234,7 +200,7 @@ func TestSameNameInAnotherMountNamespaceIsAnotherPlace(t *testing.T) {
 	start(t, ns, path, "private")
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Free, nil, nil)
-	here := listener(t, ns, path)
+	here := unixsocket.Listen(t, ns, path)
 	v = look(t, ns, path)
 	want(t, &v, unixsock.InUse, []uint32{inode(t, here)}, nil)
 	if len(v.Unclear) != 0 {
@@ -269,7 +235,7 @@ func TestRelativeNamesMeanTheDirectoryOfTheirProcess(t *testing.T) {
 func TestOtherNetworkNamespaces(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
 	other := kerneltest.New(t)
-	fd := listener(t, other, path)
+	fd := unixsocket.Listen(t, other, path)
 	v := look(t, ns, path)
 	want(t, &v, unixsock.Stale, nil, nil)
 	if v.Certain() {
@@ -293,7 +259,7 @@ func TestOtherNetworkNamespaces(t *testing.T) {
 		t.Errorf("the holder is %+v, want its namespace", v.Holders[0])
 	}
 
-	listener(t, other, "@sockstate-test")
+	unixsocket.Listen(t, other, "@sockstate-test")
 	v = look(t, ns, "@sockstate-test", func(c *Config) { c.Others = discoverer.Open })
 	want(t, &v, unixsock.Free, nil, nil)
 	v = look(t, other, "@sockstate-test")
@@ -396,7 +362,7 @@ func TestWhoLeftTheFileIsRemembered(t *testing.T) {
 		}
 		return verdicts[0]
 	}
-	fd := listener(t, ns, path)
+	fd := unixsocket.Listen(t, ns, path)
 	if v := lookAgain(); v.State != unixsock.InUse {
 		t.Fatalf("got %+v", v)
 	}
@@ -407,7 +373,7 @@ func TestWhoLeftTheFileIsRemembered(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	_ = unix.Close(listener(t, ns, path))
+	_ = unix.Close(unixsocket.Listen(t, ns, path))
 	if v := lookAgain(); v.State != unixsock.Stale || v.Left.Known() {
 		t.Errorf("another file is left over from %+v", v.Left)
 	}
@@ -416,7 +382,7 @@ func TestWhoLeftTheFileIsRemembered(t *testing.T) {
 // A path is what it is for the process that uses it.
 func TestPathOfAProcessInAnotherMountNamespace(t *testing.T) {
 	ns, path := kerneltest.New(t), filepath.Join(t.TempDir(), "app.sock")
-	_ = unix.Close(listener(t, ns, path)) // stale here, and in use there
+	_ = unix.Close(unixsocket.Listen(t, ns, path)) // stale here, and in use there
 	pid := start(t, ns, path, "private")
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {

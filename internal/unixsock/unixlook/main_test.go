@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	reexec.Play(map[string]func([]string) error{"server": serve, "may": sayWhatMayBeMade})
+	reexec.Play(map[string]func([]string) error{"server": serve, "may": sayWhatMayBeMade, "crowd": crowd})
 	kerneltest.Main(m)
 }
 
@@ -49,6 +50,44 @@ func listen(path string) error {
 		return err
 	}
 	return errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 5))
+}
+
+// crowd has sockets until its standard input ends. The first ones of all processes are bound, in directories of
+// their own under the last part of the path, the next ones to abstract names that look like it. All others have
+// no name: the kernel takes a minute to bind 100,000.
+func crowd(args []string) error {
+	path := args[0]
+	first, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	for i := first; i < first+crowdOfOne; i++ {
+		if i >= crowdBound {
+			i++
+			if _, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+				return err
+			}
+			continue
+		}
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		name := fmt.Sprint("@", path, "\x00", i)
+		if i < crowdOfBase {
+			dir := filepath.Join(filepath.Dir(path), fmt.Sprint("d\n\x1b[31m", i))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+			name = filepath.Join(dir, filepath.Base(path))
+		}
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+			return fmt.Errorf("bind to %q: %w", name, err)
+		}
+	}
+	fmt.Println("ready")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 func sayWhatMayBeMade(args []string) error {

@@ -15,7 +15,7 @@ const ReportEnv = "SOCKSTATE_REPORT"
 // Plan is what the init does, in order, before it powers off.
 type Plan struct {
 	// Modules are names of files in ModuleDir without their suffix, each after
-	// those it depends on.
+	// those it depends on. They are loaded before the first Run that wants them.
 	Modules []string
 	Env     []string
 	Runs    []Run
@@ -23,9 +23,10 @@ type Plan struct {
 
 // Run is one test binary.
 type Run struct {
-	Package string // import path
-	Dir     string // working directory
-	Args    []string
+	Package   string // import path
+	Dir       string // working directory
+	Args      []string
+	NoModules bool // without modules
 	// KillAfter is longer than the binary's own -test.timeout, whose panic
 	// tells more than a SIGKILL.
 	KillAfter time.Duration

@@ -40,13 +40,8 @@ func mountAll() error {
 	return nil
 }
 
-// prepareHost makes the rest of a host: modules, loopback, limits.
-func prepareHost(modules []string) error {
-	for _, name := range modules {
-		if err := loadModule(name); err != nil {
-			return err
-		}
-	}
+// prepareHost makes the rest of a host: loopback, limits.
+func prepareHost() error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}

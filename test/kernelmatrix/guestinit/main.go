@@ -51,7 +51,7 @@ func serve(r *guest.Reporter) error {
 	if err != nil {
 		return err
 	}
-	if err := prepareHost(plan.Modules); err != nil {
+	if err := prepareHost(); err != nil {
 		return err
 	}
 	var uts unix.Utsname
@@ -63,6 +63,11 @@ func serve(r *guest.Reporter) error {
 		return err
 	}
 	for _, t := range plan.Runs {
+		for ; !t.NoModules && len(plan.Modules) > 0; plan.Modules = plan.Modules[1:] {
+			if err := loadModule(plan.Modules[0]); err != nil {
+				return err
+			}
+		}
 		if err := r.Report(guest.Event{Start: t.Package}); err != nil {
 			return err
 		}

@@ -70,6 +70,9 @@ func start(t guest.Run, env []string) (int, *os.File, error) {
 		return 0, nil, err
 	}
 	defer w.Close()
+	if t.NoModules {
+		env = append(env[:len(env):len(env)], "SOCKSTATE_GUEST_NO_MODULES=1")
+	}
 	pid, err := syscall.ForkExec(t.Args[0], t.Args, &syscall.ProcAttr{
 		Dir:   t.Dir,
 		Env:   env,

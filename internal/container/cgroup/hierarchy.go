@@ -1,6 +1,4 @@
-// Package cgroupid finds the paths of cgroups by their ids, those of the unified hierarchy. It needs
-// CAP_DAC_READ_SEARCH, and Linux 5.5.
-package cgroupid
+package cgroup
 
 import (
 	"encoding/binary"
@@ -17,17 +15,18 @@ import (
 // cgroup2 that is the id of the cgroup.
 const fileidKernfs = 0xfe
 
-// ErrNoCgroup2 means that the unified hierarchy is not mounted.
-var ErrNoCgroup2 = errors.New("no cgroup2 file system")
+// errNoCgroup2 means that the unified hierarchy is not mounted.
+var errNoCgroup2 = errors.New("no cgroup2 file system")
 
-// A Hierarchy is the unified one.
+// A Hierarchy is the unified one. It finds the paths of cgroups by their ids, with CAP_DAC_READ_SEARCH, from Linux
+// 5.5 on.
 type Hierarchy struct {
 	mount *os.File // its root; nil: not mounted
 }
 
-// Open looks for the unified hierarchy at path, and below it in "unified", where systemd mounts it on a host
+// OpenHierarchy looks for the unified hierarchy at path, and below it in "unified", where systemd mounts it on a host
 // with both versions.
-func Open(path string) *Hierarchy {
+func OpenHierarchy(path string) *Hierarchy {
 	for _, path := range []string{path, filepath.Join(path, "unified")} {
 		var st unix.Statfs_t
 		if err := unix.Statfs(path, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
@@ -59,7 +58,7 @@ func (h *Hierarchy) Close() error {
 // Path returns the path of a cgroup below the root of the hierarchy, also of one without a process.
 func (h *Hierarchy) Path(id uint64) (string, error) {
 	if h.mount == nil {
-		return "", ErrNoCgroup2
+		return "", errNoCgroup2
 	}
 	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
 	fd, err := unix.OpenByHandleAt(int(h.mount.Fd()), handle, unix.O_PATH|unix.O_CLOEXEC)
