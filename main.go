@@ -164,7 +164,8 @@ func dropPrivileges(src *sources.Sources, logger *slog.Logger) error {
 const (
 	conflictBurst = 16 // of one user, in one network namespace
 	conflictPause = 15 * time.Second
-	httpBurst     = 16 // of one message
+	crowdedPause  = 10 * time.Minute // between lines that say that there is more
+	httpBurst     = 16               // of one message
 	httpPause     = time.Minute
 )
 
@@ -172,12 +173,18 @@ const (
 // repeats leave half of it to ports that are new.
 func conflictLogger(logger *slog.Logger) func(failures.Conflict) {
 	limit := loglimit.New(conflictBurst, conflictPause)
+	crowded := loglimit.New(1, crowdedPause)
 	return func(c failures.Conflict) {
 		allow := limit.Allow
 		if c.Repeat {
 			allow = limit.AllowRepeat
 		}
 		leftOut, ok := allow(fmt.Sprint(c.Netns, c.Request.UID))
+		if c.More || !ok { // a silent log looks as if all were well
+			if _, ok := crowded.Allow(""); ok {
+				logger.Warn("more calls fail than are logged: /failures shows the latest, and sockstate_bind_failures_total counts them")
+			}
+		}
 		if !ok {
 			return
 		}

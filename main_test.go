@@ -131,8 +131,9 @@ func TestUserWhoFailsToBindTakesNoLogLinesOfOthers(t *testing.T) {
 		for port := range 1000 {
 			fail(hostile, 10000+port)
 		}
-		if n := strings.Count(out.String(), "\n"); n != conflictBurst {
-			t.Errorf("%d lines of one user at once, want %d", n, conflictBurst)
+		const more = "more calls fail than are logged"
+		if n := strings.Count(out.String(), "port="); n != conflictBurst || strings.Count(out.String(), more) != 1 {
+			t.Errorf("%d lines of one user at once, want %d, and once that there is more:\n%s", n, conflictBurst, out.String())
 		}
 		out.Reset()
 		fail(server, 4840)
@@ -164,6 +165,13 @@ func TestRepeatsLeaveLogLinesToNewPorts(t *testing.T) {
 		fail(4840, false)
 		if !strings.Contains(out.String(), "port=4840 ") {
 			t.Errorf("the first failure of a port is not logged:\n%s", out.String())
+		}
+		// Ports that have no line at all are told as well.
+		time.Sleep(crowdedPause)
+		out.Reset()
+		log(failures.Conflict{Errno: syscall.EADDRINUSE, Port: 4841, Failures: 1, More: true})
+		if strings.Count(out.String(), "\n") != 2 || !strings.Contains(out.String(), "more calls fail than are logged") {
+			t.Errorf("got %q, want the line, and that there is more", out.String())
 		}
 	})
 }

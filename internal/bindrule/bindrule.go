@@ -55,6 +55,10 @@ type Socket struct {
 	// opened it. False where that is not known. bind() does not look at it.
 	NamedPort bool
 
+	// Queued says that nobody has accepted the connection: the kernel resets it with its listener
+	// (inet_csk_listen_stop). False where that is not known.
+	Queued bool
+
 	Count uint64
 	// Expires is the time until the last of them is gone. KindTimeWait only.
 	Expires time.Duration
@@ -68,9 +72,14 @@ type Request struct {
 	V6Only, ReuseAddr, ReusePort Flag
 	UID                          UID
 
-	// ListenersAside leaves out the sockets in StateListen, because a restart closes
+	// ListenersAside leaves out the sockets in StateListen and what is Queued, because a restart closes
 	// them.
 	ListenersAside bool
+
+	// ServerEnds says that the end of the server closes its connections. Those in CLOSE_WAIT are gone as
+	// soon as the peers confirm that (LAST_ACK): they are Doubtful, and Until does not count them. All
+	// others that are open stay: they wait for the peer to close, and then in TIME_WAIT.
+	ServerEnds bool
 }
 
 // A Verdict is the answer to a Request.
@@ -128,15 +137,18 @@ func (p *Port) Bind(r Request) Verdict {
 	var doubtfulForever bool
 	for i := range p.Sockets {
 		s := &p.Sockets[i]
-		if r.ListenersAside && s.State == sock.StateListen {
+		if r.ListenersAside && (s.State == sock.StateListen || s.Queued) {
 			continue
 		}
-		switch and(conflict(&r, s, expected, mappedMeetsAny), not(shortcut)) {
-		case Yes:
+		switch conflicts := and(conflict(&r, s, expected, mappedMeetsAny), not(shortcut)); {
+		case conflicts == No:
+		case r.ServerEnds && s.State == sock.StateCloseWait:
+			v.Doubtful = append(v.Doubtful, i)
+		case conflicts == Yes:
 			v.Blockers = append(v.Blockers, i)
 			v.Until = max(v.Until, s.Expires)
 			v.Forever = v.Forever || s.Kind != sock.KindTimeWait
-		case FlagUnknown:
+		default:
 			v.Doubtful = append(v.Doubtful, i)
 			doubtful = max(doubtful, s.Expires)
 			doubtfulForever = doubtfulForever || s.Kind != sock.KindTimeWait

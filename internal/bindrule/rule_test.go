@@ -384,3 +384,39 @@ func BenchmarkBind(b *testing.B) {
 		}
 	}
 }
+
+// What a restart closes: listeners and what waits in their queues at once, CLOSE_WAIT as soon as the peers
+// confirm it.
+func TestWhatEndsWithTheServer(t *testing.T) {
+	any4 := netip.IPv4Unspecified()
+	in := func(state sock.State) Socket {
+		return Socket{Addr: any4, State: state, ReuseAddr: No, ReusePort: No, Count: 1}
+	}
+	queued := in(sock.StateEstablished)
+	queued.Queued = true
+	timeWait := in(sock.StateTimeWait)
+	timeWait.Kind, timeWait.Expires = sock.KindTimeWait, time.Second
+	unseen := in(sock.StateCloseWait)
+	unseen.ReuseAddr = FlagUnknown
+	for _, tt := range []struct {
+		name    string
+		sockets []Socket
+		ends    bool
+		want    Outcome
+		until   time.Duration // of what is blocked; negative: forever
+	}{
+		{"listener", []Socket{in(sock.StateListen)}, true, Free, 0},
+		{"queued", []Socket{in(sock.StateListen), queued}, false, Free, 0},
+		{"close_wait", []Socket{in(sock.StateCloseWait)}, true, Unknown, 0},
+		{"close_wait of another", []Socket{in(sock.StateCloseWait)}, false, Blocked, -1},
+		{"close_wait and time_wait", []Socket{in(sock.StateCloseWait), timeWait}, true, Blocked, time.Second},
+		{"close_wait with unknown flags, and time_wait", []Socket{unseen, timeWait}, true, Blocked, time.Second},
+		{"established", []Socket{in(sock.StateEstablished)}, true, Blocked, -1},
+	} {
+		p := Port{Sockets: tt.sockets}
+		v := p.Bind(Request{Addr: any4, ReuseAddr: FlagUnknown, ReusePort: No, ListenersAside: true, ServerEnds: tt.ends})
+		if v.Outcome != tt.want || v.Outcome == Blocked && (!v.UntilKnown || v.Forever != (tt.until < 0) || !v.Forever && v.Until != tt.until) {
+			t.Errorf("%s: %+v, want %v until %v", tt.name, v, tt.want, tt.until)
+		}
+	}
+}

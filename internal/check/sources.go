@@ -232,7 +232,7 @@ func (src *sources) findOwners(ctx context.Context, opts *options) map[uint16][]
 		ranges = append(ranges, s.PortRange)
 	}
 	src.missed = nil
-	open, missed, err := holders(ctx, ns, src.owners, watch.NewFixed(ranges))
+	open, missed, err := findHolders(ctx, ns, src.owners, watch.NewFixed(ranges))
 	if err != nil {
 		src.missed = append(src.missed, lack{what: "owners of sockets", detail: err.Error()})
 	}

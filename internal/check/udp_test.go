@@ -121,6 +121,28 @@ func TestUDPPortThatServersShare(t *testing.T) {
 	}
 }
 
+// The halves of a port can be in different hands. One server has both as a rule.
+func TestHalvesOfAUDPPortInDifferentHands(t *testing.T) {
+	requireFlags(t)
+	ns := kerneltest.New(t)
+	only6 := true
+	ns.ListenUDP(t, at(netip.IPv6Unspecified()), kerneltest.Options{V6Only: &only6})
+	mine := ns.ListenUDP(t, at(any4), kerneltest.Options{})
+	if _, judged := udpAnswers(t, ns, ExitBlocked, "4840/udp"); judged.UDP[0].Split != nil {
+		t.Errorf("one server: %+v", judged.UDP[0].Split)
+	}
+	if err := mine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	pid := startServer(t, ns, "udp:dnsmasq")
+	lines, judged := udpAnswers(t, ns, ExitBlocked, "4840/udp")
+	d := judged.UDP[0].Split
+	want := fmt.Sprintf("IPv4 is served by udp:dnsmasq (pid %d), and IPv6 by ", pid)
+	if d == nil || d.Code != codes.SplitPort || !strings.HasPrefix(d.Sentence, want) || !strings.Contains(strings.Join(lines, "\n"), want) {
+		t.Errorf("got %+v, want %s\n%q", d, want, lines)
+	}
+}
+
 func TestMulticastPortIsNotShared(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)

@@ -107,9 +107,9 @@ func TestWaitsForARestart(t *testing.T) {
 	requireFlags(t)
 	ns := kerneltest.New(t)
 	l := ns.Listen(t, at(lo4), kerneltest.Options{})
-	peers := l.Peers(t, kerneltest.StateCloseWait, 1, lo4)
+	peers := l.Peers(t, kerneltest.StateEstablished, 1, lo4)
 	w, first := startWaiting(t, ns, "--wait", "--restart", "4840")
-	if !strings.Contains(first, "; a restart would fail: 1 connection of the server is open (1 CLOSE_WAIT, peer 127.0.0.1:") {
+	if !strings.Contains(first, "; a restart would fail: 1 connection of the server is open (1 ESTABLISHED, peer 127.0.0.1:") {
 		t.Errorf("said %q, want what blocks a restart", first)
 	}
 	for _, p := range peers {

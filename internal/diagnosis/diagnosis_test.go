@@ -294,3 +294,14 @@ func TestEachCodeHasAnEntry(t *testing.T) {
 		t.Error("wrong order of codes")
 	}
 }
+
+// A process that is ending has lost its executable, and with it its whole name.
+func TestTheHolderOfAnOwnListenerIsTheCaller(t *testing.T) {
+	f := inUse(yes, no, on(sock.StateListen, "::", 1, no).with(func(b *Blocker) {
+		b.Own, b.Held, b.Holder = true, true, owner.Owner{Process: "order-backend-s", PID: 9, Processes: 1}
+	}))
+	f.By, f.Process = owner.Owner{Process: "order-backend-service", PID: 9, Processes: 1}, "order-backend-service"
+	if d := Of(&f); d.Code != codes.OwnListener || d.Holder.Process != f.Process {
+		t.Errorf("%s, holder %+v", d.Code, d.Holder)
+	}
+}

@@ -1,6 +1,7 @@
 package diagnosis
 
 import (
+	"fmt"
 	"path"
 	"strings"
 
@@ -12,29 +13,23 @@ import (
 // nothing: any process can have it. So it takes the executable, or the systemd service, too.
 func (f *Facts) SameProgram(b *Blocker) bool {
 	h := &b.Holder
-	sameExe := h.Exe != "" && h.Exe == f.By.Exe && h.Container == f.By.Container && !runsOthers(path.Base(h.Exe))
+	sameExe := h.Exe != "" && h.Exe == f.By.Exe && h.Container == f.By.Container && !owner.RunsOthers(path.Base(h.Exe))
 	sameService := strings.HasSuffix(h.Unit, ".service") && h.Unit == f.By.Unit && h.Container == f.By.Container && h.Process == f.Process
 	return sameExe || sameService
 }
 
 // namesake says that the holder may be another instance.
 func (f *Facts) namesake(b *Blocker) bool {
-	return f.SameProgram(b) || f.Process != "" && b.Holder.Process == f.Process && !runsOthers(f.Process) && !runsOthers(path.Base(b.Holder.Exe))
+	return f.SameProgram(b) || f.Process != "" && b.Holder.Process == f.Process && !owner.RunsOthers(f.Process) && !owner.RunsOthers(path.Base(b.Holder.Exe))
 }
 
-// runsOthers says that a program runs other programs, or serves for others: two of its processes may be of
-// different servers. It knows python3.11 by python.
-func runsOthers(name string) bool {
-	switch strings.TrimRight(name, "0123456789.-") {
-	case "python", "pypy", "uwsgi", "gunicorn", "uvicorn", "java", "node", "nodejs", "deno", "bun", "perl", "ruby", "puma", "php", "php-cgi", "lua",
-		"luajit", "tclsh", "guile", "Rscript", "julia", "mono", "mono-sgen", "dotnet", "beam", "beam.smp", "erl", "wine", "wine-preloader", "wasmtime",
-		"sh", "bash", "dash", "ash", "zsh", "ksh", "busybox", "sudo", "env",
-		"systemd", "supervisord", "docker-proxy", "rootlessport", "slirp", "pasta", "conmon", "runc", "crun", "socat", "nc", "nc.openbsd", "nc.traditional", "ncat", "netcat",
-		"ssh", "sshd", "sshd-session", "kubectl":
-		return true
-	default:
-		return false
+// leftOver follows the remedy where the process that opened the socket is gone, and another one of the program has
+// it: a daemon went into the background, or workers are left of a server whose main process was killed.
+func leftOver(h *owner.Owner) string {
+	if h.Opener == nil || !h.Opener.Ended || !h.Opener.SameProgram {
+		return ""
 	}
+	return fmt.Sprintf(" If its main process (pid %d) was killed, end what is left of it: %s.", h.Opener.PID, Process(h))
 }
 
 // otherInstance follows the remedy where the holder has the name of the program that made the call, and

@@ -51,3 +51,14 @@ func TestTheProgramRunsAlready(t *testing.T) {
 		})
 	}
 }
+
+// Workers may be left of a server whose main process was killed: nothing that stops the server reaches them.
+func TestWorkersThatAreLeftAreNamed(t *testing.T) {
+	worker := owner.Owner{Process: "nginx", Exe: "/usr/sbin/nginx", PID: 9, Processes: 1, Opener: &owner.Opener{Process: "nginx", PID: 8, Ended: true, SameProgram: true}}
+	f := inUse(yes, no, on(sock.StateListen, "0.0.0.0", 1, no).with(func(b *Blocker) { b.Holder, b.Held = worker, true }))
+	f.By, f.Process = owner.Owner{Process: "nginx", Exe: "/usr/sbin/nginx", PID: 10}, "nginx"
+	const want = "stop that instance before you start another one. If its main process (pid 8) was killed, end what is left of it: nginx (pid 9)."
+	if d := Of(&f); !strings.HasSuffix(d.Remedy, want) {
+		t.Errorf("remedy %q, want %q", d.Remedy, want)
+	}
+}

@@ -36,6 +36,9 @@ func ofNow(f *Facts) Diagnosis {
 
 // ofDoubtful is for a call of which nobody knows whether it would fail.
 func ofDoubtful(f *Facts) Diagnosis {
+	if f.Running && !f.Partial && len(f.Doubtful) > 0 && allCloseWait(f.Doubtful) {
+		return f.ofCloseWait()
+	}
 	d := Diagnosis{Code: codes.Unknown, Sentence: "not all sockets were seen"}
 	if len(f.Doubtful) > 0 {
 		d.Sentence, d.State = "it depends on flags of "+counted(f.Doubtful), f.Doubtful[0].State.String()
@@ -45,6 +48,18 @@ func ofDoubtful(f *Facts) Diagnosis {
 		}
 	}
 	d.Brief, d.Why = d.Sentence, d.Sentence
+	return d
+}
+
+// ofCloseWait is for a server that runs, and whose open connections are all in CLOSE_WAIT.
+func (f *Facts) ofCloseWait() Diagnosis {
+	d := Diagnosis{
+		Code: codes.AcceptedConnection, End: End{Kind: EndKernel}, State: f.Doubtful[0].State.String(),
+		Sentence: f.accepted(f.Doubtful), Remedy: f.remedyOfCloseWait(),
+	}
+	d.Why = counted(f.Doubtful) + " " + verb(f.Doubtful, "ends", "end") + " with the server, at once if the " +
+		verb(f.Doubtful, "peer answers", "peers answer") + ", else when the kernel gives up"
+	d.Brief = d.Why
 	return d
 }
 
@@ -58,9 +73,13 @@ func (f *Facts) mayLast(end End) *End {
 	if end.Kind != EndTime && end.Kind != EndAtLeast {
 		return nil
 	}
+	doubtful := f.Doubtful
+	if f.Running { // its end closes those in CLOSE_WAIT
+		doubtful = slices.DeleteFunc(slices.Clone(doubtful), func(b Blocker) bool { return b.State == sock.StateCloseWait })
+	}
 	bound := End{Kind: EndUnknown}
 	if !f.Partial {
-		bound = endOf(f.Doubtful)
+		bound = endOf(doubtful)
 	}
 	if bound.Kind == EndTime && bound.Left <= end.Left {
 		return nil

@@ -57,7 +57,7 @@ func (f *Facts) RemedyOfOwn(sockets []Blocker) string {
 func (f *Facts) remedyOfOtherListener(sockets []Blocker) string {
 	names := Holders(sockets)
 	if f.SameProgram(&sockets[0]) {
-		return "The program runs already: stop that instance before you start another one."
+		return "The program runs already: stop that instance before you start another one." + leftOver(&sockets[0].Holder)
 	}
 	switch {
 	case f.Seen == Now && len(names) > 0: // a healthy server, as far as anybody knows
@@ -124,7 +124,7 @@ func (f *Facts) remedyByFlag(code codes.Code, sockets []Blocker) string {
 	}
 	switch {
 	case code == codes.AcceptedConnection && f.Running:
-		return f.remedyOfRestart(sockets)
+		return f.remedyOfRestart()
 	case len(lacking) > 0 && !slices.ContainsFunc(lacking, func(b Blocker) bool { return b.ReuseAddr == bindrule.No }):
 		return "Wait " + wait + ". SO_REUSEADDR on the new socket helps at once if they were opened with it, which could not be seen."
 	case f.Request.ReuseAddr == bindrule.Yes:
@@ -138,15 +138,7 @@ func (f *Facts) remedyByFlag(code codes.Code, sockets []Blocker) string {
 
 // remedyOfRestart is for a server that runs, whose open connections lack SO_REUSEADDR. It closes them
 // as it stops.
-func (f *Facts) remedyOfRestart(sockets []Blocker) string {
-	if allCloseWait(sockets) && len(sockets) == len(f.Blockers) {
-		remedy := "Find out why the server does not close connections that the peer has closed: it leaks descriptors. " +
-			"When the server ends, the kernel closes them: the bind works as soon as the peers have confirmed that (LAST_ACK)."
-		if f.Request.ReuseAddr != bindrule.Yes {
-			remedy += " Set SO_REUSEADDR before bind(): then open connections do not block a restart."
-		}
-		return remedy
-	}
+func (f *Facts) remedyOfRestart() string {
 	const stop = "Stop the server, wait 60 s after its last connection is closed, and start it."
 	if f.Request.ReuseAddr == bindrule.Yes {
 		return stop + " Connections that are opened from now on do not block a restart, because the server sets SO_REUSEADDR."
@@ -155,6 +147,17 @@ func (f *Facts) remedyOfRestart(sockets []Blocker) string {
 		return "Set SO_REUSEADDR before bind(): then open connections do not block a restart."
 	}
 	return "Set SO_REUSEADDR before bind(). For the restart that brings the flag: s" + stop[1:]
+}
+
+// remedyOfCloseWait is for a server that runs, whose open connections are all in CLOSE_WAIT.
+func (f *Facts) remedyOfCloseWait() string {
+	remedy := "Find out why the server does not close connections that the peer has closed: it leaks descriptors. " +
+		"When the server ends, the kernel closes them: the bind works as soon as the peers have confirmed that. " +
+		"Where a peer does not answer, the connection stays in LAST_ACK until the kernel gives it up, mostly within minutes (net.ipv4.tcp_orphan_retries)."
+	if f.Request.ReuseAddr != bindrule.Yes {
+		remedy += " Set SO_REUSEADDR before bind(): then open connections do not block a restart."
+	}
+	return remedy
 }
 
 func withoutReuseAddr(sockets []Blocker) []Blocker {

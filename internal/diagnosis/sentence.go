@@ -107,7 +107,7 @@ func (f *Facts) accepted(sockets []Blocker) string {
 	}
 	switch {
 	case f.Running && allCloseWait(sockets):
-		line += "; the peer has closed " + verb(sockets, "it", "each") + " and the server has not: " + verb(sockets, "it ends", "they end") + " a moment after the server, without TIME_WAIT"
+		line += "; the peer has closed " + verb(sockets, "it", "each") + " and the server has not: " + verb(sockets, "it ends", "they end") + " with the server, without TIME_WAIT, as soon as the peer confirms that"
 	case f.Running:
 		line += ", and those that it closes first stay in TIME_WAIT for 60 s"
 	}

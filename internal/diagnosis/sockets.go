@@ -129,14 +129,15 @@ func isOrphan(b *Blocker) bool {
 	}
 }
 
-// holderOf is the first process that is known to hold one of the sockets.
+// holderOf is the first process that is known to hold one of the sockets. The event knows the whole name of the
+// caller, also where it was ending as its socket was looked for.
 func (f *Facts) holderOf(sockets []Blocker) *owner.Owner {
 	i := slices.IndexFunc(sockets, func(b Blocker) bool { return b.Holder.Known() })
 	switch {
-	case i >= 0:
-		return &sockets[i].Holder
 	case sockets[0].Own && f.By.Known():
 		return &f.By
+	case i >= 0:
+		return &sockets[i].Holder
 	default:
 		return nil
 	}

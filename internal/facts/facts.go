@@ -69,6 +69,31 @@ func AsksForAddress(e *bindtrace.Event) bool {
 	return e.Op == bindtrace.OpBind && e.Errno == unix.EADDRNOTAVAIL && e.PortKnown
 }
 
+// Looks says that a look at the host could show why the call failed, or that the log tells it. Other errors say
+// that the call itself was wrong.
+func Looks(e *bindtrace.Event) bool {
+	switch {
+	case !e.PortKnown:
+		return false
+	case e.Op != bindtrace.OpBind || e.Errno == unix.EADDRNOTAVAIL || e.Errno == unix.EACCES || e.Errno == unix.EPERM:
+		return true
+	default:
+		return AsksForSockets(e) || e.Errno == unix.EADDRINUSE && e.Port == 0
+	}
+}
+
+// RequestOf is the bind that a call asked for.
+func RequestOf(e *bindtrace.Event) bindrule.Request {
+	return bindrule.Request{
+		Addr:      e.Addr.WithZone(""), // which is in Ifindex too, since __inet6_bind
+		Ifindex:   uint32(e.Ifindex),
+		V6Only:    bindrule.FlagOf(e.V6Only),
+		ReuseAddr: bindrule.FlagOf(e.ReuseAddr),
+		ReusePort: bindrule.FlagOf(e.ReusePort),
+		UID:       bindrule.UIDOf(e.UID),
+	}
+}
+
 // CodeOf is the diagnosis of a failed call by its event alone.
 func CodeOf(e *bindtrace.Event) codes.Code {
 	facts := Of(e, bindrule.Request{}, owner.Owner{})

@@ -177,3 +177,26 @@ func TestHolderIsNamedOnlyWhereItIsCertain(t *testing.T) {
 		}
 	}
 }
+
+// Nobody has what waits in an accept queue.
+func TestQueuedConnectionsHaveNoHolder(t *testing.T) {
+	lo := netip.MustParseAddr("127.0.0.1")
+	s := bindrule.Socket{Addr: lo, State: sock.StateEstablished, ReuseAddr: bindrule.No, ReusePort: bindrule.No, Count: 2}
+	queued := s
+	queued.Queued, queued.Count = true, 3
+	l := Look{
+		Number: 80, Port: &bindrule.Port{Sockets: []bindrule.Socket{queued, s}},
+		Open: []Open{{State: sock.StateEstablished, Addr: lo, Count: 2, Owner: owner.Owner{Process: "web", PID: 8, Processes: 1}}},
+	}
+	var held, free uint64
+	for _, b := range l.blockers([]int{0, 1}) {
+		if b.Holder.Known() {
+			held += b.Count
+		} else {
+			free += b.Count
+		}
+	}
+	if held != 2 || free != 3 {
+		t.Errorf("%d held, %d not; want 2 and 3", held, free)
+	}
+}

@@ -124,7 +124,7 @@ func (l *Look) opened(s bindrule.Socket) []diagnosis.Blocker {
 // holders are who has the sockets open. Where others are in the same state on the same address, and differ in
 // their flags or in who opened them, nobody knows whose are whose, unless one process has them all.
 func (l *Look) holders(s *bindrule.Socket) []Open {
-	if s.Kind != sock.KindFull {
+	if s.Kind != sock.KindFull || s.Queued {
 		return nil
 	}
 	var out []Open
@@ -137,7 +137,7 @@ func (l *Look) holders(s *bindrule.Socket) []Open {
 	alike := 0
 	for i := range l.Port.Sockets {
 		o := &l.Port.Sockets[i]
-		if o.Kind == sock.KindFull && o.State == s.State && (s.Elsewhere != 0 || o.Elsewhere != 0 || o.Addr.Unmap() == s.Addr.Unmap()) {
+		if o.Kind == sock.KindFull && !o.Queued && o.State == s.State && (s.Elsewhere != 0 || o.Elsewhere != 0 || o.Addr.Unmap() == s.Addr.Unmap()) {
 			alike++
 		}
 	}

@@ -78,6 +78,8 @@ type Conflict struct {
 	Failures uint64
 	// Repeat says that the port had a Conflict a short time before.
 	Repeat bool
+	// More says that calls failed on other ports that have no Conflict, because too many fail at a time.
+	More bool
 }
 
 // Bounds of what waits for a look, whoever binds to whatever. Failures beyond them have the
@@ -106,6 +108,7 @@ type conflicts struct {
 	waiting map[portID]*waitingPort
 	others  int                // of waiting: not watched
 	shares  map[waitingFor]int // of waiting: how many of each user
+	leftOut bool               // some failures had no room in waiting
 }
 
 // waitingFor is whose ports wait, and whose notices: those whose first failure was of that user.
@@ -134,7 +137,7 @@ type waitingBind struct {
 func (b *waitingBind) counts() bool { return b.op == bindtrace.OpBind && b.errno == unix.EADDRINUSE }
 
 func waitingBindOf(key Key, e *bindtrace.Event) waitingBind {
-	return waitingBind{key: key, request: requestOf(e), op: e.Op, errno: e.Errno}
+	return waitingBind{key: key, request: facts.RequestOf(e), op: e.Op, errno: e.Errno}
 }
 
 type waitingBinds struct {
@@ -161,7 +164,7 @@ func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) codes.Code 
 	bind := waitingBindOf(key, e)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	waits := lookedFor(e) && key.Netns != 0 && c.wait(bind, e, by)
+	waits := facts.Looks(e) && key.Netns != 0 && c.wait(bind, e, by)
 	if waits && (facts.AsksForSockets(e) || facts.AsksForAddress(e) || e.Op == bindtrace.OpConnect) {
 		return ""
 	}
@@ -172,25 +175,13 @@ func (c *conflicts) add(key Key, e *bindtrace.Event, by owner.Owner) codes.Code 
 	return code
 }
 
-// lookedFor: a look could show why the call failed, or the log says so. Other errors say that the call
-// itself was wrong.
-func lookedFor(e *bindtrace.Event) bool {
-	switch {
-	case !e.PortKnown:
-		return false
-	case e.Op != bindtrace.OpBind || e.Errno == unix.EADDRNOTAVAIL || e.Errno == unix.EACCES || e.Errno == unix.EPERM:
-		return true
-	default:
-		return facts.AsksForSockets(e) || e.Errno == unix.EADDRINUSE && e.Port == 0
-	}
-}
-
 // wait notes a failure for the next look, if there is room.
 func (c *conflicts) wait(bind waitingBind, e *bindtrace.Event, owner owner.Owner) bool {
 	at, by := portID{bind.key.Netns, e.Port, e.Op == bindtrace.OpConnect}, user{bind.key.Netns, e.User}
 	port, ok := c.waiting[at]
 	if !ok {
 		if port = c.waitFor(at, waitingFor{by, !bind.key.OtherPort}); port == nil {
+			c.leftOut = true
 			return false
 		}
 	}
@@ -234,17 +225,6 @@ func (c *conflicts) waitFor(at portID, who waitingFor) *waitingPort {
 	return port
 }
 
-func requestOf(e *bindtrace.Event) bindrule.Request {
-	return bindrule.Request{
-		Addr:      e.Addr.WithZone(""), // which is in Ifindex too, since __inet6_bind
-		Ifindex:   uint32(e.Ifindex),
-		V6Only:    bindrule.FlagOf(e.V6Only),
-		ReuseAddr: bindrule.FlagOf(e.ReuseAddr),
-		ReusePort: bindrule.FlagOf(e.ReusePort),
-		UID:       bindrule.UIDOf(e.UID),
-	}
-}
-
 // retire moves the counts of what is not watched any more to the key that heir returns, so that no
 // sum falls. It is called at each snapshot.
 func (c *conflicts) retire(heir func(Key) Key) {
@@ -268,13 +248,13 @@ func (c *conflicts) move() {
 	}
 }
 
-// take returns what waits, and forgets it.
-func (c *conflicts) take() map[portID]*waitingPort {
+// take returns what waits, and whether there was more, and forgets it.
+func (c *conflicts) take() (taken map[portID]*waitingPort, leftOut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	taken := c.waiting
-	c.waiting, c.others, c.shares = make(map[portID]*waitingPort), 0, make(map[waitingFor]int)
-	return taken
+	taken, leftOut = c.waiting, c.leftOut
+	c.waiting, c.others, c.shares, c.leftOut = make(map[portID]*waitingPort), 0, make(map[waitingFor]int), false
+	return taken, leftOut
 }
 
 // settle counts the failures that waited on a port, by what a look has shown there, and returns

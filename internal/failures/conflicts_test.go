@@ -171,7 +171,11 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 	}
 	var sum uint64
 	notices := newNotices()
-	for number, port := range c.take() {
+	taken, more := c.take()
+	if !more {
+		t.Error("nobody learns that more ports fail")
+	}
+	for number, port := range taken {
 		if len(port.binds) > maxWaitingBinds {
 			t.Errorf("%d binds of a port wait, want at most %d", len(port.binds), maxWaitingBinds)
 		}
@@ -311,9 +315,12 @@ func TestUserWhoFailsOnManyPortsLeavesNoticesToOthers(t *testing.T) {
 					f.send(e)
 				}
 				f.end(t)
-				reported := make(map[uint16]bool)
+				reported, more := make(map[uint16]bool), false
 				for _, c := range f.reported {
-					reported[c.Port] = true
+					reported[c.Port], more = true, more || c.More
+				}
+				if !more {
+					t.Error("no report says that more ports fail")
 				}
 				if !reported[81] {
 					t.Error("the server's conflict is not reported")

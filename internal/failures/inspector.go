@@ -62,7 +62,8 @@ func (i *inspector) run(ctx context.Context) {
 // look finds the causes of all failures that wait, and returns how long it worked for that.
 func (i *inspector) look(ctx context.Context) (worked time.Duration) {
 	waiting := make(map[uint32]map[portID]*waitingPort)
-	taken := i.conflicts.take()
+	taken, leftOut := i.conflicts.take()
+	i.notices.leftOut = i.notices.leftOut || leftOut
 	owners, locals := i.ownersOf(ctx, taken), addressesOf(taken)
 	for at, port := range taken {
 		if waiting[at.netns] == nil {

@@ -20,7 +20,8 @@ const (
 
 // notices are the Conflicts to report, by port.
 type notices struct {
-	ports map[portID]*notice
+	ports   map[portID]*notice
+	leftOut bool // a port had no room
 }
 
 type notice struct {
@@ -45,6 +46,7 @@ func (t *notices) add(now time.Time, c Conflict, port *waitingPort) {
 			}
 		}
 		if !t.hasSpace(who) {
+			t.leftOut = true
 			return
 		}
 		n = &notice{who: who, due: now.Add(noticeDelay)}
@@ -84,7 +86,7 @@ func (t *notices) due(now time.Time) []Conflict {
 		case n.conflict.Failures == 0:
 			delete(t.ports, at)
 		default:
-			n.conflict.Repeat = n.reported
+			n.conflict.Repeat, n.conflict.More, t.leftOut = n.reported, t.leftOut, false
 			out = append(out, n.conflict)
 			n.conflict, n.reported = Conflict{}, true
 			n.due = now.Add(noticeInterval)

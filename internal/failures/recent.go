@@ -154,7 +154,7 @@ func (l *recentLog) add(e *bindtrace.Event, by owner.Owner, watched bool, bound,
 	l.seq++
 	row.seq, row.user = l.seq, e.User
 	row.Count++
-	row.Last, row.PID, row.Owner, row.Request, row.Host = e.Time, e.PID, by, requestOf(e), facts.HostOf(e)
+	row.Last, row.PID, row.Owner, row.Request, row.Host = e.Time, e.PID, by, facts.RequestOf(e), facts.HostOf(e)
 }
 
 // trim keeps some rows. Each user has a share, with all ids of a user namespace or of a range of

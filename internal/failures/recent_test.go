@@ -184,7 +184,8 @@ func TestRecentFailureGetsItsDiagnosis(t *testing.T) {
 		Count: 3, Expires: time.Minute,
 	}
 	at := portID{netns: ownNetns, port: 80}
-	r.conflicts.settle(at, r.conflicts.take()[at], &facts.Observation{Seen: bindrule.Port{Sockets: []bindrule.Socket{left}}})
+	taken, _ := r.conflicts.take()
+	r.conflicts.settle(at, taken[at], &facts.Observation{Seen: bindrule.Port{Sockets: []bindrule.Socket{left}}})
 
 	var got []string
 	for _, row := range recentOf(r) {

@@ -127,7 +127,7 @@ func notes() map[string]note {
 		},
 		"tcp_bind_blocked_seconds": {
 			unit: "seconds, 0 or more, or +Inf",
-			details: "Listeners do not count, because a restart closes them. `reuseaddr` says whether the binding socket has SO_REUSEADDR. " +
+			details: "Listeners do not count, nor connections that wait in an accept queue, because a restart closes them. `reuseaddr` says whether the binding socket has SO_REUSEADDR. " +
 				"The addresses are those on which something listens, or listened last. If there are none, they are `0.0.0.0` and `::`. " +
 				"+Inf means that no timer of the kernel ends the block.",
 			absent: undecided + "; " + unused,
@@ -135,9 +135,9 @@ func notes() map[string]note {
 		},
 		"tcp_restart_blocked_seconds": {
 			unit: "seconds, 0 or more, or +Inf",
-			details: "The restarted server uses the same address, flags and user as the listener. +Inf means that no timer of the kernel ends the block. " +
+			details: "The restarted server uses the same address, flags and user as the listener. Connections in CLOSE_WAIT of a server that listens do not count: they end with it, as soon as their peers confirm that. +Inf means that no timer of the kernel ends the block. " +
 				"The series stays for `--watch.retention` after the listener closed.",
-			absent: undecided + ", or if nothing has listened on the port yet",
+			absent: undecided + ", if only connections in CLOSE_WAIT of a server that listens are in the way, or if nothing has listened on the port yet",
 			source: bindRules,
 		},
 		"tcp_restart_info": {

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/diagnosis"
 	"sockstate_exporter/internal/diagnosis/codes"
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failing"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/owner"
@@ -50,6 +52,9 @@ func TestPortsShowFailedBinds(t *testing.T) {
 	if a := rows[4842].Advice; len(a) != 1 || !strings.HasSuffix(a[0], "#address_missing)") {
 		t.Errorf("4842: advice %q, want what explains the failure", a)
 	}
+	if a := rows[4840].Advice; !slices.ContainsFunc(a, func(a string) bool { return strings.HasSuffix(a, "#time_wait)") }) {
+		t.Errorf("4840: advice %q, want what explains the failure beside the server", a)
+	}
 	if f := rows[4843].FailedBinds; f != nil {
 		t.Errorf("4843: %+v, want none", f)
 	}
@@ -85,6 +90,22 @@ func TestPortsKnowOutgoingConnectionsByTheirPort(t *testing.T) {
 		if d := portsPage(t, s, "").Ports[0].Diagnosis; d == nil || d.Code != tt.want {
 			t.Errorf("%v: %+v, want %s", tt.ports, d, tt.want)
 		}
+	}
+}
+
+// The snapshot knows who has the sockets that are in the way, and who is at the other end.
+func TestPortsNameWhoIsInTheWay(t *testing.T) {
+	connection := bindrule.Socket{Addr: lo4, State: sock.StateEstablished, ReuseAddr: bindrule.No, ReusePort: bindrule.No, NamedPort: true, Count: 1}
+	s := watching(reporttest.SnapshotOf([]bindrule.Socket{connection}))
+	s.Open = map[uint16][]facts.Open{s.Verdicts.Data[0].Number: {{
+		State: sock.StateEstablished, Addr: lo4, Peer: netip.MustParseAddrPort("192.0.2.1:443"), Count: 1, Owner: owner.Owner{Process: "client", PID: 7, Processes: 1},
+	}}}
+	r := portsPage(t, s, "").Ports[0]
+	if d := r.Diagnosis; d == nil || d.Code != codes.OutgoingConnection || d.Holder == nil || d.Holder.Process != "client" || d.Peer != "192.0.2.1:443" {
+		t.Errorf("diagnosis %+v", d)
+	}
+	if want := ", open in client (pid 7)"; !strings.Contains(r.Verdict[0].Text, want) {
+		t.Errorf("verdict %q, want %q in it", r.Verdict[0].Text, want)
 	}
 }
 

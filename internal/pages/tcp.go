@@ -44,11 +44,7 @@ func tcpPortOf(ns *snapshot.Namespace, i int, binds *failed.Binds) tcpPort {
 	if ns.Verdicts.Err == nil && i < len(ns.Verdicts.Data) {
 		p.verdicts = &ns.Verdicts.Data[i]
 	}
-	for i := range ns.Split {
-		if ns.Split[i].Number == p.port.Number {
-			p.split = append(p.split, ns.Split[i])
-		}
-	}
+	p.split = splitNow(ns.Split, p.port.Number)
 	if !p.listenersKnown {
 		return p
 	}
@@ -91,8 +87,8 @@ func (p *tcpPort) problems() (found problemSet) {
 	found.add(NoListener, over || known && !listening && p.port.Source == watch.SourceFlag)
 	found.add(RestartBlocked, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return facts.Inherited(&g.Owner) }))
 	found.add(QueueFull, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.QueueRatio >= 1 }))
-	found.add(SplitPort, p.isSplit())
-	found.add(OnlyIPv6, !p.isSplit() && report.OnlyIPv6(p.listeners))
+	found.add(SplitPort, len(p.split) > 0)
+	found.add(OnlyIPv6, len(p.split) == 0 && report.OnlyIPv6(p.listeners))
 	found.add(NoReuseAddr, slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return g.ReuseAddr == bindrule.No }))
 	return found
 }
@@ -103,15 +99,21 @@ const lately = 5 * time.Minute
 // bindsFail says that binds have failed, and none has worked since.
 func (p *tcpPort) bindsFail() bool { return p.failed != nil && p.failed.Failing }
 
+// splitNow says how a port is split.
+func splitNow(known []split.Port, number uint16) (on []split.Port) {
+	for i := range known {
+		if known[i].Number == number && known[i].Now {
+			on = append(on, known[i])
+		}
+	}
+	return on
+}
+
 // own says that only the exporter itself listens. Its connections are those that ask for pages and metrics: they come
 // and go with each request, have the flag of its listener, and tell nobody anything.
 func (p *tcpPort) own() bool {
 	self := func(g ports.Group) bool { return g.Owner.PID == os.Getpid() && g.ReuseAddr == bindrule.Yes }
 	return len(p.listeners) > 0 && !slices.ContainsFunc(p.listeners, func(g ports.Group) bool { return !self(g) })
-}
-
-func (p *tcpPort) isSplit() bool {
-	return slices.ContainsFunc(p.split, func(s split.Port) bool { return s.Now })
 }
 
 // row makes the row that shows the port.
@@ -155,7 +157,7 @@ func (p *tcpPort) row() PortRow {
 			}
 		}
 	}
-	if len(groups) == 0 && p.bindsFail() && !p.failed.MayBeOver() && p.failed.Advice != "" && !slices.Contains(r.Advice, p.failed.Advice) {
+	if p.bindsFail() && p.failed.Explains(r.Diagnosis, len(groups) > 0) && !slices.Contains(r.Advice, p.failed.Advice) {
 		r.Advice = append(r.Advice, p.failed.Advice)
 	}
 	for i := range r.Listeners {
@@ -176,7 +178,7 @@ func (p *tcpPort) row() PortRow {
 // judge answers what a restart would meet. Where nobody has seen a server, the flag is that of the socket whose
 // bind failed last.
 func (p *tcpPort) judge(verdicts *verdict.Port, groups []ports.Group) report.PortReport {
-	q := report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts}
+	q := report.Query{Restart: true, Split: p.split, LocalPorts: p.ns.LocalPorts, Open: p.ns.Open}
 	if p.failed != nil && p.failed.ReuseAddr == bindrule.Yes && len(verdicts.Restarts)+len(groups) == 0 {
 		q.ReuseAddr = true
 		if judged := report.NewPort(verdicts, groups, &q); judged.Diagnosis != nil {

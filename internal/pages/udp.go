@@ -5,6 +5,7 @@ import (
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/udprow"
 	"sockstate_exporter/internal/watch"
@@ -16,10 +17,12 @@ type udpPort struct {
 	port    *watch.Port
 	sockets *ports.UDPPort // nil: not known
 	found   *udp.Port      // nil: not known
+	split   []split.Port
 }
 
 func udpPortOf(ns *snapshot.Namespace, i int) udpPort {
 	p := udpPort{ns: ns, port: &ns.UDP.Data.Watch.Ports[i]}
+	p.split = splitNow(ns.SplitUDP, p.port.Number)
 	if ns.UDP.Err == nil && i < len(ns.UDP.Data.Ports) {
 		p.sockets = &ns.UDP.Data.Ports[i]
 	}
@@ -52,6 +55,7 @@ func (p *udpPort) problems() (found problemSet) {
 	if p.found != nil {
 		_, shared := p.found.Shared()
 		found.add(SharedPort, shared)
+		found.add(SplitPort, len(p.split) > 0)
 		found.add(RestartBlocked, p.found.RestartBlocked())
 	}
 	return found
@@ -62,7 +66,7 @@ func (p *udpPort) row() PortRow {
 	found := p.problems()
 	r := newPortRow(p.ns, p.port, sock.UDP, found)
 	if p.sockets != nil {
-		r.UDP = udprow.New(p.sockets, r.judgeUDP(p.found))
+		r.UDP = udprow.New(p.sockets, r.judgeUDP(p))
 	}
 	if found[Dropping.rank()] {
 		r.Advice = append(r.Advice, "have the receiver read faster, or give it a larger buffer: SO_RCVBUF, which net.core.rmem_max bounds")
@@ -72,15 +76,15 @@ func (p *udpPort) row() PortRow {
 
 // judgeUDP says whether a restart of what is on the port would work, or where nothing is, a bind. It returns
 // nil where that is not known.
-func (r *PortRow) judgeUDP(found *udp.Port) *report.UDPPort {
-	if found == nil {
+func (r *PortRow) judgeUDP(p *udpPort) *report.UDPPort {
+	if p.found == nil {
 		return nil
 	}
-	judged, what := report.NewUDP(found, &report.Query{Restart: true}), "bind without SO_REUSEADDR"
+	judged, what := report.NewUDP(p.found, &report.Query{Restart: true, Split: p.split}), "bind without SO_REUSEADDR"
 	if judged.InUse {
 		what = "restart"
 	}
-	r.Outcome, r.Diagnosis, r.Advice = judged.Outcome, judged.Diagnosis, judged.Advice
+	r.Outcome, r.Diagnosis, r.Split, r.Advice = judged.Outcome, judged.Diagnosis, judged.Split, judged.Advice
 	r.Verdict = []report.Sentence{{What: what, Outcome: judged.Outcome, Text: judged.Decides.String()}}
 	return &judged
 }

@@ -14,6 +14,7 @@ import (
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/watch"
 )
@@ -88,6 +89,22 @@ func TestUDPPortsAreJudged(t *testing.T) {
 	if !slices.Equal(row.Problems, []Problem{RestartBlocked}) || row.Outcome != report.Blocked || row.Diagnosis == nil || row.Diagnosis.Holder.Process != "helper" {
 		t.Errorf("blocked: %+v, %+v", row, row.Diagnosis)
 	}
+	half := udpServer("::", "ntpd")
+	half.Owner.Unit, half.Owner.PID = "ntp.service", 2
+	s.UDPPorts.Data[0].Sockets = []udp.Socket{server, half}
+	s.SplitUDP = []split.Port{{Number: 123, Now: true, IPv4: []owner.Owner{server.Owner}, IPv6: []owner.Owner{half.Owner}}}
+	row = portsPage(t, s, "").Ports[0]
+	if !slices.Equal(row.Problems, []Problem{SplitPort}) || row.Split == nil || !strings.Contains(row.Split.Sentence, ", and IPv6 by ntpd") {
+		t.Errorf("split: %+v, %+v", row, row.Split)
+	}
+	s.UDPPorts.Data[0].Sockets = []udp.Socket{half}
+	s.SplitUDP = []split.Port{{Number: 123, Now: true, Missing: sock.FamilyIPv4, IPv6: []owner.Owner{half.Owner}}}
+	row = portsPage(t, s, "").Ports[0]
+	if !slices.Equal(row.Problems, []Problem{SplitPort}) || row.Split == nil || !strings.Contains(row.Split.Sentence, "a bind for IPv4 failed") {
+		t.Errorf("half: %+v, %+v", row, row.Split)
+	}
+	s.SplitUDP = nil
+	s.UDPPorts.Data[0].Sockets = []udp.Socket{server, child}
 	body := get(t, newPages(t, s).Ports(), "/ports")
 	for _, want := range []string{"0.0.0.0", "chronyd", "chrony.service", "restart blocked"} {
 		if !strings.Contains(body, want) {

@@ -95,6 +95,7 @@ func fromBuckets(read *bindbucket.Result) *Flags {
 			Port: s.Port, Addr: s.Addr, Ifindex: s.Ifindex, V6Only: s.V6Only, State: s.State, Kind: s.Kind, Flags: s.ReuseFlags, UID: s.UID,
 		})
 		group.NamedPort = s.NamedPort && s.State != sock.StateClose
+		group.Queued = s.NoProcess && (s.State == sock.StateEstablished || s.State == sock.StateCloseWait)
 		n := of.find(f.Sockets, &group)
 		if n == len(f.Sockets) {
 			f.Sockets = append(f.Sockets, group)

@@ -30,6 +30,8 @@ type buckets struct {
 
 func (b *buckets) Read(int, []uint16) (*bindbucket.Result, error) { return &b.result, b.err }
 
+func (b *buckets) ReadHeld(int, []uint16) (*bindbucket.Result, error) { return &b.result, b.err }
+
 func (b *buckets) ReadBuckets(int, []uint16) (map[uint16]bindbucket.Bucket, error) {
 	return b.result.Buckets, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/sock"
@@ -194,6 +195,18 @@ func (n *namespace) TakenPorts(of sock.PortRange) (bound, chosen int) {
 		}
 	}
 	return bound, chosen
+}
+
+// Held implements Namespace.
+func (n *namespace) Held(ports []uint16) ([]bindbucket.Held, error) {
+	if n.buckets == nil {
+		return nil, ErrOff
+	}
+	read, err := n.buckets.ReadHeld(n.fd, ports)
+	if err != nil {
+		return nil, err
+	}
+	return read.Held, nil
 }
 
 // Close implements Namespace.

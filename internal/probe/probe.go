@@ -41,6 +41,10 @@ type Namespace interface {
 	// Flags reads the reuse flags. Its error is ErrOff where they are not read.
 	Flags(ctx context.Context, req FlagRequest) (*Flags, error)
 
+	// Held returns the TCP sockets on a few ports, with who has them, a few hundred at most. Its error
+	// is ErrOff where they are not read.
+	Held(ports []uint16) ([]bindbucket.Held, error)
+
 	// FlagScope says whose flags Flags reads.
 	FlagScope() FlagScope
 
@@ -153,6 +157,7 @@ type FlagReader interface {
 type BucketReader interface {
 	Read(netns int, ports []uint16) (*bindbucket.Result, error)
 	ReadBuckets(netns int, ports []uint16) (map[uint16]bindbucket.Bucket, error)
+	ReadHeld(netns int, ports []uint16) (*bindbucket.Result, error)
 }
 
 // A UDPReader reads the UDP sockets of ports: *udphash.Reader.

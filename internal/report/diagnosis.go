@@ -45,10 +45,13 @@ func NewDiagnosis(d *diagnosis.Diagnosis) *Diagnosis {
 // Line is the diagnosis in one line, with the section of the documentation that explains it.
 func (d *Diagnosis) Line() string { return d.line + d.Code.Reference() }
 
-// add adds a diagnosis that says something new.
+// add adds a diagnosis that says something new. One of the same socket, seen beside others, does not.
 func (p *PortReport) add(d *Diagnosis) {
-	if d == nil || slices.Contains(p.Advice, d.Line()) {
+	same := func(o *Diagnosis) bool {
+		return o.Line() == d.Line() || o.Code == d.Code && o.Remedy == d.Remedy && o.Holder != nil && d.Holder != nil && *o.Holder == *d.Holder
+	}
+	if d == nil || slices.ContainsFunc(p.told, same) {
 		return
 	}
-	p.Advice = append(p.Advice, d.Line())
+	p.Advice, p.told = append(p.Advice, d.Line()), append(p.told, d)
 }

@@ -85,7 +85,8 @@ type PortReport struct {
 	Advice    []string         `json:"advice"`
 
 	decides         *Answer
-	privilegedBelow int // as in Query
+	told            []*Diagnosis // in Advice
+	privilegedBelow int          // as in Query
 
 	// Restarts are the answers for the listeners, and for those that closed a short time ago.
 	Restarts []RestartReport `json:"-"`

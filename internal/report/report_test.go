@@ -2,9 +2,11 @@ package report
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/reporttest"
 )
 
@@ -37,6 +39,19 @@ func TestOutcomeIsTheWorstForTheBinderThatIsMeant(t *testing.T) {
 				t.Errorf("outcome %s, want %s", r.Outcome, tt.want)
 			}
 		})
+	}
+}
+
+// The same listener blocks a restart, and a new bind beside other sockets.
+func TestOneListenerIsToldOnce(t *testing.T) {
+	s := reporttest.SnapshotOf([]bindrule.Socket{reporttest.Listener(any4, false, bindrule.Yes), reporttest.TimeWait(lo4, 1, bindrule.Yes, left)})
+	s.Listeners.Data[0].Owner = owner.Owner{Process: "sleep", PID: 8, Processes: 1, Inherited: true}
+	r, err := New(s, Query{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := r.Ports[0].Advice; len(a) != 1 || !strings.Contains(a[0], "#inherited_listener") {
+		t.Errorf("advice %q, want one", a)
 	}
 }
 

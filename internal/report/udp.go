@@ -26,6 +26,7 @@ type UDPPort struct {
 	Binds     []BindReport `json:"binds"`
 	Diagnosis *Diagnosis   `json:"diagnosis"` // of the Outcome; nil: it is free
 	Shared    *Diagnosis   `json:"shared"`    // nil: different servers do not share it
+	Split     *Diagnosis   `json:"split"`     // nil: IPv4 and IPv6 are in the same hands
 	Advice    []string     `json:"advice"`
 
 	Decides *Answer `json:"-"` // the answer that decides the outcome
@@ -105,7 +106,8 @@ func NewUDP(p *udp.Port, q *Query) UDPPort {
 		d := udpcause.Shared(p.Number, shared.Owners(), shared.Flag)
 		out.Shared = NewDiagnosis(&d)
 	}
-	for _, d := range []*Diagnosis{restart.Diagnosis, decides.Diagnosis, out.Shared} {
+	out.Split = newSplit(p.Servers(), q.Split)
+	for _, d := range []*Diagnosis{out.Split, restart.Diagnosis, decides.Diagnosis, out.Shared} {
 		if d != nil && !slices.Contains(out.Advice, d.Line()) {
 			out.Advice = append(out.Advice, d.Line())
 		}

@@ -82,7 +82,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	defer func() {
 		running.Wait()
 		for _, t := range takings {
-			t.noteSplit(binds.Data.Failing)
+			t.noteSplit(&binds.Data)
 		}
 		_ = set.Close()
 	}()

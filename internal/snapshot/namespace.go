@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
-	"sockstate_exporter/internal/failing"
+	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/holders"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
@@ -238,6 +239,8 @@ func (t *taking) sockets(ctx context.Context) {
 	}
 	verdicts := t.judge(tcp, flags)
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
+	open := holders.Of(ctx, t.probe, verdicts.Data, t.cfg.Holders)
+	t.publish(func(s *Namespace) { s.Open = open })
 }
 
 // publishGroups publishes the groups that are shown.
@@ -281,12 +284,15 @@ func (t *taking) nameOwners(ctx context.Context) {
 }
 
 // noteSplit says which ports are split. It comes after all other steps.
-func (t *taking) noteSplit(states []failing.State) {
-	if t.groups.Err != nil {
-		return
+func (t *taking) noteSplit(binds *failures.Binds) {
+	if t.groups.Err == nil {
+		found := t.split.Update(t.set, t.groups.Data, uint32(t.id.Inode), binds.Failing)
+		t.publish(func(s *Namespace) { s.Split = found })
 	}
-	found := t.split.Update(t.set, t.groups.Data, uint32(t.id.Inode), states)
-	t.publish(func(s *Namespace) { s.Split = found })
+	if t.udp != nil && t.udpPorts.Err == nil {
+		found := t.splitUDP.Update(t.udp.Set(), udp.Servers(t.udpPorts.Data), uint32(t.id.Inode), binds.FailingUDP)
+		t.publish(func(s *Namespace) { s.SplitUDP = found })
+	}
 }
 
 // boundNames leaves out names of owners where a port has had too many of them.
@@ -343,25 +349,12 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	}
 	reuse := Part[[]uint16]{Err: part.Err, Duration: part.Duration}
 	if part.Err == nil {
-		reuse.Data = t.unreserved(part.Data.NamedPort)
+		reuse.Data = ports.Unreserved(t.localPorts, t.onWatched.Listeners, part.Data.NamedPort, t.probe.ReservedPorts)
 		ports.SetFlags(t.groups.Data, t.onWatched.Listeners, part.Data.Listeners)
 		t.publishGroups()
 	}
 	t.publish(func(s *Namespace) { s.Reuse = reuse })
 	return part
-}
-
-// unreserved returns the ports of servers that an outgoing connection can take.
-func (t *taking) unreserved(named map[uint64]bool) []uint16 {
-	found := ports.NamedIn(t.localPorts, t.onWatched.Listeners, named)
-	if len(found) == 0 {
-		return nil
-	}
-	reserved, err := t.probe.ReservedPorts()
-	if err != nil {
-		return nil // the error of the stack part says why
-	}
-	return ports.Outside(found, reserved)
 }
 
 // A count is what a dump or a walk of TCP sockets has shown. It is a probe.Visitor and a

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"time"
 
+	"sockstate_exporter/internal/facts"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
@@ -109,9 +110,12 @@ type Namespace struct {
 	// Verdicts say whether a bind would work: Verdicts.Data[i] is about Watch.Data.Ports[i].
 	Verdicts Part[[]verdict.Port]
 
+	// Open are the sockets in the way of servers that are not there, by port, and who has them.
+	Open map[uint16][]facts.Open
+
 	// Split are the ports whose IPv4 and IPv6 were in different hands, or one of them missing, at some
-	// time since they are watched.
-	Split []split.Port
+	// time since they are watched. SplitUDP are the UDP ports.
+	Split, SplitUDP []split.Port
 
 	// Stack has the namespace's counters and limits. What could be read is there also where Err
 	// is not nil.

@@ -9,6 +9,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/holders"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/watch"
@@ -38,6 +39,9 @@ type Config struct {
 
 	// Owners finds who has a socket open; nil: nobody is known.
 	Owners OwnerFinder
+
+	// Holders finds who has the sockets that are in the way of a server; nil: nobody is known.
+	Holders holders.Finder
 
 	// OnWalkFailed is told when the walk through all connections fails. Each namespace is asked on its
 	// own then, and no walk is tried for some minutes. nil: nobody is told.

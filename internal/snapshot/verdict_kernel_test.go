@@ -271,6 +271,9 @@ func TestKernelVerdictIsWhatBindDoes(t *testing.T) {
 						unknown func(row) bool
 					}{
 						{"bpf", flags, &known, func(r row) bool {
+							if name == "close_wait" {
+								return r.restart // the end of the server closes them
+							}
 							return name == "close" && (r.opts.ReuseAddr || r.opts.ReusePort)
 						}},
 						{"sock_diag", nil, &guessed, func(r row) bool {
@@ -293,6 +296,52 @@ func TestKernelVerdictIsWhatBindDoes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The end of a server closes its connections in CLOSE_WAIT. Whether bind() works at once depends on the peers.
+func TestCloseWaitEndsWithTheServerIfThePeersAnswer(t *testing.T) {
+	for name, answers := range map[string]bool{"they answer": true, "they do not": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newTestPort(t, kerneltest.New(t), 4840)
+			l := s.listen("0.0.0.0", kerneltest.Options{})
+			peer := l.Peers(t, kerneltest.StateCloseWait, 1, localhost4)[0]
+			r := judged(t, verdictTaker(t, s.ns, bpfFlags(t), s.number)).Restarts[0]
+			if r.Outcome != bindrule.Unknown || len(r.Doubtful) != 1 {
+				t.Fatalf("a restart is %v: %+v, want unknown by the one in CLOSE_WAIT", r.Outcome, r.Verdict)
+			}
+			if !answers {
+				if err := peer.Remote.Deafen(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.stop()
+			if err := peer.Local.Orphan(); err != nil {
+				t.Fatal(err)
+			}
+			want := bindrule.Blocked
+			for answers && want == bindrule.Blocked && t.Context().Err() == nil {
+				want = s.bind(netip.IPv4Unspecified(), kerneltest.Options{}) // works soon
+			}
+			if got := s.bind(netip.IPv4Unspecified(), kerneltest.Options{}); got != want {
+				t.Errorf("bind() says %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// What nobody has accepted goes with its listener, whatever flags it has.
+func TestConnectionsInAnAcceptQueueDoNotBlockARestart(t *testing.T) {
+	s := newTestPort(t, kerneltest.New(t), 4840)
+	s.listen("0.0.0.0", kerneltest.Options{Backlog: 8}).Queue(t, 3, localhost4)
+	r := judged(t, verdictTaker(t, s.ns, bpfFlags(t), s.number)).Restarts[0]
+	want := boundFlagsKnown(t, bindrule.Blocked, bindrule.Free) // known out of bind buckets alone
+	if r.Outcome != want {
+		t.Errorf("a restart is %v: %+v, want %v", r.Outcome, r.Verdict, want)
+	}
+	s.stop()
+	if got := s.bind(netip.IPv4Unspecified(), kerneltest.Options{}); got != bindrule.Free {
+		t.Errorf("bind() says %v, want free", got)
 	}
 }
 
@@ -330,7 +379,7 @@ func TestKernelVerdictsOfWhatFoolsPeople(t *testing.T) {
 
 		{"another address of the port", func(s *testPort) {
 			s.t.Helper()
-			s.peers(s.listen("127.0.0.1", kerneltest.Options{}), kerneltest.StateCloseWait, localhost4)
+			s.peers(s.listen("127.0.0.1", kerneltest.Options{}), kerneltest.StateEstablished, localhost4)
 			s.listen("127.0.0.2", kerneltest.Options{})
 		}, answers{
 			"127.0.0.1": blocked, "127.0.0.1 reuse": blocked, "127.0.0.1 restart": blocked,

@@ -114,11 +114,11 @@ func allKinds(t *testing.T, ns *kerneltest.NetNS) {
 	ns.Listen(t, netip.MustParseAddrPort("127.0.0.1:82"), kerneltest.Options{ReuseAddr: true}).Peers(t, kerneltest.StateClose, 1, localhost4)
 }
 
-// changing are times, and pointers, in what facts returns.
+// changing are times, and pointers, in what factsOf returns.
 var changing = regexp.MustCompile(`\b[0-9.]+(m[0-9.]+|µ|m|n)?s\b|0x[0-9a-f]+`)
 
-// facts are what a snapshot says of a namespace, without times.
-func facts(ns *Namespace) string {
+// factsOf are what a snapshot says of a namespace, without times.
+func factsOf(ns *Namespace) string {
 	verdicts := slices.Clone(ns.Verdicts.Data)
 	for i := range verdicts {
 		slices.SortFunc(verdicts[i].Port.Sockets, func(a, b bindrule.Socket) int {
@@ -145,17 +145,17 @@ func sameFacts(t *testing.T, walking, dumping *Taker) Snapshot {
 	var got, want Snapshot
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		want, got = dumping.Take(t.Context()), walking.Take(t.Context())
-		same := len(got.Others) == len(want.Others) && facts(&got.Namespace) == facts(&want.Namespace)
+		same := len(got.Others) == len(want.Others) && factsOf(&got.Namespace) == factsOf(&want.Namespace)
 		for i := range min(len(got.Others), len(want.Others)) {
-			same = same && facts(&got.Others[i]) == facts(&want.Others[i])
+			same = same && factsOf(&got.Others[i]) == factsOf(&want.Others[i])
 		}
 		if same {
 			return got
 		}
 	}
-	t.Errorf("own:\n%s\nwant\n%s", facts(&got.Namespace), facts(&want.Namespace))
+	t.Errorf("own:\n%s\nwant\n%s", factsOf(&got.Namespace), factsOf(&want.Namespace))
 	for i := range got.Others {
-		t.Errorf("other:\n%s\nwant\n%s", facts(&got.Others[i]), facts(&want.Others[i]))
+		t.Errorf("other:\n%s\nwant\n%s", factsOf(&got.Others[i]), factsOf(&want.Others[i]))
 	}
 	t.FailNow()
 	return got

@@ -20,15 +20,15 @@ type worker struct {
 	cfg   *Config
 	probe probe.Namespace // for the current snapshot; that of the own namespace is for all
 
-	watcher *watch.Watcher
-	set     watch.Set // the latest
-	drops   *ports.DropCounter
-	udp     *ports.UDPWatcher // nil: off
-	history *verdict.History
-	memory  seen.Memory
-	split   split.Memory
-	names   share.PortNames // of those who listen
-	namer   udp.Namer
+	watcher         *watch.Watcher
+	set             watch.Set // the latest
+	drops           *ports.DropCounter
+	udp             *ports.UDPWatcher // nil: off
+	history         *verdict.History
+	memory          seen.Memory
+	split, splitUDP split.Memory
+	names           share.PortNames // of those who listen
+	namer           udp.Namer
 
 	few  bool // there were no more than fewSockets on the watched ports last time
 	slow bool // the host has many sockets: the dump took long last time, or a walk passed many

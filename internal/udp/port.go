@@ -119,6 +119,29 @@ func (p *Port) Listeners() []ports.Listener {
 	return out
 }
 
+// Servers are those of all ports.
+func Servers(found []Port) []ports.Group {
+	var out []ports.Group
+	for i := range found {
+		out = append(out, found[i].Servers()...)
+	}
+	return out
+}
+
+// Servers are the sockets of servers, in the form of groups of TCP listeners.
+func (p *Port) Servers() []ports.Group {
+	var out []ports.Group
+	for i := range p.Sockets {
+		if s := &p.Sockets[i]; s.Serves() {
+			out = append(out, ports.Group{
+				GroupKey: ports.GroupKey{Port: p.Number, Family: familyOf(s), Address: s.Addr, Ifindex: s.Ifindex},
+				V6Only:   s.V6Only == bindrule.Yes, Owner: s.Owner,
+			})
+		}
+	}
+	return out
+}
+
 func familyOf(s *Socket) sock.Family {
 	if s.Addr.Is4() {
 		return sock.FamilyIPv4

@@ -98,10 +98,10 @@ func (h *History) judge(now time.Time, number uint16, groups []ports.GroupKey, p
 		r := h.groups[key]
 		request := bindrule.Request{
 			Addr: key.Address, Ifindex: key.Ifindex, V6Only: r.v6only,
-			ReuseAddr: r.reuseAddr, ReusePort: r.reusePort, UID: r.uid, ListenersAside: true,
+			ReuseAddr: r.reuseAddr, ReusePort: r.reusePort, UID: r.uid, ListenersAside: true, ServerEnds: r.seen.Equal(now),
 		}
 		v.Restarts = append(v.Restarts, Restart{
-			Address: key.Address, Ifindex: key.Ifindex, Listening: r.seen.Equal(now), Owner: r.owner,
+			Address: key.Address, Ifindex: key.Ifindex, Listening: request.ServerEnds, Owner: r.owner,
 			ReuseAddr: r.reuseAddr, ReusePort: r.reusePort, Verdict: ask(port, request),
 		})
 		v.addBinds(port, request)
@@ -122,7 +122,7 @@ func (v *Port) addServerBinds(port *bindrule.Port) {
 // addBinds asks for a bind to the request's address, without and with SO_REUSEADDR. Of several
 // devices on one address the worst answer counts.
 func (v *Port) addBinds(port *bindrule.Port, request bindrule.Request) {
-	request.ReusePort = bindrule.No
+	request.ReusePort, request.ServerEnds = bindrule.No, false
 	for _, reuseAddr := range []bool{false, true} {
 		request.ReuseAddr = bindrule.FlagOf(reuseAddr)
 		b := Bind{Address: request.Addr, ReuseAddr: reuseAddr, Verdict: ask(port, request)}

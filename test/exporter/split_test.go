@@ -122,3 +122,25 @@ func TestHalvesOfDifferentProcessesAreSplit(t *testing.T) {
 	l.Close()
 	waitSplit(t, e, "one is gone", map[string]float64{"": 0}, func() {})
 }
+
+// A client has the port of a UDP server on IPv4, and the server goes on with IPv6. No metric says so, but the page.
+func TestAUDPServerWithoutItsIPv4HalfIsSplit(t *testing.T) {
+	ns := kerneltest.New(t)
+	e := startTracing(t, ns, "--watch.port="+strconv.Itoa(splitPort)+"/udp")
+	ns.DialUDP(t, netip.AddrPortFrom(loopback(0).Addr(), splitPort), loopback(9), kerneltest.Options{})
+	ns.ListenUDP(t, netip.AddrPortFrom(allIPv6, splitPort), v6only())
+	e.Get(t, "/metrics")
+	ns.Do(t, func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Port: splitPort}); !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatalf("bind: %v, want EADDRINUSE", err)
+		}
+	})
+	for deadline := time.Now().Add(30 * time.Second); splitPage(t, e).Split == nil && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	}
+	wantSplit(t, e, "only IPv6 is served, by ", fmt.Sprintf("(pid %d", os.Getpid()), "; a bind for IPv4 failed, and nothing listens on it")
+}

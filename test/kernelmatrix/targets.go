@@ -19,6 +19,7 @@ var defaultPackages = []string{
 	"./internal/netns",
 	"./internal/owner",
 	"./internal/failures/situations",
+	"./internal/holders",
 	"./internal/unixsock/unixlook",
 	"./internal/unixfailures",
 }
@@ -93,6 +94,7 @@ var short = map[string][]suite{
 			"TestListenersAreThoseOfSockDiag",
 			"TestUsersAreThoseOfSockDiag",
 			"TestSocketsThatAreOnlyBound",
+			"TestHeldSocketsHaveInodesAndPeers",
 		),
 		testsOf("./internal/bpf/sockflags",
 			"TestBucketRemembersTheLastReusePort",

@@ -21,6 +21,7 @@ enum socket_flag {
 	FLAG_REUSEPORT = 1 << 1,
 	FLAG_V6ONLY = 1 << 2,
 	FLAG_NAMED_PORT = 1 << 3, /* the program has named the port; not of TIME_WAIT */
+	FLAG_NO_PROCESS = 1 << 4, /* no process has it open: closed, or not accepted; not of TIME_WAIT */
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -82,6 +83,25 @@ struct sock___bhash {
 	kuid_t sk_uid;
 	u8 sk_userlocks : 4;
 	struct socket *sk_socket;
+};
+
+struct sock_common___peer {
+	u32 skc_daddr;
+	u16 skc_dport;
+	struct in6_addr skc_v6_daddr;
+};
+
+struct socket___file {
+	struct file *file;
+};
+
+struct inode___number {
+	unsigned long i_ino;
+};
+
+struct socket_alloc {
+	struct socket___file socket;
+	struct inode___number vfs_inode;
 };
 
 #pragma clang attribute pop
@@ -253,24 +273,57 @@ static __always_inline u8 bhash_flags(const struct common *c)
 		COPIED_BITS(c, struct sock_common, skc_ipv6only) ? FLAG_V6ONLY : 0);
 }
 
+/* Writes the peer of a connection. Returns its port; 0: there is none. */
+static __always_inline u16 bhash_peer(u32 addr[4], const struct common *c)
+{
+	u16 port = be16(COPIED(c, struct sock_common___peer, skc_dport));
+
+	addr[0] = addr[1] = addr[2] = addr[3] = 0;
+	if (port && COPIED(c, struct sock_common, skc_family) != AF_INET6) {
+		addr[0] = COPIED(c, struct sock_common___peer, skc_daddr);
+	} else if (port && HAS(struct sock_common___peer, skc_v6_daddr)) {
+		addr[0] = COPIED(c, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[0]);
+		addr[1] = COPIED(c, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[1]);
+		addr[2] = COPIED(c, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[2]);
+		addr[3] = COPIED(c, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[3]);
+	}
+	return port;
+}
+
+/* The inode number of the struct socket that a process has open. */
+static __always_inline u64 bhash_inode(struct socket *process)
+{
+	struct socket_alloc *alloc = (void *)process - OFFSET(struct socket_alloc, socket);
+
+	return HAS(struct socket_alloc, vfs_inode.i_ino) ? READ(alloc->vfs_inode.i_ino) : 0;
+}
+
 /* The uid of a socket that is not in TIME_WAIT. orphans_are_roots: as sock_i_uid() says, the uid of
  * a socket without a process is 0. */
+static __always_inline u32 bhash_uid_with(struct sock___bhash *full, struct socket *process, u32 orphans_are_roots)
+{
+	u32 uid = 0;
+
+	if (process || !orphans_are_roots)
+		FOLLOW(uid, full->sk_uid.val);
+	return uid;
+}
+
 static __always_inline u32 bhash_uid(struct sock_common *sk, u32 orphans_are_roots)
 {
 	struct sock___bhash *full = (void *)sk;
 	struct socket *process = 0;
-	u32 uid = 0;
 
 	FOLLOW(process, full->sk_socket);
-	if (process || !orphans_are_roots)
-		FOLLOW(uid, full->sk_uid.val);
-	return uid;
+	return bhash_uid_with(full, process, orphans_are_roots);
 }
 
 static __always_inline void bhash_fill(struct socket_record *r, struct sock_common *sk,
 				       const struct common *c, u32 orphans_are_roots)
 {
 	struct inet_timewait_sock *tw = (void *)sk;
+	struct sock___bhash *full = (void *)sk;
+	struct socket *process = 0;
 	u8 substate;
 
 	r->cookie = COPIED(c, struct sock_common___bhash, skc_cookie.counter);
@@ -288,8 +341,11 @@ static __always_inline void bhash_fill(struct socket_record *r, struct sock_comm
 		FOLLOW(r->expires, tw->tw_timer.expires);
 		return;
 	}
-	r->uid = bhash_uid(sk, orphans_are_roots);
-	if (READ_BITS((struct sock___bhash *)sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
+	FOLLOW(process, full->sk_socket);
+	r->uid = bhash_uid_with(full, process, orphans_are_roots);
+	if (!process)
+		r->flags |= FLAG_NO_PROCESS;
+	if (READ_BITS(full, sk_userlocks) & SOCK_BINDPORT_LOCK)
 		r->flags |= FLAG_NAMED_PORT;
 }
 

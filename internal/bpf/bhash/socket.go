@@ -25,6 +25,10 @@ type Socket struct {
 	// side opened a connection that does. KindTimeWait has lost it.
 	NamedPort bool
 
+	// NoProcess says that no process has the socket open: it is closed, or waits in an accept queue.
+	// False for KindTimeWait, which nobody has.
+	NoProcess bool
+
 	// Expires is the time until the socket's timer is due; KindTimeWait only.
 	Expires time.Duration
 }
@@ -35,13 +39,13 @@ const SocketSize = 48
 // DecodeSocket decodes a struct socket_record that was written at the time now, in ticks of the
 // given length.
 func DecodeSocket(b []byte, now uint64, tick time.Duration) Socket {
-	const reuse, reusePort, v6only, namedPort = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+	const reuse, reusePort, v6only, namedPort, noProcess = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
 	native := binary.NativeEndian
 	flags := b[45]
 	s := Socket{
 		Cookie: native.Uint64(b), Addr: DecodeAddr(b[16:], b[42] != 0),
 		Ifindex: native.Uint32(b[32:]), UID: native.Uint32(b[36:]), Port: native.Uint16(b[40:]),
-		V6Only: flags&v6only != 0, NamedPort: flags&namedPort != 0, State: sock.State(b[43]),
+		V6Only: flags&v6only != 0, NamedPort: flags&namedPort != 0, NoProcess: flags&noProcess != 0, State: sock.State(b[43]),
 		ReuseFlags: sock.ReuseFlags{ReuseAddr: flags&reuse != 0, ReusePort: flags&reusePort != 0},
 	}
 	if b[44] != 0 {

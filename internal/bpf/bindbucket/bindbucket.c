@@ -16,6 +16,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define MAX_PORTS 2048
 #define MAX_SOCKETS 8192
+#define MAX_DETAILS 512
 #define MAX_STEPS (1 << 15)
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -51,12 +52,21 @@ struct bucket_record {
 	u8 pad;
 };
 
+/* Who has a socket. */
+struct detail_record {
+	u64 inode; /* 0: no process has it open */
+	u32 peer[4];
+	u16 peer_port; /* 0: no connection */
+	u8 pad[6];
+};
+
 /* The loader writes it before a run. */
 struct request {
 	u16 ports[MAX_PORTS];
 	u32 count;
 	u32 buckets_only; /* not the sockets in them */
 	u32 orphans_are_roots; /* as sock_i_uid() says: the uid of a socket without a process is 0 */
+	u32 details; /* of the first MAX_DETAILS sockets */
 } req SEC(".data.request");
 
 struct results {
@@ -67,6 +77,7 @@ struct results {
 	u32 overflow; /* there were more sockets, or steps */
 	u32 done;
 	u32 unsupported; /* the kernel's layout is not the one expected */
+	struct detail_record details[MAX_DETAILS]; /* by sockets */
 } res;
 
 struct position {
@@ -104,6 +115,20 @@ static int is_any(const struct socket_record *s)
 	return !s->timewait && !s->addr[s->v6 ? 3 : 0];
 }
 
+static void add_detail(u32 n, struct sock_common *sk, struct common *c)
+{
+	struct detail_record *d = &res.details[n & (MAX_DETAILS - 1)];
+	struct socket *process = 0;
+
+	d->inode = 0;
+	d->peer_port = bhash_peer(d->peer, c);
+	if (COPIED(c, struct sock_common, skc_state) == TCP_TIME_WAIT)
+		return;
+	FOLLOW(process, ((struct sock___bhash *)sk)->sk_socket);
+	if (process)
+		d->inode = bhash_inode(process);
+}
+
 static void add_socket(struct sock_common *sk, struct common *c)
 {
 	struct socket_record *s;
@@ -117,6 +142,8 @@ static void add_socket(struct sock_common *sk, struct common *c)
 	bhash_fill(s, sk, c, req.orphans_are_roots);
 	if (is_any(s) && !meets_mapped(sk))
 		current_bucket()->mapped_meets_any = 0;
+	if (req.details && n < MAX_DETAILS)
+		add_detail(n, sk, c);
 	res.count = n + 1;
 }
 

@@ -23,6 +23,7 @@ import (
 const (
 	MaxPorts   = 2048
 	MaxSockets = 8192
+	maxHeld    = 512 // MAX_DETAILS
 )
 
 // ErrTooMany is the error of a Read of more than MaxPorts ports, or of ports with more than
@@ -31,6 +32,13 @@ var ErrTooMany = errors.New("too many sockets for a read of bind buckets")
 
 // A Socket is one socket on a port. Its Expires counts from the end of the Read.
 type Socket = bhash.Socket
+
+// A Held is a socket with who has it.
+type Held struct {
+	Socket
+	Inode uint64         // as in /proc/PID/fd; 0: no process has it open
+	Peer  netip.AddrPort // of a connection
+}
 
 // A Bucket is what the kernel remembers of the binds of a port (struct inet_bind_bucket).
 type Bucket struct {
@@ -50,6 +58,7 @@ type Bucket struct {
 // A Result is what one Read found.
 type Result struct {
 	Sockets []Socket
+	Held    []Held // of ReadHeld: the first 512 of Sockets
 	// Buckets has the ports that are in use, except those of devices in a VRF.
 	Buckets map[uint16]Bucket
 	// Missed has the ports that changed at each try: not all their sockets were seen.
@@ -108,19 +117,24 @@ func (r *Reader) Close() error {
 // Read reads the sockets on the ports in the network namespace that a descriptor refers to, or, if
 // that is 0, in that of the calling thread. It takes about a third of a microsecond a socket.
 func (r *Reader) Read(netns int, ports []uint16) (*Result, error) {
-	return r.readPorts(netns, ports, false)
+	return r.readPorts(netns, ports, bindbucketRequest{})
 }
 
 // ReadBuckets is Read without the sockets, however many there are.
 func (r *Reader) ReadBuckets(netns int, ports []uint16) (map[uint16]Bucket, error) {
-	result, err := r.readPorts(netns, ports, true)
+	result, err := r.readPorts(netns, ports, bindbucketRequest{BucketsOnly: 1})
 	if err != nil {
 		return nil, err
 	}
 	return result.Buckets, nil
 }
 
-func (r *Reader) readPorts(netns int, ports []uint16, bucketsOnly bool) (*Result, error) {
+// ReadHeld is Read that also says who has the sockets.
+func (r *Reader) ReadHeld(netns int, ports []uint16) (*Result, error) {
+	return r.readPorts(netns, ports, bindbucketRequest{Details: 1})
+}
+
+func (r *Reader) readPorts(netns int, ports []uint16, req bindbucketRequest) (*Result, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := &Result{Buckets: make(map[uint16]Bucket), Missed: make(map[uint16]bool)}
@@ -128,10 +142,10 @@ func (r *Reader) readPorts(netns int, ports []uint16, bucketsOnly bool) (*Result
 		return nil, ErrTooMany
 	}
 	missed, err := portread.Retry(ports, func(ports []uint16) ([]uint16, error) {
-		if err := r.run(netns, ports, bucketsOnly); err != nil {
+		if err := r.run(netns, ports, req); err != nil {
 			return nil, err
 		}
-		return r.collect(ports, out)
+		return r.collect(ports, req.Details != 0, out)
 	})
 	if err != nil {
 		return nil, err
@@ -142,12 +156,8 @@ func (r *Reader) readPorts(netns int, ports []uint16, bucketsOnly bool) (*Result
 	return out, nil
 }
 
-func (r *Reader) run(netns int, ports []uint16, bucketsOnly bool) error {
-	var req bindbucketRequest
+func (r *Reader) run(netns int, ports []uint16, req bindbucketRequest) error {
 	req.Count = uint32(copy(req.Ports[:], ports))
-	if bucketsOnly {
-		req.BucketsOnly = 1
-	}
 	if r.roots {
 		req.OrphansAreRoots = 1
 	}
@@ -164,12 +174,14 @@ const (
 	bucketsOffset = MaxSockets * socketSize
 	endOffset     = bucketsOffset + MaxPorts*bucketSize
 	endSize       = 24
+	heldOffset    = endOffset + endSize
+	heldSize      = 32
 )
 
 var errUnsupported = errors.New("read bind buckets: this kernel keeps them in another way")
 
 // collect takes what a run has found, and returns the ports that have to be read again.
-func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error) {
+func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uint16, err error) {
 	end, err := r.program.Read(endOffset, endSize)
 	if err != nil {
 		return nil, err
@@ -207,11 +219,37 @@ func (r *Reader) collect(ports []uint16, out *Result) (again []uint16, err error
 	if err != nil {
 		return nil, err
 	}
+	first := len(out.Sockets)
 	out.Sockets = slices.Grow(out.Sockets, int(count))
 	for ; len(sockets) > 0; sockets = sockets[socketSize:] {
-		if s := bhash.DecodeSocket(sockets, jiffies, r.tick); !broken[s.Port] {
-			out.Sockets = append(out.Sockets, s)
+		out.Sockets = append(out.Sockets, bhash.DecodeSocket(sockets, jiffies, r.tick))
+	}
+	if details {
+		if err := r.collectHeld(out, first); err != nil {
+			return nil, err
 		}
 	}
+	out.Sockets = slices.DeleteFunc(out.Sockets, func(s Socket) bool { return broken[s.Port] })
+	out.Held = slices.DeleteFunc(out.Held, func(h Held) bool { return broken[h.Port] })
 	return again, nil
+}
+
+// collectHeld adds who has the sockets, from the first one of a run on.
+func (r *Reader) collectHeld(out *Result, first int) error {
+	found := out.Sockets[first:]
+	found = found[:min(len(found), maxHeld)]
+	details, err := r.program.Read(heldOffset, len(found)*heldSize)
+	if err != nil {
+		return err
+	}
+	native := binary.NativeEndian
+	for i := range found {
+		d, held := details[i*heldSize:][:heldSize], Held{Socket: found[i]}
+		held.Inode = native.Uint64(d)
+		if port := native.Uint16(d[24:]); port != 0 {
+			held.Peer = netip.AddrPortFrom(bhash.DecodeAddr(d[8:], !held.Addr.Is4()), port)
+		}
+		out.Held = append(out.Held, held)
+	}
+	return nil
 }

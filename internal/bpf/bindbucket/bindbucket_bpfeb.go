@@ -19,6 +19,7 @@ type bindbucketRequest struct {
 	Count           uint32
 	BucketsOnly     uint32
 	OrphansAreRoots uint32
+	Details         uint32
 }
 
 // Names of all BPF objects in the ELF.

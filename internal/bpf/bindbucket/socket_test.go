@@ -340,3 +340,69 @@ func before68(t *testing.T) bool {
 	}
 	return major < 6 || major == 6 && minor < 8
 }
+
+// Who has the sockets: their inodes, as /proc/PID/fd has them, and their peers. Nobody has those that are
+// closed, or that wait in an accept queue.
+func TestHeldSocketsHaveInodesAndPeers(t *testing.T) {
+	r := newReader(t)
+	for _, addr := range []struct{ listen, from netip.Addr }{{v4any, v4lo}, {v6any, v6lo}, {v6any, v4lo}} {
+		for _, state := range []kerneltest.State{kerneltest.StateEstablished, kerneltest.StateCloseWait, kerneltest.StateTimeWait, kerneltest.StateLastAck} {
+			t.Run(fmt.Sprintf("%v from %v/%v", addr.listen, addr.from, state), func(t *testing.T) {
+				ns := kerneltest.New(t)
+				l := ns.Listen(t, netip.AddrPortFrom(addr.listen, port), kerneltest.Options{})
+				peer := l.Peers(t, state, 1, addr.from)[0]
+				inode, isOpen := uint64(0), peer.Local != nil
+				if isOpen {
+					inode = inodeOf(t, peer.Local.FD())
+				}
+				held := heldIn(t, r, ns, sock.State(state))
+				if len(held) != 1 || held[0].Inode != inode || held[0].Peer.Port() != peer.Addr.Port() || held[0].Peer.Addr().Unmap() != addr.from {
+					t.Fatalf("got %+v, want inode %d, peer %v", held, inode, peer.Addr)
+				}
+				if want := !isOpen && state != kerneltest.StateTimeWait; held[0].NoProcess != want {
+					t.Errorf("no process: %t, want %t", held[0].NoProcess, want)
+				}
+				if !isOpen {
+					return
+				}
+				if err := peer.Local.Orphan(); err != nil {
+					t.Fatal(err)
+				}
+				for _, h := range heldIn(t, r, ns, sock.StateLastAck) {
+					if h.Inode != 0 || !h.NoProcess {
+						t.Errorf("an orphan: %+v", h)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A connection that was not accepted belongs to no process.
+func TestConnectionsInAnAcceptQueueBelongToNoProcess(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	ns.Listen(t, netip.AddrPortFrom(v4any, port), kerneltest.Options{Backlog: 4}).Queue(t, 1, v4lo)
+	held := heldIn(t, r, ns, sock.StateEstablished)
+	if len(held) != 1 || !held[0].NoProcess || held[0].Inode != 0 || held[0].Peer.Addr() != v4lo {
+		t.Errorf("got %+v, want one that no process has", held)
+	}
+}
+
+func heldIn(t *testing.T, r *bindbucket.Reader, ns *kerneltest.NetNS, state sock.State) []bindbucket.Held {
+	t.Helper()
+	got, err := r.ReadHeld(ns.FD(), []uint16{port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(got.Held, func(h bindbucket.Held) bool { return h.State != state })
+}
+
+func inodeOf(t *testing.T, fd int) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}

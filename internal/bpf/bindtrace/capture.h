@@ -24,29 +24,6 @@ enum {
 	CAPTURE_FDS = 1024,
 };
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct sock_common___peer {
-	u32 skc_daddr;
-	u16 skc_dport;
-	struct in6_addr skc_v6_daddr;
-};
-
-struct socket___file {
-	struct file *file;
-};
-
-struct inode___number {
-	unsigned long i_ino;
-};
-
-struct socket_alloc {
-	struct socket___file socket;
-	struct inode___number vfs_inode;
-};
-
-#pragma clang attribute pop
-
 /* The loader sets it: see bhash_uid. */
 const volatile u32 orphans_are_roots;
 
@@ -193,16 +170,7 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 	bhash_fill(&b->socket, sk, copy, orphans_are_roots);
 	b->inode = 0;
 	b->own = b->outgoing = b->kernel = 0;
-	b->peer[0] = b->peer[1] = b->peer[2] = b->peer[3] = 0;
-	b->peer_port = be16(COPIED(copy, struct sock_common___peer, skc_dport));
-	if (b->peer_port && !b->socket.v6) {
-		b->peer[0] = COPIED(copy, struct sock_common___peer, skc_daddr);
-	} else if (b->peer_port && HAS(struct sock_common___peer, skc_v6_daddr)) {
-		b->peer[0] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[0]);
-		b->peer[1] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[1]);
-		b->peer[2] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[2]);
-		b->peer[3] = COPIED(copy, struct sock_common___peer, skc_v6_daddr.in6_u.u6_addr32[3]);
-	}
+	b->peer_port = bhash_peer(b->peer, copy);
 	if (c->is_udp)
 		b->outgoing = !(READ_BITS(full, sk_userlocks) & SOCK_BINDPORT_LOCK);
 	else if (b->peer_port)
@@ -217,9 +185,7 @@ static __always_inline int fill_next(struct capture *c, struct sock_common *sk)
 		socket = (void *)READ(full->sk_socket);
 	}
 	if (socket) {
-		struct socket_alloc *alloc = (void *)socket - OFFSET(struct socket_alloc, socket);
-
-		b->inode = READ(alloc->vfs_inode.i_ino);
+		b->inode = bhash_inode((void *)socket);
 		file = READ(socket->file);
 		b->kernel = !file;
 		if ((void *)READ(full->sk_socket) != (void *)socket)

@@ -235,7 +235,7 @@ func situations() []situation {
 				l, b := listenAt(t, ns, v4any, kerneltest.Options{})
 				client := l.Queue(t, 1, v4lo)[0]
 				return []Blocker{b, {
-					Socket: bhash.Socket{Port: testPort, Addr: v4lo, State: sock.StateEstablished}, Peer: client.Addr(),
+					Socket: bhash.Socket{Port: testPort, Addr: v4lo, State: sock.StateEstablished, NoProcess: true}, Peer: client.Addr(),
 				}}
 			},
 		}, {

@@ -48,19 +48,6 @@ struct inet_sock {
 	void *mc_list;
 };
 
-struct socket___file {
-	struct file *file;
-};
-
-struct inode___number {
-	unsigned long i_ino;
-};
-
-struct socket_alloc {
-	struct socket___file socket;
-	struct inode___number vfs_inode;
-};
-
 #pragma clang attribute pop
 
 struct record {
@@ -176,9 +163,7 @@ static __always_inline void add(struct sock_common *sk, struct common *c)
 	r->broadcast = may_broadcast(sk);
 	FOLLOW(socket, full->sk_socket);
 	if (socket) {
-		struct socket_alloc *alloc = (void *)socket - OFFSET(struct socket_alloc, socket);
-
-		r->inode = READ(alloc->vfs_inode.i_ino);
+		r->inode = bhash_inode((void *)socket);
 		r->kernel = !READ(socket->file);
 	}
 	if (r->kernel) {

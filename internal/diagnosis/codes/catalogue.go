@@ -99,7 +99,7 @@ func sockets() []Entry {
 		{
 			AcceptedConnection, "A connection that the old server accepted is still open.",
 			"Set SO_REUSEADDR before bind(): then open connections do not block the port. Connections that were opened without it block until they are closed.",
-			"The server is gone, but a process, often a child of the server, still has one of its connections open. In CLOSE_WAIT the peer has closed it, and the process here has not.",
+			"The server is gone, but a process, often a child of the server, still has one of its connections open. In CLOSE_WAIT the peer has closed it, and the process here has not: such a connection ends with its process as soon as the peer confirms that, without TIME_WAIT. So nobody knows before a restart whether it would work at once: where a peer does not answer any more, the kernel tries for some minutes (LAST_ACK).",
 			seeConnections,
 		},
 		{
@@ -206,7 +206,7 @@ func calls() []Entry {
 			SplitPort, "IPv4 and IPv6 of the port are in different hands, or one of them is missing.",
 			"Decide which server is to have the port, stop the other one or move it to another port, and restart the first, so that it binds both families.",
 			"Many servers bind `0.0.0.0` and `::` apart and go on if one of the two fails. Then half of the clients reach another server, or none, while the unit is active and its log is quiet. Several owners on different addresses that are no wildcards are no split port, nor are several processes of one unit.",
-			seeListeners + " `sockstate_tcp_port_split` is 1 as long as it lasts.",
+			seeListeners + " `sockstate_tcp_port_split` is 1 as long as it lasts. Of a UDP port, `ss -Hulnp 'sport = :PORT'` lists the sockets; there is no metric.",
 		},
 		{
 			NoReuseAddr, "The server listens without SO_REUSEADDR.",

@@ -168,25 +168,33 @@ func (h *host) recent(t *testing.T) []failures.Recent {
 	return binds.Recent
 }
 
-// scrape looks for listeners and their owners, as each scrape does.
-func (h *host) scrape(t *testing.T, port uint16) {
+// listeners are those on a port.
+func (h *host) listeners(t *testing.T, port uint16) (found []ports.Listener) {
 	t.Helper()
 	conn, err := netlinkdiag.Dial(&netlinkdiag.Config{NetNS: h.ns.FD()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	var listeners []ports.Listener
-	var sockets []owner.Socket
-	start := time.Now()
 	req := netlinkdiag.Request{States: netlinkdiag.States(netlinkdiag.StateListen)}
 	req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(port))
 	for s, err := range conn.Dump(t.Context(), req) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		listeners = append(listeners, ports.NewListener(&s))
-		sockets = append(sockets, owner.Socket{Cookie: s.Cookie, Inode: s.Inode})
+		found = append(found, ports.NewListener(&s))
+	}
+	return found
+}
+
+// scrape looks for listeners and their owners, as each scrape does.
+func (h *host) scrape(t *testing.T, port uint16) {
+	t.Helper()
+	start := time.Now()
+	listeners := h.listeners(t, port)
+	var sockets []owner.Socket
+	for i := range listeners {
+		sockets = append(sockets, owner.Socket{Cookie: listeners[i].Cookie, Inode: listeners[i].Inode})
 	}
 	h.recorder.Look(uint32(h.ns.Inode()), start, listeners, nil)
 	eventually(t, "the owners of all listeners are known", func() bool {

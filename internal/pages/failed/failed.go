@@ -98,6 +98,15 @@ func (b *Binds) Why() string {
 	return why
 }
 
+// Explains says that the latest failure says more than the diagnosis of what is on the port now; nil: a bind would
+// work. Where something listens, it says who cannot have the port, and why.
+func (b *Binds) Explains(now *report.Diagnosis, listens bool) bool {
+	if listens {
+		return b.Advice != "" && (now == nil || now.Code != b.Diagnosis)
+	}
+	return b.Advice != "" && !b.MayBeOver()
+}
+
 // MayBeOver says that the latest call failed because of sockets of others: it works as soon as they are gone.
 func (b *Binds) MayBeOver() bool {
 	return b.Errno == "EADDRINUSE" && b.Diagnosis != codes.OwnListener && b.Diagnosis != codes.SecondListen

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
@@ -27,6 +28,7 @@ const (
 	UDPSockets Question = "UDPSockets"
 	Flags      Question = "Flags"
 	Stack      Question = "Stack"
+	Held       Question = "Held"
 	Close      Question = "Close"
 )
 
@@ -61,6 +63,8 @@ type Namespace struct {
 	AddressStates map[netip.Addr]sock.Address
 	Bound, Chosen int // of TakenPorts
 
+	HeldSockets []bindbucket.Held
+
 	mu    sync.Mutex
 	asked []Question
 }
@@ -69,6 +73,14 @@ var _ probe.Namespace = (*Namespace)(nil)
 
 // UDPPorts implements probe.Namespace. It is off: UDPSockets has the sockets.
 func (*Namespace) UDPPorts([]uint16) (map[uint16]*udphash.Port, error) { return nil, probe.ErrOff }
+
+// Held implements probe.Namespace.
+func (n *Namespace) Held(ports []uint16) ([]bindbucket.Held, error) {
+	if err := n.ask(context.Background(), Held); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(n.HeldSockets), func(h bindbucket.Held) bool { return !slices.Contains(ports, h.Port) }), nil
+}
 
 // Asked returns the questions so far, in order.
 func (n *Namespace) Asked() []Question {
