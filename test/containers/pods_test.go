@@ -89,8 +89,11 @@ func TestPodsAreCalledByName(t *testing.T) {
 		}
 		return nil
 	})
-	if page := e.Get(t, "/ports"); !strings.Contains(page, "pod shop/db-0, container nginx") {
-		t.Errorf("/ports does not name the pod:\n%s", page)
+	page := e.Get(t, "/ports")
+	for _, want := range []string{"server in pod shop/db-0 (pid ", ", container nginx)"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("/ports does not say %s:\n%s", want, page)
+		}
 	}
 	code, text := c.check(t, append(c.podFlags()[1:], "--netns=shop/db-0", "8080")...)
 	if code != 1 || !strings.Contains(text, "server in pod shop/db-0 (pid ") {
