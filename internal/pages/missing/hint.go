@@ -1,6 +1,7 @@
 package missing
 
 import (
+	"path"
 	"strings"
 
 	"sockstate_exporter/internal/sock"
@@ -38,7 +39,11 @@ func NewHint(h Host) Hint {
 		return Hint{}
 	}
 	hint := Hint{Lost: words.And(lost), See: "docs/privileges.md"}
-	if !h.Root {
+	switch dir, name := path.Split(h.Program); {
+	case h.Root:
+	case strings.Contains(dir, "/go-build") && path.Base(dir) == "exe": // go run deletes it when it ends
+		hint.Command = "go build && sudo ./" + quoted(name)
+	default:
 		hint.Command = "sudo " + quoted(h.Program)
 	}
 	return hint

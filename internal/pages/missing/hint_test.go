@@ -19,6 +19,7 @@ func TestHintNamesWhatIsLostAndTheCommand(t *testing.T) {
 	}{
 		"ordinary user": {Host{Features: ordinary, Program: "/opt/a"}, Hint{all, "sudo /opt/a", "docs/privileges.md"}},
 		"strange path":  {Host{Features: ordinary, Program: "/opt/it's a"}, Hint{all, `sudo '/opt/it'\''s a'`, "docs/privileges.md"}},
+		"go run":        {Host{Features: ordinary, Program: "/tmp/go-build26/b001/exe/a"}, Hint{all, "go build && sudo ./a", "docs/privileges.md"}},
 		"container":     {Host{Features: ordinary, Root: true, Program: "/opt/a"}, Hint{all, "", "docs/privileges.md"}},
 		"without BPF":   {Host{Features: ordinary, Ptrace: true, Root: true}, Hint{"failed binds", "", "docs/privileges.md"}},
 		"old kernel":    {Host{Features: []sock.Feature{{Name: "bind_tracing", Reason: sock.ReasonNoBTF}}}, Hint{}},
