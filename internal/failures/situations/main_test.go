@@ -111,7 +111,13 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 		Tracer: tracer,
 		Host: &probe.Host{OwnInode: inode, Config: probe.Config{
 			NetNS: h.ns.FD(), UDP: newUDPReader(t),
-			LocalPorts: func() (uint16, uint16, error) { return clients.First, clients.Last, nil },
+			LocalPorts: func() (first, last uint16, err error) {
+				text, err := h.ns.GetSysctl("net.ipv4.ip_local_port_range")
+				if err == nil {
+					_, err = fmt.Sscan(text, &first, &last)
+				}
+				return first, last, err
+			},
 		}},
 		Owners: h.finder, Sockets: h.finder,
 	})

@@ -168,15 +168,10 @@ func connect(args []string) error {
 	if from.Port() != 0 {
 		err = unix.Bind(fd, kerneltest.Sockaddr(from))
 	}
-	if err == nil {
-		err = unix.Connect(fd, kerneltest.Sockaddr(to))
-	}
 	if err != nil {
 		return err
 	}
-	local, err := unix.Getsockname(fd)
-	fmt.Println("local", kerneltest.AddrPort(local))
-	return err
+	return unix.Connect(fd, kerneltest.Sockaddr(to))
 }
 
 // acceptAndStop listens, accepts a connection, and stops to listen. It prints the peer.

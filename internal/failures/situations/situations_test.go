@@ -51,7 +51,7 @@ type situation struct {
 	amid func(*scene) // when the binder waits for a byte
 
 	fewPorts bool // on a host without free ports for clients
-	apart    bool // on a host with few ports for clients, and settings that would disturb others
+	apart    bool // alone on a host with few ports for clients: it changes settings, or needs the ports
 
 	afterwards bool // the kernel does not say as the call fails what the diagnosis tells
 }
@@ -187,7 +187,7 @@ func situations() []situation {
 			holder: server, end: diagnosis.EndClosed, remedy: "The bind works then, or 60 s later", cure: func(s *scene) { peerCloses(s); s.process.stop() }, again: anyPort,
 		},
 		{
-			code: codes.OutgoingConnection, name: "the kernel chose the port", arrange: outgoingByKernel, bind: failsWithFlag,
+			code: codes.OutgoingConnection, name: "the kernel chose the port", apart: true, arrange: outgoingByKernel, bind: failsWithFlag,
 			holder: server, end: diagnosis.EndClosed, remedy: "net.ipv4.ip_local_reserved_ports", cure: peerCloses, again: anyPort,
 		},
 		{
@@ -254,12 +254,7 @@ func situations() []situation {
 		{
 			code: codes.PortsExhausted, fewPorts: true, bind: "fail=127.0.0.1:0,EADDRINUSE",
 			holder: holderOfBound, end: diagnosis.EndClosed, afterwards: holderOfBound != "", remedy: "Widen net.ipv4.ip_local_port_range",
-			cure: func(s *scene) {
-				s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last+2))
-				s.later(func() {
-					s.ns.Sysctl(s.t, "net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last))
-				})
-			}, again: "bind=127.0.0.1:0",
+			cure: setting("net.ipv4.ip_local_port_range", fmt.Sprint(fewClients.First, " ", fewClients.Last+2)), again: "bind=127.0.0.1:0",
 		},
 		{
 			code: codes.PortsExhaustedForSocket, fewPorts: true, arrange: needsOwnRange, bind: "fail=127.0.0.1:0,range,EADDRINUSE",
@@ -274,12 +269,9 @@ func situations() []situation {
 			end: diagnosis.EndChanged, remedy: "IP_FREEBIND", again: "bind=192.0.2.1:PORT,freebind", afterwards: true,
 		},
 		{
-			code: codes.AddressMissing, name: "IPv6", bind: "fail=[2001:db8::1]:PORT,EADDRNOTAVAIL",
+			code: codes.AddressMissing, name: "IPv6", apart: true, bind: "fail=[2001:db8::1]:PORT,EADDRNOTAVAIL",
 			end: diagnosis.EndChanged, remedy: "net.ipv6.ip_nonlocal_bind=1",
-			cure: func(s *scene) {
-				s.ns.Sysctl(s.t, "net.ipv6.ip_nonlocal_bind", "1")
-				s.later(func() { s.ns.Sysctl(s.t, "net.ipv6.ip_nonlocal_bind", "0") })
-			}, again: "bind=[2001:db8::1]:PORT", afterwards: true,
+			cure: setting("net.ipv6.ip_nonlocal_bind", "1"), again: "bind=[2001:db8::1]:PORT", afterwards: true,
 		},
 		{
 			code: codes.AddressTentative, arrange: tentative, bind: "fail=[2001:db8::7]:PORT,EADDRNOTAVAIL",
@@ -313,9 +305,16 @@ func situations() []situation {
 	}...)
 }
 
-// setting changes a setting of the network namespace.
+// setting changes a setting of the network namespace until the scene ends.
 func setting(name, value string) func(*scene) {
-	return func(s *scene) { s.ns.Sysctl(s.t, name, value) }
+	return func(s *scene) {
+		before, err := s.ns.GetSysctl(name)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.later(func() { s.ns.Sysctl(s.t, name, before) })
+		s.ns.Sysctl(s.t, name, value)
+	}
 }
 
 // busyDestination has a client take all local ports for a destination.
@@ -369,10 +368,11 @@ func outgoing(program string) func(*scene) {
 	}
 }
 
+// outgoingByKernel leaves the kernel no choice, so that another run cannot have the port of this one.
 func outgoingByKernel(s *scene) {
 	s.peer = s.listener()
+	setting("net.ipv4.ip_local_port_range", fmt.Sprint(s.port, " ", s.port))(s)
 	holds(server, "connect=127.0.0.1:0,"+s.peer.String())(s)
-	s.port = netip.MustParseAddrPort(s.process.said["local"]).Port()
 }
 
 // listener opens a listener on a port that clients use, and that no situation has.
@@ -474,6 +474,7 @@ func (n *tally) makeAll(t *testing.T, times int) {
 	all := situations()
 	watched := sock.PortRange{First: firstPort, Last: firstPort + uint16(times*len(all)) - 1}
 	h, apart := newHost(t, watched, clients), newHost(t, watched, fewClients)
+	var alone sync.Mutex
 	few := newHost(t, sock.PortRange{First: firstPort, Last: firstPort}, fewClients)
 	var taken []string
 	for port := fewClients.First; port <= fewClients.Last; port++ {
@@ -490,10 +491,14 @@ func (n *tally) makeAll(t *testing.T, times int) {
 					if of.fewPorts {
 						s.host, s.process = few, hasAll
 					}
-					if of.apart {
-						s.host = apart
-					}
-					n.add(of.code, of.happens(s, run == 0))
+					n.add(of.code, func() bool {
+						if of.apart {
+							s.host = apart
+							alone.Lock()
+							defer alone.Unlock()
+						}
+						return of.happens(s, run == 0)
+					}())
 				}
 			})
 		}
