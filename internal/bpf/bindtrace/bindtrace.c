@@ -82,6 +82,10 @@ enum {
 enum { CONNECT_NO_ADDRESS, CONNECT_AGAIN, CONNECT_ERRORS };
 enum { ERRNO_CLASSES = 16, ERRNO_MAX = 512 };
 
+/* A function that the verifier checks once, for any arguments, and not again on each path that leads to a
+ * call. Pointers are passed as numbers: Linux 5.12 is the first that takes others. */
+#define GLOBAL __attribute__((noinline))
+
 /* The loader sets these: error numbers differ between architectures, and the object does not know
  * on which one it runs. Class 0 is every other error. */
 const volatile u8 errno_class[ERRNO_MAX];
@@ -332,7 +336,7 @@ static __always_inline u8 class_of(u32 error)
 }
 
 /* Returns the number of a slot, or 0. */
-static __always_inline u32 find_slot(u32 netns, u16 port, u8 other)
+GLOBAL u32 find_slot(u32 netns, u32 port, u32 other)
 {
 	u64 key = (u64)netns << 17 | (u64)port << 1 | other;
 	u64 hash = key * index_factor;
@@ -366,27 +370,31 @@ static __always_inline u32 count_of(const struct key *key)
 	return BIND_COUNTS + LISTEN_COUNTS + nr;
 }
 
+/* Counts a failure in the slot of its port, or in that of the other ports of its namespace. Returns whether
+ * the port has a slot. */
+GLOBAL int count_at(u32 netns, u32 port, u32 other, u32 at)
+{
+	u32 own = other ? 0 : find_slot(netns, port, 0), nr = own;
+	struct slot *slot;
+
+	if (!nr && netns)
+		nr = find_slot(netns, 0, 1);
+	slot = bpf_map_lookup_elem(&slots, &nr);
+	asm volatile("" : "+r"(at));
+	if (slot && at < SLOT_COUNTS) {
+		__sync_fetch_and_add(&slot->counts[at], 1);
+		slot->used = 1;
+	}
+	return own != 0;
+}
+
 /* A port without a slot counts with the other ports of its namespace, and sets port_other. */
 static __always_inline void count(struct key *key)
 {
-	struct slot *slot;
-	u32 at, nr = 0;
-
-	if (!key->port_other)
-		nr = find_slot(key->netns, key->port, 0);
-	if (!nr) {
+	if (!count_at(key->netns, key->port, key->port_other, count_of(key))) {
 		key->port_other = 1;
 		key->port = 0;
-		if (key->netns)
-			nr = find_slot(key->netns, 0, 1);
 	}
-	slot = bpf_map_lookup_elem(&slots, &nr);
-	at = count_of(key);
-	asm volatile("" : "+r"(at));
-	if (!slot || at >= SLOT_COUNTS)
-		return;
-	__sync_fetch_and_add(&slot->counts[at], 1);
-	slot->used = 1;
 }
 
 /* Sets the parts of the key that depend on the socket. */
@@ -403,7 +411,7 @@ static __always_inline void read_socket(struct key *key, struct sock *sk, u16 fa
 
 /* Returns who is to blame for a call: in a user namespace, the user who made the outermost one.
  * Otherwise a user would be many, by their subordinate uids. */
-static __always_inline u32 current_user(void)
+GLOBAL u32 current_user(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct cred *cred = READ(task->cred);
@@ -442,8 +450,9 @@ static __always_inline void read_process(u64 *started_ns, u8 *comm, u8 *name)
 
 /* Whether IP_LOCAL_PORT_RANGE leaves the socket fewer ports than its network namespace has: see
  * inet_sk_get_local_port_range. Where such a socket finds no port, others may find one. */
-static __always_inline int own_range(struct sock *sk)
+GLOBAL int own_range(u64 socket)
 {
+	struct sock *sk = (void *)socket;
 	void *net = READ(sk->__sk_common.skc_net.net);
 	u32 lo, hi, first, last;
 
@@ -562,12 +571,13 @@ static __always_inline void fill(struct event *event, struct sock *sk, const str
 #include "unix.h"
 
 /* What the socket says of its flags. */
-static __always_inline u8 flags_of(struct sock *sk, const struct request *req)
+GLOBAL u32 flags_of(u64 socket)
 {
+	struct sock *sk = (void *)socket;
+
 	return (READ_BITS(sk, __sk_common.skc_reuse) ? REUSEADDR : 0) |
 	       (READ_BITS(sk, __sk_common.skc_reuseport) ? REUSEPORT : 0) |
-	       (READ_BITS(sk, __sk_common.skc_ipv6only) ? V6ONLY : 0) |
-	       (req->port_known ? PORT_KNOWN : 0);
+	       (READ_BITS(sk, __sk_common.skc_ipv6only) ? V6ONLY : 0);
 }
 
 /* Counts a failed bind or listen and writes its event. capturing is a constant: programs that
@@ -616,8 +626,8 @@ static __always_inline void report(u8 op, s32 fd, const void *addr, s32 addrlen,
 	}
 
 	read_socket(&key, sk, family);
-	flags = flags_of(sk, &req);
-	if (op == OP_BIND && error == errno_eaddrinuse && req.port_known && !req.port && own_range(sk))
+	flags = flags_of((u64)sk) | req.port_known * PORT_KNOWN;
+	if (op == OP_BIND && error == errno_eaddrinuse && req.port_known && !req.port && own_range((u64)sk))
 		flags |= OWN_RANGE;
 	if (req.port_known && !(flags & OWN_RANGE))
 		key.port = req.port;
@@ -746,7 +756,7 @@ static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen
 	} else {
 		lacked = lacked_port(sk, key.family, key.protocol, &req);
 	}
-	own_ports = own_range(sk);
+	own_ports = own_range((u64)sk);
 	key.port_other = own_ports || !lacked;
 	key.op = OP_CONNECT;
 	key.errno_class = class_of(error);
@@ -766,7 +776,7 @@ static __always_inline void connect_failed(s32 fd, const void *addr, s32 addrlen
 	fill(event, sk, &key, &req, error);
 	event->boot_ns = now;
 	event->user = user;
-	event->flags = flags_of(sk, &req) | (own_ports ? OWN_RANGE : 0);
+	event->flags = flags_of((u64)sk) | req.port_known * PORT_KNOWN | (own_ports ? OWN_RANGE : 0);
 	bpf_ringbuf_submit(event, 0);
 }
 

@@ -328,8 +328,8 @@ static __always_inline void want(struct wanted *w)
 }
 
 /* Captures what was in the way of captures[nr].wanted. Returns CAPTURED, and CAPTURED_ALL if that is
- * all. A global function: the verifier checks it once, and not for each path that leads to it. */
-__attribute__((noinline)) int capture(u32 nr)
+ * all. */
+GLOBAL int capture(u32 nr)
 {
 	struct capture *c = bpf_map_lookup_elem(&captures, &nr);
 	struct wanted *w;
@@ -384,7 +384,7 @@ static long udp_capture_step(u32 index, struct capture **ctx)
 }
 
 /* The same as capture() for UDP. */
-__attribute__((noinline)) int capture_udp(u32 nr)
+GLOBAL int capture_udp(u32 nr)
 {
 	struct capture *c = bpf_map_lookup_elem(&captures, &nr);
 	struct sock *sk;

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"sockstate_exporter/internal/kerneltest"
+
 	"github.com/cilium/ebpf/btf"
 )
 
@@ -82,4 +84,26 @@ func TestPortRangesOfAllKernelsAreFound(t *testing.T) {
 			t.Errorf("%s: reads %v, want %v of %s", tt.name, got, tt.want, fmt.Sprint(relocations))
 		}
 	}
+}
+
+// The verifier gives a program up that takes it a million instructions. How many it takes differs between
+// kernels: each path through a program may be followed.
+func TestProgramsAreEasyToVerify(t *testing.T) {
+	const most = 200_000
+	eachMode(t, Options{}, func(t *testing.T, tr *Tracer) {
+		for _, p := range tr.programs {
+			info, err := p.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, ok := info.VerifiedInstructions()
+			if !ok {
+				kerneltest.Skip(t, "the kernel does not say what programs took to verify (Linux 5.16)")
+			}
+			t.Logf("%s: %d", info.Name, n)
+			if n == 0 || n > most {
+				t.Errorf("%s took the verifier %d instructions, want 1 to %d", info.Name, n, most)
+			}
+		}
+	})
 }
