@@ -27,8 +27,8 @@ const (
 	maxListed = 50_000
 
 	// settle is how long the kernel gets for what takes it microseconds, or a
-	// retransmission, on a host that is not busy.
-	settle = 20 * time.Second
+	// retransmission, on a host that is not busy. TIME_WAIT lasts a minute.
+	settle = 45 * time.Second
 )
 
 // errNotYet is returned while sockets are on their way into TIME_WAIT.
