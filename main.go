@@ -248,7 +248,7 @@ func newHandler(opts *cli.Options, src *sources.Sources, logger *slog.Logger) (h
 		logger.Warn("no process_ metrics", "err", err)
 	}
 	host, _ := os.Hostname() // pages do without
-	pageHandlers, err := pages.New(pages.Config{Take: src.Take, Features: src.Features, Hint: hint(src.Features), Host: host, Version: version.Info(), Logger: logger})
+	pageHandlers, err := pages.New(pages.Config{Take: src.TakeWithHolders, Features: src.Features, Hint: hint(src.Features), Host: host, Version: version.Info(), Logger: logger})
 	if err != nil {
 		return nil, err
 	}

@@ -96,10 +96,13 @@ func look(t *testing.T, ns *kerneltest.NetNS) (*snapshot.Snapshot, *report.Diagn
 	}
 	taker := snapshot.New(snapshot.Config{
 		Host: &probe.Host{Config: probe.Config{NetNS: ns.FD(), Flags: flags, Buckets: buckets}}, Watch: plan,
-		Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Holders: patient{finder},
+		Parts: snapshot.Parts{Listeners: true, Verdicts: true}, Owners: patient{finder},
 	})
 	t.Cleanup(func() { _ = taker.Close() })
-	s := taker.Take(t.Context())
+	if s := taker.Take(t.Context()); s.Open != nil {
+		t.Errorf("a scrape asked who is in the way: %+v", s.Open)
+	}
+	s := taker.TakeWithHolders(t.Context())
 	if s.Verdicts.Err != nil {
 		t.Fatal(s.Verdicts.Err)
 	}

@@ -78,7 +78,7 @@ func TestEveryPartIsPendingUntilItIsTaken(t *testing.T) {
 		cfg.Host.Dial = func(int) (*netlinkdiag.Conn, error) { <-blocked; return nil, errDial }
 		cfg.Host.Stack = func() (stack.Stats, error) { <-blocked; return stack.Stats{}, nil }
 		taker := newTaker(t, cfg, discovering())
-		a := taker.join()
+		a := taker.join(false)
 		defer taker.leave(a)
 		defer close(blocked)
 		synctest.Wait()

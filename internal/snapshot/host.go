@@ -65,13 +65,13 @@ func (b *walkBudget) spend(d time.Duration) {
 // run takes the parts and publishes each as soon as it is there. What has to know what all namespaces
 // watch waits until that is known: the walk through all connections, and failed calls. Apart from that,
 // namespaces do not wait for each other.
-func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
+func (h *host) run(ctx context.Context, holders bool, publish func(func(*Snapshot))) {
 	publishOwn := func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Namespace) }) }
 	publishOwn(func(s *Namespace) { s.Inode = h.cfg.Host.OwnInode })
 	walks := &walkBudget{left: h.idleWalks}
 	var running, listed sync.WaitGroup
 	var binds Part[failures.Binds]
-	own := h.own.begin(netns.ID{Inode: uint64(h.cfg.Host.OwnInode), Cookie: h.cfg.Host.OwnCookie}, publishOwn, walks)
+	own := h.own.begin(netns.ID{Inode: uint64(h.cfg.Host.OwnInode), Cookie: h.cfg.Host.OwnCookie}, publishOwn, walks, holders)
 	running.Go(own.stack)
 	// The own namespace comes first, so that its ports are watched even if the budget does not
 	// suffice for all.
@@ -103,7 +103,7 @@ func (h *host) run(ctx context.Context, publish func(func(*Snapshot))) {
 	for i, ns := range set.Namespaces {
 		w := h.others[ns.ID]
 		w.probe = h.cfg.Host.In(ns)
-		other := w.begin(ns.ID, func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks)
+		other := w.begin(ns.ID, func(set func(*Namespace)) { publish(func(s *Snapshot) { set(&s.Others[i]) }) }, walks, holders)
 		takings = append(takings, other)
 		listed.Add(1)
 		running.Go(func() {

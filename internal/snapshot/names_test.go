@@ -25,6 +25,8 @@ func (r *renaming) Find(_ context.Context, sockets []owner.Socket) (map[uint64]o
 	return owners, nil
 }
 
+func (r *renaming) Lookup(context.Context, []uint32) (map[uint32]owner.Owner, error) { return nil, nil }
+
 func TestNamesOfListenersAreBounded(t *testing.T) {
 	first, second := diagtest.Listening("127.0.0.1:80", 1), diagtest.Listening("127.0.0.1:81", 2)
 	first.UID, second.UID = 1000, 26

@@ -32,6 +32,7 @@ type taking struct {
 	id      netns.ID
 	publish func(func(*Namespace))
 	walks   *walkBudget
+	holders bool // who has what is in the way of a server is asked for
 
 	// list sets these for sockets.
 	began      time.Time
@@ -58,9 +59,9 @@ type taking struct {
 	named  bool                // groups have their owners
 }
 
-func (w *worker) begin(id netns.ID, publish func(func(*Namespace)), walks *walkBudget) *taking {
+func (w *worker) begin(id netns.ID, publish func(func(*Namespace)), walks *walkBudget, holders bool) *taking {
 	return &taking{
-		worker: w, id: id, publish: noting(&w.memory, publish), walks: walks,
+		worker: w, id: id, publish: noting(&w.memory, publish), walks: walks, holders: holders,
 		local:    probe.IsLocal(w.probe),
 		notShown: make(map[ports.GroupKey]bool), dropped: make(map[uint16]int),
 	}
@@ -239,8 +240,10 @@ func (t *taking) sockets(ctx context.Context) {
 	}
 	verdicts := t.judge(tcp, flags)
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
-	open := holders.Of(ctx, t.probe, verdicts.Data, t.cfg.Holders)
-	t.publish(func(s *Namespace) { s.Open = open })
+	if t.holders && t.cfg.Owners != nil {
+		open := holders.Of(ctx, t.probe, verdicts.Data, t.cfg.Owners)
+		t.publish(func(s *Namespace) { s.Open = open })
+	}
 }
 
 // publishGroups publishes the groups that are shown.

@@ -295,7 +295,7 @@ func TestKernelBrokenNamespaceCostsOnlyItself(t *testing.T) {
 		set(&ns)
 	}
 	broken := newWorker(cfg, func(p sock.Protocol) *watch.Watcher { return cfg.Watch.Elsewhere(p, 1) }, cfg.Host.In(set.Namespaces[0])).
-		begin(set.Namespaces[0].ID, publish, &walkBudget{left: time.Hour})
+		begin(set.Namespaces[0].ID, publish, &walkBudget{left: time.Hour}, false)
 	broken.list(t.Context())
 	broken.sockets(t.Context())
 	for name, err := range map[string]error{"Watch": ns.Watch.Err, "Listeners": ns.Listeners.Err, "TCP": ns.TCP.Err, "Verdicts": ns.Verdicts.Err} {

@@ -110,7 +110,8 @@ type Namespace struct {
 	// Verdicts say whether a bind would work: Verdicts.Data[i] is about Watch.Data.Ports[i].
 	Verdicts Part[[]verdict.Port]
 
-	// Open are the sockets in the way of servers that are not there, by port, and who has them.
+	// Open are the sockets in the way of servers that are not there, by port, and who has them. Only
+	// [Taker.TakeWithHolders] asks for them.
 	Open map[uint16][]facts.Open
 
 	// Split are the ports whose IPv4 and IPv6 were in different hands, or one of them missing, at some

@@ -40,9 +40,6 @@ type Config struct {
 	// Owners finds who has a socket open; nil: nobody is known.
 	Owners OwnerFinder
 
-	// Holders finds who has the sockets that are in the way of a server; nil: nobody is known.
-	Holders holders.Finder
-
 	// OnWalkFailed is told when the walk through all connections fails. Each namespace is asked on its
 	// own then, and no walk is tried for some minutes. nil: nobody is told.
 	OnWalkFailed func(error)
@@ -65,6 +62,7 @@ func (p *Parts) anyTCP() bool { return p.TCP || p.Verdicts || p.Ephemeral || p.R
 // OwnerFinder finds who has a socket open: *owner.Finder.
 type OwnerFinder interface {
 	Find(context.Context, []owner.Socket) (map[uint64]owner.Owner, error)
+	holders.Finder
 }
 
 // A Taker takes snapshots, one at a time. Its methods may be called from any goroutine.
@@ -100,8 +98,14 @@ func (t *Taker) Ready() bool {
 // Take takes a snapshot. It shows nothing older than the call: callers share a snapshot only if it
 // began after all of them had called. When ctx ends first, the parts that are not there yet carry
 // its error.
-func (t *Taker) Take(ctx context.Context) Snapshot {
-	a := t.join()
+func (t *Taker) Take(ctx context.Context) Snapshot { return t.takeFor(ctx, false) }
+
+// TakeWithHolders is Take, and also finds out who has the sockets that are in the way of servers which are not
+// there, which takes longer.
+func (t *Taker) TakeWithHolders(ctx context.Context) Snapshot { return t.takeFor(ctx, true) }
+
+func (t *Taker) takeFor(ctx context.Context, holders bool) Snapshot {
+	a := t.join(holders)
 	defer t.leave(a)
 	select {
 	case <-a.done:
@@ -114,7 +118,8 @@ func (t *Taker) Take(ctx context.Context) Snapshot {
 type attempt struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
-	waiters int // guarded by Taker.mu
+	waiters int  // guarded by Taker.mu
+	holders bool // guarded by Taker.mu: one of the callers wants them
 
 	mu   sync.Mutex
 	snap Snapshot // parts that are not there yet have errPending
@@ -122,7 +127,7 @@ type attempt struct {
 
 var errPending = errors.New("not taken yet")
 
-func (t *Taker) join() *attempt {
+func (t *Taker) join(holders bool) *attempt {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.next == nil {
@@ -134,6 +139,7 @@ func (t *Taker) join() *attempt {
 		go t.take(ctx, t.next)
 	}
 	t.next.waiters++
+	t.next.holders = t.next.holders || holders
 	return t.next
 }
 
@@ -165,11 +171,12 @@ func (t *Taker) take(ctx context.Context, a *attempt) {
 	}
 	t.mu.Lock()
 	t.close(a)
+	holders := a.holders
 	t.mu.Unlock()
 	if ctx.Err() != nil { // both at once
 		return
 	}
-	t.host.run(ctx, a.publish)
+	t.host.run(ctx, holders, a.publish)
 
 	t.mu.Lock()
 	defer t.mu.Unlock()

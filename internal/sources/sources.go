@@ -105,7 +105,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfai
 		s.openOwners(logger)
 		debug.FreeOSMemory()
 		if s.owners != nil {
-			cfg.Owners, cfg.Holders, recording.Owners, recording.Sockets = s.owners, s.owners, s.owners, s.owners
+			cfg.Owners, recording.Owners, recording.Sockets = s.owners, s.owners, s.owners
 		}
 	}
 	host.Others = s.openNamespaces(opts, logger)

@@ -72,14 +72,21 @@ func (s *Sources) followUnix(logger *slog.Logger) {
 	})
 }
 
-// Take takes a snapshot of everything.
-func (s *Sources) Take(ctx context.Context) snapshot.Snapshot {
+// Take takes a snapshot of everything that metrics show.
+func (s *Sources) Take(ctx context.Context) snapshot.Snapshot { return s.take(ctx, s.Taker.Take) }
+
+// TakeWithHolders is Take with what only the pages show: see [snapshot.Taker.TakeWithHolders].
+func (s *Sources) TakeWithHolders(ctx context.Context) snapshot.Snapshot {
+	return s.take(ctx, s.Taker.TakeWithHolders)
+}
+
+func (s *Sources) take(ctx context.Context, take func(context.Context) snapshot.Snapshot) snapshot.Snapshot {
 	var paths unixwatch.State
 	var looking sync.WaitGroup
 	if s.unixWatch != nil {
 		looking.Go(func() { paths = s.unixWatch.Take(ctx) })
 	}
-	snap := s.Taker.Take(ctx)
+	snap := take(ctx)
 	looking.Wait()
 	if s.unixWatch != nil {
 		snap.Unix.Watch = &paths
