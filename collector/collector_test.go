@@ -232,7 +232,7 @@ func TestMissingPartsCostTheirOwnMetricsOnly(t *testing.T) {
 		restart = "sockstate_tcp_bind_blockers sockstate_tcp_bind_blocked_seconds sockstate_tcp_restart_blocked_seconds sockstate_tcp_restart_info"
 		feature = "sockstate_feature_available"
 
-		ofUDP     = "sockstate_udp_sockets sockstate_udp_receive_queue_bytes sockstate_udp_drops_total sockstate_udp_listener_info sockstate_udp_port_shared sockstate_udp_restart_blocked"
+		ofUDP     = "sockstate_udp_sockets sockstate_udp_receive_queue_bytes sockstate_udp_drops_total sockstate_udp_listener_info sockstate_udp_port_shared sockstate_udp_restart_blocked sockstate_udp_port_split"
 		remote    = "sockstate_tcp_remote_sockets"
 		ephemeral = "sockstate_netns_ephemeral_ports_used"
 

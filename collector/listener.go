@@ -8,6 +8,7 @@ import (
 	"sockstate_exporter/internal/metric"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/snapshot"
+	"sockstate_exporter/internal/split"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -67,14 +68,19 @@ func (f *listenerFamily) collect(s *snapshot.Snapshot, ch *metric.Sink) {
 	}
 }
 
-func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *metric.Sink) {
-	for i := range ns.Split {
-		p, missing := &ns.Split[i], ""
+// putSplit shows ports that are or were split.
+func putSplit(d *metric.Desc, split []split.Port, netns string, ch *metric.Sink) {
+	for i := range split {
+		p, missing := &split[i], ""
 		if p.Missing != 0 {
 			missing = p.Missing.String()
 		}
-		ch.Put(f.split, metric.Bool(p.Now), netns, ch.Port(p.Number), missing)
+		ch.Put(d, metric.Bool(p.Now), netns, ch.Port(p.Number), missing)
 	}
+}
+
+func (f *listenerFamily) collectIn(ns *snapshot.Namespace, netns string, ch *metric.Sink) {
+	putSplit(f.split, ns.Split, netns, ch)
 	for i := range ns.Listeners.Data {
 		g := &ns.Listeners.Data[i]
 		seen := ns.Seen.TCP(g.Port)

@@ -135,6 +135,7 @@ func wholeSnapshot(t testing.TB) snapshot.Snapshot {
 			UDPPorts:      snapshot.Part[[]udp.Port]{Data: someUDPPorts(), Duration: 2 * time.Millisecond},
 			Verdicts:      snapshot.Part[[]verdict.Port]{Data: someVerdicts(), Duration: 250 * time.Millisecond},
 			Split:         []split.Port{{Number: 80, Now: true}, {Number: 80, Missing: sock.FamilyIPv4}},
+			SplitUDP:      []split.Port{{Number: 53, Missing: sock.FamilyIPv6, Now: true}},
 			Stack: snapshot.Part[stack.Stats]{Data: stack.Stats{
 				TimeWait: known(1), TimeWaitLimit: known(2), TimeWaitOverflows: known(3),
 				ListenOverflows: known(4), ListenDrops: known(5), EphemeralPorts: known(28232),

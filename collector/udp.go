@@ -18,6 +18,7 @@ type udpFamily struct {
 	info    *metric.Desc
 	shared  *metric.Desc
 	blocked *metric.Desc
+	split   *metric.Desc
 }
 
 func newUDPFamily() *udpFamily {
@@ -36,13 +37,16 @@ func newUDPFamily() *udpFamily {
 			"1 if different servers share the UDP port by SO_REUSEADDR or SO_REUSEPORT; 0 after that.", "netns", "port"),
 		blocked: metric.Gauge("udp_restart_blocked",
 			"1 if a restart of a server on the UDP port would fail with EADDRINUSE; 0 after that.", "netns", "port"),
+		split: metric.Gauge("udp_port_split",
+			"1 if different servers have IPv4 and IPv6 of the UDP port, or the half named by missing failed to bind; 0 after that.",
+			"netns", "port", "missing"),
 	}
 }
 
 func (*udpFamily) name() string { return "udp" }
 
 func (f *udpFamily) metrics() []*metric.Desc {
-	return []*metric.Desc{f.sockets, f.queue, f.drops, f.info, f.shared, f.blocked}
+	return []*metric.Desc{f.sockets, f.queue, f.drops, f.info, f.shared, f.blocked, f.split}
 }
 
 func (*udpFamily) outcome(s *snapshot.Snapshot) result {
@@ -84,6 +88,7 @@ func (f *udpFamily) collectIn(ns *snapshot.Namespace, netns string, ch *metric.S
 const maxServers = 16
 
 func (f *udpFamily) collectServers(ns *snapshot.Namespace, netns string, ch *metric.Sink) {
+	putSplit(f.split, ns.SplitUDP, netns, ch)
 	for i := range ns.UDPPorts.Data {
 		p := &ns.UDPPorts.Data[i]
 		port, seen := ch.Port(p.Number), ns.Seen.UDP(p.Number)

@@ -311,6 +311,12 @@ func notes() map[string]note {
 			absent:  "before the port was first seen so; without eBPF, which reads the flags",
 			source:  "`udp_table`, by eBPF, the owners of the sockets, and the rules of `udp_lib_get_port`",
 		},
+		"udp_port_split": {
+			unit:    flags,
+			details: "As `sockstate_tcp_port_split`, for sockets that are not connected. `sockstate_udp_listener_info` says who has which half.",
+			absent:  "before the port was split; without eBPF, which reads the flags; if the owners are not known",
+			source:  "`udp_table`, by eBPF, the owners of the sockets, and eBPF, `__sys_bind`",
+		},
 		"tcp_remote_sockets": {
 			unit:    sockets,
 			details: "`established`, `time_wait` and `close_wait` always have a series.",

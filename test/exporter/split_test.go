@@ -22,11 +22,11 @@ import (
 // splitPort is watched while something listens. No other test asks for it.
 const splitPort = 2745
 
-// splitSeries are those of the port, by missing half.
-func splitSeries(t *testing.T, e *exporter) map[string]float64 {
+// splitSeries are those of a metric, by missing half.
+func splitSeries(t *testing.T, e *exporter, metric string) map[string]float64 {
 	t.Helper()
 	out := make(map[string]float64)
-	for name, v := range samples(t, e, "sockstate_tcp_port_split") {
+	for name, v := range samples(t, e, metric) {
 		missing := ""
 		if _, after, ok := strings.Cut(name, `missing="`); ok {
 			missing, _, _ = strings.Cut(after, `"`)
@@ -38,10 +38,15 @@ func splitSeries(t *testing.T, e *exporter) map[string]float64 {
 
 func waitSplit(t *testing.T, e *exporter, what string, want map[string]float64, meanwhile func()) {
 	t.Helper()
+	waitSplitOf(t, e, "sockstate_tcp_port_split", what, want, meanwhile)
+}
+
+func waitSplitOf(t *testing.T, e *exporter, metric, what string, want map[string]float64, meanwhile func()) {
+	t.Helper()
 	var got map[string]float64
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		meanwhile()
-		if got = splitSeries(t, e); maps.Equal(got, want) {
+		if got = splitSeries(t, e, metric); maps.Equal(got, want) {
 			return
 		}
 	}
@@ -123,11 +128,11 @@ func TestHalvesOfDifferentProcessesAreSplit(t *testing.T) {
 	waitSplit(t, e, "one is gone", map[string]float64{"": 0}, func() {})
 }
 
-// A client has the port of a UDP server on IPv4, and the server goes on with IPv6. No metric says so, but the page.
+// A client has the port of a UDP server on IPv4, and the server goes on with IPv6.
 func TestAUDPServerWithoutItsIPv4HalfIsSplit(t *testing.T) {
 	ns := kerneltest.New(t)
 	e := startTracing(t, ns, "--watch.port="+strconv.Itoa(splitPort)+"/udp")
-	ns.DialUDP(t, netip.AddrPortFrom(loopback(0).Addr(), splitPort), loopback(9), kerneltest.Options{})
+	client := ns.DialUDP(t, netip.AddrPortFrom(loopback(0).Addr(), splitPort), loopback(9), kerneltest.Options{})
 	ns.ListenUDP(t, netip.AddrPortFrom(allIPv6, splitPort), v6only())
 	e.Get(t, "/metrics")
 	ns.Do(t, func() {
@@ -140,7 +145,10 @@ func TestAUDPServerWithoutItsIPv4HalfIsSplit(t *testing.T) {
 			t.Fatalf("bind: %v, want EADDRINUSE", err)
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); splitPage(t, e).Split == nil && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-	}
+	const metric = "sockstate_udp_port_split"
+	waitSplitOf(t, e, metric, "a bind for IPv4 fails", map[string]float64{"ipv4": 1}, func() {})
 	wantSplit(t, e, "only IPv6 is served, by ", fmt.Sprintf("(pid %d", os.Getpid()), "; a bind for IPv4 failed, and nothing listens on it")
+	client.Close()
+	ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, splitPort), kerneltest.Options{})
+	waitSplitOf(t, e, metric, "the half is there", map[string]float64{"ipv4": 0}, func() {})
 }

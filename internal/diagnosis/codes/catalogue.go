@@ -206,7 +206,7 @@ func calls() []Entry {
 			SplitPort, "IPv4 and IPv6 of the port are in different hands, or one of them is missing.",
 			"Decide which server is to have the port, stop the other one or move it to another port, and restart the first, so that it binds both families.",
 			"Many servers bind `0.0.0.0` and `::` apart and go on if one of the two fails. Then half of the clients reach another server, or none, while the unit is active and its log is quiet. Several owners on different addresses that are no wildcards are no split port, nor are several processes of one unit.",
-			seeListeners + " `sockstate_tcp_port_split` is 1 as long as it lasts. Of a UDP port, `ss -Hulnp 'sport = :PORT'` lists the sockets; there is no metric.",
+			seeListeners + " `sockstate_tcp_port_split` is 1 as long as it lasts. Of a UDP port, `ss -Hulnp 'sport = :PORT'` lists the sockets, and the metric is `sockstate_udp_port_split`.",
 		},
 		{
 			NoReuseAddr, "The server listens without SO_REUSEADDR.",
