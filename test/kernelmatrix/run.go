@@ -101,8 +101,8 @@ func (m *matrix) runKernels(ctx context.Context, kernels []debkernel.Kernel) err
 	errs := make([]error, len(kernels))
 	var wg sync.WaitGroup
 	for i, k := range kernels {
+		slots <- struct{}{} // in this order: those of other architectures are short, and come last
 		wg.Go(func() {
-			slots <- struct{}{}
 			defer func() { <-slots }()
 			dir := filepath.Join(m.dir, fmt.Sprintf("guest%d", i))
 			errs[i] = m.runKernel(ctx, k, dir)
