@@ -133,8 +133,25 @@ func (i *Interfaces) connect() error {
 	if err != nil {
 		return fmt.Errorf("open rtnetlink: %w", err)
 	}
-	i.handle = &rtnetlink{addresses: h.AddrList, link: h.LinkByIndex, links: h.LinkList, route: h.RouteGet, close: h.Close}
+	i.handle = &rtnetlink{
+		addresses: func(l netlink.Link, family int) ([]netlink.Addr, error) {
+			return whole(func() ([]netlink.Addr, error) { return h.AddrList(l, family) })
+		},
+		links: func() ([]netlink.Link, error) { return whole(h.LinkList) },
+		link:  h.LinkByIndex, route: h.RouteGet, close: h.Close,
+	}
 	return nil
+}
+
+// whole asks for a list until nothing changed while the kernel wrote it, which often takes a few times where
+// containers come and go.
+func whole[T any](list func() ([]T, error)) (found []T, err error) {
+	for range 20 {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return found, err
 }
 
 func (i *Interfaces) open() (*netlink.Handle, error) {

@@ -2,7 +2,9 @@ package netns
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -165,4 +167,59 @@ func TestStateOfADuplicateAddress(t *testing.T) {
 	if !refusesAddress(t, ns, "2001:db8::7") {
 		t.Error("bind() takes the address")
 	}
+}
+
+// Where containers come and go, the kernel says of many lists that they changed while they were read.
+func TestStateWhileDevicesComeAndGo(t *testing.T) {
+	ns := kerneltest.New(t)
+	h := rtnl(t, ns)
+	for n := range 20 { // lists that take several messages
+		link(t, h, bridge(fmt.Sprint("stays", n)))
+		addAddress(t, h, "lo", fmt.Sprintf("10.9.%d.1/32", n), 0)
+		addAddress(t, h, "lo", fmt.Sprintf("2001:db8:%x::1/128", n+1), unix.IFA_F_NODAD)
+	}
+	comes, err := netlink.ParseAddr("10.9.9.9/32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var changing sync.WaitGroup
+	for _, change := range []func() error{
+		func() error { return errors.Join(h.LinkAdd(bridge("comes")), h.LinkDel(bridge("comes"))) },
+		func() error { return errors.Join(h.AddrAdd(lo, comes), h.AddrDel(lo, comes)) },
+	} {
+		changing.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := change(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 600 {
+		i := NewInterfaces(ns.FD())
+		for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
+			if got := i.State(netip.MustParseAddr(addr), 0); got.State != sock.AddressAbsent {
+				t.Errorf("%s: state %v, want absent", addr, got.State)
+			}
+		}
+		if _, err := i.Addresses(); err != nil {
+			t.Error(err)
+		}
+		if i.Close(); t.Failed() {
+			break
+		}
+	}
+	close(done)
+	changing.Wait()
 }
