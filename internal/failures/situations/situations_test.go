@@ -363,21 +363,21 @@ func selfConnected(s *scene) {
 // outgoing has a program connect from the port.
 func outgoing(program string) func(*scene) {
 	return func(s *scene) {
-		s.peer = s.listener()
+		s.peer = s.listener(0)
 		holds(program, "connect=127.0.0.1:PORT,"+s.peer.String())(s)
 	}
 }
 
 // outgoingByKernel leaves the kernel no choice, so that another run cannot have the port of this one.
 func outgoingByKernel(s *scene) {
-	s.peer = s.listener()
+	s.peer = s.listener(fewClients.Last + 1) // other situations may have left connections on the others
 	setting("net.ipv4.ip_local_port_range", fmt.Sprint(s.port, " ", s.port))(s)
 	holds(server, "connect=127.0.0.1:0,"+s.peer.String())(s)
 }
 
-// listener opens a listener on a port that clients use, and that no situation has.
-func (s *scene) listener() netip.AddrPort {
-	l, err := s.ns.OpenListener(netip.AddrPortFrom(localhost, 0), kerneltest.Options{})
+// listener opens a listener that clients connect to. 0 is a port of theirs, which no situation has.
+func (s *scene) listener(port uint16) netip.AddrPort {
+	l, err := s.ns.OpenListener(netip.AddrPortFrom(localhost, port), kerneltest.Options{ReuseAddr: true})
 	if err != nil {
 		s.t.Fatal(err)
 	}
