@@ -45,6 +45,7 @@ const (
 	portShared       = 4018  // two programs listen
 	portUDPShared    = 4019  // UDP: two programs have it
 	portUDPRestart   = 4020  // UDP: a restart would fail
+	portUDPHalf      = 4021  // UDP: IPv6 receives; bind fails for IPv4
 )
 
 // The instances, each of which has a namespace of its own.
@@ -134,6 +135,8 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 	notClosing := ns.Listen(t, loopback(portCloseWait), kerneltest.Options{})
 	notClosing.Peers(t, kerneltest.StateCloseWait, 11, client)
 	ns.Listen(t, loopback(portShared), kerneltest.Options{ReusePort: true})
+	ns.ListenUDP(t, netip.AddrPortFrom(netip.IPv6Unspecified(), portUDPHalf), kerneltest.Options{V6Only: v6only})
+	ns.DialUDP(t, loopback(portUDPHalf), loopback(portUDP), kerneltest.Options{})
 	ns.ListenUDP(t, loopback(portUDPShared), kerneltest.Options{ReusePort: true})
 	restartUDP := ns.ListenUDP(t, loopback(portUDPRestart), kerneltest.Options{ReusePort: true})
 	for _, args := range [][]string{
@@ -167,7 +170,9 @@ func (s states) web(ns *kerneltest.NetNS) (then func()) {
 		s.keepFailing(ns, loopback(portHalf), unix.EADDRINUSE)
 		s.keepFailing(ns, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), portForeign), unix.EADDRNOTAVAIL)
 		s.overflow(ns, loopback(portUDP))
-		s.every(time.Second, "fail to bind UDP", func() error { return failUDP(ns, loopback(portUDP)) })
+		for _, port := range []uint16{portUDP, portUDPHalf} {
+			s.every(time.Second, "fail to bind UDP", func() error { return failUDP(ns, loopback(port)) })
+		}
 		s.every(time.Second, "fail to bind a privileged port", func() error { return failPrivileged(ns, loopback(portPrivileged)) })
 		s.every(time.Second, "fail to listen", func() error {
 			if err := unix.Listen(second.FD(), 1); !errors.Is(err, unix.EADDRINUSE) {
