@@ -20,8 +20,14 @@ func FailureOf(e *bindtrace.Event) (f failing.Failure, ok bool) {
 	if !known || e.Op == bindtrace.OpConnect || !e.PortKnown || e.Port == 0 {
 		return f, false
 	}
+	var inTheWay []uint32
+	for i := range e.Blockers {
+		if inode := uint32(e.Blockers[i].Inode); inode != 0 {
+			inTheWay = append(inTheWay, inode)
+		}
+	}
 	return failing.Failure{
 		Key:  failing.Key{Netns: e.Netns, Port: e.Port, Family: e.Family},
-		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, PID: int(e.PID), Process: e.Process,
+		Time: e.Time, User: e.User, Addr: e.Addr, V6Only: e.V6Only, InTheWay: inTheWay, PID: int(e.PID), Process: e.Process,
 	}, true
 }

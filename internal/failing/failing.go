@@ -45,6 +45,9 @@ type Failure struct {
 	Addr   netip.Addr // that the bind was to; invalid: not known
 	V6Only bool
 
+	// InTheWay are the sockets that the kernel had in the way, by inode, as far as they are known.
+	InTheWay []uint32
+
 	PID     int // of who called, and what it calls itself
 	Process string
 }
@@ -103,6 +106,7 @@ type bind struct {
 	name   string
 	judged bool            // known and beside are of the last failure
 	known  map[uint64]bool // cookies of the listeners that were there before it
+	inWay  []uint32        // inodes of sockets that were
 	beside bool            // the latest snapshot after it has shown a listener in the way
 }
 
@@ -143,7 +147,7 @@ func (p *port) fail(f *Failure) {
 		i = len(p.binds) - 1
 	}
 	if b := &p.binds[i]; f.Time.After(b.last) {
-		b.last, b.judged, b.known, b.beside, b.pid, b.name = f.Time, false, nil, false, f.PID, f.Process
+		b.last, b.judged, b.known, b.inWay, b.beside, b.pid, b.name = f.Time, false, nil, f.InTheWay, false, f.PID, f.Process
 	}
 }
 
@@ -235,7 +239,8 @@ func (b *bind) over(family sock.Family, earlier time.Time, before, now []*ports.
 		if !b.meets(family, l) {
 			continue
 		}
-		if there = true; !b.known[l.Cookie] && serves(l, family) {
+		old := b.known[l.Cookie] || slices.Contains(b.inWay, l.Inode)
+		if there = true; !old && serves(l, family) {
 			return true
 		}
 	}

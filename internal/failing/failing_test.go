@@ -97,6 +97,19 @@ func TestABindThatWorkedBetweenTwoSnapshotsEndsIt(t *testing.T) {
 	s.want(30, v4, false)
 }
 
+// A server starts after a snapshot, and another one fails beside it before the next.
+func TestAListenerThatWasInTheWayIsNoBindThatWorked(t *testing.T) {
+	first, second := listener(1, "0.0.0.0"), listener(2, "0.0.0.0")
+	first.Inode, second.Inode = 101, 102
+	s := newStory(t)
+	s.looks(0)
+	s.tracker.Failed(Failure{Key: Key{own, 80, v4}, Time: s.at(5), Addr: first.Address, InTheWay: []uint32{101}})
+	s.looks(15, first)
+	s.want(15, v4, true)
+	s.looks(30, second)
+	s.want(30, v4, false)
+}
+
 func TestASecondCopyFailsAsLongAsTheFirstIsThere(t *testing.T) {
 	s := newStory(t)
 	s.looks(0, listener(1, "127.0.0.1"))

@@ -139,9 +139,10 @@ func TestBudgetOfAUDPPortInTrouble(t *testing.T) {
 // Binds count as failing until one works.
 func TestUDPPortFailsUntilABindWorks(t *testing.T) {
 	ns := kerneltest.New(t)
-	holder := ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{})
 	e := everything(t, ns)
 	e.Get(t, "/metrics")
+	// Between two scrapes a server starts, and another one fails.
+	holder := ns.ListenUDP(t, netip.AddrPortFrom(allIPv4, 514), kerneltest.Options{})
 	failUDP(t, ns, netip.AddrPortFrom(allIPv4, 514))
 	failing := func(is string) func() bool {
 		return func() bool {
