@@ -262,10 +262,10 @@ func failToBind(a *activity) error {
 	if fd < 0 {
 		return err
 	}
-	a.keep(fd, 20)
-	if rand.IntN(4) == 0 { // EINVAL where it is still open: it is bound already
+	if rand.IntN(4) == 0 { // EINVAL: it is bound already
 		_ = unix.Bind(fd, kerneltest.Sockaddr(netip.AddrPortFrom(addr, uint16(port))))
 	}
+	a.keep(fd, 20) // it may close this one, whose number is another socket's then
 	return nil
 }
 
