@@ -2,6 +2,7 @@ package facts
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +40,17 @@ func TestInheritedListener(t *testing.T) {
 	want := "helper (pid 8) still has the listening socket on 0.0.0.0:80 open that server (pid 3) opened, which is gone"
 	if d.Code != codes.InheritedListener || !strings.HasPrefix(d.Sentence, want) || d.Afterwards {
 		t.Errorf("got %+v", d)
+	}
+}
+
+// What the kernel had in the way is told, as far as a process has it open.
+func TestFailureNamesWhatWasInTheWay(t *testing.T) {
+	f, ok := FailureOf(&bindtrace.Event{
+		Errno: unix.EADDRINUSE, Protocol: sock.TCP, Port: 80, PortKnown: true,
+		Blockers: []bindtrace.Blocker{{Inode: 7}, {Inode: 0}, {Inode: 9}},
+	})
+	if want := []uint32{7, 9}; !ok || !slices.Equal(f.InTheWay, want) {
+		t.Errorf("%v: in the way %v, want %v", ok, f.InTheWay, want)
 	}
 }
 

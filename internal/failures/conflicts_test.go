@@ -186,6 +186,11 @@ func TestWhatWaitsForALookIsBounded(t *testing.T) {
 		if len(port.binds) > maxWaitingBinds {
 			t.Errorf("%d binds of a port wait, want at most %d", len(port.binds), maxWaitingBinds)
 		}
+		for by, n := range port.shares {
+			if n > maxWaitingBinds/userShare {
+				t.Errorf("%d binds of user %d wait, want at most %d", n, by.uid, maxWaitingBinds/userShare)
+			}
+		}
 		conflict := c.settle(number, port, new(facts.Observation))
 		notices.add(time.Time{}, conflict, port)
 	}

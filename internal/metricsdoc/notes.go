@@ -313,7 +313,7 @@ func notes() map[string]note {
 		},
 		"udp_port_split": {
 			unit:    flags,
-			details: "As `sockstate_tcp_port_split`, for sockets that are not connected. `sockstate_udp_listener_info` says who has which half.",
+			details: "It means the same as `sockstate_tcp_port_split`. Connected sockets do not count. `sockstate_udp_listener_info` says who has which half.",
 			absent:  "before the port was split; without eBPF, which reads the flags; if the owners are not known",
 			source:  "`udp_table`, by eBPF, the owners of the sockets, and eBPF, `__sys_bind`",
 		},

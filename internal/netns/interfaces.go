@@ -143,10 +143,10 @@ func (i *Interfaces) connect() error {
 	return nil
 }
 
-// whole asks for a list until nothing changed while the kernel wrote it, which often takes a few times where
-// containers come and go.
+// whole asks for a list again, a few times, where it changed while the kernel wrote it. That happens where
+// containers come and go. Whoever changes a list all the time gets the error.
 func whole[T any](list func() ([]T, error)) (found []T, err error) {
-	for range 20 {
+	for range 5 {
 		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
