@@ -105,6 +105,9 @@ func (t *Taker) Take(ctx context.Context) Snapshot { return t.takeFor(ctx, false
 func (t *Taker) TakeWithHolders(ctx context.Context) Snapshot { return t.takeFor(ctx, true) }
 
 func (t *Taker) takeFor(ctx context.Context, holders bool) Snapshot {
+	if ctx.Err() != nil {
+		return newAttempt(nil).view(context.Cause(ctx))
+	}
 	a := t.join(holders)
 	defer t.leave(a)
 	select {
@@ -127,15 +130,20 @@ type attempt struct {
 
 var errPending = errors.New("not taken yet")
 
+func newAttempt(cancel context.CancelFunc) *attempt {
+	a := &attempt{cancel: cancel, done: make(chan struct{})}
+	for err := range a.snap.errs() {
+		*err = errPending
+	}
+	return a
+}
+
 func (t *Taker) join(holders bool) *attempt {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.next == nil {
 		ctx, cancel := context.WithCancel(context.Background())
-		t.next = &attempt{cancel: cancel, done: make(chan struct{})}
-		for err := range t.next.snap.errs() {
-			*err = errPending
-		}
+		t.next = newAttempt(cancel)
 		go t.take(ctx, t.next)
 	}
 	t.next.waiters++

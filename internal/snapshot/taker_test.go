@@ -193,19 +193,25 @@ func TestEarlyWaiterGetsWhatIsThere(t *testing.T) {
 	})
 }
 
-func TestWaiterWithEndedContextGetsItsCause(t *testing.T) {
+// A lateContext gives the goroutine of the snapshot a second before the caller waits for both.
+type lateContext struct{ context.Context }
+
+func (c lateContext) Done() <-chan struct{} {
+	time.Sleep(time.Second)
+	return c.Context.Done()
+}
+
+func TestNothingIsTakenForAContextThatHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(webServer()...)
-		blocked := make(chan struct{})
-		cfg := f.config()
-		cfg.Host.Dial = func(int) (*netlinkdiag.Conn, error) { <-blocked; return nil, errDial }
-		cfg.Host.Stack = func() (stack.Stats, error) { <-blocked; return stack.Stats{}, nil }
-		taker := newTaker(t, cfg, discovering())
-		defer close(blocked)
+		taker := newTaker(t, f.config(), discovering())
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errEnough)
-		s := taker.Take(ctx)
+		s := taker.Take(lateContext{ctx})
 		checkErrors(t, &s, errEnough, errEnough, errEnough, errEnough)
+		if listen, tcp := f.dumps(); listen != 0 || tcp != 0 {
+			t.Errorf("%d dumps of listeners and %d of others, want none", listen, tcp)
+		}
 	})
 }
 
