@@ -3,11 +3,12 @@ package stack
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/sock"
 )
@@ -17,28 +18,52 @@ import (
 // Each path through /proc/sys/net takes a time that grows with the number of network namespaces: the
 // kernel keeps the "net" of all of them in one hash chain, and compares one after the other
 // (proc_sys_compare). With 500 namespaces that was half of what a scrape cost. So the folder is opened
-// once, and its files below it.
-type sysctls struct{ folder *os.Root }
+// once, and its files below it, without what os.File adds: these files can be polled, so it would tell epoll of each.
+type sysctls struct{ folder int }
 
 // openSysctls opens those of the calling thread's network namespace.
 func (r *Reader) openSysctls() (sysctls, error) {
-	folder, err := os.OpenRoot(filepath.Join(r.path, "sys/net/ipv4"))
+	folder, err := unix.Open(filepath.Join(r.path, "sys/net/ipv4"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return sysctls{}, fmt.Errorf("read sysctls: %w", err)
 	}
 	return sysctls{folder}, nil
 }
 
-func (s sysctls) close() { _ = s.folder.Close() }
+func (s sysctls) close() { _ = unix.Close(s.folder) }
+
+// read reads a file. A read at an offset other than 0 returns end of file where proc_do_large_bitmap makes the
+// text, so what does not fit in the first read is lost without an error. Only a read that does not fill its buffer
+// is complete.
+func (s sysctls) read(name string) (string, error) {
+	fd, err := unix.Openat(s.folder, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = unix.Close(fd) }()
+
+	// The longest list of ports, every second one, takes 192 KiB.
+	for size := 4 << 10; size <= 1<<20; size *= 16 {
+		b := make([]byte, size)
+		n, err := unix.Pread(fd, b, 0)
+		if err != nil {
+			return "", err
+		}
+		if n < len(b) {
+			return string(b[:n]), nil
+		}
+	}
+	return "", errors.New("longer than any list of ports")
+}
 
 // numbers returns the n numbers of a file. None may be negative. want says in an error what they are.
 func (s sysctls) numbers(name string, n int, want string) ([]uint64, error) {
-	text, err := s.folder.ReadFile(name)
+	text, err := s.read(name)
 	if err != nil {
 		return nil, fmt.Errorf("read net.ipv4.%s: %w", name, err)
 	}
 	var numbers []uint64
-	for field := range strings.FieldsSeq(string(text)) {
+	for field := range strings.FieldsSeq(text) {
 		number, err := strconv.ParseUint(field, 10, 63)
 		if err != nil {
 			numbers = nil
@@ -47,7 +72,7 @@ func (s sysctls) numbers(name string, n int, want string) ([]uint64, error) {
 		numbers = append(numbers, number)
 	}
 	if len(numbers) != n {
-		return nil, fmt.Errorf("read net.ipv4.%s: got %q, want %s", name, strings.TrimSpace(string(text)), want)
+		return nil, fmt.Errorf("read net.ipv4.%s: got %q, want %s", name, strings.TrimSpace(text), want)
 	}
 	return numbers, nil
 }
@@ -109,12 +134,9 @@ func (s sysctls) localPorts() (sock.PortRange, error) {
 	return sock.PortRange{First: uint16(v[0]), Last: uint16(v[1])}, nil
 }
 
-// reservedPorts reads a file of proc_do_large_bitmap. A read at an offset other than 0 returns end of
-// file there, so what does not fit in the first read is lost without an error. ReadFile stops after 512
-// bytes. Only a read that does not fill its buffer is complete.
 func (s sysctls) reservedPorts() ([]portRange, error) {
 	const name = "ip_local_reserved_ports"
-	text, err := s.readBitmap(name)
+	text, err := s.read(name)
 	if err != nil {
 		return nil, fmt.Errorf("read net.ipv4.%s: %w", name, err)
 	}
@@ -123,30 +145,6 @@ func (s sysctls) reservedPorts() ([]portRange, error) {
 		return nil, fmt.Errorf("read net.ipv4.%s: %w", name, err)
 	}
 	return reserved, nil
-}
-
-func (s sysctls) readBitmap(name string) (string, error) {
-	f, err := s.folder.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-
-	// The longest list, every second port, takes 192 KiB.
-	for size := 4 << 10; size <= 1<<20; size *= 16 {
-		b := make([]byte, size)
-		n, err := f.Read(b)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return "", err
-		}
-		if n < len(b) {
-			return string(b[:n]), nil
-		}
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return "", err
-		}
-	}
-	return "", errors.New("longer than any list of ports")
 }
 
 // ReservedPorts returns net.ipv4.ip_local_reserved_ports of the calling thread's network namespace, in
