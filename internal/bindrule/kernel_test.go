@@ -50,7 +50,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer flags.Close()
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

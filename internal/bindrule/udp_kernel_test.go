@@ -29,7 +29,7 @@ func TestUDPAgreesWithTheKernel(t *testing.T) {
 	ns.AddDummy(t, "dummy0", netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64"))
 	ns.Sysctl(t, "net.ipv6.ip_nonlocal_bind", "1") // see TestAgreesWithTheKernel
 
-	reader, err := udphash.New()
+	reader, err := udphash.New(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

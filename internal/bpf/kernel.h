@@ -357,4 +357,20 @@ struct common {
 #define COPIED_BITS(copy, type, member) \
 	BITS_VALUE((type *)0, member, (copy)->bytes[OFFSET(type, member)])
 
+/*
+ * The position of the lowest bit that is set. A multiplication by a De Bruijn sequence moves a different
+ * pattern to the top for each. Branches would make the verifier follow each of them.
+ */
+static const u8 positions[64] = {
+	0, 1, 48, 2, 57, 49, 28, 3, 61, 58, 50, 42, 38, 29, 17, 4,
+	62, 55, 59, 36, 53, 51, 43, 22, 45, 39, 33, 30, 24, 18, 12, 5,
+	63, 47, 56, 27, 60, 41, 37, 16, 54, 35, 52, 21, 44, 32, 23, 11,
+	46, 26, 40, 15, 34, 20, 31, 10, 25, 14, 19, 9, 13, 8, 7, 6,
+};
+
+static u32 lowest(u64 bits)
+{
+	return positions[((bits & -bits) * 0x03f79d71b4cb0a89ULL) >> 58];
+}
+
 #endif

@@ -145,7 +145,7 @@ func TestCloseWaitBlocksUntilItIsClosed(t *testing.T) {
 
 // The flags of a socket that is only bound are in the kernel's bind buckets, and nowhere else.
 func TestBoundSocketBlocks(t *testing.T) {
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(nil)
 	if err != nil && hidesBound() {
 		kerneltest.Skip(t, "this kernel does not show bound sockets")
 	}

@@ -16,7 +16,7 @@ import (
 func requireFiles(t *testing.T) {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	opener.OrSkip(t, sockfiles.New)
+	opener.OrSkip(t, func() (*sockfiles.Reader, error) { return sockfiles.New(nil) })
 }
 
 // A listener on its way through a Unix socket is in no process. Root has seen them all, so ss would not say more.

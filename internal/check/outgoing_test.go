@@ -41,7 +41,7 @@ func outgoing(t *testing.T, ns *kerneltest.NetNS, from uint16) {
 func requireBuckets(t *testing.T) {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	opener.OrSkip(t, bindbucket.New)
+	opener.OrSkip(t, func() (*bindbucket.Reader, error) { return bindbucket.New(nil) })
 }
 
 // Whether a server lived here before is not known to a program that has just begun. The kernel knows who

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
@@ -56,14 +57,15 @@ type lack struct {
 // openSources opens what this host and user allow.
 func openSources(opts *options) *sources {
 	src := &sources{host: new(probe.Host)}
-	src.openFlags()
-	src.openBuckets()
-	src.openUDP(opts)
+	types := btf.NewCache()
+	src.openFlags(types)
+	src.openBuckets(types)
+	src.openUDP(opts, types)
 	if src.bucket == nil && hidesBound() {
 		src.lack(lack{what: "sockets that are bound and do not listen", detail: "sockets that are bound and do not listen: Linux shows them from 6.8 on", always: true})
 	}
 	search := owner.Options{Wait: ownersWait, Containers: opts.names.Of}
-	if files, err := sockfiles.New(); err == nil { // sees processes that procfs does not open for root
+	if files, err := sockfiles.New(types); err == nil { // sees processes that procfs does not open for root
 		src.files, search.Searcher = files, files
 	}
 	finder, err := owner.New(search)
@@ -97,8 +99,8 @@ func (src *sources) Close() {
 func (src *sources) lack(l lack) { src.lacks = append(src.lacks, l) }
 
 // openFlags opens what reads the reuse flags.
-func (src *sources) openFlags() {
-	flags, err := sockflags.New(sockflags.Options{})
+func (src *sources) openFlags(types *btf.Cache) {
+	flags, err := sockflags.New(sockflags.Options{Types: types})
 	if err != nil {
 		src.lack(lack{what: "SO_REUSEADDR of sockets", detail: fmt.Sprintf("SO_REUSEADDR and SO_REUSEPORT of any socket: %v", err)})
 		return
@@ -117,11 +119,11 @@ func flagsLack(u *sock.UnavailableError) lack {
 }
 
 // openBuckets opens what reads the sockets of a few ports.
-func (src *sources) openBuckets() {
+func (src *sources) openBuckets(types *btf.Cache) {
 	if src.flags == nil || src.flags.Mode() != sockflags.ModeBPF {
 		return
 	}
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(types)
 	if err != nil {
 		return
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf/btf"
+
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/internal/udp"
@@ -14,11 +16,11 @@ import (
 )
 
 // openUDP opens what reads the flags of UDP sockets.
-func (src *sources) openUDP(opts *options) {
+func (src *sources) openUDP(opts *options, types *btf.Cache) {
 	if !slices.ContainsFunc(opts.targets, func(t report.Target) bool { return t.UDP }) {
 		return
 	}
-	if reader, err := udphash.New(); err != nil {
+	if reader, err := udphash.New(types); err != nil {
 		src.udpErr = err
 	} else {
 		src.udp, src.host.UDP = reader, reader

@@ -47,7 +47,7 @@ func (p patient) Lookup(ctx context.Context, inodes []uint32) (map[uint32]owner.
 func newCalling(t *testing.T) *calling {
 	t.Helper()
 	c := new(calling)
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(nil)
 	if err == nil {
 		c.buckets = true
 		t.Cleanup(func() { _ = buckets.Close() })

@@ -80,7 +80,7 @@ func look(t *testing.T, ns *kerneltest.NetNS) (*snapshot.Snapshot, *report.Diagn
 		kerneltest.Skip(t, "%v", err)
 	}
 	t.Cleanup(func() { _ = flags.Close() })
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(nil)
 	if err != nil {
 		kerneltest.Skip(t, "%v", err)
 	}

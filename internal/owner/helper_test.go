@@ -91,7 +91,7 @@ func eachWay(t *testing.T, test func(*testing.T, Options)) {
 
 func searcher(t testing.TB) Searcher {
 	t.Helper()
-	return opener.AsRoot(t, sockfiles.New, func(err error) bool {
+	return opener.AsRoot(t, func() (*sockfiles.Reader, error) { return sockfiles.New(nil) }, func(err error) bool {
 		var unavailable *sock.UnavailableError
 		return errors.As(err, &unavailable) && slices.Contains([]string{sock.ReasonUnsupported, sock.ReasonPIDNamespace}, unavailable.Reason)
 	})
@@ -157,7 +157,7 @@ func (do task) run(got *report) error {
 	}
 	opts := Options{Wait: patience}
 	if do.Search {
-		r, err := sockfiles.New()
+		r, err := sockfiles.New(nil)
 		if err != nil {
 			return err
 		}

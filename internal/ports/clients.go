@@ -194,8 +194,12 @@ func (c *Clients) Filter() netlinkdiag.PortFilter {
 // Add counts a socket.
 func (c *Clients) Add(s *netlinkdiag.Socket) { c.AddMany(s, 1) }
 
-// AddMany is Add for a number of equal sockets.
+// AddMany is Add for a number of equal sockets. A socket whose connection was reset, or is in TIME_WAIT now, can keep
+// its peer, but it is no connection.
 func (c *Clients) AddMany(s *netlinkdiag.Socket, n uint64) {
+	if s.State == sock.StateClose {
+		return
+	}
 	if i, ok := c.remote.Find(s.Remote.Port()); ok {
 		c.ports[i].Of(s.Family)[s.State] += n
 	}

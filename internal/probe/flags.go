@@ -32,6 +32,7 @@ func (n *namespace) Flags(ctx context.Context, req FlagRequest) (*Flags, error) 
 	if n.buckets != nil && req.Sockets <= maxBucketSockets {
 		// Whatever keeps it from working, the other way may do.
 		if read, err := n.buckets.Read(n.fd, req.Ports); err == nil {
+			defer read.Free()
 			return fromBuckets(read), nil
 		}
 	}
@@ -64,6 +65,9 @@ func (n *namespace) Flags(ctx context.Context, req FlagRequest) (*Flags, error) 
 	return flags, nil
 }
 
+// MaxBucketPorts is up to how many ports are read out of bind buckets.
+const MaxBucketPorts = bindbucket.MaxPorts
+
 // maxBucketSockets is up to how many sockets are read out of bind buckets. That takes less time than
 // a walk through an empty table of connections (docs/performance.md), and leaves room for sockets
 // that came meanwhile.
@@ -71,8 +75,9 @@ const maxBucketSockets = bindbucket.MaxSockets / 2
 
 func fromBuckets(read *bindbucket.Result) *Flags {
 	f := &Flags{
-		Listeners: make(map[uint64]sock.ReuseFlags), NamedPort: make(map[uint64]bool), Bound: true, At: read.At,
-		Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets)),
+		Listeners: make(map[uint64]sock.ReuseFlags, len(read.Buckets)), NamedPort: make(map[uint64]bool, len(read.Buckets)),
+		Buckets: make(map[uint16]bindrule.Bucket, len(read.Buckets)), Bound: true,
+		Whole: !read.Requests && len(read.Missed) == 0, At: read.At,
 	}
 	f.addBuckets(read.Buckets)
 	for port := range read.Missed {

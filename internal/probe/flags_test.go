@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -9,7 +10,9 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/sockflags"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
+	"sockstate_exporter/internal/watch"
 )
 
 // A walker is a FlagReader that counts its walks.
@@ -26,11 +29,52 @@ func (w *walker) Read(context.Context, sockflags.Request) (*sockflags.Result, er
 type buckets struct {
 	result bindbucket.Result
 	err    error
+	asked  int // for connections
 }
 
 func (b *buckets) Read(int, []uint16) (*bindbucket.Result, error) { return &b.result, b.err }
 
 func (b *buckets) ReadHeld(int, []uint16) (*bindbucket.Result, error) { return &b.result, b.err }
+
+func (b *buckets) ReadConnections(int, sock.PortRange, []uint16) ([]bindbucket.Connection, error) {
+	b.asked++
+	return []bindbucket.Connection{{Local: netip.MustParseAddrPort("127.0.0.1:40000"), Peer: netip.MustParseAddrPort("127.0.0.1:80"), State: sock.StateEstablished}}, b.err
+}
+
+// Where there are too many connections for the bind buckets, these are left alone for a while.
+func TestManyConnectionsAreNotLookedFor(t *testing.T) {
+	count := func(n Namespace) (uint64, error) {
+		to := ports.NewClients(nil, sock.PortRange{First: 32768, Last: 60999}, func(func(uint16) bool) {}, watch.Set{})
+		err := n.Connections(to)
+		if e := to.Ephemeral(); len(e.IPv4) > 0 {
+			return e.IPv4[0], err
+		}
+		return 0, err
+	}
+	b := new(buckets)
+	c := Config{Buckets: b}
+	n := c.Own()
+	for asked := 1; asked <= 2; asked++ {
+		if got, err := count(n); got != 1 || err != nil || b.asked != asked {
+			t.Errorf("%d connections, error %v, asked %d times", got, err, b.asked)
+		}
+	}
+	b.err = errors.New("broken")
+	if got, err := count(n); got != 0 || err == nil || b.asked != 3 {
+		t.Errorf("%d connections, error %v, asked %d times", got, err, b.asked)
+	}
+	b.err = bindbucket.ErrTooMany
+	if got, err := count(n); got != 0 || err == nil || b.asked != 4 {
+		t.Errorf("%d connections, error %v, asked %d times", got, err, b.asked)
+	}
+	b.err = nil
+	if got, err := count(n); got != 0 || !errors.Is(err, ErrOff) || b.asked != 4 {
+		t.Errorf("%d connections, error %v, asked %d times", got, err, b.asked)
+	}
+	if _, err := count((&Config{}).Own()); !errors.Is(err, ErrOff) {
+		t.Errorf("without bind buckets: %v", err)
+	}
+}
 
 func (b *buckets) ReadBuckets(int, []uint16) (map[uint16]bindbucket.Bucket, error) {
 	return b.result.Buckets, nil

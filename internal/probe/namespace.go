@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/udphash"
 	"sockstate_exporter/internal/netns"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
 	"sockstate_exporter/netlinkdiag"
@@ -26,6 +28,8 @@ type namespace struct {
 	flags   FlagReader   // nil: off
 	buckets BucketReader // nil: without
 	udp     UDPReader    // nil: off
+
+	crowded time.Time // when there were too many Connections
 
 	// Each is nil where it cannot be asked.
 	stack      func() (stack.Stats, error)
@@ -195,6 +199,32 @@ func (n *namespace) TakenPorts(of sock.PortRange) (bound, chosen int) {
 		}
 	}
 	return bound, chosen
+}
+
+// crowdedPause is how long connections are not looked for at each local port after there were too many.
+const crowdedPause = time.Minute
+
+// Connections implements Namespace.
+func (n *namespace) Connections(to *ports.Clients) error {
+	of, except := to.LocalPorts()
+	if n.buckets == nil || of.Last == 0 || time.Since(n.crowded) < crowdedPause {
+		return ErrOff
+	}
+	found, err := n.buckets.ReadConnections(n.fd, of, except)
+	if errors.Is(err, bindbucket.ErrTooMany) {
+		n.crowded = time.Now()
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range found {
+		s := netlinkdiag.Socket{Family: sock.FamilyIPv6, State: c.State, Local: c.Local, Remote: c.Peer}
+		if c.Local.Addr().Is4() {
+			s.Family = sock.FamilyIPv4
+		}
+		to.Add(&s)
+	}
+	return nil
 }
 
 // Held implements Namespace.

@@ -31,6 +31,10 @@ type Namespace interface {
 	// kernel interrupts begins anew, after a call of Reset.
 	Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error
 
+	// Connections is Sockets for the connections whose destinations are counted, if there are few: it takes
+	// less time than a dump. Its error is ErrOff where there is no other way.
+	Connections(to *ports.Clients) error
+
 	// UDPSockets calls visitor.Add for each UDP socket, as Listeners does.
 	UDPSockets(ctx context.Context, visitor Visitor) error
 
@@ -137,6 +141,9 @@ type Flags struct {
 	// Bound says that sockets that are only bound are among Sockets.
 	Bound bool
 
+	// Whole says that Sockets are all sockets on the ports, beside listeners.
+	Whole bool
+
 	// Missed counts, by port, the sockets that are not in Sockets, as far as that is known.
 	Missed map[uint16]uint64
 }
@@ -158,6 +165,7 @@ type BucketReader interface {
 	Read(netns int, ports []uint16) (*bindbucket.Result, error)
 	ReadBuckets(netns int, ports []uint16) (map[uint16]bindbucket.Bucket, error)
 	ReadHeld(netns int, ports []uint16) (*bindbucket.Result, error)
+	ReadConnections(netns int, of sock.PortRange, except []uint16) ([]bindbucket.Connection, error)
 }
 
 // A UDPReader reads the UDP sockets of ports: *udphash.Reader.

@@ -15,7 +15,7 @@ import (
 // A port that bind() took serves one socket. One that connect() chose serves other destinations, too.
 func TestTakenPortsTellBindFromConnect(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	buckets := opener.OrSkip(t, bindbucket.New)
+	buckets := opener.OrSkip(t, func() (*bindbucket.Reader, error) { return bindbucket.New(nil) })
 	ns := kerneltest.New(t)
 	ns.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40003")
 	lo := netip.MustParseAddr("127.0.0.1")

@@ -86,7 +86,7 @@ func (s *Sources) openNamespaces(opts *Options, logger *slog.Logger) *netns.Disc
 func (s *Sources) openOwners(logger *slog.Logger) {
 	opts := owner.Options{Containers: s.containers.Of}
 	mode := "procfs"
-	files, unavailable := sockfiles.New()
+	files, unavailable := sockfiles.New(s.types)
 	if unavailable == nil {
 		s.files, opts.Searcher, mode = files, files, "bpf"
 	}
@@ -105,7 +105,7 @@ func (s *Sources) openOwners(logger *slog.Logger) {
 
 func (s *Sources) openTracer(opts *Options, logger *slog.Logger) {
 	tracer, err := bindtrace.New(bindtrace.Options{
-		Logger: logger, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts),
+		Logger: logger, Types: s.types, NoConnects: !opts.Connect, MaxSlots: tracerSlots(opts),
 	})
 	if err != nil {
 		s.fails(logger, "bind_tracing", err)
@@ -150,7 +150,7 @@ func tracerSlots(opts *Options) int {
 }
 
 func (s *Sources) openFlags(logger *slog.Logger) {
-	flags, err := sockflags.New(sockflags.Options{Logger: logger})
+	flags, err := sockflags.New(sockflags.Options{Logger: logger, Types: s.types})
 	if err != nil {
 		s.fails(logger, "reuse_flags", err)
 		return
@@ -158,7 +158,7 @@ func (s *Sources) openFlags(logger *slog.Logger) {
 	s.flags = flags
 	if flags.Mode() == sockflags.ModeBPF {
 		// Without it every read of flags walks through the table of connections.
-		if s.buckets, err = bindbucket.New(); err != nil {
+		if s.buckets, err = bindbucket.New(s.types); err != nil {
 			logger.Debug("bind buckets cannot be read", "err", err)
 		}
 	}
@@ -171,7 +171,7 @@ func (s *Sources) openUDP(opts *Options, logger *slog.Logger) {
 	if !opts.UDP && !opts.Bind {
 		return
 	}
-	reader, err := udphash.New()
+	reader, err := udphash.New(s.types)
 	if err != nil {
 		s.fails(logger, "udp_flags", err)
 		return
@@ -193,7 +193,7 @@ func (s *Sources) openWalker(logger *slog.Logger) {
 		s.works(logger, feature)
 		return
 	}
-	walker, err := sockwalk.New(sockwalk.Options{Logger: logger})
+	walker, err := sockwalk.New(sockwalk.Options{Logger: logger, Types: s.types})
 	if err != nil {
 		feature.Reason = reasonOf(err)
 		s.works(logger, feature, "missing", err)

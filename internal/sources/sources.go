@@ -3,12 +3,12 @@ package sources
 import (
 	"log/slog"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
 	libcap "kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -54,6 +54,7 @@ type Sources struct {
 	Features []sock.Feature
 
 	opts   *Options
+	types  *btf.Cache        // of the kernel; nil after Open
 	tracer *bindtrace.Tracer // nil where binds cannot be traced
 	flags  *sockflags.Reader // nil where flags cannot be read
 
@@ -80,7 +81,8 @@ type Sources struct {
 // Open gives memory back to the system after each feature that loads eBPF programs. What all of them
 // take would be the most that the exporter ever has.
 func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfailures.Failure), logger *slog.Logger) *Sources {
-	s := &Sources{opts: opts, containers: container.New(opts.Containers)}
+	s := &Sources{opts: opts, types: btf.NewCache(), containers: container.New(opts.Containers)}
+	defer func() { s.types = nil }()
 	host := new(probe.Host)
 	host.OwnInode, host.OwnCookie = ownNetns()
 	host.BoundInactive = isLinux(6, 8)
@@ -103,7 +105,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfai
 	recording := failures.Config{Host: host, Watch: opts.Watch, OnConflict: onConflict}
 	if opts.Owner {
 		s.openOwners(logger)
-		debug.FreeOSMemory()
+		linux.FreeMemory()
 		if s.owners != nil {
 			cfg.Owners, recording.Owners, recording.Sockets = s.owners, s.owners, s.owners
 		}
@@ -111,11 +113,11 @@ func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfai
 	host.Others = s.openNamespaces(opts, logger)
 	if opts.Bind {
 		s.openTracer(opts, logger)
-		debug.FreeOSMemory()
+		linux.FreeMemory()
 	}
 	if opts.Reuse {
 		s.openFlags(logger)
-		debug.FreeOSMemory()
+		linux.FreeMemory()
 		if s.flags != nil {
 			host.Flags = s.flags
 		}
@@ -125,7 +127,7 @@ func Open(opts *Options, onConflict func(failures.Conflict), onUnix func(unixfai
 	}
 	if s.openUDP(opts, logger); s.udp != nil {
 		host.UDP = s.udp
-		debug.FreeOSMemory()
+		linux.FreeMemory()
 	}
 	if s.openWalker(logger); s.walker != nil {
 		host.Walker = s.walker

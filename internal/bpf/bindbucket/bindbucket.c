@@ -4,7 +4,8 @@
 /*
  * Reads the sockets on some TCP ports out of the kernel's bind buckets (inet_hashinfo.bhash), as
  * bind() itself sees them: listeners, connections, TIME_WAIT, and sockets that are only bound. The
- * cost depends on the sockets of these ports only.
+ * cost depends on the sockets of these ports only. Or it reads the connections on all ports of a range
+ * that are in use.
  *
  * It runs by BPF_PROG_RUN, as a raw tracepoint program since those run under rcu_read_lock()
  * (__bpf_prog_test_run_raw_tp), in the network namespace of the calling thread. The loader reads a
@@ -16,8 +17,11 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define MAX_PORTS 2048
 #define MAX_SOCKETS 8192
-#define MAX_DETAILS 512
+#define MAX_DETAILS 1024
 #define MAX_STEPS (1 << 15)
+#define PORTS 65536
+#define HEADS 64
+#define MAX_AGAIN 256
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -33,8 +37,17 @@ struct inet_bind2_bucket___family {
 	u16 family; /* before 6.8 */
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct request_sock_queue {
+	atomic_t qlen;
+};
+
 struct inet_connection_sock___bind {
 	struct inet_bind2_bucket___family *icsk_bind2_hash;
+	struct request_sock_queue icsk_accept_queue;
 };
 
 #pragma clang attribute pop
@@ -67,6 +80,7 @@ struct request {
 	u32 buckets_only; /* not the sockets in them */
 	u32 orphans_are_roots; /* as sock_i_uid() says: the uid of a socket without a process is 0 */
 	u32 details; /* of the first MAX_DETAILS sockets */
+	u16 first, last; /* connections on all ports of this range but res.except; last is 0: sockets on ports */
 } req SEC(".data.request");
 
 struct results {
@@ -77,12 +91,23 @@ struct results {
 	u32 overflow; /* there were more sockets, or steps */
 	u32 done;
 	u32 unsupported; /* the kernel's layout is not the one expected */
+	u32 requests; /* a listener may have connections in SYN_RECV that are in no bind bucket */
+	u32 broken; /* lists of the range changed too often */
 	struct detail_record details[MAX_DETAILS]; /* by sockets */
+
+	u8 except[PORTS / 8]; /* the loader writes it */
+
+	/* Only the program uses it. */
+	u64 heads[4 * HEADS]; /* of the table, each with its lock; the verifier allows for twice as many */
 } res;
 
 struct position {
 	struct bhash_walk walk;
-	u32 port; /* index of the next port */
+	u32 port; /* index of the next port; in a range, the port behind those of busy */
+	u32 block; /* the port of the first bit of busy */
+	u64 busy; /* a bit for each port whose list is not empty, and was not begun */
+	u32 count; /* res.count when the port was begun */
+	u32 again; /* lists of the range that were begun again */
 } pos SEC(".data.position");
 
 /* The mask shows the verifier that the index is in range. */
@@ -115,6 +140,16 @@ static int is_any(const struct socket_record *s)
 	return !s->timewait && !s->addr[s->v6 ? 3 : 0];
 }
 
+/* Whether a listener may have a struct request_sock: reqsk_queue_len(). */
+static int has_requests(struct sock_common *sk)
+{
+	struct inet_connection_sock___bind *full = (void *)sk;
+	int n = 0;
+
+	return !HAS(struct inet_connection_sock___bind, icsk_accept_queue.qlen.counter) ||
+	       FOLLOW(n, full->icsk_accept_queue.qlen.counter) || n;
+}
+
 static void add_detail(u32 n, struct sock_common *sk, struct common *c)
 {
 	struct detail_record *d = &res.details[n & (MAX_DETAILS - 1)];
@@ -142,6 +177,8 @@ static void add_socket(struct sock_common *sk, struct common *c)
 	bhash_fill(s, sk, c, req.orphans_are_roots);
 	if (is_any(s) && !meets_mapped(sk))
 		current_bucket()->mapped_meets_any = 0;
+	if (s->state == TCP_LISTEN && !res.requests)
+		res.requests = has_requests(sk);
 	if (req.details && n < MAX_DETAILS)
 		add_detail(n, sk, c);
 	res.count = n + 1;
@@ -169,6 +206,100 @@ static void add_bucket(struct inet_bind_bucket *tb)
 		bpf_probe_read_kernel(b->addr, sizeof(b->addr), &tb->fast_v6_rcv_saddr);
 }
 
+static void add_connection(struct sock_common *sk, struct common *c)
+{
+	u32 n = res.count;
+	struct socket_record *s = &res.sockets[n & (MAX_SOCKETS - 1)];
+	struct detail_record *d = &res.details[n & (MAX_DETAILS - 1)];
+
+	if (n >= MAX_DETAILS) {
+		res.overflow = 1;
+		return;
+	}
+	d->inode = 0;
+	d->peer_port = bhash_peer(d->peer, c);
+	/* A connection that was reset keeps its peer, and the port if its program has named that. */
+	if (!d->peer_port || COPIED(c, struct sock_common, skc_state) == TCP_CLOSE)
+		return;
+	s->cookie = s->expires = s->ifindex = s->uid = s->timewait = s->flags = 0;
+	s->port = COPIED(c, struct sock_common, skc_num);
+	s->state = COPIED(c, struct sock_common, skc_state);
+	s->v6 = bhash_local(s->addr, c);
+	res.count = n + 1;
+}
+
+/* Looks at eight heads. Without branches: the verifier follows each of them. */
+static long look_at_heads(u32 i, void *ctx)
+{
+	u32 first = (i * 8) & (HEADS - 1);
+	const u64 *heads = &res.heads[2 * first];
+	u64 busy = 0;
+
+#pragma unroll
+	for (u32 n = 0; n < 8; n++) {
+		u64 x = heads[2 * n + 1];
+
+		busy |= (x | -x) >> 63 << n;
+	}
+	pos.busy |= busy << first;
+	return 0;
+}
+
+/* Reads the heads of the next ports of the range. They are side by side, up to the end of the table. */
+static void next_block(void)
+{
+	u32 first = (pos.port + pos.walk.hash_mix) & (pos.walk.bhash_size - 1);
+	u32 n = pos.walk.bhash_size - first, left = req.last + 1 - pos.port, size;
+
+	if (n > left)
+		n = left;
+	if (n > HEADS)
+		n = HEADS;
+	pos.block = pos.port;
+	pos.port += n;
+	pos.busy = 0;
+	size = n * 16;
+	asm volatile("" : "+r"(size)); /* or the compiler leaves out the mask, which the verifier needs */
+	if (bpf_probe_read_kernel(res.heads, size & (32 * HEADS - 1), (void *)pos.walk.bhash + (u64)first * 16)) {
+		res.broken = 1;
+		return;
+	}
+	bpf_loop(HEADS / 8, look_at_heads, 0, 0);
+	if (n < HEADS)
+		pos.busy &= (1ULL << n) - 1;
+}
+
+static long step_range(void)
+{
+	u32 port;
+
+	if (pos.busy) {
+		port = pos.block + lowest(pos.busy);
+		pos.busy &= pos.busy - 1;
+		if (!(res.except[(port / 8) & (PORTS / 8 - 1)] & (1 << (port % 8))))
+			bhash_start(&pos.walk, port);
+		pos.count = res.count;
+		return 0;
+	}
+	if (pos.port > req.last) {
+		res.done = 1;
+		return 1;
+	}
+	next_block();
+	return 0;
+}
+
+/* Begins the list of a port again that changed meanwhile. */
+static void begin_again(void)
+{
+	if (pos.again++ >= MAX_AGAIN) {
+		res.broken = 1;
+		return;
+	}
+	res.count = pos.count;
+	bhash_start(&pos.walk, pos.walk.port);
+}
+
 static long step_port(void)
 {
 	u32 i = pos.port;
@@ -194,20 +325,24 @@ static long step(u32 index, void *ctx)
 		return 1;
 	if (w->socket) {
 		sk = bhash_next_socket(w, &c);
-		if (sk)
+		if (sk && req.last)
+			add_connection(sk, &c);
+		else if (sk)
 			add_socket(sk, &c);
 	} else if (w->bucket2) {
 		bhash_next_bucket2(w);
 	} else if (w->bucket) {
 		tb = bhash_next_bucket(w);
-		if (tb)
+		if (tb && !req.last)
 			add_bucket(tb);
-	} else if (step_port()) {
+	} else if (req.last ? step_range() : step_port()) {
 		return 1;
 	}
-	if (w->broken)
+	if (w->broken && req.last)
+		begin_again();
+	else if (w->broken)
 		current_bucket()->broken = 1;
-	return 0;
+	return res.broken & 1; /* the mask is for the verifier */
 }
 
 SEC("raw_tp/sockstate")
@@ -217,9 +352,16 @@ int bindbucket(void *ctx)
 	struct nsproxy *nsproxy = 0;
 	struct net *net = 0;
 
-	res.count = res.overflow = res.done = res.unsupported = 0;
-	pos.port = 0;
+	res.count = res.overflow = res.done = res.unsupported = res.requests = res.broken = 0;
+	pos.port = req.first;
+	pos.busy = 0;
+	pos.count = pos.again = 0;
+	pos.walk.broken = 0;
 	if (FOLLOW(nsproxy, task->nsproxy) || FOLLOW(net, nsproxy->net_ns) || !bhash_open(&pos.walk, net)) {
+		res.unsupported = 1;
+		return 0;
+	}
+	if (req.last && (TYPE_SIZE(struct inet_bind_hashbucket) != 16 || OFFSET(struct inet_bind_hashbucket, chain) != 8)) {
 		res.unsupported = 1;
 		return 0;
 	}

@@ -1,6 +1,7 @@
 package bindbucket
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"sockstate_exporter/internal/bpf/bhash"
 	"sockstate_exporter/internal/bpf/portread"
 	"sockstate_exporter/internal/linux"
+	"sockstate_exporter/internal/sock"
 )
 
 //go:generate go tool bpf2go -cc clang-14 -target bpfel,bpfeb -no-global-types -type request bindbucket bindbucket.c -- -O2 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-const-variable -Wno-unused-parameter
@@ -23,11 +25,11 @@ import (
 const (
 	MaxPorts   = 2048
 	MaxSockets = 8192
-	maxHeld    = 512 // MAX_DETAILS
+	maxHeld    = 1024 // MAX_DETAILS
 )
 
 // ErrTooMany is the error of a Read of more than MaxPorts ports, or of ports with more than
-// MaxSockets sockets.
+// MaxSockets sockets, and of ReadConnections of more than 1,024.
 var ErrTooMany = errors.New("too many sockets for a read of bind buckets")
 
 // A Socket is one socket on a port. Its Expires counts from the end of the Read.
@@ -58,12 +60,28 @@ type Bucket struct {
 // A Result is what one Read found.
 type Result struct {
 	Sockets []Socket
-	Held    []Held // of ReadHeld: the first 512 of Sockets
+	Held    []Held // of ReadHeld: the first 1,024 of Sockets
 	// Buckets has the ports that are in use, except those of devices in a VRF.
 	Buckets map[uint16]Bucket
 	// Missed has the ports that changed at each try: not all their sockets were seen.
 	Missed map[uint16]bool
-	At     time.Time // the end of the Read
+	// Requests says that a listener may have connections in SYN_RECV. These are in no bind bucket, except
+	// those of TCP Fast Open.
+	Requests bool
+	At       time.Time // the end of the Read
+
+	of *Reader
+}
+
+// Free says that nobody uses the Result any more.
+func (r *Result) Free() {
+	if r.of == nil {
+		return
+	}
+	clear(r.Buckets)
+	clear(r.Missed)
+	*r = Result{Sockets: r.Sockets[:0], Held: r.Held[:0], Buckets: r.Buckets, Missed: r.Missed, of: r.of}
+	r.of.freed.Put(r)
 }
 
 // A Reader reads bind buckets. Its methods may be called from any goroutine.
@@ -72,13 +90,15 @@ type Reader struct {
 	program *portread.Program
 	tick    time.Duration
 	roots   bool // see bpf.OrphansAreRoots
+	except  [65536 / 8]byte
+	freed   sync.Pool // of Results: each scrape needs one, and they are large
 }
 
 // New loads the program, and tries it once. Where that does not work on this kernel, the error
-// says why.
-func New() (*Reader, error) {
+// says why. types may be nil.
+func New(types *btf.Cache) (*Reader, error) {
 	r := new(Reader)
-	if err := r.load(); err != nil {
+	if err := r.load(types); err != nil {
 		return nil, err
 	}
 	if _, err := r.Read(0, nil); err != nil {
@@ -88,12 +108,13 @@ func New() (*Reader, error) {
 	return r, nil
 }
 
-func (r *Reader) load() error {
+func (r *Reader) load(types *btf.Cache) error {
+	types = cmp.Or(types, btf.NewCache())
 	var err error
 	if r.tick, err = linux.Tick(); err != nil {
 		return err
 	}
-	kernel, err := btf.LoadKernelSpec()
+	kernel, err := types.Kernel()
 	if err != nil {
 		return fmt.Errorf("read kernel BTF: %w", err)
 	}
@@ -102,7 +123,7 @@ func (r *Reader) load() error {
 	if err != nil {
 		return err
 	}
-	r.program, err = portread.Load(spec, kernel)
+	r.program, err = portread.Load(spec, types)
 	return err
 }
 
@@ -134,12 +155,65 @@ func (r *Reader) ReadHeld(netns int, ports []uint16) (*Result, error) {
 	return r.readPorts(netns, ports, bindbucketRequest{Details: 1})
 }
 
+// A Connection is a socket with a peer, or what is left of one in TIME_WAIT.
+type Connection struct {
+	Local, Peer netip.AddrPort
+	State       sock.State
+}
+
+// ReadConnections reads the connections on all ports of a range but some, 1,024 at most. It looks at the head of
+// each port's list, which takes about a nanosecond, and at the sockets in those that have some.
+func (r *Reader) ReadConnections(netns int, of sock.PortRange, except []uint16) ([]Connection, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.except[:])
+	for _, port := range except {
+		r.except[port/8] |= 1 << (port % 8)
+	}
+	if err := r.program.Write(exceptOffset, r.except[:]); err != nil {
+		return nil, err
+	}
+	if err := r.run(netns, nil, bindbucketRequest{First: of.First, Last: of.Last}); err != nil {
+		return nil, err
+	}
+	return r.collectConnections()
+}
+
+var errChanged = errors.New("read bind buckets: lists changed meanwhile")
+
+func (r *Reader) collectConnections() ([]Connection, error) {
+	end, err := r.end()
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := r.program.Read(0, int(end.count)*socketSize)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]Connection, end.count)
+	for i := range found {
+		s := bhash.DecodeSocket(sockets[i*socketSize:], end.jiffies, r.tick)
+		found[i] = Connection{Local: netip.AddrPortFrom(s.Addr, s.Port), State: s.State}
+	}
+	details, err := r.program.Read(heldOffset, len(found)*heldSize)
+	if err != nil {
+		return nil, err
+	}
+	for i := range found {
+		found[i].Peer = decodePeer(details[i*heldSize:], !found[i].Local.Addr().Is4())
+	}
+	return found, nil
+}
+
 func (r *Reader) readPorts(netns int, ports []uint16, req bindbucketRequest) (*Result, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := &Result{Buckets: make(map[uint16]Bucket), Missed: make(map[uint16]bool)}
 	if len(ports) > MaxPorts {
 		return nil, ErrTooMany
+	}
+	out, ok := r.freed.Get().(*Result)
+	if !ok {
+		out = &Result{Buckets: make(map[uint16]Bucket, len(ports)), Missed: make(map[uint16]bool), of: r}
 	}
 	missed, err := portread.Retry(ports, func(ports []uint16) ([]uint16, error) {
 		if err := r.run(netns, ports, req); err != nil {
@@ -173,39 +247,56 @@ const (
 	bucketSize    = 28
 	bucketsOffset = MaxSockets * socketSize
 	endOffset     = bucketsOffset + MaxPorts*bucketSize
-	endSize       = 24
+	endSize       = 32
 	heldOffset    = endOffset + endSize
 	heldSize      = 32
+	exceptOffset  = heldOffset + maxHeld*heldSize
 )
 
 var errUnsupported = errors.New("read bind buckets: this kernel keeps them in another way")
 
+// A runEnd says how a run has ended.
+type runEnd struct {
+	jiffies  uint64
+	count    uint32 // of sockets
+	requests bool
+}
+
+func (r *Reader) end() (runEnd, error) {
+	b, err := r.program.Read(endOffset, endSize)
+	if err != nil {
+		return runEnd{}, err
+	}
+	native := binary.NativeEndian
+	overflow, unsupported, broken := native.Uint32(b[12:]), native.Uint32(b[20:]), native.Uint32(b[28:])
+	switch {
+	case unsupported != 0:
+		return runEnd{}, errUnsupported
+	case broken != 0:
+		return runEnd{}, errChanged
+	case overflow != 0:
+		return runEnd{}, ErrTooMany
+	}
+	return runEnd{jiffies: native.Uint64(b), count: native.Uint32(b[8:]), requests: native.Uint32(b[24:]) != 0}, nil
+}
+
 // collect takes what a run has found, and returns the ports that have to be read again.
 func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uint16, err error) {
-	end, err := r.program.Read(endOffset, endSize)
+	end, err := r.end()
 	if err != nil {
 		return nil, err
 	}
-	native := binary.NativeEndian
-	jiffies, count := native.Uint64(end), native.Uint32(end[8:])
-	overflow, unsupported := native.Uint32(end[12:]), native.Uint32(end[20:])
-	switch {
-	case unsupported != 0:
-		return nil, errUnsupported
-	case overflow != 0:
-		return nil, ErrTooMany
-	}
 	out.At = time.Now()
-	broken := make(map[uint16]bool)
+	out.Requests = out.Requests || end.requests
 	buckets, err := r.program.Read(bucketsOffset, len(ports)*bucketSize)
 	if err != nil {
 		return nil, err
 	}
+	native := binary.NativeEndian
 	for i, port := range ports {
 		b := buckets[i*bucketSize:][:bucketSize]
 		switch {
 		case b[25] != 0:
-			broken[port] = true
 			again = append(again, port)
 		case b[24] != 0:
 			bucket := Bucket{FastReuse: int8(b[20]), FastReusePort: int8(b[21]), MappedMeetsAny: b[26] != 0}
@@ -215,22 +306,24 @@ func (r *Reader) collect(ports []uint16, details bool, out *Result) (again []uin
 			out.Buckets[port] = bucket
 		}
 	}
-	sockets, err := r.program.Read(0, int(count)*socketSize)
+	sockets, err := r.program.Read(0, int(end.count)*socketSize)
 	if err != nil {
 		return nil, err
 	}
 	first := len(out.Sockets)
-	out.Sockets = slices.Grow(out.Sockets, int(count))
+	out.Sockets = slices.Grow(out.Sockets, int(end.count))
 	for ; len(sockets) > 0; sockets = sockets[socketSize:] {
-		out.Sockets = append(out.Sockets, bhash.DecodeSocket(sockets, jiffies, r.tick))
+		out.Sockets = append(out.Sockets, bhash.DecodeSocket(sockets, end.jiffies, r.tick))
 	}
 	if details {
 		if err := r.collectHeld(out, first); err != nil {
 			return nil, err
 		}
 	}
-	out.Sockets = slices.DeleteFunc(out.Sockets, func(s Socket) bool { return broken[s.Port] })
-	out.Held = slices.DeleteFunc(out.Held, func(h Held) bool { return broken[h.Port] })
+	if len(again) > 0 {
+		out.Sockets = slices.DeleteFunc(out.Sockets, func(s Socket) bool { return slices.Contains(again, s.Port) })
+		out.Held = slices.DeleteFunc(out.Held, func(h Held) bool { return slices.Contains(again, h.Port) })
+	}
 	return again, nil
 }
 
@@ -242,14 +335,20 @@ func (r *Reader) collectHeld(out *Result, first int) error {
 	if err != nil {
 		return err
 	}
-	native := binary.NativeEndian
 	for i := range found {
 		d, held := details[i*heldSize:][:heldSize], Held{Socket: found[i]}
-		held.Inode = native.Uint64(d)
-		if port := native.Uint16(d[24:]); port != 0 {
-			held.Peer = netip.AddrPortFrom(bhash.DecodeAddr(d[8:], !held.Addr.Is4()), port)
-		}
+		held.Inode = binary.NativeEndian.Uint64(d)
+		held.Peer = decodePeer(d, !held.Addr.Is4())
 		out.Held = append(out.Held, held)
 	}
 	return nil
+}
+
+// decodePeer decodes the peer in a struct detail_record.
+func decodePeer(d []byte, v6 bool) netip.AddrPort {
+	port := binary.NativeEndian.Uint16(d[24:])
+	if port == 0 {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(bhash.DecodeAddr(d[8:], v6), port)
 }

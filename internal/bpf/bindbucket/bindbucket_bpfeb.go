@@ -20,6 +20,8 @@ type bindbucketRequest struct {
 	BucketsOnly     uint32
 	OrphansAreRoots uint32
 	Details         uint32
+	First           uint16
+	Last            uint16
 }
 
 // Names of all BPF objects in the ELF.

@@ -12,5 +12,5 @@ func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 func newReader(t testing.TB) *bindbucket.Reader {
 	t.Helper()
-	return opener.Since61(t, bindbucket.New)
+	return opener.Since61(t, func() (*bindbucket.Reader, error) { return bindbucket.New(nil) })
 }

@@ -81,6 +81,27 @@ func TestSocketsOfEveryStateHaveTheirFlags(t *testing.T) {
 	}
 }
 
+// Connections in SYN_RECV are in no bind bucket. Their listener counts them.
+func TestListenerHasRequests(t *testing.T) {
+	r := newReader(t)
+	ns := kerneltest.New(t)
+	ns.Listen(t, netip.AddrPortFrom(v6any, port), kerneltest.Options{}).Peers(t, kerneltest.StateSynRecv, 1, v4lo)
+	ns.Listen(t, netip.AddrPortFrom(v6any, port+1), kerneltest.Options{}).Peers(t, kerneltest.StateEstablished, 1, v4lo)
+	for _, tt := range []struct {
+		ports []uint16
+		want  bool
+	}{{[]uint16{port}, true}, {[]uint16{port + 1}, false}, {[]uint16{port, port + 1}, true}, {nil, false}} {
+		got, err := r.Read(ns.FD(), tt.ports)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Requests != tt.want {
+			t.Errorf("ports %v: requests %t, want %t", tt.ports, got.Requests, tt.want)
+		}
+		got.Free()
+	}
+}
+
 // Listeners are found by the cookie that sock_diag shows.
 func TestListenersAreThoseOfSockDiag(t *testing.T) {
 	r := newReader(t)

@@ -3,6 +3,7 @@
 package bindtrace
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,9 +14,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/ring"
 	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
@@ -54,19 +55,23 @@ func (m Mode) String() string {
 
 // load attaches in the mode of opts, or in the first one that works.
 func load(opts Options) (*Tracer, error) {
-	cache := btf.NewCache()
+	cache := cmp.Or(opts.Types, btf.NewCache())
 	if _, err := cache.Kernel(); err != nil {
 		return nil, &sock.UnavailableError{
 			Feature: bindTracing, Reason: sock.ReasonNoBTF, Need: "a kernel built with CONFIG_DEBUG_INFO_BTF",
 			Err: fmt.Errorf("read the kernel's BTF: %w", err),
 		}
 	}
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
 	if opts.Mode != ModeAuto {
-		return attach(opts, opts.Mode, cache)
+		return attach(opts, opts.Mode, spec, cache)
 	}
 	var refused error
 	for _, mode := range []Mode{ModeFexit, ModeKprobe, ModeTracepoint} {
-		t, err := attach(opts, mode, cache)
+		t, err := attach(opts, mode, spec, cache)
 		if err == nil {
 			return t, nil
 		}
@@ -86,15 +91,15 @@ func load(opts Options) (*Tracer, error) {
 }
 
 // attach attaches in one mode. Where connect cannot be traced, it traces bind and listen only.
-func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
+func attach(opts Options, mode Mode, spec *ebpf.CollectionSpec, cache *btf.Cache) (*Tracer, error) {
 	connectsErr := ErrOff
 	if !opts.NoConnects {
 		var t *Tracer
-		if t, connectsErr = attachCalls(opts, mode, cache, true); connectsErr == nil {
+		if t, connectsErr = attachCalls(opts, mode, spec.Copy(), cache, true); connectsErr == nil {
 			return t, nil
 		}
 	}
-	t, err := attachCalls(opts, mode, cache, false)
+	t, err := attachCalls(opts, mode, spec.Copy(), cache, false)
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +107,8 @@ func attach(opts Options, mode Mode, cache *btf.Cache) (*Tracer, error) {
 	return t, nil
 }
 
-// attachCalls loads the programs of one mode, attaches them, and tests them.
-func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *Tracer, err error) {
+// attachCalls loads the programs of one mode, attaches them, and tests them. It changes spec.
+func attachCalls(opts Options, mode Mode, spec *ebpf.CollectionSpec, cache *btf.Cache, connects bool) (_ *Tracer, err error) {
 	t := &Tracer{mode: mode, noCapture: opts.noCapture}
 	feature := bindTracing
 	if connects {
@@ -119,10 +124,6 @@ func attachCalls(opts Options, mode Mode, cache *btf.Cache, connects bool) (_ *T
 		if err := findKprobes(); err != nil {
 			return nil, err
 		}
-	}
-	spec, err := loadBpf()
-	if err != nil {
-		return nil, err
 	}
 	spec.Maps[bpfMapEvents].MaxEntries = uint32(opts.RingSize)
 	spec.Maps[bpfMapSlots].MaxEntries = uint32(roundSlots(opts.MaxSlots, chunkSlots))
@@ -288,10 +289,10 @@ func (t *Tracer) prepare(opts *Options, factor uint64) error {
 	if err := t.SetWatch([]uint32{uint32(own)}, nil); err != nil {
 		return err
 	}
-	if t.ring, err = ringbuf.NewReader(t.objects.Events); err != nil {
+	if t.ring, err = ring.New(t.objects.Events); err != nil {
 		return fmt.Errorf("open ring: %w", err)
 	}
-	if t.unix.ring, err = ringbuf.NewReader(t.objects.UnixEvents); err != nil {
+	if t.unix.ring, err = ring.New(t.objects.UnixEvents); err != nil {
 		return fmt.Errorf("open ring: %w", err)
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/sock"
 )
@@ -95,7 +96,7 @@ func inEachMode(t *testing.T, opts Options, start func(*testing.T, Options) (*Tr
 			continue
 		}
 		t.Run(mode.String(), func(t *testing.T) {
-			shareHost(t)
+			tracers.Share(t)
 			loadSCTP()
 			opts := opts
 			opts.Mode = mode
@@ -183,20 +184,6 @@ var earlier = make(map[*Tracer]Stats)
 func loadSCTP() {
 	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP); err == nil {
 		_ = unix.Close(fd)
-	}
-}
-
-// shareHost waits for tests of other packages that make 100,000 failing binds, which every tracer of
-// the host sees. Those tests hold the lock exclusively.
-func shareHost(t *testing.T) {
-	t.Helper()
-	f, err := os.Open("/sys/kernel/btf/vmlinux")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		t.Fatal(err)
 	}
 }
 

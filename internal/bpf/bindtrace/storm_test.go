@@ -86,7 +86,7 @@ func checkStats(t *testing.T, tr *Tracer) Stats {
 
 // While everything is read as fast as it can be.
 func TestStormIsCountedExactly(t *testing.T) {
-	const processes, calls = 5, 20_000
+	const processes, calls = 5, 8_000
 	eachNewTracer(t, func(t *testing.T, tr *Tracer) {
 		ns := kerneltest.New(t)
 		watchOnly(t, tr, ns, testPort)

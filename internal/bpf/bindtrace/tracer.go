@@ -12,10 +12,12 @@ import (
 	"sync"
 	"time"
 
+	"sockstate_exporter/internal/bpf/bindtrace/ring"
 	"sockstate_exporter/internal/bpf/bindtrace/slots"
 	"sockstate_exporter/internal/linux"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 )
@@ -23,6 +25,7 @@ import (
 // Options configure a Tracer. The zero value is ready for use.
 type Options struct {
 	Logger   *slog.Logger // for debug messages only; nil: none
+	Types    *btf.Cache   // the kernel's; nil: they are read
 	Mode     Mode         // how to attach; 0: ModeAuto
 	RingSize int          // bytes for events, rounded up to a power of two; 0: 1 MiB
 
@@ -73,7 +76,7 @@ type Tracer struct {
 	slots   *slots.Table
 
 	readMu sync.Mutex
-	ring   *ringbuf.Reader
+	ring   *ring.Ring
 	record ringbuf.Record
 
 	unix unixReader
@@ -223,8 +226,7 @@ func (t *Tracer) Stats() (Stats, error) {
 func (t *Tracer) Read(deadline time.Time, e *Event) error {
 	t.readMu.Lock()
 	defer t.readMu.Unlock()
-	t.ring.SetDeadline(deadline)
-	if err := t.ring.ReadInto(&t.record); err != nil {
+	if err := t.ring.Read(deadline, &t.record); err != nil {
 		return fmt.Errorf("read bind event: %w", err)
 	}
 	boot, err := linux.BootTime()

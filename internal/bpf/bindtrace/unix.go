@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf/bindtrace/ring"
 	"sockstate_exporter/internal/linux"
 )
 
@@ -46,7 +47,7 @@ type UnixEvent struct {
 // unixReader reads the events of Unix sockets.
 type unixReader struct {
 	mu     sync.Mutex
-	ring   *ringbuf.Reader
+	ring   *ring.Ring
 	record ringbuf.Record
 }
 
@@ -73,8 +74,7 @@ func (t *Tracer) UnixCounts(dst []UnixCount) ([]UnixCount, error) {
 func (t *Tracer) ReadUnix(deadline time.Time, e *UnixEvent) error {
 	t.unix.mu.Lock()
 	defer t.unix.mu.Unlock()
-	t.unix.ring.SetDeadline(deadline)
-	if err := t.unix.ring.ReadInto(&t.unix.record); err != nil {
+	if err := t.unix.ring.Read(deadline, &t.unix.record); err != nil {
 		return fmt.Errorf("read bind event of a Unix socket: %w", err)
 	}
 	boot, err := linux.BootTime()

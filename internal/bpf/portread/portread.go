@@ -7,8 +7,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"golang.org/x/sys/unix"
 
+	"sockstate_exporter/internal/bpf"
 	"sockstate_exporter/internal/linux"
 )
 
@@ -23,9 +23,9 @@ type Program struct {
 
 // Load loads the only program of a collection. It reads its request from the section .data.request, and leaves
 // its results in .bss.
-func Load(spec *ebpf.CollectionSpec, kernel *btf.Spec) (*Program, error) {
-	spec.Maps[".bss"].Flags |= unix.BPF_F_MMAPABLE
-	objs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: kernel}})
+func Load(spec *ebpf.CollectionSpec, types *btf.Cache) (*Program, error) {
+	bpf.MapZeros(spec)
+	objs, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", err)
 	}
@@ -56,6 +56,14 @@ func (p *Program) Run(netns int, request any) error {
 		return run()
 	}
 	return linux.RunInNetNS(netns, run)
+}
+
+// Write writes to the results: what few runs ask for is there, and not in the request, which each run copies.
+func (p *Program) Write(offset int64, b []byte) error {
+	if _, err := p.results.WriteAt(b, offset); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	return nil
 }
 
 // Read reads n bytes of the results. They are valid until the next call.

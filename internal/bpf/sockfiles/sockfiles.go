@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -50,13 +52,14 @@ type Reader struct {
 }
 
 // New makes a Reader, and tries it. The error is a *sock.UnavailableError. The caller closes the Reader.
-func New() (*Reader, error) {
+// types may be nil.
+func New(types *btf.Cache) (*Reader, error) {
 	r := &Reader{maxThreads: maxThreads}
 	unavailable := sock.UnavailableError{
 		Feature: "socket owners", Mode: "bpf",
 		Reason: sock.ReasonUnsupported, Need: "eBPF iterators over descriptors, Linux 5.11 and later",
 	}
-	if err := loadSockfilesObjects(&r.objs, nil); err != nil {
+	if err := loadSockfilesObjects(&r.objs, &ebpf.CollectionOptions{Cache: types}); err != nil {
 		return nil, loaderr.Explain(unavailable, fmt.Errorf("load: %w", err))
 	}
 	var err error

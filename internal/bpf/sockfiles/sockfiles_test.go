@@ -22,7 +22,7 @@ import (
 
 func newReader(t testing.TB) *Reader {
 	t.Helper()
-	return opener.AsRoot(t, New, func(err error) bool {
+	return opener.AsRoot(t, func() (*Reader, error) { return New(nil) }, func(err error) bool {
 		var unavailable *sock.UnavailableError
 		return errors.As(err, &unavailable) && unavailable.Reason == sock.ReasonPIDNamespace
 	})
@@ -82,7 +82,7 @@ func helper() int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		return 0
 	}
-	r, err := New()
+	r, err := New(nil)
 	var unavailable *sock.UnavailableError
 	switch {
 	case err == nil:

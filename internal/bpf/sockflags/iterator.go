@@ -98,7 +98,7 @@ func (it *iterator) load(opts Options) error {
 	spec.Maps[sockflagsMapGroups].MaxEntries = uint32(opts.MaxGroups)
 	spec.Maps[sockflagsMapBuckets].MaxEntries = uint32(opts.MaxGroups)
 	spec.Maps[sockflagsMapExpected].MaxEntries = maxExpected
-	if err := spec.LoadAndAssign(&it.objs, nil); err != nil {
+	if err := spec.LoadAndAssign(&it.objs, &ebpf.CollectionOptions{Cache: opts.Types}); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
 	if it.link, err = link.AttachIter(link.IterOptions{Program: it.objs.Sockflags}); err != nil {

@@ -23,6 +23,7 @@ var bothModes = []sockflags.Mode{sockflags.ModeBPF, sockflags.ModePidfd}
 
 func TestListenerFlagsAgreeWithGetsockopt(t *testing.T) {
 	for _, mode := range bothModes {
+		r := newReader(t, sockflags.Options{Mode: mode})
 		for _, addr := range []struct {
 			name   string
 			ip     netip.Addr
@@ -40,7 +41,6 @@ func TestListenerFlagsAgreeWithGetsockopt(t *testing.T) {
 						continue // the second bind is refused
 					}
 					t.Run(fmt.Sprintf("%s/%s/%+v/%d", mode, addr.name, flags, sockets), func(t *testing.T) {
-						r := newReader(t, sockflags.Options{Mode: mode})
 						ns := kerneltest.New(t)
 						opts := options(flags)
 						opts.V6Only = addr.v6only

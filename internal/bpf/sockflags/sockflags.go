@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/sock"
+
+	"github.com/cilium/ebpf/btf"
 )
 
 // feature is the name in errors.
@@ -34,6 +36,8 @@ const (
 type Options struct {
 	// Logger is for debug messages only. nil means none.
 	Logger *slog.Logger
+	// Types are the kernel's; nil: they are read.
+	Types *btf.Cache
 	// Mode is ModeAuto when empty.
 	Mode Mode
 	// MaxGroups bounds the groups of a Read in ModeBPF, and so its kernel memory: about 110 bytes

@@ -156,7 +156,8 @@ func TestBoundSocketsUnderChurn(t *testing.T) {
 				_ = p.Close()
 			}
 		}()
-		for i := range 200 {
+		deadline := time.Now().Add(5 * time.Second)
+		for i := 0; i < 200 && time.Now().Before(deadline); i++ {
 			peers, err := l.OpenPeers(kerneltest.StateEstablished, 10, netip.AddrFrom4([4]byte{127, 2, byte(i), 1}))
 			clients = append(clients, peers...)
 			if err != nil {

@@ -38,8 +38,8 @@
 //
 // # Cost
 //
-// A run takes some milliseconds at most, and then gives the CPU back. A walk takes about a millisecond
-// for an empty table of 262,144 buckets, about as long as a sock_diag dump. With many sockets it takes
+// A run takes some milliseconds at most, and then gives the CPU back. A walk of an empty table of 262,144
+// buckets takes about 0.3 ms: two thirds of what a sock_diag dump of IPv4 and one of IPv6 take together. With many sockets it takes
 // a quarter to half the CPU time of a loop that receives a dump and looks at nothing.
 //
 // # Privileges and kernel

@@ -44,6 +44,7 @@ type programs struct {
 		Globals *ebpf.Map `ebpf:".bss"`
 	}
 	// Variables of the programs, in Globals.
+	memory                                   memory
 	settings, namespaces, headPorts, results variable
 
 	tick  time.Duration
@@ -104,23 +105,20 @@ func (p *programs) load(types func() (*btf.Spec, error)) error {
 	if err != nil {
 		return err
 	}
-	spec.Maps[".bss"].Flags |= unix.BPF_F_MMAPABLE
+	offsets := bpf.MapZeros(spec)
 	opts := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: kernel}}
 	if err := spec.LoadAndAssign(&p.objs, &opts); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
-	memory, err := p.objs.Globals.Memory()
-	if err != nil {
-		return fmt.Errorf("map shared memory: %w", err)
-	}
+	p.memory.globals = p.objs.Globals
 	for name, v := range map[string]*variable{sockwalkVarCfg: &p.settings, sockwalkVarNss: &p.namespaces, sockwalkVarHds: &p.headPorts, sockwalkVarRes: &p.results} {
-		*v = variable{memory, int64(spec.Variables[name].Offset)}
+		*v = variable{&p.memory, offsets[name]}
 	}
 	return nil
 }
 
 func (p *programs) close() error {
-	return errors.Join(p.objs.sockwalkPrograms.Close(), p.objs.sockwalkMaps.Close(),
+	return errors.Join(p.memory.unmap(), p.objs.sockwalkPrograms.Close(), p.objs.sockwalkMaps.Close(),
 		p.objs.Globals.Close())
 }
 
@@ -135,7 +133,8 @@ type table struct {
 	of      []int // namespaces
 }
 
-func (p *programs) walk(ctx context.Context, req *Request, visit func(*Group)) (*Result, error) {
+func (p *programs) walk(ctx context.Context, req *Request, visit func(*Group)) (_ *Result, err error) {
+	defer func() { err = errors.Join(err, p.memory.unmap()) }()
 	if err := p.prepare(req); err != nil {
 		return nil, err
 	}
@@ -449,9 +448,35 @@ func newAddr(b []byte, v6 bool) netip.Addr {
 	return netip.AddrFrom4([4]byte(b[:4]))
 }
 
+// memory is that of globals, mapped by the first access.
+type memory struct {
+	globals *ebpf.Map
+	b       []byte // nil while not mapped
+}
+
+func (m *memory) bytes() ([]byte, error) {
+	if m.b == nil {
+		b, err := unix.Mmap(m.globals.FD(), 0, int(m.globals.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return nil, fmt.Errorf("map shared memory: %w", err)
+		}
+		m.b = b
+	}
+	return m.b, nil
+}
+
+// unmap gives up the memory between walks: hosts with few network namespaces need none.
+func (m *memory) unmap() error {
+	b := m.b
+	if m.b = nil; b == nil {
+		return nil
+	}
+	return unix.Munmap(b)
+}
+
 // A variable is one that the programs share with the loader.
 type variable struct {
-	memory *ebpf.Memory
+	memory *memory
 	offset int64
 }
 
@@ -459,9 +484,11 @@ func (v *variable) read(b []byte, at int64) ([]byte, error) {
 	if len(b) == 0 {
 		return b, nil
 	}
-	if _, err := v.memory.ReadAt(b, v.offset+at); err != nil {
-		return nil, fmt.Errorf("read shared memory: %w", err)
+	shared, err := v.memory.bytes()
+	if err != nil {
+		return nil, err
 	}
+	copy(b, shared[v.offset+at:])
 	return b, nil
 }
 
@@ -469,8 +496,10 @@ func (v *variable) write(b []byte, at int64) error {
 	if len(b) == 0 {
 		return nil
 	}
-	if _, err := v.memory.WriteAt(b, v.offset+at); err != nil {
-		return fmt.Errorf("write shared memory: %w", err)
+	shared, err := v.memory.bytes()
+	if err != nil {
+		return err
 	}
+	copy(shared[v.offset+at:], b)
 	return nil
 }

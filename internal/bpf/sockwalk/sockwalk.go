@@ -1,6 +1,7 @@
 package sockwalk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,6 +116,8 @@ type Result struct {
 type Options struct {
 	// Logger is for debug messages only. nil means none.
 	Logger *slog.Logger
+	// Types are the kernel's; nil: they are read.
+	Types *btf.Cache
 	// Steps bounds the buckets and sockets that a run reads. 0 means DefaultSteps.
 	Steps uint32
 }
@@ -136,7 +139,7 @@ const feature = "walk of TCP connections"
 
 // New loads the programs, and tries them once. Where they do not work on this host, the error wraps a
 // *[sock.UnavailableError].
-func New(opts Options) (*Walker, error) { return open(opts, btf.LoadKernelSpec) }
+func New(opts Options) (*Walker, error) { return open(opts, cmp.Or(opts.Types, btf.NewCache()).Kernel) }
 
 // open is New for a kernel that has these types.
 func open(opts Options, types func() (*btf.Spec, error)) (*Walker, error) {

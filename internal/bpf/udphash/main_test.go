@@ -12,5 +12,5 @@ func TestMain(m *testing.M) { kerneltest.Main(m) }
 
 func newReader(t testing.TB) *udphash.Reader {
 	t.Helper()
-	return opener.Since61(t, udphash.New)
+	return opener.Since61(t, func() (*udphash.Reader, error) { return udphash.New(nil) })
 }

@@ -2,6 +2,7 @@ package udphash
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -62,10 +63,10 @@ type Reader struct {
 }
 
 // New loads the program, and tries it once. Where that does not work on this kernel, the error
-// says why.
-func New() (*Reader, error) {
+// says why. types may be nil.
+func New(types *btf.Cache) (*Reader, error) {
 	r := &Reader{fd: -1}
-	err := r.load()
+	err := r.load(types)
 	if err == nil {
 		_, err = r.Read(0, nil)
 	}
@@ -78,8 +79,9 @@ func New() (*Reader, error) {
 	return r, nil
 }
 
-func (r *Reader) load() error {
-	kernel, err := btf.LoadKernelSpec()
+func (r *Reader) load(types *btf.Cache) error {
+	types = cmp.Or(types, btf.NewCache())
+	kernel, err := types.Kernel()
 	if err != nil {
 		return fmt.Errorf("read kernel BTF: %w", err)
 	}
@@ -93,7 +95,7 @@ func (r *Reader) load() error {
 	if err != nil {
 		return err
 	}
-	r.program, err = portread.Load(spec, kernel)
+	r.program, err = portread.Load(spec, types)
 	return err
 }
 

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sockstate_exporter/internal/bpf/bindtrace"
 	"sockstate_exporter/internal/bpf/sockfiles"
 	"sockstate_exporter/internal/bpf/udphash"
@@ -25,6 +23,7 @@ import (
 	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/opener"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
@@ -72,7 +71,7 @@ const maxTurns = owner.MaxLookup / 4
 func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 	t.Helper()
 	kerneltest.RequireRoot(t)
-	shareHost(t)
+	tracers.Share(t)
 	h := &host{ns: kerneltest.New(t), programs: t.TempDir(), turns: make(chan struct{}, maxTurns)}
 	if err := os.Chmod(filepath.Dir(h.programs), 0o755); err != nil { // other users run them, too
 		t.Fatal(err)
@@ -100,7 +99,7 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 
 	tracer := newTracer(t, h.ns, bindtrace.Options{MaxSlots: 2*number + 16})
 	var search owner.Options
-	if files, err := sockfiles.New(); err == nil {
+	if files, err := sockfiles.New(nil); err == nil {
 		h.files, search.Searcher = files, files
 		t.Cleanup(func() { _ = files.Close() })
 	}
@@ -132,23 +131,9 @@ func newHost(t *testing.T, watched, clients sock.PortRange) *host {
 	return h
 }
 
-// shareHost waits for tests of other packages that make 100,000 failing binds, which fill the ring of every
-// tracer of the host. Those tests hold the lock exclusively.
-func shareHost(t *testing.T) {
-	t.Helper()
-	f, err := os.Open("/sys/kernel/btf/vmlinux")
-	if err != nil {
-		kerneltest.Skip(t, "%v", err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func newUDPReader(t *testing.T) *udphash.Reader {
 	t.Helper()
-	return opener.OrSkip(t, udphash.New)
+	return opener.OrSkip(t, func() (*udphash.Reader, error) { return udphash.New(nil) })
 }
 
 // newTracer traces the namespace as its own.

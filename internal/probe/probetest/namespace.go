@@ -12,6 +12,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/bpf/bindbucket"
 	"sockstate_exporter/internal/bpf/udphash"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/stack"
@@ -158,6 +159,9 @@ func passes(req *netlinkdiag.Request, s *netlinkdiag.Socket) bool {
 	}
 	return req.Ports.Match(s.Local.Port(), s.Remote.Port())
 }
+
+// Connections implements probe.Namespace.
+func (*Namespace) Connections(*ports.Clients) error { return probe.ErrOff }
 
 // UDPSockets implements probe.Namespace.
 func (n *Namespace) UDPSockets(ctx context.Context, visitor probe.Visitor) error {
