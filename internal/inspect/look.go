@@ -110,9 +110,10 @@ func (l *Look) seeAll(ctx context.Context, numbers []uint16, listeners map[uint1
 	if flags.Bound {
 		l.Reset()
 	}
-	for _, s := range flags.Sockets {
+	for i := range flags.Sockets {
+		s := &flags.Sockets[i]
 		if v, ok := l.views[s.Port]; ok {
-			v.AddFlagged(s.Socket, flags.At)
+			v.AddFlagged(&s.Socket, flags.At)
 		}
 	}
 	if errors.Is(err, probe.ErrOff) {

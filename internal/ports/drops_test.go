@@ -164,7 +164,7 @@ func TestGroupsThatAUserMakesPushOutNoOthers(t *testing.T) {
 }
 
 func TestListenerThatIsTwiceInADumpIsOne(t *testing.T) {
-	l := NewListening(at(0), NewDropCounter(retention))
+	l := NewListening(at(0), NewDropCounter(retention), 0)
 	for _, local := range []string{"0.0.0.0:80", "[::]:80", "0.0.0.0:80"} {
 		s := diagtest.Listening(local, uint64(len(local)))
 		s.HasMem, s.Mem.Drops = true, 5
@@ -219,7 +219,7 @@ func crowded() []netlinkdiag.Socket {
 
 func TestCrowdOfListenersIsBoundedAndOthersAreKnown(t *testing.T) {
 	sockets := crowded()
-	l := NewListening(at(0), NewDropCounter(retention))
+	l := NewListening(at(0), NewDropCounter(retention), 0)
 	for i := range sockets {
 		l.Add(&sockets[i])
 	}
@@ -269,7 +269,7 @@ func TestCrowdOfListenersIsBoundedAndOthersAreKnown(t *testing.T) {
 
 func TestMostImportantGroupsOfACrowdAreKept(t *testing.T) {
 	set := newWatcher(t, watch.Config{Ports: []watch.Spec{{PortRange: netlinkdiag.Port(80)}}}).Set()
-	l := NewListening(at(0), NewDropCounter(retention))
+	l := NewListening(at(0), NewDropCounter(retention), 0)
 	var sockets []netlinkdiag.Socket
 	for i := range maxListeners + 100 {
 		sockets = append(sockets, diagtest.Listening(fmt.Sprintf("127.1.%d.%d:80", i/256, i%256), uint64(i+1)))
@@ -300,7 +300,7 @@ func TestGroupWithUnknownSocketsHasUnknownFlags(t *testing.T) {
 }
 
 func TestPortOfSeveralUsersBelongsToTheOldest(t *testing.T) {
-	l := NewListening(time.Time{}, NewDropCounter(retention))
+	l := NewListening(time.Time{}, NewDropCounter(retention), 0)
 	for _, of := range []struct {
 		uid    uint32
 		cookie uint64

@@ -2,6 +2,7 @@ package ports
 
 import (
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -90,10 +91,8 @@ type Group struct {
 	DropsKnown bool
 }
 
-// Groups folds listeners into groups, sorted by port, family, address and device.
-func Groups(listeners []Listener) []Group {
-	sorted := slices.Clone(listeners)
-	slices.SortFunc(sorted, func(a, b Listener) int { return a.Compare(b.GroupKey) })
+// Groups folds listeners that are sorted by [GroupKey.Compare] into groups, sorted in the same way.
+func Groups(sorted []Listener) []Group {
 	isFirst := func(i int) bool { return i == 0 || sorted[i-1].GroupKey != sorted[i].GroupKey }
 	n := 0
 	for i := range sorted {
@@ -109,6 +108,47 @@ func Groups(listeners []Listener) []Group {
 		out[len(out)-1].add(&sorted[i])
 	}
 	return out
+}
+
+// sortListeners sorts them as their groups are.
+func sortListeners(l []Listener) {
+	slices.SortFunc(l, func(a, b Listener) int { return a.Compare(b.GroupKey) })
+}
+
+// ByPort yields each port, and what is on it, of things that are sorted by port.
+func ByPort[T any](sorted []T, port func(*T) uint16) iter.Seq2[uint16, []T] {
+	return func(yield func(uint16, []T) bool) {
+		for len(sorted) > 0 {
+			p, n := port(&sorted[0]), 1
+			for n < len(sorted) && port(&sorted[n]) == p {
+				n++
+			}
+			if !yield(p, sorted[:n:n]) {
+				return
+			}
+			sorted = sorted[n:]
+		}
+	}
+}
+
+// byGroup yields each group with its listeners, where both are sorted. A group may have none.
+func byGroup(groups []Group, listeners []Listener) iter.Seq2[*Group, []Listener] {
+	return func(yield func(*Group, []Listener) bool) {
+		for i := range groups {
+			g := &groups[i]
+			for len(listeners) > 0 && listeners[0].Compare(g.GroupKey) < 0 {
+				listeners = listeners[1:]
+			}
+			n := 0
+			for n < len(listeners) && listeners[n].GroupKey == g.GroupKey {
+				n++
+			}
+			if !yield(g, listeners[:n]) {
+				return
+			}
+			listeners = listeners[n:]
+		}
+	}
 }
 
 func newGroup(l *Listener) Group {
@@ -128,28 +168,18 @@ func (g *Group) add(l *Listener) {
 	g.DropsKnown = g.DropsKnown && l.DropsKnown
 }
 
-// SetFlags sets the flags of groups of the listeners, by what is known of each socket. Of a group
-// with more sockets than are in listeners, the others are not known.
+// SetFlags sets the flags of groups of the listeners, by what is known of each socket. Both are sorted. Of a
+// group with more sockets than are in listeners, the others are not known.
 func SetFlags(groups []Group, listeners []Listener, flags map[uint64]sock.ReuseFlags) {
-	type both struct {
-		addr, port bindrule.Flag
-		sockets    uint64
-	}
-	sofar := make(map[GroupKey]both, len(groups))
-	for i := range groups {
-		sofar[groups[i].GroupKey] = both{bindrule.Yes, bindrule.Yes, 0}
-	}
-	for i := range listeners {
-		f, known := flags[listeners[i].Cookie]
-		b := sofar[listeners[i].GroupKey]
-		sofar[listeners[i].GroupKey] = both{everyOne(b.addr, known, f.ReuseAddr), everyOne(b.port, known, f.ReusePort), b.sockets + 1}
-	}
-	for i := range groups {
-		b := sofar[groups[i].GroupKey]
-		if b.sockets < groups[i].Sockets {
-			b.addr, b.port = everyOne(b.addr, false, false), everyOne(b.port, false, false)
+	for g, of := range byGroup(groups, listeners) {
+		g.ReuseAddr, g.ReusePort = bindrule.Yes, bindrule.Yes
+		for i := range of {
+			f, known := flags[of[i].Cookie]
+			g.ReuseAddr, g.ReusePort = everyOne(g.ReuseAddr, known, f.ReuseAddr), everyOne(g.ReusePort, known, f.ReusePort)
 		}
-		groups[i].ReuseAddr, groups[i].ReusePort = b.addr, b.port
+		if uint64(len(of)) < g.Sockets {
+			g.ReuseAddr, g.ReusePort = everyOne(g.ReuseAddr, false, false), everyOne(g.ReusePort, false, false)
+		}
 	}
 }
 
@@ -173,4 +203,22 @@ func (k GroupKey) Compare(o GroupKey) int {
 		k.Address.Compare(o.Address),
 		cmp.Compare(k.Ifindex, o.Ifindex),
 	)
+}
+
+// Rank puts wildcard addresses first, of which there are few, then the host's own addresses, then
+// those of loopback, of which there are millions.
+func (k GroupKey) Rank() int {
+	switch addr := k.Address.Unmap(); {
+	case addr.IsUnspecified():
+		return 0
+	case addr.IsLoopback() && addr != netip.AddrFrom4([4]byte{127, 0, 0, 1}) && addr != netip.IPv6Loopback():
+		return 2
+	default:
+		return 1
+	}
+}
+
+// ByRank sorts the most important groups first.
+func ByRank(a, b GroupKey) int {
+	return cmp.Or(cmp.Compare(a.Rank(), b.Rank()), a.Compare(b))
 }

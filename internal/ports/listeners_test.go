@@ -3,11 +3,14 @@ package ports
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
 )
@@ -103,6 +106,7 @@ func TestGroups(t *testing.T) {
 			for _, s := range tt.sockets {
 				listeners = append(listeners, NewListener(&s))
 			}
+			sortListeners(listeners)
 			if got := Groups(listeners); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
@@ -147,5 +151,20 @@ func TestDropsOfListenersThatGoAreBounded(t *testing.T) {
 	}
 	if got, want := c.Total(listenerOf(server).GroupKey), uint64(10*maxGone/1000); got != want {
 		t.Errorf("%d drops at the listener that stays, want %d", got, want)
+	}
+}
+
+func TestImportantGroupsComeFirst(t *testing.T) {
+	addresses := []string{"0.0.0.0", "::", "127.0.0.1", "192.0.2.1", "::1", "::ffff:192.0.2.1", "127.0.0.2", "::ffff:127.0.0.2"}
+	var keys []GroupKey
+	for _, a := range addresses {
+		addr := netip.MustParseAddr(a)
+		keys = append(keys, GroupKey{Port: 80, Family: sock.FamilyOf(addr), Address: addr})
+	}
+	shuffled := slices.Clone(keys)
+	slices.Reverse(shuffled)
+	slices.SortFunc(shuffled, ByRank)
+	if !slices.Equal(shuffled, keys) {
+		t.Errorf("in the order\n%v, want\n%v", shuffled, keys)
 	}
 }

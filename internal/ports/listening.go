@@ -40,10 +40,11 @@ func (c cookies) isNew(cookie uint64) bool {
 // A Listening is what a dump of all listening TCP sockets of a network namespace has shown. It is a
 // probe.Visitor. Its memory is bounded by the ports that there are, whatever listens on them.
 type Listening struct {
-	drops *DropCounter
-	seen  cookies
-	users map[portUser]*userListeners
-	total uint64
+	drops    *DropCounter
+	expected int // about how many there are
+	seen     cookies
+	users    map[portUser]*userListeners
+	total    uint64
 
 	// all has the listeners while they are no more than maxListeners.
 	all     []Listener
@@ -63,19 +64,19 @@ type userListeners struct {
 	ipv4, ipv6 uint64 // how many there are
 }
 
-// NewListening begins a dump. The DropCounter gets all listeners: a port may be watched again after
-// the budget had no room for it.
-func NewListening(now time.Time, drops *DropCounter) *Listening {
+// NewListening begins a dump of about so many listeners. The DropCounter gets all of them: a port may be
+// watched again after the budget had no room for it.
+func NewListening(now time.Time, drops *DropCounter, expected int) *Listening {
 	drops.Begin(now)
-	l := &Listening{drops: drops}
+	l := &Listening{drops: drops, expected: min(expected, maxListeners)}
 	l.Reset()
 	return l
 }
 
 // Reset implements probe.Visitor.
 func (l *Listening) Reset() {
-	l.seen, l.users, l.total = make(cookies), make(map[portUser]*userListeners), 0
-	l.all, l.crowded = l.all[:0], false
+	l.seen, l.users, l.total = make(cookies, l.expected), make(map[portUser]*userListeners, l.expected), 0
+	l.all, l.crowded = slices.Grow(l.all[:0], l.expected), false
 }
 
 // Add implements probe.Visitor.
@@ -152,12 +153,13 @@ func (l *Listening) On(set watch.Set) (on OnPorts, ok bool) {
 		_, watched := set.Find(s.Port)
 		return !watched
 	}))
+	sortListeners(on.Listeners)
 	on.Groups = Groups(on.Listeners)
 	l.all = nil
 	return on, true
 }
 
-// OnPorts are the listeners on some ports.
+// OnPorts are the listeners on some ports, and their groups, both sorted by port, family, address and device.
 type OnPorts struct {
 	Listeners []Listener
 	Groups    []Group // of Listeners, and more sockets of the same groups
@@ -309,6 +311,7 @@ func (s *Selection) On() OnPorts {
 			groups[key] = g.Group
 		}
 	}
+	sortListeners(on.Listeners)
 	on.Groups = slices.SortedFunc(maps.Values(groups), func(a, b Group) int { return a.Compare(b.GroupKey) })
 	return on
 }

@@ -18,28 +18,32 @@ func (g *Group) AllOwners() []owner.Owner {
 	return append([]owner.Owner{g.Owner}, g.Others...)
 }
 
-// SetOwners sets the owners of groups of the listeners, by cookie. The Owner of a group is that of its
-// oldest socket, which has the lowest cookie. One that is known comes before one that is not.
+// SetOwners sets the owners of groups of the listeners, by cookie. Both are sorted. The Owner of a group is that
+// of its oldest socket, which has the lowest cookie. One that is known comes before one that is not.
 func SetOwners(groups []Group, listeners []Listener, owners map[uint64]owner.Owner) {
-	byAge := slices.Clone(listeners)
-	slices.SortFunc(byAge, func(a, b Listener) int { return cmp.Compare(a.Cookie, b.Cookie) })
-	index := make(map[GroupKey]int, len(groups))
-	for i := range groups {
-		index[groups[i].GroupKey] = i
-		groups[i].Owner, groups[i].Others, groups[i].OthersMore, groups[i].Mixed = owner.Owner{}, nil, 0, false
+	for g, of := range byGroup(groups, listeners) {
+		g.Owner, g.Others, g.OthersMore, g.Mixed = owner.Owner{}, nil, 0, false
+		if len(of) == 1 { // as most have
+			g.Owner = owners[of[0].Cookie]
+			continue
+		}
+		g.setOwners(of, owners)
 	}
+}
+
+func (g *Group) setOwners(listeners []Listener, owners map[uint64]owner.Owner) {
+	byAge := slices.SortedFunc(slices.Values(listeners), func(a, b Listener) int { return cmp.Compare(a.Cookie, b.Cookie) })
 	type process struct {
-		group, pid int
-		service    string
+		pid     int
+		service string
 	}
 	counted := make(map[process]bool)
 	for i := range byAge {
 		of, found := owners[byAge[i].Cookie]
-		n, ok := index[byAge[i].GroupKey]
-		if !found || !ok {
+		if !found {
 			continue
 		}
-		g, who := &groups[n], process{n, of.PID, of.Service()}
+		who := process{of.PID, of.Service()}
 		switch {
 		case !of.Known():
 			if g.Owner == (owner.Owner{}) {

@@ -8,6 +8,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/ports/shown"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 	"sockstate_exporter/netlinkdiag/diagtest"
@@ -49,8 +50,8 @@ func TestCrowdOfListenersLeavesRoomForServers(t *testing.T) {
 			t.Errorf("%s is not shown", address)
 		}
 	}
-	if len(got) != ports.MaxShownPerPort || s.GroupsDropped[80] != 1000+len(servers)-ports.MaxShownPerPort {
-		t.Errorf("%d groups are shown, %d dropped; want %d, and %d", len(got), s.GroupsDropped[80], ports.MaxShownPerPort, 1000+len(servers)-ports.MaxShownPerPort)
+	if len(got) != shown.MaxPerPort || s.GroupsDropped[80] != 1000+len(servers)-shown.MaxPerPort {
+		t.Errorf("%d groups are shown, %d dropped; want %d, and %d", len(got), s.GroupsDropped[80], shown.MaxPerPort, 1000+len(servers)-shown.MaxPerPort)
 	}
 	if got := shownOn(&s, 79); !slices.Equal(got, []string{"127.9.9.9"}) || s.GroupsDropped[79] != 0 {
 		t.Errorf("of a port beside it %q are shown, %d dropped; want the one", got, s.GroupsDropped[79])
@@ -72,17 +73,17 @@ func TestCrowdOfListenersLeavesRoomForServers(t *testing.T) {
 
 func TestGroupsOfAllPortsAreBounded(t *testing.T) {
 	f := newFake()
-	watched := 2 * ports.MaxShown / ports.MaxShownPerPort
+	watched := 2 * shown.Max / shown.MaxPerPort
 	for p := range watched {
-		f.sockets = append(f.sockets, crowd(ports.MaxShownPerPort, uint16(1000+p))...)
+		f.sockets = append(f.sockets, crowd(shown.MaxPerPort, uint16(1000+p))...)
 	}
 	s := whole(t, newTaker(t, f.config(), discovering()))
-	if len(s.Listeners.Data) != ports.MaxShown {
-		t.Errorf("%d groups are shown, want %d", len(s.Listeners.Data), ports.MaxShown)
+	if len(s.Listeners.Data) != shown.Max {
+		t.Errorf("%d groups are shown, want %d", len(s.Listeners.Data), shown.Max)
 	}
 	for p := range watched {
-		if n := len(shownOn(&s, uint16(1000+p))); n != ports.MaxShownPerPort/2 {
-			t.Fatalf("%d groups of port %d are shown, want %d of each", n, 1000+p, ports.MaxShownPerPort/2)
+		if n := len(shownOn(&s, uint16(1000+p))); n != shown.MaxPerPort/2 {
+			t.Fatalf("%d groups of port %d are shown, want %d of each", n, 1000+p, shown.MaxPerPort/2)
 		}
 	}
 }
@@ -94,8 +95,8 @@ func TestFlagsKeepToTheirGroupsInACrowd(t *testing.T) {
 		flags[s.Cookie] = sock.ReuseFlags{ReuseAddr: s.Cookie == 1}
 	}
 	s := whole(t, newTaker(t, withFlags(f, knowing(flags)), discovering()))
-	if len(s.Listeners.Data) != ports.MaxShownPerPort {
-		t.Fatalf("%d groups are shown, want %d", len(s.Listeners.Data), ports.MaxShownPerPort)
+	if len(s.Listeners.Data) != shown.MaxPerPort {
+		t.Fatalf("%d groups are shown, want %d", len(s.Listeners.Data), shown.MaxPerPort)
 	}
 	for _, g := range s.Listeners.Data {
 		if want := bindrule.FlagOf(g.Address.IsUnspecified()); g.ReuseAddr != want {
@@ -119,7 +120,7 @@ func TestVerdictsConsiderTheWholeCrowd(t *testing.T) {
 	if got := v.Port.Bind(request).Outcome; got != bindrule.Blocked {
 		t.Errorf("a bind to %v is %v, want blocked by who listens there", last, got)
 	}
-	if len(v.Restarts) != ports.MaxShownPerPort {
-		t.Errorf("%d restarts are judged, want %d", len(v.Restarts), ports.MaxShownPerPort)
+	if len(v.Restarts) != shown.MaxPerPort {
+		t.Errorf("%d restarts are judged, want %d", len(v.Restarts), shown.MaxPerPort)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/kerneltest"
-	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/ports/shown"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
@@ -75,8 +75,8 @@ func TestFloodOfListenersDoesNotHideAServer(t *testing.T) {
 					t.Errorf("%s is not shown", a)
 				}
 			}
-			if len(got) != ports.MaxShownPerPort || s.GroupsDropped[number] != 80+len(servers)-len(got) {
-				t.Errorf("%d groups are shown, %d dropped; want %d, and the rest", len(got), s.GroupsDropped[number], ports.MaxShownPerPort)
+			if len(got) != shown.MaxPerPort || s.GroupsDropped[number] != 80+len(servers)-len(got) {
+				t.Errorf("%d groups are shown, %d dropped; want %d, and the rest", len(got), s.GroupsDropped[number], shown.MaxPerPort)
 			}
 		})
 	}

@@ -17,7 +17,9 @@ import (
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/ports/shown"
 	"sockstate_exporter/internal/probe"
+	"sockstate_exporter/internal/snapshot/tcpcount"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/udp"
 	"sockstate_exporter/internal/verdict"
@@ -55,6 +57,8 @@ type taking struct {
 	// searched is the count that a walk completes; nil: this namespace is asked on its own.
 	searched *count
 
+	unseen bool // bind buckets may lack connections in SYN_RECV that no listener has
+
 	groups Part[[]ports.Group] // also those that are not shown: every listener blocks a bind
 	named  bool                // groups have their owners
 }
@@ -77,11 +81,12 @@ func (t *taking) stack() {
 func (t *taking) list(ctx context.Context) {
 	t.localPorts, t.began = t.probe.LocalPorts(), time.Now()
 	t.listening = take(func() (*ports.Listening, error) {
-		l := ports.NewListening(time.Now(), t.drops)
+		l := ports.NewListening(time.Now(), t.drops, t.listeners)
 		if err := t.probe.Listeners(ctx, l); err != nil {
 			return nil, err
 		}
 		l.End()
+		t.listeners = int(l.Total())
 		return l, nil
 	})
 	watched := t.updateWatch()
@@ -148,19 +153,22 @@ func (t *taking) fold(ctx context.Context) {
 
 // choose decides which groups are shown.
 func (t *taking) choose(now time.Time) {
-	candidates := make([]ports.Candidate, len(t.groups.Data))
+	for port, n := range t.onWatched.GroupsUnknown {
+		t.dropped[port] += int(n)
+	}
+	if shown.Fit(t.groups.Data) {
+		return
+	}
+	candidates := make([]shown.Candidate, len(t.groups.Data))
 	for i := range candidates {
 		g := &t.groups.Data[i]
-		candidates[i] = ports.Candidate{GroupKey: g.GroupKey, UID: g.UID, First: t.history.First(g.GroupKey, now)}
+		candidates[i] = shown.Candidate{GroupKey: g.GroupKey, UID: g.UID, First: t.history.First(g.GroupKey, now)}
 	}
-	for port, keys := range ports.TooMany(candidates, t.local) {
-		t.dropped[port] = len(keys)
+	for port, keys := range shown.TooMany(candidates, t.local) {
+		t.dropped[port] += len(keys)
 		for _, key := range keys {
 			t.notShown[key] = true
 		}
-	}
-	for port, n := range t.onWatched.GroupsUnknown {
-		t.dropped[port] += int(n)
 	}
 }
 
@@ -169,10 +177,6 @@ func (t *taking) chosen() []ports.Group {
 	if len(t.notShown) == 0 {
 		return t.groups.Data
 	}
-	return t.copyOfChosen()
-}
-
-func (t *taking) copyOfChosen() []ports.Group {
 	return slices.DeleteFunc(slices.Clone(t.groups.Data), func(g ports.Group) bool { return t.notShown[g.GroupKey] })
 }
 
@@ -209,7 +213,8 @@ func (t *taking) sockets(ctx context.Context) {
 	var beside sync.WaitGroup
 	t.nameOwners(ctx)
 	noConnections := t.searched == nil && t.listening.Err == nil && t.probe.OnlyListeners(t.listening.Data.Total())
-	how := t.approach(noConnections, t.walks)
+	t.unseen = t.listening.Err != nil || t.requests.MayBeUnseen(t.set, t.onWatched.Listeners)
+	how := t.approach(noConnections)
 	tcp := t.searched
 	if tcp == nil {
 		tcp = t.newCount(how)
@@ -219,25 +224,31 @@ func (t *taking) sockets(ctx context.Context) {
 	var flags Part[*probe.Flags]
 	switch how {
 	case walked:
-		flags = t.completeWalk(ctx, tcp)
+		t.addListening(tcp)
+		flags = t.complete(ctx, tcp)
 	case sideBySide:
 		beside.Go(func() { flags = t.readFlags(ctx, math.MaxUint64, false) })
-		t.dump(ctx, tcp, how)
+		t.dump(ctx, tcp, notListening)
+		t.publishCount(tcp)
 	case dumpFirst:
-		t.dump(ctx, tcp, how)
-		flags = t.readFlags(ctx, tcp.sockets(), tcp.quiet())
+		t.dump(ctx, tcp, notListening)
+		t.publishCount(tcp)
+		flags = t.readFlags(ctx, tcp.Sockets(), tcp.err == nil && len(tcp.Counter.Lingering()) == 0)
+	case flagsFirst:
+		flags = t.readFlags(ctx, fewSockets, false) // as many as last time
+		t.dumpRest(ctx, tcp, flags)
+		t.publishCount(tcp)
 	case listenersOnly:
-		t.dump(ctx, tcp, how)
+		t.dump(ctx, tcp, 0)
+		t.publishCount(tcp)
 		flags = t.rememberedFlags(ctx)
 	}
 	if noConnections {
 		t.walks.spend(tcp.took)
 	}
 	beside.Wait()
-	t.few = tcp.err == nil && tcp.sockets() <= fewSockets
-	if how != walked {
-		t.slow = tcp.took > slowDump
-	}
+	t.few = tcp.err == nil && tcp.Sockets() <= fewSockets
+	t.requests.Seen(tcp.Counter)
 	verdicts := t.judge(tcp, flags)
 	t.publish(func(s *Namespace) { s.Verdicts = verdicts })
 	if t.holders && t.cfg.Owners != nil {
@@ -246,20 +257,13 @@ func (t *taking) sockets(ctx context.Context) {
 	}
 }
 
-// publishGroups publishes the groups that are shown.
+// publishGroups publishes the groups that are shown, and how many are not.
 func (t *taking) publishGroups() {
-	shown, dropped := t.shown()
-	t.publish(func(s *Namespace) { s.Listeners, s.GroupsDropped = shown, dropped })
-}
-
-// shown returns the groups that are shown, in a slice of their own, and how many are not, by port.
-func (t *taking) shown() (part Part[[]ports.Group], dropped map[uint16]int) {
-	part = t.groups
-	if !t.cfg.Parts.Listeners {
-		part.Err = ErrOff
+	shown, dropped := t.groups, t.dropped
+	if shown.Data = t.chosen(); !t.cfg.Parts.Listeners {
+		shown.Err = ErrOff
 	}
-	part.Data = t.copyOfChosen()
-	return part, t.dropped
+	t.publish(func(s *Namespace) { s.Listeners, s.GroupsDropped = shown, dropped })
 }
 
 // nameOwners finds the owners of the listeners, once. That owners cannot be found is not this part's
@@ -353,6 +357,7 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	reuse := Part[[]uint16]{Err: part.Err, Duration: part.Duration}
 	if part.Err == nil {
 		reuse.Data = ports.Unreserved(t.localPorts, t.onWatched.Listeners, part.Data.NamedPort, t.probe.ReservedPorts)
+		t.groups.Data = slices.Clone(t.groups.Data) // the others are published
 		ports.SetFlags(t.groups.Data, t.onWatched.Listeners, part.Data.Listeners)
 		t.publishGroups()
 	}
@@ -360,21 +365,14 @@ func (t *taking) takeFlags(read func() (*probe.Flags, error)) Part[*probe.Flags]
 	return part
 }
 
-// A count is what a dump or a walk of TCP sockets has shown. It is a probe.Visitor and a
-// probe.ConnectionVisitor.
+// A count is what a dump or a walk of TCP sockets has shown.
 type count struct {
-	set     watch.Set
-	counter *ports.Counter
-	clients *ports.Clients
+	tcpcount.Count
 
-	// views collect the connections of a walk, which have their flags, and the sockets of a dump
-	// whose flags are not read: all sockets if all is set, otherwise those that are only bound.
-	views []verdict.View // by set.Ports
-	all   bool
-	bound []verdict.View // sockets that are only bound, beside a walk; nil: they are in views
+	bound    []verdict.View // sockets that are only bound, beside a walk; nil: they are in Views
+	allBound bool           // the walk has found the sockets that are only bound
 
-	allBound   bool // the walk has found the sockets that are only bound
-	countBound bool // count these. Where a dump does not show them, it would depend on the way that was taken
+	onlyClients bool // the sockets on the watched ports are there already
 
 	err    error
 	took   time.Duration
@@ -391,85 +389,61 @@ func (t *taking) newCount(how approach) *count {
 	if !t.cfg.Parts.Ephemeral {
 		localPorts = sock.PortRange{}
 	}
-	views := make([]verdict.View, len(t.set.Ports))
+	views := verdict.EmptyViews(t.views, len(t.set.Ports))
+	t.views = nil
 	for i, f := range t.foldings {
 		views[i].Expect(f)
 	}
-	return &count{
-		set:     t.set,
-		counter: ports.NewCounter(t.set, unseen),
-		clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data.Ports(), t.set),
-		views:   views,
-		all:     t.cfg.Parts.Verdicts && t.probe.FlagScope() != probe.FlagsOfAll,
+	return &count{Count: tcpcount.Count{
+		Set:     t.set,
+		Counter: ports.NewCounter(t.set, unseen),
+		Clients: ports.NewClients(t.cfg.Parts.Remote, localPorts, t.listening.Data.Ports(), t.set),
+		Views:   views,
+		All:     t.cfg.Parts.Verdicts && t.probe.FlagScope() != probe.FlagsOfAll,
 
-		countBound: t.cfg.Host.BoundInactive,
-	}
+		CountBound: t.cfg.Host.BoundInactive,
+	}}
 }
 
-// Reset implements probe.Visitor.
-func (c *count) Reset() {
-	c.counter.Reset()
-	c.clients.Reset()
-	for i := range c.views {
-		c.views[i].ResetSockets()
-	}
-}
+const (
+	notListening = netlinkdiag.AllStates &^ (1 << sock.StateListen)
 
-// Add implements probe.Visitor. It runs once per socket.
-func (c *count) Add(s *netlinkdiag.Socket) {
-	c.clients.Add(s)
-	if i := c.counter.Add(s); i >= 0 && (c.all || s.State == sock.StateClose) {
-		c.views[i].Add(s)
-	}
-}
+	// notBound leaves out the sockets that are only bound, too: for these, the kernel walks the lists of all
+	// ports.
+	notBound = notListening &^ (1 << netlinkdiag.StateBoundInactive)
+)
 
-// AddConnections implements probe.ConnectionVisitor.
-func (c *count) AddConnections(s *probe.Connections) {
-	c.clients.AddMany(&s.Socket, s.Count)
-	if s.State != sock.StateClose || c.countBound {
-		c.counter.AddMany(&s.Socket, s.Count)
-	}
-	if i, ok := c.set.Find(s.Local.Port()); ok {
-		c.views[i].AddMany(&s.Socket, s.Kind, verdict.Flags{ReuseAddr: s.ReuseAddr, ReusePort: s.ReusePort}, s.Count)
-	}
-}
-
-// sockets returns how many are on the watched ports, listeners included.
-func (c *count) sockets() (n uint64) {
-	for _, p := range c.counter.Ports() {
-		for state := range p.IPv4.States {
-			n += p.IPv4.States[state] + p.IPv6.States[state]
-		}
-	}
-	return n
-}
-
-// quiet says that the watched ports have only listeners.
-func (c *count) quiet() bool { return c.err == nil && len(c.counter.Lingering()) == 0 }
-
-// dump counts the sockets on the watched ports, and publishes the parts that come out of it.
-func (t *taking) dump(ctx context.Context, c *count, how approach) {
+// dump counts the sockets on the watched ports in some states, and the listeners.
+func (t *taking) dump(ctx context.Context, c *count, states netlinkdiag.StateSet) {
 	start := time.Now()
 	switch {
 	case !t.cfg.Parts.anyTCP():
 		c.err = ErrOff
 	case t.listening.Err != nil:
 		c.err = t.listening.Err
-	case how == sideBySide, how == dumpFirst:
-		c.err = t.ask(ctx, c, c.clients.Filter(), netlinkdiag.AllStates.Without(sock.StateListen))
+	case states == 0:
+	case c.onlyClients && t.cfg.Parts.Remote == nil && t.probe.Connections(c.Clients) == nil:
+	default:
+		c.err = t.ask(ctx, c, c.Clients.Filter(), states)
 	}
-	if how != walked {
-		c.dumped = time.Now()
-		c.took = c.dumped.Sub(start)
-	}
-	c.counter.AddListening(t.listening.Data)
+	c.dumped = time.Now()
+	c.took = c.dumped.Sub(start)
+	t.slow = c.took > slowDump
+	t.addListening(c)
+}
+
+// addListening counts the listeners, too.
+func (t *taking) addListening(c *count) { c.Counter.AddListening(t.listening.Data) }
+
+// publishCount publishes the parts that come out of the count.
+func (t *taking) publishCount(c *count) {
 	if c.err == nil {
-		t.watcher.Lingering(c.counter.Lingering())
+		t.watcher.Lingering(c.Counter.Lingering())
 	}
 	t.publish(func(s *Namespace) {
-		s.TCP = partOf(c, t.cfg.Parts.TCP, t.listening.Duration, c.counter.Ports)
-		s.Remote = partOf(c, t.cfg.Parts.Remote != nil, t.listening.Duration, c.clients.Remote)
-		s.Ephemeral = partOf(c, t.cfg.Parts.Ephemeral, t.listening.Duration, c.clients.Ephemeral)
+		s.TCP = partOf(c, t.cfg.Parts.TCP, t.listening.Duration, c.Counter.Ports)
+		s.Remote = partOf(c, t.cfg.Parts.Remote != nil, t.listening.Duration, c.Clients.Remote)
+		s.Ephemeral = partOf(c, t.cfg.Parts.Ephemeral, t.listening.Duration, c.Clients.Ephemeral)
 		if s.Ephemeral.Err == nil && t.localPorts == (sock.PortRange{}) {
 			s.Ephemeral = Part[ports.Ephemeral]{Err: errLocalPorts, Duration: s.Ephemeral.Duration}
 		}
@@ -479,13 +453,17 @@ func (t *taking) dump(ctx context.Context, c *count, how approach) {
 // ask dumps the sockets on the watched ports, and others on these.
 func (t *taking) ask(ctx context.Context, c *count, others netlinkdiag.PortFilter, states netlinkdiag.StateSet) error {
 	req := netlinkdiag.Request{States: states, Ports: others}
-	for _, p := range t.set.Ports {
-		req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p.Number))
+	var visitor probe.Visitor = c.Clients
+	if !c.onlyClients {
+		visitor = c
+		for _, p := range t.set.Ports {
+			req.Ports.Local = append(req.Ports.Local, netlinkdiag.Port(p.Number))
+		}
 	}
 	if len(req.Ports.Local)+len(req.Ports.Remote) == 0 {
 		return nil
 	}
-	return t.probe.Sockets(ctx, req, c)
+	return t.probe.Sockets(ctx, req, visitor)
 }
 
 // errLocalPorts gives no reason, because the error of the stack part does.
@@ -523,23 +501,24 @@ func (t *taking) judge(c *count, flags Part[*probe.Flags]) Part[[]verdict.Port] 
 // bindPorts returns, for each watched port, the sockets that a bind would meet.
 func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []bindrule.Port {
 	if flags.Bound {
-		for i := range c.views {
-			c.views[i].ResetSockets()
+		for i := range c.Views {
+			c.Views[i].ResetSockets()
 		}
 	}
-	for _, s := range flags.Sockets {
-		if i, ok := t.set.Find(s.Port); ok {
-			c.views[i].AddFlagged(s.Socket, flags.At)
+	for i := range flags.Sockets {
+		s := &flags.Sockets[i]
+		if n, ok := t.set.Find(s.Port); ok {
+			c.Views[n].AddFlagged(&s.Socket, flags.At)
 		}
 	}
-	listeners := make(map[uint16][]ports.Listener, len(t.onWatched.Listeners))
-	for _, l := range t.onWatched.Listeners {
-		listeners[l.Port] = append(listeners[l.Port], l)
+	listeners := make(map[uint16][]ports.Listener, min(len(c.Views), len(t.onWatched.Listeners)))
+	for port, of := range ports.ByPort(t.onWatched.Listeners, func(l *ports.Listener) uint16 { return l.Port }) {
+		listeners[port] = of
 	}
-	out := make([]bindrule.Port, len(c.views))
-	for i := range c.views {
+	out := make([]bindrule.Port, len(c.Views))
+	for i := range c.Views {
 		number := t.set.Ports[i].Number
-		v := &c.views[i]
+		v := &c.Views[i]
 		v.SetBucket(flags.Buckets[number])
 		v.SetIncomplete(flags.Missed[number] > 0 || t.onWatched.Unknown[number] > 0)
 		v.SetListeners(listeners[number], flags.Listeners)
@@ -549,5 +528,6 @@ func (t *taking) bindPorts(c *count, flags *probe.Flags, timers linux.Timers) []
 			out[i].Sockets = append(out[i].Sockets, c.bound[i].Port(timers, c.dumped).Sockets...)
 		}
 	}
+	t.views = c.Views
 	return out
 }

@@ -22,7 +22,7 @@ import (
 // A snapshot has the sockets of each watched UDP port, with flags and owner, and without eBPF the owner.
 func TestUDPPortsHaveFlagsAndOwner(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	reader := opener.OrSkip(t, udphash.New)
+	reader := opener.OrSkip(t, func() (*udphash.Reader, error) { return udphash.New(nil) })
 	finder, err := owner.New(owner.Options{Wait: time.Minute})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestUDPPortsHaveFlagsAndOwner(t *testing.T) {
 // Another user opens thousands of sockets on other addresses of the port.
 func TestCrowdOnAUDPPortDoesNotHideItsServer(t *testing.T) {
 	kerneltest.RequireRoot(t)
-	reader, err := udphash.New()
+	reader, err := udphash.New(nil)
 	if err != nil {
 		kerneltest.Skip(t, "%v", err)
 	}

@@ -45,7 +45,7 @@ func bindBuckets(t *testing.T, flags probe.FlagReader) probe.BucketReader {
 	if flags == nil || flags.Mode() != sockflags.ModeBPF {
 		return nil
 	}
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(nil)
 	if err != nil {
 		t.Logf("without bind buckets: %v", err)
 		return nil
@@ -58,7 +58,7 @@ func bindBuckets(t *testing.T, flags probe.FlagReader) probe.BucketReader {
 // bind buckets alone.
 func boundFlagsKnown(t *testing.T, no, yes bindrule.Outcome) bindrule.Outcome {
 	t.Helper()
-	buckets, err := bindbucket.New()
+	buckets, err := bindbucket.New(nil)
 	if err != nil {
 		return no
 	}

@@ -2,13 +2,11 @@ package snapshot
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"sockstate_exporter/internal/netns"
 	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/probe"
-	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/netlinkdiag"
 )
 
@@ -41,7 +39,7 @@ func (h *host) wantsWalk(set *netns.Set) bool {
 func (t *taking) search(room *ports.Room) {
 	if t.listening.Err == nil && t.id.Cookie != 0 {
 		t.searched = t.newCount(walked)
-		t.searched.clients.Share(room)
+		t.searched.Clients.Share(room)
 	}
 }
 
@@ -56,7 +54,7 @@ func (h *host) walk(ctx context.Context, takings []*taking) {
 			continue
 		}
 		s := probe.Search{ID: t.id, Ports: t.set.Numbers(), Bound: !t.few, Visitor: t.searched}
-		s.LocalPorts, s.Serving = t.searched.clients.LocalPorts()
+		s.LocalPorts, s.Serving = t.searched.Clients.LocalPorts()
 		searches, of = append(searches, s), append(of, t)
 	}
 	start := time.Now()
@@ -80,45 +78,47 @@ func (h *host) walk(ctx context.Context, takings []*taking) {
 	}
 }
 
-// completeWalk adds to the connections of a walk the sockets that are only bound, and publishes the parts
-// that come out of both. It returns the flags of the other sockets.
-func (t *taking) completeWalk(ctx context.Context, c *count) (flags Part[*probe.Flags]) {
-	sockets := c.sockets()
+// complete adds to the connections of a walk the sockets that are only bound, and publishes the parts that
+// come out of both. It returns the flags.
+func (t *taking) complete(ctx context.Context, c *count) (flags Part[*probe.Flags]) {
+	sockets := c.Sockets()
 	few := sockets <= fewSockets
 	if few {
-		// These include all that are only bound.
 		flags = t.readFlags(ctx, sockets, true)
 	}
-	switch {
-	case c.allBound:
-	case few && flags.Data.Bound:
-		c.addBound(flags.Data.Sockets)
-	default:
-		start := time.Now()
-		c.addDumped(t.dumpBound(ctx))
-		c.took += time.Since(start)
-	}
-	t.dump(ctx, c, walked)
+	t.addBound(ctx, c, flags.Data)
+	t.publishCount(c)
 	if !few {
 		flags = t.readFlags(ctx, sockets, true)
 	}
 	return flags
 }
 
-// addBound counts the sockets that are only bound.
-func (c *count) addBound(sockets []probe.PortSocket) {
-	for i := range sockets {
-		if s := &sockets[i]; s.State == sock.StateClose && c.countBound {
-			of := netlinkdiag.Socket{Family: sock.FamilyIPv6, State: s.State, Local: netip.AddrPortFrom(s.Addr, s.Port)}
-			if s.Addr.Is4() {
-				of.Family = sock.FamilyIPv4
-			}
-			c.counter.AddMany(&of, s.Count)
-		}
+// addBound adds the sockets that are only bound. flags has them where bind buckets were read.
+func (t *taking) addBound(ctx context.Context, c *count, flags *probe.Flags) {
+	switch {
+	case c.allBound, c.err != nil:
+	case flags != nil && flags.Bound && len(flags.Missed) == 0:
+		c.AddFlagged(flags.Sockets, false)
+	default:
+		start := time.Now()
+		c.addDumped(t.dumpBound(ctx), flags)
+		c.took += time.Since(start)
 	}
 }
 
-// dumpBound counts them, too. The kernel walks the lists of all ports for it, with TIME_WAIT sockets in
+// dumpRest dumps the sockets that flags do not show.
+func (t *taking) dumpRest(ctx context.Context, c *count, flags Part[*probe.Flags]) {
+	if c.onlyClients = !t.unseen && (flags.Data.Whole || len(t.set.Ports) == 0); c.onlyClients {
+		c.AddFlagged(flags.Data.Sockets, true)
+	}
+	t.dump(ctx, c, notBound)
+	if c.took += flags.Duration; !c.onlyClients {
+		t.addBound(ctx, c, flags.Data)
+	}
+}
+
+// dumpBound counts the sockets that are only bound. The kernel walks the lists of all ports for it, with TIME_WAIT sockets in
 // them, and holds the lock of each list meanwhile.
 func (t *taking) dumpBound(ctx context.Context) *count {
 	bound := t.newCount(walked)
@@ -126,8 +126,11 @@ func (t *taking) dumpBound(ctx context.Context) *count {
 	return bound
 }
 
-func (c *count) addDumped(bound *count) {
+// addDumped adds what dumpBound has shown. For verdicts these sockets may be among the flags.
+func (c *count) addDumped(bound *count, flags *probe.Flags) {
 	c.err = bound.err
-	c.counter.AddAll(bound.counter)
-	c.bound = bound.views
+	c.Counter.AddAll(bound.Counter)
+	if flags == nil || !flags.Bound {
+		c.bound = bound.Views
+	}
 }

@@ -87,7 +87,7 @@ func walkConfig(t testing.TB, walker *countingWalker, own *kerneltest.NetNS, oth
 		t.Fatal(err)
 	}
 	flags := opener.OrSkip(t, func() (*sockflags.Reader, error) { return sockflags.New(sockflags.Options{}) })
-	buckets := opener.OrSkip(t, bindbucket.New)
+	buckets := opener.OrSkip(t, func() (*bindbucket.Reader, error) { return bindbucket.New(nil) })
 	host.Config = probe.Config{
 		NetNS: own.FD(), Flags: flags, Buckets: buckets, TCPSockets: reader.TCPSockets, LocalPorts: reader.LocalPorts,
 	}

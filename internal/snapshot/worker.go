@@ -8,6 +8,7 @@ import (
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/seen"
 	"sockstate_exporter/internal/share"
+	"sockstate_exporter/internal/snapshot/tcpcount"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/split"
 	"sockstate_exporter/internal/udp"
@@ -30,8 +31,13 @@ type worker struct {
 	names           share.PortNames // of those who listen
 	namer           udp.Namer
 
+	requests tcpcount.Requests
+
 	few  bool // there were no more than fewSockets on the watched ports last time
 	slow bool // the host has many sockets: the dump took long last time, or a walk passed many
+
+	views     []verdict.View // of the latest count, to be used again
+	listeners int            // how many there were last time
 
 	flags   *probe.Flags // the latest
 	flagsOf []uint64     // cookies of the listeners that flags is about, sorted
@@ -90,6 +96,9 @@ const (
 	// dumpFirst is for ports that had few sockets last time: the dump says whether a walk for the
 	// flags of sockets is needed at all.
 	dumpFirst
+	// flagsFirst is dumpFirst where flags come with all sockets on the ports, read out of bind buckets. The dump
+	// leaves these out.
+	flagsFirst
 	// listenersOnly does not look for connections: the kernel counts none, and the time for
 	// looking all the same is used up.
 	listenersOnly
@@ -97,11 +106,13 @@ const (
 	walked
 )
 
-func (w *worker) approach(noConnections bool, walks *walkBudget) approach {
+func (t *taking) approach(noConnections bool) approach {
 	switch {
-	case noConnections && walks.spent():
+	case noConnections && t.walks.spent():
 		return listenersOnly
-	case w.few:
+	case t.few && t.cfg.Host.Buckets != nil && len(t.set.Ports) <= probe.MaxBucketPorts && t.probe.FlagScope() != probe.FlagsOff:
+		return flagsFirst
+	case t.few:
 		return dumpFirst
 	default:
 		return sideBySide

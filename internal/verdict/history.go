@@ -2,13 +2,16 @@ package verdict
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/owner"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/ports/shown"
 	"sockstate_exporter/internal/watch"
 )
 
@@ -17,6 +20,7 @@ import (
 type History struct {
 	keep   time.Duration
 	groups map[ports.GroupKey]remembered
+	keys   []ports.GroupKey // of groups, sorted
 }
 
 // remembered is what a History knows about a group.
@@ -35,12 +39,13 @@ func NewHistory(keep time.Duration) *History {
 }
 
 // Update takes the groups that listen now. If a flag or the owner of a group is not known now, and
-// the group still has the same sockets, the last known value stays. local is as in ports.TooMany.
+// the group still has the same sockets, the last known value stays. local is as in shown.TooMany.
 func (h *History) Update(now time.Time, set watch.Set, groups []ports.Group, local func(netip.Addr) bool) {
 	maps.DeleteFunc(h.groups, func(k ports.GroupKey, r remembered) bool {
 		_, watched := set.Find(k.Port)
 		return !watched || now.Sub(r.seen) > h.keep
 	})
+	same := len(h.groups) == len(h.keys)
 	for i := range groups {
 		g := &groups[i]
 		r := remembered{
@@ -51,6 +56,7 @@ func (h *History) Update(now time.Time, set watch.Set, groups []ports.Group, loc
 		if known {
 			r.first = before.first
 		}
+		same = same && known
 		if before.cookies == r.cookies {
 			r.reuseAddr = cmp.Or(r.reuseAddr, before.reuseAddr) // FlagUnknown is 0
 			r.reusePort = cmp.Or(r.reusePort, before.reusePort)
@@ -58,20 +64,36 @@ func (h *History) Update(now time.Time, set watch.Set, groups []ports.Group, loc
 		}
 		h.groups[g.GroupKey] = r
 	}
-	h.trim(now, local)
+	if !same {
+		h.sort()
+		h.trim(now, local)
+	}
+}
+
+func (h *History) sort() {
+	h.keys = slices.SortedFunc(maps.Keys(h.groups), ports.GroupKey.Compare)
 }
 
 // trim forgets groups of ports with too many.
 func (h *History) trim(now time.Time, local func(netip.Addr) bool) {
-	candidates := make([]ports.Candidate, 0, len(h.groups))
+	candidates := make([]shown.Candidate, 0, len(h.groups))
 	for k, r := range h.groups {
-		candidates = append(candidates, ports.Candidate{GroupKey: k, UID: r.uid, First: r.first, Gone: r.seen.Before(now)})
+		candidates = append(candidates, shown.Candidate{GroupKey: k, UID: r.uid, First: r.first, Gone: r.seen.Before(now)})
 	}
-	for _, keys := range ports.TooMany(candidates, local) {
+	beyond := shown.TooMany(candidates, local)
+	for _, keys := range beyond {
 		for _, k := range keys {
 			delete(h.groups, k)
 		}
 	}
+	if len(beyond) > 0 {
+		h.sort()
+	}
+}
+
+// byPort yields the groups of each port, sorted.
+func (h *History) byPort() iter.Seq2[uint16, []ports.GroupKey] {
+	return ports.ByPort(h.keys, func(k *ports.GroupKey) uint16 { return k.Port })
 }
 
 // First returns when a group was first seen. A group that is not remembered is new.
@@ -84,9 +106,14 @@ func (h *History) First(k ports.GroupKey, now time.Time) time.Time {
 
 // Requests returns, by port, the binds that Judge asks about, as a Folding expects them.
 func (h *History) Requests() map[uint16][]bindrule.Request {
-	out := make(map[uint16][]bindrule.Request, len(h.groups))
-	for k, r := range h.groups {
-		out[k.Port] = append(out[k.Port], bindrule.Request{Addr: k.Address, Ifindex: k.Ifindex, UID: r.uid})
+	all := make([]bindrule.Request, 0, len(h.keys))
+	out := make(map[uint16][]bindrule.Request, len(h.keys))
+	for port, keys := range h.byPort() {
+		first := len(all)
+		for _, k := range keys {
+			all = append(all, bindrule.Request{Addr: k.Address, Ifindex: k.Ifindex, UID: h.groups[k].uid})
+		}
+		out[port] = all[first:len(all):len(all)]
 	}
 	return out
 }

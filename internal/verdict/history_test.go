@@ -10,6 +10,7 @@ import (
 
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/ports"
+	"sockstate_exporter/internal/ports/shown"
 	"sockstate_exporter/internal/sock"
 	"sockstate_exporter/internal/watch"
 	"sockstate_exporter/netlinkdiag"
@@ -229,19 +230,19 @@ func TestListenersDoNotBlockTheirRestart(t *testing.T) {
 func TestMemoryOfAPortIsBoundedAndPrefersWhoListens(t *testing.T) {
 	r := newTestHistory(t, 80)
 	var before []netlinkdiag.Socket
-	for i := range 3 * ports.MaxShownPerPort {
+	for i := range 3 * shown.MaxPerPort {
 		before = append(before, diagtest.Listening(fmt.Sprintf("127.0.%d.%d:80", i/200, i%200+1), uint64(i+1)))
 	}
 	r.see(start, nil, before...)
-	if n := len(r.judgePort(start).Restarts); n != ports.MaxShownPerPort {
-		t.Errorf("%d listeners are judged, want %d", n, ports.MaxShownPerPort)
+	if n := len(r.judgePort(start).Restarts); n != shown.MaxPerPort {
+		t.Errorf("%d listeners are judged, want %d", n, shown.MaxPerPort)
 	}
 	now := start.Add(time.Second)
 	r.see(now, nil, diagtest.Listening("192.0.2.1:80", 1000))
 	v := r.judgePort(now)
 	got := restartsOf(v)
-	if len(got) != ports.MaxShownPerPort || !got["192.0.2.1%0"] {
-		t.Errorf("%d listeners are judged, the new one listens: %v; want %d and true", len(got), got["192.0.2.1%0"], ports.MaxShownPerPort)
+	if len(got) != shown.MaxPerPort || !got["192.0.2.1%0"] {
+		t.Errorf("%d listeners are judged, the new one listens: %v; want %d and true", len(got), got["192.0.2.1%0"], shown.MaxPerPort)
 	}
 }
 

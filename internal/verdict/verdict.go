@@ -67,9 +67,9 @@ func (v *Verdict) Remaining() (left time.Duration, forever, ok bool) {
 // Judge judges every watched port: in[i] is what is on set.Ports[i].
 func (h *History) Judge(now time.Time, set watch.Set, in []bindrule.Port) []Port {
 	out := make([]Port, len(in))
-	groups := make(map[uint16][]ports.GroupKey, len(h.groups))
-	for k := range h.groups {
-		groups[k.Port] = append(groups[k.Port], k)
+	groups := make(map[uint16][]ports.GroupKey, len(h.keys))
+	for port, keys := range h.byPort() {
+		groups[port] = keys
 	}
 	var empty Port // ports on which nothing is have the same answers
 	empty.addServerBinds(&empty.Port)
@@ -85,7 +85,6 @@ func (h *History) Judge(now time.Time, set watch.Set, in []bindrule.Port) []Port
 }
 
 func (h *History) judge(now time.Time, number uint16, groups []ports.GroupKey, port *bindrule.Port) Port {
-	slices.SortFunc(groups, ports.GroupKey.Compare)
 	addresses := len(groups)
 	if addresses == 0 {
 		addresses = 2 // addServerBinds

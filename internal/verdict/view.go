@@ -30,9 +30,9 @@ type View struct {
 	recent [4]recentGroup
 	next   int
 
-	flagged    []bindrule.Socket // more sockets, whose flags are known
-	flaggedAt  time.Time         // when their timers were read
-	incomplete bool              // some are in neither
+	flagged    []*bindrule.Socket // more sockets, whose flags are known
+	flaggedAt  time.Time          // when their timers were read
+	incomplete bool               // some are in neither
 	bucket     bindrule.Bucket
 
 	listeners []bindrule.Socket
@@ -108,6 +108,24 @@ func kindOf(s *netlinkdiag.Socket) sock.Kind {
 // sockets is on the port. The answers to others may be unknown where there are very many kinds of
 // sockets. It is called before sockets are added.
 func (v *View) Expect(f *bindrule.Folding) { v.folding = f }
+
+// Reset makes the View empty, and keeps some of its memory.
+func (v *View) Reset() {
+	clear(v.flagged) // what they point to is of another snapshot
+	*v = View{flagged: v.flagged[:0], listeners: v.listeners[:0]}
+}
+
+// EmptyViews returns n empty Views, in the memory of some that nobody uses any more.
+func EmptyViews(views []View, n int) []View {
+	if cap(views) < n {
+		return make([]View, n)
+	}
+	views = views[:n]
+	for i := range views {
+		views[i].Reset()
+	}
+	return views
+}
 
 // ResetSockets forgets what Add and AddMany have added.
 func (v *View) ResetSockets() {
@@ -189,8 +207,9 @@ func (v *View) fold() {
 	}
 }
 
-// AddFlagged takes a number of sockets whose flags are known. Their timers were read at at.
-func (v *View) AddFlagged(s bindrule.Socket, at time.Time) {
+// AddFlagged takes a number of sockets whose flags are known, and keeps the pointer. Their timers were read
+// at at.
+func (v *View) AddFlagged(s *bindrule.Socket, at time.Time) {
 	v.flagged, v.flaggedAt = append(v.flagged, s), at
 }
 
@@ -210,7 +229,7 @@ func (v *View) SetListeners(listeners []ports.Listener, flags map[uint64]sock.Re
 
 // setListeners returns false where there are too many to keep them apart.
 func (v *View) setListeners(listeners []ports.Listener, flags map[uint64]sock.ReuseFlags, folded bool) bool {
-	v.listeners = nil
+	v.listeners = v.listeners[:0]
 	index := make(map[bindrule.Socket]int)
 	for i := range listeners {
 		s := NewListener(&listeners[i])
@@ -273,7 +292,8 @@ func (v *View) Port(timers linux.Timers, dumped time.Time) bindrule.Port {
 		}
 		port.Sockets = append(port.Sockets, s)
 	}
-	for _, s := range v.flagged {
+	for _, flagged := range v.flagged {
+		s := *flagged
 		if s.Kind == sock.KindTimeWait {
 			s.Expires = timers.Gone(s.Expires, v.flaggedAt)
 		}

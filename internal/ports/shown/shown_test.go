@@ -1,4 +1,4 @@
-package ports
+package shown
 
 import (
 	"fmt"
@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/sock"
 )
 
 func candidate(port uint16, address string, uid uint32, first time.Duration) Candidate {
 	addr := netip.MustParseAddr(address)
 	return Candidate{
-		GroupKey: GroupKey{Port: port, Family: sock.FamilyOf(addr), Address: addr},
+		GroupKey: ports.GroupKey{Port: port, Family: sock.FamilyOf(addr), Address: addr},
 		UID:      bindrule.UIDOf(uid), First: time.Unix(1_700_000_000, 0).Add(first),
 	}
 }
@@ -34,7 +35,7 @@ func kept(candidates []Candidate, port uint16, addresses ...string) (out []strin
 	local := func(a netip.Addr) bool { return !netip.MustParsePrefix("1.0.0.0/8").Contains(a) }
 	beyond := TooMany(candidates, local)[port]
 	for _, a := range addresses {
-		if !slices.ContainsFunc(beyond, func(k GroupKey) bool { return k.Address.String() == a }) {
+		if !slices.ContainsFunc(beyond, func(k ports.GroupKey) bool { return k.Address.String() == a }) {
 			out = append(out, a)
 		}
 	}
@@ -64,8 +65,8 @@ func TestNobodyPushesOutTheGroupsOfAServer(t *testing.T) {
 			if got := kept(all, 80, servers...); !slices.Equal(got, servers) {
 				t.Errorf("of the server %v are kept, want %v", got, servers)
 			}
-			if n := len(all) - len(TooMany(all, func(netip.Addr) bool { return true })[80]); n != MaxShownPerPort {
-				t.Errorf("%d groups are kept, want %d", n, MaxShownPerPort)
+			if n := len(all) - len(TooMany(all, func(netip.Addr) bool { return true })[80]); n != MaxPerPort {
+				t.Errorf("%d groups are kept, want %d", n, MaxPerPort)
 			}
 		})
 	}
@@ -90,14 +91,14 @@ func TestFloodOnManyPortsCostsItsOwnUser(t *testing.T) {
 			t.Errorf("port %d keeps %d groups, want 8 as all of that user's ports", port, n)
 		}
 	}
-	if left != MaxShown {
-		t.Errorf("%d groups are kept, want %d", left, MaxShown)
+	if left != Max {
+		t.Errorf("%d groups are kept, want %d", left, Max)
 	}
 }
 
 func TestEveryPortHasAGroup(t *testing.T) {
 	var all []Candidate
-	for p := range uint16(2 * MaxShown) {
+	for p := range uint16(2 * Max) {
 		all = append(all, flood(3, 1000+p, "127.1.%d.%d", uidOf(0), 0)...)
 	}
 	for port, keys := range TooMany(all, func(netip.Addr) bool { return true }) {
@@ -108,23 +109,28 @@ func TestEveryPortHasAGroup(t *testing.T) {
 }
 
 func TestAddressesAreNotAskedForWithoutNeed(t *testing.T) {
-	few := flood(MaxShownPerPort, 80, "127.1.%d.%d", uidOf(0), 0)
+	few := flood(MaxPerPort, 80, "127.1.%d.%d", uidOf(0), 0)
 	if got := TooMany(few, nil); len(got) > 0 {
 		t.Errorf("left out %v, want nothing", got)
 	}
 }
 
-func TestImportantGroupsComeFirst(t *testing.T) {
-	addresses := []string{"0.0.0.0", "::", "127.0.0.1", "192.0.2.1", "::1", "::ffff:192.0.2.1", "127.0.0.2", "::ffff:127.0.0.2"}
-	var keys []GroupKey
-	for _, a := range addresses {
-		addr := netip.MustParseAddr(a)
-		keys = append(keys, GroupKey{Port: 80, Family: sock.FamilyOf(addr), Address: addr})
-	}
-	shuffled := slices.Clone(keys)
-	slices.Reverse(shuffled)
-	slices.SortFunc(shuffled, ByRank)
-	if !slices.Equal(shuffled, keys) {
-		t.Errorf("in the order\n%v, want\n%v", shuffled, keys)
+// Fit spares the work where TooMany would return nothing.
+func TestFitAgreesWithTooMany(t *testing.T) {
+	for name, perPort := range map[string][]int{
+		"none": nil, "few": {1, 2, 3}, "as many as a port may have": {MaxPerPort, 1, MaxPerPort}, "one more": {1, MaxPerPort + 1, 1},
+		"as many as there may be": slices.Repeat([]int{MaxPerPort}, Max/MaxPerPort), "one port more": append(slices.Repeat([]int{MaxPerPort}, Max/MaxPerPort), 2),
+	} {
+		var groups []ports.Group
+		var candidates []Candidate
+		for i, n := range perPort {
+			for _, c := range flood(n, uint16(80+i), "10.0.%d.%d", uidOf(0), 0) {
+				candidates, groups = append(candidates, c), append(groups, ports.Group{GroupKey: c.GroupKey})
+			}
+		}
+		everywhere := func(netip.Addr) bool { return true }
+		if got, want := Fit(groups), len(TooMany(candidates, everywhere)) == 0; got != want {
+			t.Errorf("%s: Fit says %v, want %v", name, got, want)
+		}
 	}
 }

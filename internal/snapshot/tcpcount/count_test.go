@@ -1,4 +1,4 @@
-package snapshot
+package tcpcount
 
 import (
 	"encoding/binary"
@@ -18,34 +18,35 @@ import (
 )
 
 // newTestCount counts the sockets of the ports in set. With all it keeps every socket for the verdicts.
-func newTestCount(set watch.Set, all bool, localPorts sock.PortRange) *count {
-	return &count{
-		set:     set,
-		counter: ports.NewCounter(set, 0),
-		clients: ports.NewClients(nil, localPorts, new(ports.Listening).Ports(), watch.Set{}),
-		views:   make([]verdict.View, len(set.Ports)),
-		all:     all,
+func newTestCount(set watch.Set, all bool, localPorts sock.PortRange) *Count {
+	return &Count{
+		Set:     set,
+		Counter: ports.NewCounter(set, 0),
+		Clients: ports.NewClients(nil, localPorts, new(ports.Listening).Ports(), watch.Set{}),
+		Views:   make([]verdict.View, len(set.Ports)),
+		All:     all,
 	}
 }
 
 // A dump that begins anew begins with nothing.
 func TestResetForgetsAllCounts(t *testing.T) {
 	set := watchedSet(t, 80)
-	c := newTestCount(set, true, one(4000))
-	s := inState(netlinkdiag.StateCloseWait)
+	c := newTestCount(set, true, netlinkdiag.Port(4000))
+	s := diagtest.InState(netlinkdiag.StateCloseWait, "127.0.0.1:80", "127.0.0.1:4000")
 	client := diagtest.InState(netlinkdiag.StateEstablished, "127.0.0.1:4000", "127.0.0.1:443")
 	for range 2 {
 		c.Reset()
 		c.Add(&s)
 		c.Add(&client)
 	}
-	if got := c.views[0].Port(linux.Timers{}, time.Time{}).Sockets; len(got) != 1 || got[0].Count != 1 {
+	if got := c.Views[0].Port(linux.Timers{}, time.Time{}).Sockets; len(got) != 1 || got[0].Count != 1 {
 		t.Errorf("a bind meets %+v, want one socket", got)
 	}
-	if got, want := c.counter.Ports()[0].IPv4.States, counts(map[netlinkdiag.State]uint64{netlinkdiag.StateCloseWait: 1}); got != want {
+	want := [netlinkdiag.NumStates]uint64{netlinkdiag.StateCloseWait: 1}
+	if got := c.Counter.Ports()[0].IPv4.States; got != want {
 		t.Errorf("counted %v, want %v", got, want)
 	}
-	if got := c.clients.Ephemeral().IPv4; !slices.Equal(got, []uint64{1}) {
+	if got := c.Clients.Ephemeral().IPv4; !slices.Equal(got, []uint64{1}) {
 		t.Errorf("local ports in use: %v, want 1", got)
 	}
 }
@@ -91,7 +92,7 @@ func BenchmarkCount(b *testing.B) {
 			sockets := make([]netlinkdiag.Socket, 8192)
 			for i := range sockets {
 				s := diagtest.TimeWait("127.0.0.1:80", "127.0.0.1:4000", time.Duration(i)*time.Millisecond)
-				s.Local = netip.AddrPortFrom(localhost4, numbers[i*31%watched])
+				s.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), numbers[i*31%watched])
 				kinds.of(i, &s)
 				sockets[i] = s
 			}
@@ -117,7 +118,7 @@ func clientSocket(local uint16, n uint32) netlinkdiag.Socket {
 	binary.BigEndian.PutUint32(addr[:], 10<<24|n)
 	return netlinkdiag.Socket{
 		Family: netlinkdiag.FamilyIPv4, State: netlinkdiag.StateEstablished,
-		Local:  netip.AddrPortFrom(localhost4, local),
+		Local:  netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), local),
 		Remote: netip.AddrPortFrom(netip.AddrFrom4(addr), 443),
 	}
 }

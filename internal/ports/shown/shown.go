@@ -1,4 +1,5 @@
-package ports
+// Package shown chooses the listener groups that are shown where there are too many.
+package shown
 
 import (
 	"cmp"
@@ -6,42 +7,39 @@ import (
 	"time"
 
 	"sockstate_exporter/internal/bindrule"
+	"sockstate_exporter/internal/ports"
 	"sockstate_exporter/internal/share"
 )
 
 // Any user may listen on as many addresses of 127.0.0.0/8 as they have descriptors, and with
 // IP_FREEBIND on any other address, and each listener group is some twenty series.
-// MaxShownPerPort groups of each port are shown, or fewer where that makes more than MaxShown in
-// all, but at least one.
+// MaxPerPort groups of each port are shown, or fewer where that makes more than Max in all, but at least
+// one.
 const (
-	MaxShownPerPort = 64
-	MaxShown        = 4096
+	MaxPerPort = 64
+	Max        = 4096
 )
 
 // A Candidate is a listener group that may be shown.
 type Candidate struct {
-	GroupKey
+	ports.GroupKey
 	UID   bindrule.UID // of the user who made the sockets
 	First time.Time    // when the group was first seen
 	Gone  bool         // it does not listen any more
 }
 
-// Rank puts wildcard addresses first, of which there are few, then the host's own addresses, then
-// those of loopback, of which there are millions.
-func (k GroupKey) Rank() int {
-	switch addr := k.Address.Unmap(); {
-	case addr.IsUnspecified():
-		return 0
-	case addr.IsLoopback() && addr != netip.AddrFrom4([4]byte{127, 0, 0, 1}) && addr != netip.IPv6Loopback():
-		return 2
-	default:
-		return 1
+// Fit says of sorted groups that TooMany would return none of them.
+func Fit(groups []ports.Group) bool {
+	n := 0 // of one port
+	for i := range groups {
+		if i > 0 && groups[i].Port != groups[i-1].Port {
+			n = 0
+		}
+		if n++; n > MaxPerPort {
+			return false
+		}
 	}
-}
-
-// ByRank sorts the most important groups first.
-func ByRank(a, b GroupKey) int {
-	return cmp.Or(cmp.Compare(a.Rank(), b.Rank()), a.Compare(b))
+	return len(groups) <= Max
 }
 
 // TooMany returns, by port, the groups that are not kept because their port has too many, or all
@@ -49,39 +47,39 @@ func ByRank(a, b GroupKey) int {
 // Rank, then groups that listen, then those that were seen first.
 //
 // local says whether an address is one of the host's own. It is asked only where there are too many.
-func TooMany(groups []Candidate, local func(netip.Addr) bool) map[uint16][]GroupKey {
+func TooMany(groups []Candidate, local func(netip.Addr) bool) map[uint16][]ports.GroupKey {
 	counts := make(map[uint16]int)
 	total, most := 0, 0
 	for i := range groups {
 		n := counts[groups[i].Port] + 1
 		counts[groups[i].Port] = n
 		most = max(most, n)
-		if n <= MaxShownPerPort {
+		if n <= MaxPerPort {
 			total++
 		}
 	}
-	if most <= MaxShownPerPort && total <= MaxShown {
+	if most <= MaxPerPort && total <= Max {
 		return nil
 	}
 	byPort := make(map[uint16][]Candidate)
 	for _, c := range groups {
 		byPort[c.Port] = append(byPort[c.Port], c)
 	}
-	beyond := make(map[uint16][]GroupKey)
+	beyond := make(map[uint16][]ports.GroupKey)
 	var rest []choice // of all ports, beside the first of each
 	for port, of := range byPort {
-		if len(of) <= MaxShownPerPort && (total <= MaxShown || len(of) == 1) {
+		if len(of) <= MaxPerPort && (total <= Max || len(of) == 1) {
 			continue
 		}
 		choices := choose(of, local)
-		for _, c := range choices[min(len(of), MaxShownPerPort):] {
+		for _, c := range choices[min(len(of), MaxPerPort):] {
 			beyond[port] = append(beyond[port], c.GroupKey)
 		}
-		rest = append(rest, choices[1:min(len(of), MaxShownPerPort)]...)
+		rest = append(rest, choices[1:min(len(of), MaxPerPort)]...)
 	}
-	if total > MaxShown {
+	if total > Max {
 		fair(rest, func(a, b *choice) int { return cmp.Or(cmp.Compare(a.turn, b.turn), a.compare(b)) })
-		for _, c := range rest[max(0, MaxShown-(total-len(rest))):] {
+		for _, c := range rest[max(0, Max-(total-len(rest))):] {
 			beyond[c.Port] = append(beyond[c.Port], c.GroupKey)
 		}
 	}
