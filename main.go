@@ -33,6 +33,7 @@ import (
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/failures"
 	"sockstate_exporter/internal/httplimit"
+	"sockstate_exporter/internal/idlegc"
 	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/loglimit"
 	"sockstate_exporter/internal/pages"
@@ -49,12 +50,15 @@ import (
 
 const name = cli.Name
 
+func init() { runtime.LockOSThread() } //nolint:gochecknoinits // later, main may run on another thread
+
 func main() {
 	if version.Version == "" {
 		version.Version = "devel" // go run and go build set none
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	if len(os.Args) > 1 && os.Args[1] == "check" {
+		runtime.UnlockOSThread()
 		code := check.Run(ctx, os.Args[2:], os.Stdout, os.Stderr)
 		stop()
 		os.Exit(code)
@@ -73,9 +77,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil || opts == nil {
 		return err
 	}
+	logger := promslog.New(&opts.Log)
+	if opts.MaxProcs == 1 { // with more, the runtime's threads wait for each other with short timers
+		if err := linux.RestartWithTimerSlack(timerSlack); err != nil {
+			logger.Debug("scrapes take more CPU time, since the timers of the Go runtime cannot be late", "err", err)
+		}
+	}
+	runtime.UnlockOSThread() // all that needs the main thread is done
 	runtime.GOMAXPROCS(opts.MaxProcs)
 	runtime.MemProfileRate = 0 // nothing serves profiles; the toolkit links what keeps them
-	logger := promslog.New(&opts.Log)
 	logger.Info("starting "+name, "version", version.Info(), "build", version.BuildContext())
 
 	src := openSources(opts, logger)
@@ -93,18 +103,25 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	src.Follow(logger)
-	go warmUp(ctx, src.Taker)
-	server := newServer(handler, logger)
+	go func() {
+		warmUp(ctx, src.Taker)
+		linux.FreeMemory()
+	}()
+	server := newServer(idlegc.Handler(handler), logger)
 	// The toolkit logs a web configuration that is broken with each request.
 	web := slog.New(loglimit.New(httpBurst, httpPause).Handler(logger.Handler()))
 	return listen(ctx, server, func() error { return opened.serve(server, opts.Web, web) }, logger)
 }
 
-// openSources collects garbage often meanwhile: what loading the eBPF programs takes would otherwise
-// be the most memory that the exporter ever has.
+// timerSlack is how late timers may be. The shortest wait that matters here is 200 ms.
+const timerSlack = 5 * time.Millisecond
+
+// openSources collects garbage often meanwhile, and begins without the pages that starting needed: what loading the
+// eBPF programs takes would otherwise be the most memory that the exporter ever has.
 func openSources(opts *cli.Options, logger *slog.Logger) *sources.Sources {
-	defer debug.FreeOSMemory()
+	defer linux.FreeMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	linux.FreeMemory()
 	return sources.Open(&opts.Sources, conflictLogger(logger), unixLogger(logger), logger)
 }
 

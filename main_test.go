@@ -21,6 +21,7 @@ import (
 	"sockstate_exporter/internal/bindrule"
 	"sockstate_exporter/internal/cli"
 	"sockstate_exporter/internal/failures"
+	"sockstate_exporter/internal/linux"
 	"sockstate_exporter/internal/probe"
 	"sockstate_exporter/internal/snapshot"
 	"sockstate_exporter/internal/sources"
@@ -221,6 +222,7 @@ func TestBadCommandLineNamesTheFlagAndWhatWouldBeRight(t *testing.T) {
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			// With an ended context, a command line that is taken returns nil.
+			t.Setenv(linux.TimerSlackSet, "1")
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			err := run(ctx, append(strings.Split(tt.args, " "), "--web.listen-address=127.0.0.1:0"), io.Discard, io.Discard)
@@ -287,6 +289,7 @@ func TestWebConfigThatIsWrongNamesFileAndLine(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tt.config), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			t.Setenv(linux.TimerSlackSet, "1")
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			var said bytes.Buffer
