@@ -93,7 +93,7 @@ screenshots: ## Take pictures of the pages into ./screenshots, and docs/ports.pn
 # `go run -C test ./kernelmatrix`.
 .PHONY: test-kernels
 test-kernels: ## Run the kernel tests on other kernels, in qemu: all but the slow ones, and on arm64 some
-	go run -C test ./kernelmatrix -j 3 -env SOCKSTATE_BINDRULE_SEED=1 -env SOCKSTATE_SITUATIONS_RUNS=1
+	go run -C test ./kernelmatrix -j 1 -env SOCKSTATE_BINDRULE_SEED=1 -env SOCKSTATE_SITUATIONS_RUNS=1
 
 .PHONY: release
 release: release-tools ## Write tarballs, packages, SBOMs and checksums to ./dist: HOMEPAGE and MAINTAINER are fields of the packages

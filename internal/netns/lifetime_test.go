@@ -147,7 +147,7 @@ func TestNamespaceIsDeletedWhileItIsRead(t *testing.T) {
 	}
 	round()
 	before := descriptors(t)
-	for range 1000 {
+	for range 100 {
 		round()
 	}
 	if now := descriptors(t); now != before {

@@ -27,6 +27,8 @@ type contender struct {
 
 	// cpu is the user and system time that whoever does the work has had so far.
 	cpu func() (time.Duration, error)
+	// alone says that it does nothing else, so that what it does between runs counts, too.
+	alone bool
 
 	// report adds to what the benchmark reports; it may be nil.
 	report func(*testing.B)

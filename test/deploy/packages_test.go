@@ -122,10 +122,12 @@ func (h host) check(t *testing.T, version string) {
 // oldName makes a package with the name that it had in 0.1, which had an underscore.
 func (h host) oldName(t *testing.T) string {
 	t.Helper()
-	write(t, string(h)+"/tmp/old/DEBIAN/control", "Package: sockstate_exporter\nVersion: 0.1.0\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: old\n")
-	write(t, string(h)+"/tmp/old/usr/bin/sockstate_exporter", "")
-	h.do(t, "dpkg-deb --nocheck --build /tmp/old /tmp/old.deb")
-	return "/tmp/old.deb"
+	inside := t.TempDir() // a name that the host has for nothing else
+	tree := string(h) + inside
+	write(t, tree+"/DEBIAN/control", "Package: sockstate_exporter\nVersion: 0.1.0\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: old\n")
+	write(t, tree+"/usr/bin/sockstate_exporter", "")
+	h.do(t, "dpkg-deb --nocheck --build "+inside+" "+inside+".deb")
+	return inside + ".deb"
 }
 
 func installDeb(t *testing.T, h host, older, newer string) {
@@ -170,13 +172,13 @@ func installRPM(t *testing.T, older, newer string) {
 	older, newer = h.take(t, older), h.take(t, newer)
 
 	// This is no rpm host: its packages are not known to rpm.
-	const rpm = "rpm --nodeps --dbpath /tmp/rpm "
+	const rpm = "rpm --nodeps --dbpath /tmp/sockstate-test-rpm "
 	h.do(t, rpm+"-i "+older)
 	h.do(t, `echo 'ARGS="--watch.port=4840"' >`+defaults)
 	h.check(t, "1.2.3")
 	h.do(t, rpm+"-U "+newer)
 	h.check(t, "1.2.4")
-	if got := h.do(t, "rpm --dbpath /tmp/rpm -qc sockstate-exporter"); got != defaults+"\n" {
+	if got := h.do(t, "rpm --dbpath /tmp/sockstate-test-rpm -qc sockstate-exporter"); got != defaults+"\n" {
 		t.Errorf("configuration files: %q", got)
 	}
 	h.do(t, rpm+"-e sockstate-exporter")

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/test/launch"
 )
 
@@ -400,26 +400,11 @@ func failToBind(args []string) error {
 	return nil
 }
 
-// aloneWithEvents waits for tests of other packages that look for single events, and keeps
-// them waiting: a storm fills the ring of every tracer of the host. They hold the same lock,
-// shared, on a file that is there wherever binds are traced.
-func aloneWithEvents(t *testing.T) {
-	t.Helper()
-	f, err := os.Open("/sys/kernel/btf/vmlinux")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestStormOfFailedBindsIsCountedExactly(t *testing.T) {
 	const processes, each = 5, 20_000
 	ns := kerneltest.New(t)
 	e := startTracing(t, ns)
-	aloneWithEvents(t)
+	tracers.Disturb(t)
 	ended := make(chan error, processes)
 	for range processes {
 		cmd := launch.InRole(t, ns, "fail", strconv.Itoa(each))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sockstate_exporter/internal/kerneltest"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/test/launch"
 )
@@ -64,19 +65,6 @@ func bindInUse(port uint16) error {
 	return nil
 }
 
-// besideOthersWithEvents keeps storms of failing binds of other packages away.
-func besideOthersWithEvents(t *testing.T) {
-	t.Helper()
-	f, err := os.Open("/sys/kernel/btf/vmlinux")
-	if err != nil {
-		kerneltest.Skip(t, "binds are not traced here: %v", err)
-	}
-	t.Cleanup(func() { f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // trouble is an exporter on a host with a blocked port, one that nobody listens on, some that
 // are fine, and failed binds.
 func trouble(t *testing.T) *kerneltest.NetNS {
@@ -93,7 +81,7 @@ func trouble(t *testing.T) *kerneltest.NetNS {
 	e := startTracing(t, ns, "--watch.port=4840:opcua <ua>", "--watch.port=1883", "--watch.port=53/udp:dns",
 		"--watch.exclude=1024-5352/udp", "--watch.exclude=5354-65535/udp") // the browser binds to any of them
 	overfill(t, e, ns, datagrams)
-	besideOthersWithEvents(t)
+	tracers.Share(t)
 	for name := range hostileNames() {
 		if err := failAs(ns, name, 4840); err != nil {
 			t.Fatal(err)

@@ -7,13 +7,14 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/timewait"
+	"sockstate_exporter/internal/kerneltest/tracers"
 )
 
 // The picture in README.md (`make screenshots`): a server that cannot start again, one whose queue
 // is full, and one that is fine.
 func TestPortsPageShowsTheStoryOfREADME(t *testing.T) {
 	ns := kerneltest.New(t)
-	besideOthersWithEvents(t)
+	tracers.Share(t)
 	err := as("opcua-server", func() error {
 		stopped := ns.Listen(t, netip.AddrPortFrom(netip.IPv4Unspecified(), 4840), kerneltest.Options{})
 		full := ns.Listen(t, netip.AddrPortFrom(netip.IPv4Unspecified(), 4841), kerneltest.Options{ReuseAddr: true, Backlog: 1})

@@ -152,6 +152,7 @@ func slow() []exclusion {
 			"TestPortsWithoutASlotLoseNothing",
 			"TestFullRingLosesEventsOnly",
 		},
+		"sockstate_exporter/internal/netns":          {"TestStateWhileDevicesComeAndGo"},
 		"sockstate_exporter/internal/bpf/bindbucket": {"TestManySocketsAreTooMany", "TestBucketsOfManySockets"},
 		"sockstate_exporter/internal/bpf/sockflags": {
 			"TestTwentyThousandTimeWaitAreCountedExactly",

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -82,4 +83,24 @@ func (e *Exporter) ProcStatus(t testing.TB, name string) int {
 	}
 	t.Fatalf("no %s in\n%s", name, text)
 	return 0
+}
+
+// Descriptors is how many descriptors the process has open, without those by which it waits for events of failed
+// binds: it has them for a minute after such an event, whoever on the host failed.
+func (e *Exporter) Descriptors(t testing.TB) int {
+	t.Helper()
+	folder := fmt.Sprintf("/proc/%d/fd", e.Cmd.Process.Pid)
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, entry := range entries {
+		switch link, _ := os.Readlink(filepath.Join(folder, entry.Name())); link {
+		case "anon_inode:[eventpoll]", "anon_inode:[eventfd]":
+		default:
+			n++
+		}
+	}
+	return n
 }

@@ -16,6 +16,7 @@ import (
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/internal/pages"
 	"sockstate_exporter/internal/report"
 	"sockstate_exporter/test/launch"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 func TestScenarios(t *testing.T) {
 	t.Parallel()
 	kerneltest.RequireRoot(t)
-	besideOthersWithEvents(t)
+	tracers.Share(t)
 	shared := t.TempDir()
 	ns := kerneltest.New(t)
 	e := launch.New(t, ns, "--watch.unix="+shared+"/*.sock")
@@ -78,19 +79,6 @@ func (h *host) needs(programs ...string) {
 	h.t.Helper()
 	for _, program := range programs {
 		kerneltest.RequireCommand(h.t, program)
-	}
-}
-
-// besideOthersWithEvents keeps storms of failing binds of other packages away.
-func besideOthersWithEvents(t *testing.T) {
-	t.Helper()
-	f, err := os.Open("/sys/kernel/btf/vmlinux")
-	if err != nil {
-		kerneltest.Skip(t, "binds are not traced here: %v", err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/mounts"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/test/history"
 	"sockstate_exporter/test/launch"
 )
@@ -232,6 +233,7 @@ func (c *commotion) live(path string, long time.Duration, ended func(time.Durati
 func TestCountersDoNotFallWhileEverythingComesAndGoes(t *testing.T) {
 	kerneltest.RequireRoot(t)
 	mounts.RequirePrivate(t)
+	tracers.Disturb(t)
 	dir := t.TempDir()
 	own, steady, cramped, unnamed := kerneltest.New(t), kerneltest.New(t), kerneltest.New(t), kerneltest.New(t)
 	cramped.Sysctl(t, "net.ipv4.ip_local_port_range", "40000 40003")

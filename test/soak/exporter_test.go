@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -126,15 +125,11 @@ type usage struct {
 func (e *exporter) usage(t *testing.T, said scrape) usage {
 	t.Helper()
 	u := usage{
-		goroutines: int(said.sum(t, "go_goroutines")),
-		rss:        e.ProcStatus(t, "VmRSS") << 10,
-		threads:    e.ProcStatus(t, "Threads"),
+		goroutines:  int(said.sum(t, "go_goroutines")),
+		rss:         e.ProcStatus(t, "VmRSS") << 10,
+		descriptors: e.Descriptors(t),
+		threads:     e.ProcStatus(t, "Threads"),
 	}
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.Cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.descriptors = len(entries)
 	u.cpu = time.Duration(said.sum(t, "process_cpu_seconds_total") * float64(time.Second))
 	return u
 }

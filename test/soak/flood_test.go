@@ -18,6 +18,7 @@ import (
 
 	"sockstate_exporter/internal/kerneltest"
 	"sockstate_exporter/internal/kerneltest/reexec"
+	"sockstate_exporter/internal/kerneltest/tracers"
 	"sockstate_exporter/test/launch"
 )
 
@@ -234,6 +235,7 @@ func TestCrowdOfListenersIsBounded(t *testing.T) {
 
 func TestFailingBindsUnderHostileNamesAreBounded(t *testing.T) {
 	kerneltest.RequireRoot(t)
+	tracers.Disturb(t)
 	ns := kerneltest.New(t)
 	ns.Listen(t, loopback(crowdPort), kerneltest.Options{})
 	e := start(t, ns, 10048)
