@@ -105,7 +105,7 @@ func sockets() []Entry {
 		{
 			BoundOnly, "A socket is bound to the port and does not listen.",
 			"Find out why the process has bound the port and does not listen. If both sockets set SO_REUSEADDR, the bind works.",
-			"A process has bound a socket to the port and neither listens nor connects. It may be a server that is about to listen, or a program that reserves the port.",
+			"A process has bound a socket to the port and neither listens nor connects. It may be a server that is about to listen, a program that reserves the port, or a client that named its port: it keeps the port after its connection was reset, until it closes the socket.",
 			"`ss -HtanpB 'sport = :PORT'` lists bound sockets (iproute2 6.8 or later, Linux 6.8 or later).",
 		},
 		{
