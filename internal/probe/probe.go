@@ -31,8 +31,8 @@ type Namespace interface {
 	// kernel interrupts begins anew, after a call of Reset.
 	Sockets(ctx context.Context, req netlinkdiag.Request, visitor Visitor) error
 
-	// Connections is Sockets for the connections whose destinations are counted, if there are few: it takes
-	// less time than a dump. Its error is ErrOff where there is no other way.
+	// Connections adds the connections whose destinations are counted, if there are few. It takes less time
+	// than Sockets. With an error it has added none; ErrOff means that only Sockets shows them.
 	Connections(to *ports.Clients) error
 
 	// UDPSockets calls visitor.Add for each UDP socket, as Listeners does.
